@@ -1,0 +1,200 @@
+"""SchNet: continuous-filter convolutions.
+
+Source: Schütt et al., NeurIPS (2017), arXiv:1706.08566; Nat. Commun. 8, 13890
+(2017), doi:10.1038/ncomms13890.
+
+    x_i⁰   = embedding(Z_i)
+    φ_k(d) = exp(-γ (d - μ_k)²)
+    W(d)   = MLP_ssp(φ(d)) · f_cut(d)             filter-generating network
+    x_i   += L3 ssp(L2 Σ_j (L1 x_j) ∘ W(d_ij))    interaction
+    E      = Σ_i L5 ssp(L4 x_i)
+    ssp(x) = softplus(x) - ln 2
+
+=============  ==============================================
+symbol         variable
+=============  ==============================================
+x              ``features`` (n_atoms, hidden_dim)
+φ(d)           ``radial`` (n_edges, num_filters)
+W(d)           ``filters`` (n_edges, hidden_dim)
+f_cut          ``envelope`` (n_edges, 1)
+L1 ... L5      ``to_filter_space``, ``mix``, ``readout``
+=============  ==============================================
+
+Shapes: n_atoms, n_edges, hidden_dim, num_filters (Gaussians).
+
+Deviations from the paper: with a cutoff the filters are multiplied by the
+polynomial envelope (the paper has none), so that forces are smooth.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from eqcalc.errors import ConfigError
+from eqcalc.graph import AtomicGraph
+from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
+from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.mlp import MLP, ShiftedSoftplus
+from eqcalc.nn.radial import gaussian_basis
+from eqcalc.nn.scatter import sum_at_receivers
+
+__all__ = ["PUBLISHED", "Config", "SchNet"]
+
+_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of :class:`SchNet`; the defaults are today's practice.
+
+    num_interaction_blocks, hidden_dim : depth and width
+    num_filters : Gaussians, evenly spaced from lower_bound to upper_bound
+    cutoff : Å; None means no envelope (the bare-tensor interface only)
+    lower_bound, upper_bound : Å; upper_bound None means the cutoff
+    gamma : 1/Å²; None means 1/(2 Δμ²) of the spacing Δμ
+    """
+
+    num_interaction_blocks: int = 6
+    hidden_dim: int = 128
+    num_filters: int = 50
+    cutoff: Optional[float] = 5.0
+    lower_bound: float = 0.0
+    upper_bound: Optional[float] = None
+    gamma: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            1, num_interaction_blocks=self.num_interaction_blocks, hidden_dim=self.hidden_dim
+        )
+        require_at_least(2, num_filters=self.num_filters)
+        for name in ("cutoff", "upper_bound", "gamma"):
+            value = getattr(self, name)
+            if value is not None:
+                require_positive(**{name: value})
+        if self.upper_bound is not None and self.upper_bound <= self.lower_bound:
+            raise ConfigError(
+                f"upper_bound must exceed lower_bound ({self.lower_bound}), "
+                f"found {self.upper_bound}."
+            )
+
+
+PUBLISHED = Config(3, 64, 300, cutoff=30.0, upper_bound=30.0, gamma=10.0)
+"""Sizes of the 2017 paper."""
+
+
+class SchNet(nn.Module):
+    """Predict energies from distances alone.
+
+    Parameters
+    ----------
+    num_interaction_blocks, hidden_dim, num_filters : see :class:`Config`
+    cutoff, lower_bound, upper_bound, gamma : see :class:`Config`
+
+    Raises
+    ------
+    ConfigError : a size is not a positive number.
+    """
+
+    centres: Tensor
+
+    def __init__(
+        self,
+        num_interaction_blocks: int,
+        hidden_dim: int,
+        num_filters: int,
+        *,
+        cutoff: Optional[float] = None,
+        lower_bound: float = 0.0,
+        upper_bound: Optional[float] = None,
+        gamma: Optional[float] = None,
+    ) -> None:
+        super().__init__()
+        self.config = Config(
+            num_interaction_blocks, hidden_dim, num_filters, cutoff, lower_bound,
+            upper_bound, gamma,
+        )  # fmt: skip
+        self.cutoff = cutoff
+        self.n_hops = num_interaction_blocks
+        upper = upper_bound or cutoff or 30.0
+        spacing = (upper - lower_bound) / (num_filters - 1)
+        self.gamma = gamma if gamma is not None else 0.5 / spacing**2
+        centres = torch.linspace(lower_bound, upper, num_filters)
+        self.register_buffer("centres", centres, persistent=False)
+
+        self.embedding = nn.Embedding(_N_ELEMENTS, hidden_dim)
+        self.interactions = nn.ModuleList(
+            Interaction(hidden_dim, num_filters) for _ in range(num_interaction_blocks)
+        )
+        self.readout = MLP(hidden_dim, max(hidden_dim // 2, 1), 1, ShiftedSoftplus())
+
+    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
+        """Return energies (n_atoms,) in the potential's scaled units."""
+        distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
+        radial = gaussian_basis(distances, self.centres, self.gamma)
+        return self._energies(graph.atomic_numbers, graph.edge_index, distances, radial)
+
+    @torch.jit.unused
+    def forward(
+        self,
+        atomic_num: Tensor,
+        node_pos: Tensor,
+        edge_index: Tensor,
+        lower_bound: float = 0.0,
+        upper_bound: float = 30.0,
+        gamma: float = 10.0,
+    ) -> Tensor:
+        """Return the energy () of one open structure from bare tensors.
+
+        Parameters
+        ----------
+        atomic_num : (n_atoms,); node_pos : (n_atoms, 3), Å
+        edge_index : (2, n_edges); row 0 source j, row 1 target i, both directions
+        lower_bound, upper_bound : Å; range of the Gaussians' centres
+        gamma : 1/Å²
+
+        Raises
+        ------
+        GraphError : ``edge_index`` contains self-loops.
+        """
+        refuse_self_loops(edge_index)
+        edge_vectors = node_pos[edge_index[0]] - node_pos[edge_index[1]]
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+        centres = torch.linspace(
+            lower_bound, upper_bound, self.config.num_filters,
+            dtype=distances.dtype, device=distances.device,
+        )  # fmt: skip
+        radial = gaussian_basis(distances, centres, gamma)
+        return self._energies(atomic_num, edge_index, distances, radial).sum()
+
+    def _energies(
+        self, atomic_numbers: Tensor, edge_index: Tensor, distances: Tensor, radial: Tensor
+    ) -> Tensor:
+        cutoff = self.cutoff
+        if cutoff is None:
+            envelope = torch.ones_like(distances).unsqueeze(1)
+        else:
+            envelope = polynomial_envelope(distances, cutoff).unsqueeze(1)
+        features = self.embedding(atomic_numbers)  # (n_atoms, hidden_dim)
+        for interaction in self.interactions:
+            features = features + interaction(features, radial, envelope, edge_index)
+        return self.readout(features).squeeze(1)
+
+
+class Interaction(nn.Module):
+    """One continuous-filter convolution with its atom-wise layers (figure 2)."""
+
+    def __init__(self, n_features: int, n_gaussians: int) -> None:
+        super().__init__()
+        self.filter_network = MLP(n_gaussians, n_features, n_features, ShiftedSoftplus())
+        self.to_filter_space = nn.Linear(n_features, n_features, bias=False)
+        nn.init.xavier_uniform_(self.to_filter_space.weight)
+        self.mix = MLP(n_features, n_features, n_features, ShiftedSoftplus())
+
+    def forward(
+        self, features: Tensor, radial: Tensor, envelope: Tensor, edge_index: Tensor
+    ) -> Tensor:
+        filters = self.filter_network(radial) * envelope  # (n_edges, n_features)
+        messages = self.to_filter_space(features).index_select(0, edge_index[0]) * filters
+        return self.mix(sum_at_receivers(messages, edge_index[1], features.shape[0]))

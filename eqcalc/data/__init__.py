@@ -1,0 +1,22 @@
+"""Data sets: readers and statistics."""
+
+from eqcalc.data.frames import Dataset, LabelledFrame
+from eqcalc.data.readers import read_dataset
+from eqcalc.data.rows import parse_rows
+from eqcalc.data.statistics import (
+    average_neighbours,
+    force_rms,
+    reference_energies,
+    reference_energies_by_least_squares,
+)
+
+__all__ = [
+    "Dataset",
+    "LabelledFrame",
+    "average_neighbours",
+    "force_rms",
+    "parse_rows",
+    "read_dataset",
+    "reference_energies",
+    "reference_energies_by_least_squares",
+]

@@ -1,0 +1,127 @@
+"""Numbers of a data set that a potential needs before its training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+from eqcalc.data.frames import LabelledFrame
+from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
+from eqcalc.graph import AtomicGraph
+
+__all__ = [
+    "average_neighbours",
+    "force_rms",
+    "reference_energies",
+    "reference_energies_by_least_squares",
+]
+
+METHODS = ("least_squares", "isolated_atoms")
+
+
+def reference_energies(
+    frames: Sequence[LabelledFrame],
+    method: str | Mapping[str | int, float],
+    isolated: Mapping[int, float] | None = None,
+) -> dict[int, float]:
+    """Return atomic number -> reference energy in eV, for exactly the elements of ``frames``.
+
+    Parameters
+    ----------
+    method : "least_squares", "isolated_atoms", or the energies in eV themselves by
+        symbol or atomic number; those of elements not in ``frames`` are left out
+    isolated : energies in eV by atomic number, for "isolated_atoms"
+
+    Raises
+    ------
+    ConfigError : an unknown method or element symbol.
+    DataError : no frames, or an element of them has no energy.
+    """
+    elements = _elements(frames)
+    if isinstance(method, str):
+        if method == "least_squares":
+            return reference_energies_by_least_squares(frames)
+        if method != "isolated_atoms":
+            raise ConfigError(
+                f"unknown method '{method}' for reference energies; known: {', '.join(METHODS)}, "
+                "or a table of element -> eV." + did_you_mean(method, METHODS)
+            )
+        known, missing_from = dict(isolated or {}), "the isolated atoms of the data set"
+    else:
+        known = {_number(element): float(energy) for element, energy in method.items()}
+        missing_from = "the given reference energies"
+    missing = [chemical_symbols[z] for z in elements if z not in known]
+    if missing:
+        raise DataError(
+            f"no reference energy for {listing(missing)} in {missing_from}, found "
+            f"{listing([chemical_symbols[z] for z in sorted(known)]) or 'none'}; add them, "
+            "or use least_squares."
+        )
+    return {z: known[z] for z in elements}
+
+
+def reference_energies_by_least_squares(frames: Sequence[LabelledFrame]) -> dict[int, float]:
+    """Return the energies per element, in eV, that fit the total energies best.
+
+    Minimises Σ_frames (E - Σ_z n_z e_z)². Where the compositions do not fix the
+    answer (one molecule, or one stoichiometry) it is the solution of minimum
+    norm: the frames' energies are fitted, but a single e_z means nothing alone.
+
+    Raises
+    ------
+    DataError : no frames.
+    """
+    elements = _elements(frames)
+    counts = np.array([[np.sum(f.atoms.numbers == z) for z in elements] for f in frames])
+    energies = np.array([frame.energy for frame in frames])
+    solution = np.linalg.lstsq(counts.astype(np.float64), energies, rcond=None)[0]
+    return dict(zip(elements, solution.tolist(), strict=True))
+
+
+def force_rms(frames: Sequence[LabelledFrame]) -> float:
+    """Return the root mean square of all force components, in eV/Å.
+
+    Raises
+    ------
+    DataError : no frames, or some of them have no forces.
+    """
+    _elements(frames)
+    forces = [frame.forces for frame in frames if frame.forces is not None]
+    if len(forces) < len(frames):
+        missing = [k for k, frame in enumerate(frames) if frame.forces is None]
+        raise DataError(f"every frame needs forces, found none in frames {listing(missing)}.")
+    return float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))
+
+
+def average_neighbours(graphs: Sequence[AtomicGraph]) -> float:
+    """Return the mean number of edges that an atom receives.
+
+    Raises
+    ------
+    DataError : no graphs, or no atoms in them.
+    """
+    n_atoms = sum(graph.atomic_numbers.shape[0] for graph in graphs)
+    if n_atoms == 0:
+        raise DataError("average_neighbours needs at least one atom, found none.")
+    return sum(graph.edge_index.shape[1] for graph in graphs) / n_atoms
+
+
+def _elements(frames: Sequence[LabelledFrame]) -> list[int]:
+    if len(frames) == 0:
+        raise DataError("the statistics of a data set need at least one frame, found none.")
+    return np.unique(np.concatenate([frame.atoms.numbers for frame in frames])).tolist()
+
+
+def _number(element: str | int) -> int:
+    if isinstance(element, str):
+        if element not in atomic_numbers:
+            raise ConfigError(
+                f"unknown element '{element}' among the reference energies."
+                + did_you_mean(element, atomic_numbers)
+            )
+        return int(atomic_numbers[element])
+    if not 1 <= element < len(chemical_symbols):
+        raise ConfigError(f"an atomic number must lie in 1..118, found {element}.")
+    return int(element)

@@ -1,0 +1,119 @@
+"""Every exception class of eqcalc.
+
+Each class derives from :class:`EqcalcError` and from the built-in that a user
+would catch by habit. A message says what was expected, what was found and what
+to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "EqcalcError",
+    "GraphError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "NonFiniteError",
+    "OutputError",
+    "OutputExistsError",
+    "StructureError",
+    "UnknownArchitectureError",
+    "UnknownModelError",
+    "UnsupportedElementError",
+    "did_you_mean",
+    "listing",
+]
+
+
+class EqcalcError(Exception):
+    """Root of every error that eqcalc raises on purpose."""
+
+
+class ConfigError(EqcalcError, ValueError):
+    """An option, key or value that is unknown or out of range."""
+
+
+class GraphError(EqcalcError, ValueError):
+    """A structure or graph on which no energy is defined."""
+
+
+class UnsupportedElementError(EqcalcError, ValueError):
+    """Atoms of an element that the model has never seen."""
+
+
+class UnknownArchitectureError(EqcalcError, ValueError):
+    """A name that is not among ``architectures.available()``."""
+
+
+class ModelFileError(EqcalcError, RuntimeError):
+    """A model file that is missing, damaged, foreign or fails its passport."""
+
+
+class UnknownModelError(ModelFileError, FileNotFoundError):
+    """Neither a file nor the name of a shipped model."""
+
+    # FileNotFoundError would print an errno in front of the message.
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DeviceError(EqcalcError, RuntimeError):
+    """A device that was asked for and is not there."""
+
+
+class NonFiniteError(EqcalcError, ArithmeticError):
+    """A model returned NaN or infinity."""
+
+
+class DataError(EqcalcError, ValueError):
+    """A data file whose keys, units or shapes are not what was expected."""
+
+
+class StructureError(EqcalcError, ValueError):
+    """A structure file that is missing or cannot be read."""
+
+
+class OutputExistsError(EqcalcError, FileExistsError):
+    """An output that exists and was not allowed to be replaced."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class OutputError(EqcalcError, OSError):
+    """An output that could not be written (disk full, no permission)."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MissingDependencyError(EqcalcError, ImportError):
+    """An optional dependency that the requested feature needs."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest option, or an empty string.
+
+    >>> did_you_mean("pain", ["painn", "schnet"])
+    " Did you mean 'painn'?"
+    """
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def listing(items: Sequence[object], limit: int = 10) -> str:
+    """Join items for a message, cut after ``limit``.
+
+    >>> listing([3, 1, 2])
+    '3, 1, 2'
+    >>> listing(range(12), limit=2)
+    '0, 1, ... (12 in all)'
+    """
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown}, ... ({len(items)} in all)"

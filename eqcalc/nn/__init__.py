@@ -1,0 +1,1 @@
+"""Building blocks that the architectures share: one small idea per module."""

@@ -1,0 +1,53 @@
+"""Refuse constructor arguments out of range, naming each one."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from eqcalc.errors import ConfigError, GraphError, listing
+
+__all__ = ["refuse_self_loops", "require_at_least", "require_positive"]
+
+
+def require_at_least(minimum: int, **values: int) -> None:
+    """Check that every named value is an integer of at least ``minimum``.
+
+    Raises
+    ------
+    ConfigError : a value is not an int, or is smaller.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ConfigError(f"{name} must be an integer >= {minimum}, found {value!r}.")
+
+
+def require_positive(**values: float) -> None:
+    """Check that every named value is a positive, finite number.
+
+    Raises
+    ------
+    ConfigError : a value is not a number, not finite, or not above zero.
+    """
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value <= 0:
+            raise ConfigError(f"{name} must be a positive number, found {value!r}.")
+
+
+def refuse_self_loops(edge_index: Tensor) -> None:
+    """Check the bare-tensor interface's promise that no atom is its own neighbour.
+
+    Without periodic images a self-loop has length zero, and with it no direction.
+
+    Raises
+    ------
+    GraphError : some column of ``edge_index`` (2, n_edges) joins an atom to itself.
+    """
+    loops = torch.nonzero(edge_index[0] == edge_index[1]).flatten().tolist()
+    if loops:
+        raise GraphError(
+            f"edge_index must not contain self-loops; found them at edges {listing(loops)}."
+        )

@@ -1,0 +1,32 @@
+"""Molecular dynamics and relaxation with any ASE calculator.
+
+A run is a folder: the trajectory, a table, a plot, the last structure and a
+manifest that says what it was made with and how it ended.
+
+>>> from ase.build import molecule
+>>> from ase.calculators.emt import EMT
+>>> run = MDRun(molecule("N2"), EMT(), MDSettings(ensemble="nve", n_steps=10))
+>>> run.n_dof  # one vibration: N2 neither drifts nor turns
+1
+"""
+
+from eqcalc.simulate.interrupts import StopRequested
+from eqcalc.simulate.md import MDProgress, MDResult, MDRun, run_md
+from eqcalc.simulate.relax import RelaxResult, RelaxRun, RelaxStep, run_relax
+from eqcalc.simulate.settings import MDSettings, RelaxSettings
+from eqcalc.simulate.structures import read_structure
+
+__all__ = [
+    "MDProgress",
+    "MDResult",
+    "MDRun",
+    "MDSettings",
+    "RelaxResult",
+    "RelaxRun",
+    "RelaxSettings",
+    "RelaxStep",
+    "StopRequested",
+    "read_structure",
+    "run_md",
+    "run_relax",
+]

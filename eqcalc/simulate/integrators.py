@@ -1,0 +1,115 @@
+"""ASE's own integrators, set up for the settings of a run.
+
+ASE wants times in its own unit (Å sqrt(amu/eV)), frictions in its inverse and
+pressures in eV/Å³; the conversion happens here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixCom
+from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.nose_hoover_chain import (
+    IsotropicMTKNPT,
+    NoseHooverChainNVT,
+    NoseHooverChainThermostat,
+)
+from ase.md.verlet import VelocityVerlet
+
+from eqcalc.errors import ConfigError
+from eqcalc.simulate.settings import MDSettings
+
+__all__ = ["build_integrator", "check_fit", "hold_center_of_mass", "require_cell"]
+
+
+def check_fit(atoms: Atoms, settings: MDSettings) -> None:
+    """Refuse an ensemble that the structure or its calculator does not allow.
+
+    Raises
+    ------
+    ConfigError : "npt" without three periodic directions or without a stress, or
+        a Nosé-Hoover chain with constraints.
+    """
+    if settings.ensemble == "npt":
+        require_cell(atoms, "ensemble 'npt'")
+    if settings.ensemble in ("nvt-nhc", "npt") and atoms.constraints:
+        held = ", ".join(sorted({type(c).__name__ for c in atoms.constraints}))
+        raise ConfigError(
+            f"ensemble '{settings.ensemble}' ignores constraints, and this structure has "
+            f"{held}; use nvt-langevin or nve, or remove the constraints."
+        )
+
+
+def require_cell(atoms: Atoms, what: str) -> None:
+    """Refuse what changes the cell of a structure that has none, or no stress.
+
+    Raises
+    ------
+    ConfigError : fewer than three periodic directions, or a calculator without stress.
+    """
+    if not atoms.pbc.all():
+        raise ConfigError(
+            f"{what} changes the cell and needs a structure that is periodic in three "
+            f"directions; this one has pbc {atoms.pbc.tolist()}."
+        )
+    if "stress" not in atoms.calc.implemented_properties:
+        raise ConfigError(
+            f"{what} needs the stress, which the calculator "
+            f"'{getattr(atoms.calc, 'name', type(atoms.calc).__name__)}' does not provide."
+        )
+
+
+def hold_center_of_mass(atoms: Atoms, settings: MDSettings) -> None:
+    """Add ASE's FixCom where Langevin's noise would push the whole system away.
+
+    A single atom, or one held by other constraints, stays as it is.
+    """
+    if settings.ensemble == "nvt-langevin" and len(atoms) > 1 and not atoms.constraints:
+        atoms.set_constraint(FixCom())
+
+
+def build_integrator(
+    atoms: Atoms, settings: MDSettings, n_dof: int, rng: np.random.Generator
+) -> MolecularDynamics:
+    """Return the integrator of ``settings.ensemble`` over ``atoms``.
+
+    Parameters
+    ----------
+    n_dof : number of degrees of freedom that share the heat
+    rng : source of Langevin's noise; no global state is used
+    """
+    timestep = settings.timestep_fs * units.fs
+    temperature = settings.temperature_K
+    if settings.ensemble == "nve":
+        return VelocityVerlet(atoms, timestep)
+    if settings.ensemble == "nvt-langevin":
+        friction = settings.friction_per_fs / units.fs
+        # fixcm=True samples a slightly wrong distribution and is deprecated by
+        # ASE; the FixCom constraint takes its place.
+        return Langevin(
+            atoms, timestep, temperature_K=temperature, friction=friction, fixcm=False, rng=rng
+        )
+    damping = settings.thermostat_time_fs * units.fs
+    if settings.ensemble == "nvt-nhc":
+        dynamics = NoseHooverChainNVT(atoms, timestep, temperature_K=temperature, tdamp=damping)
+    else:
+        dynamics = IsotropicMTKNPT(
+            atoms,
+            timestep,
+            temperature_K=temperature,
+            pressure_au=settings.pressure_gpa * units.GPa,
+            tdamp=damping,
+            pdamp=settings.barostat_time_fs * units.fs,
+        )
+    # ASE's chain drives the kinetic energy to 3 n_atoms k_B T / 2, also when the
+    # total momentum is zero and stays so: a molecule of nine atoms would run 28 %
+    # too hot. The chain only ever uses three times the number of atoms.
+    dynamics._thermostat = NoseHooverChainThermostat(
+        num_atoms_global=n_dof / 3,
+        masses=dynamics.masses,
+        temperature_K=temperature,
+        tdamp=damping,
+    )
+    return dynamics

@@ -1,0 +1,265 @@
+"""Molecular dynamics with ASE's integrators, kept in a folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from numpy.typing import NDArray
+
+from eqcalc.errors import GraphError, NonFiniteError
+from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
+from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
+from eqcalc.simulate.manifest import RunManifest
+from eqcalc.simulate.plots import plot_md
+from eqcalc.simulate.run_folder import RunFolder
+from eqcalc.simulate.settings import MDSettings
+from eqcalc.simulate.thermo import Thermo, columns, has_pressure, observe, read_table, snapshot
+from eqcalc.simulate.velocities import conserved_zero_momenta, has_velocities, set_velocities
+from eqcalc.simulate.writers import (
+    FrameWriter,
+    TableWriter,
+    open_trajectory,
+    trajectory_name,
+    write_structure,
+)
+
+__all__ = ["MDProgress", "MDResult", "MDRun", "run_md"]
+
+# Far above any chemistry: only a structure that flies apart gets there.
+_HOTTEST_K = 1e5
+
+
+@dataclass(frozen=True)
+class MDProgress:
+    """What a progress display is told at every logged step."""
+
+    thermo: Thermo
+    n_steps: int
+    ns_per_day: float
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """A finished run.
+
+    ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
+    the slope of a straight line through the total energy, None except for "nve".
+    """
+
+    folder: Path
+    atoms: Atoms
+    n_steps: int
+    wall_s: float
+    ns_per_day: float
+    mean_temperature_K: float
+    drift_mev_per_atom_ps: float | None
+
+
+def run_md(
+    atoms: Atoms,
+    calculator: Calculator,
+    settings: MDSettings,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[MDProgress], None] | None = None,
+) -> MDResult:
+    """Run molecular dynamics; short for ``MDRun(...).run(...)``, which has the details."""
+    return MDRun(atoms, calculator, settings).run(folder, overwrite=overwrite, progress=progress)
+
+
+class MDRun:
+    """A molecular dynamics run: atoms, integrator and random numbers.
+
+    The run works on a copy of ``atoms``. Velocities that the structure brings are
+    kept; otherwise they are drawn from the seed at exactly the temperature
+    asked for, without motion of the whole and, for an isolated molecule (except
+    under Langevin, whose noise turns it), without rotation. The temperature
+    counts only the degrees of freedom that can hold heat. Langevin holds the
+    centre of mass unless the structure has constraints. The same seed gives the
+    same trajectory.
+
+    Parameters
+    ----------
+    atoms : structure to start from; not changed
+    calculator : any ASE calculator with energy and forces
+    settings : ensemble, length, temperature, ...
+    source : what else the manifest shall say, such as the model and the file
+
+    Attributes
+    ----------
+    atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
+    settings, n_dof
+
+    Raises
+    ------
+    ConfigError : the ensemble does not fit the structure or the calculator.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        calculator: Calculator,
+        settings: MDSettings,
+        source: dict[str, Any] | None = None,
+    ):
+        self.settings = settings
+        self.source = dict(source or {})
+        self.rng = np.random.default_rng(settings.seed)
+        self.atoms = atoms.copy()
+        self.atoms.calc = calculator
+        self._constraints = list(self.atoms.constraints)
+        check_fit(self.atoms, settings)
+        langevin = settings.ensemble == "nvt-langevin"
+        hold_center_of_mass(self.atoms, settings)
+        if not has_velocities(self.atoms):
+            set_velocities(
+                self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin
+            )
+        self.n_dof = self.atoms.get_number_of_degrees_of_freedom()
+        if not langevin:
+            self.n_dof -= conserved_zero_momenta(self.atoms)
+        self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+
+    def run(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[MDProgress], None] | None = None,
+    ) -> MDResult:
+        """Run all steps and write trajectory, thermo.csv, plot, final.xyz, manifest.
+
+        Frames are written every ``log_every`` steps, at the first and the last.
+
+        Raises
+        ------
+        OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        OutputError : a file cannot be written; what was written before is complete.
+        NonFiniteError : the structure flew apart, or the model returned NaN.
+        StopRequested : Ctrl-C or SIGTERM, after all files were completed.
+        """
+        target = RunFolder(folder, overwrite=overwrite)
+        with self._telling_where():
+            self.atoms.get_forces()  # a model that cannot start must not cost an older run
+        target.claim()
+        manifest = RunManifest(target / "manifest.json", self._manifest_fields())
+        with manifest, StopOnSignal() as stop:
+            wall_s = self._all_steps(target, stop, manifest, progress)
+            result = self._finish(target, wall_s)
+            if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
+                raise StopRequested(
+                    f"stopped at step {result.n_steps} of {self.settings.n_steps}; everything "
+                    f"up to there is in {target.path}",
+                    stop.signal_number,
+                )
+        return result
+
+    def _all_steps(
+        self,
+        target: RunFolder,
+        stop: StopOnSignal,
+        manifest: RunManifest,
+        progress: Callable[[MDProgress], None] | None,
+    ) -> float:
+        """Run until the end or a signal; return the seconds it took."""
+        settings = self.settings
+        trajectory_path = target / trajectory_name(settings.trajectory_format)
+        start = time.perf_counter()
+        with (
+            closing(TableWriter(target / "thermo.csv", columns(has_pressure(self.atoms)))) as table,
+            closing(open_trajectory(trajectory_path, settings.trajectory_format)) as trajectory,
+            self._telling_where(trajectory_path),
+        ):
+            for _ in self.dynamics.irun(settings.n_steps):
+                step = self.dynamics.nsteps
+                stopping = stop.signal_number is not None
+                if stopping or step % settings.log_every == 0 or step == settings.n_steps:
+                    thermo = self._record(table, trajectory)
+                    manifest.update(steps_done=step)
+                    if progress is not None:
+                        speed = self._ns_per_day(time.perf_counter() - start)
+                        progress(MDProgress(thermo, settings.n_steps, speed))
+                if stopping:
+                    break
+        return time.perf_counter() - start
+
+    def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
+        """Write the present step, unless it is one nobody wants to keep."""
+        step = self.dynamics.nsteps
+        time_fs = step * float(self.settings.timestep_fs)
+        thermo = observe(self.atoms, step, time_fs, self.n_dof)
+        if not (math.isfinite(thermo.total_energy) and np.isfinite(self.atoms.positions).all()):
+            raise NonFiniteError("energy or positions are NaN or infinite")
+        if thermo.temperature_K > max(_HOTTEST_K, 100 * self.settings.temperature_K):
+            raise NonFiniteError(
+                f"the structure flew apart (temperature {thermo.temperature_K:.3g} K)"
+            )
+        trajectory.write(snapshot(self.atoms, self._constraints, step=step, time_fs=time_fs))
+        table.write([value for value in thermo if value is not None])
+        return thermo
+
+    @contextmanager
+    def _telling_where(self, trajectory_path: Path | None = None) -> Iterator[None]:
+        """Add the step, and where the last good frame is, to the errors of a broken run."""
+        try:
+            yield
+        except (GraphError, NonFiniteError) as error:
+            step = self.dynamics.nsteps
+            advice = (
+                "Check the structure, and that the model was trained on such systems."
+                if step == 0
+                else "Try a shorter timestep, or a structure relaxed with this model first; the "
+                "model may also be far from what it was trained on."
+            )
+            kept = f" The last good frame is in {trajectory_path}." if trajectory_path else ""
+            raise NonFiniteError(f"stopped at step {step}: {error}.{kept} {advice}") from error
+
+    def _finish(self, target: RunFolder, wall_s: float) -> MDResult:
+        settings = self.settings
+        final = snapshot(self.atoms, self._constraints, step=self.dynamics.nsteps)
+        write_structure(target / "final.xyz", final)
+        table = read_table(target / "thermo.csv")
+        goal = None if settings.ensemble == "nve" else settings.temperature_K
+        plot_md(target / "plot.png", table, n_atoms=len(self.atoms), goal_K=goal)
+        temperature = table["temperature_K"]
+        return MDResult(
+            folder=target.path,
+            atoms=final,
+            n_steps=self.dynamics.nsteps,
+            wall_s=wall_s,
+            ns_per_day=self._ns_per_day(wall_s),
+            mean_temperature_K=float(temperature[len(temperature) // 2 :].mean()),
+            drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
+        )
+
+    def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:
+        time_ps = table["time_fs"] / 1000
+        if len(time_ps) < 2:
+            return None
+        energy_mev = 1000 * table["total_energy_eV"] / len(self.atoms)
+        return float(np.polyfit(time_ps, energy_mev - energy_mev[0], deg=1)[0])
+
+    def _ns_per_day(self, wall_s: float) -> float:
+        simulated_ns = self.dynamics.nsteps * self.settings.timestep_fs * 1e-6
+        return simulated_ns / max(wall_s, 1e-9) * 86400
+
+    def _manifest_fields(self) -> dict[str, Any]:
+        return {
+            "kind": "md",
+            **self.source,
+            "settings": asdict(self.settings),
+            "formula": self.atoms.get_chemical_formula(mode="hill"),
+            "n_atoms": len(self.atoms),
+            "degrees_of_freedom": self.n_dof,
+            "steps_done": 0,
+        }

@@ -1,0 +1,134 @@
+"""The plot at the end of a run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eqcalc.simulate.files import write_whole
+
+__all__ = ["plot_md", "plot_relaxation"]
+
+# Okabe and Ito's colours, told apart by colour-blind readers.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+
+Table = dict[str, NDArray[np.float64]]
+
+
+def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> None:
+    """Draw energies and temperature over time, and the volume where it changes.
+
+    Parameters
+    ----------
+    table : columns of ``thermo.csv``
+    n_atoms : energies are shown per atom, relative to the first step
+    goal_K : temperature of the thermostat, or None without one
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    volume = table.get("volume_A3")
+    with_volume = volume is not None and bool(np.ptp(volume) > 0)
+    figure, panels = _figure(3 if with_volume else 2)
+    time_ps = table["time_fs"] / 1000
+    for name, label, color in (
+        ("potential_energy_eV", "potential", _BLUE),
+        ("total_energy_eV", "total", _ORANGE),
+    ):
+        change = 1000 * (table[name] - table[name][0]) / n_atoms
+        panels[0].plot(time_ps, change, color=color, label=label, linewidth=1.2)
+    panels[0].set_ylabel("energy change\n(meV/atom)")
+    _legend(panels[0])
+
+    temperature = table["temperature_K"]
+    panels[1].plot(time_ps, temperature, color=_GREEN, linewidth=1.0, alpha=0.55)
+    second_half = temperature[len(temperature) // 2 :].mean()
+    panels[1].plot(
+        time_ps,
+        _running_mean(temperature),
+        color=_GREEN,
+        linewidth=1.8,
+        label=f"running mean (second half: {second_half:.0f} K)",
+    )
+    if goal_K is not None:
+        panels[1].axhline(
+            goal_K, color=_GREY, linestyle="--", linewidth=1.0, label=f"thermostat {goal_K:g} K"
+        )
+    panels[1].set_ylabel("temperature (K)")
+    _legend(panels[1])
+    if volume is not None and with_volume:
+        panels[2].plot(time_ps, volume / n_atoms, color=_GREY, linewidth=1.2)
+        panels[2].set_ylabel("volume\n(Å³/atom)")
+    panels[-1].set_xlabel("time (ps)")
+    _save(figure, path)
+
+
+def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> None:
+    """Draw energy and largest force over the steps of a relaxation.
+
+    Parameters
+    ----------
+    table : columns of ``relax.csv``
+    fmax : eV/Å; the convergence criterion
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    figure, panels = _figure(2)
+    step = table["step"]
+    name = "enthalpy_eV" if "enthalpy_eV" in table else "energy_eV"
+    change = 1000 * (table[name] - table[name][-1]) / n_atoms
+    panels[0].plot(step, change, color=_BLUE, marker=".", markersize=4, linewidth=1.2)
+    panels[0].set_ylabel(f"{name.removesuffix('_eV')} above the last\n(meV/atom)")
+    panels[1].plot(
+        step, table["fmax"], color=_ORANGE, marker=".", markersize=4, linewidth=1.2,
+        label="largest force",
+    )  # fmt: skip
+    panels[1].axhline(
+        fmax, color=_GREY, linestyle="--", linewidth=1.0, label=f"converged below {fmax:g}"
+    )
+    if (table["fmax"] > 0).all():  # a logarithm of an exact zero does not exist
+        panels[1].set_yscale("log")
+    panels[1].set_ylabel("force (eV/Å)")
+    _legend(panels[1])
+    panels[1].set_xlabel("step")
+    _save(figure, path)
+
+
+def _figure(n_panels: int) -> tuple[Figure, list[Axes]]:
+    # A bare Figure: pyplot would keep it alive and pick a backend for the process.
+    figure = Figure(figsize=(7.2, 2.1 * n_panels + 0.6), dpi=150, layout="constrained")
+    panels = list(np.atleast_1d(figure.subplots(n_panels, sharex=True)))
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25, linewidth=0.6)
+        panel.margins(x=0.01)
+    figure.align_ylabels(panels)
+    return figure, panels
+
+
+def _legend(panel: Axes) -> None:
+    panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9,
+                 borderaxespad=0.1)  # fmt: skip
+
+
+def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return centred means over a twentieth of the run, shorter at its ends."""
+    half = max(1, len(values) // 40)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_whole(path, image.getvalue())

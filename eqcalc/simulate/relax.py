@@ -1,0 +1,225 @@
+"""Relaxation with ASE's optimizers, kept in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS, FIRE, LBFGS
+
+from eqcalc.errors import GraphError, NonFiniteError
+from eqcalc.simulate.integrators import require_cell
+from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
+from eqcalc.simulate.manifest import RunManifest
+from eqcalc.simulate.plots import plot_relaxation
+from eqcalc.simulate.run_folder import RunFolder
+from eqcalc.simulate.settings import RelaxSettings
+from eqcalc.simulate.thermo import read_table, snapshot
+from eqcalc.simulate.writers import (
+    FrameWriter,
+    TableWriter,
+    open_trajectory,
+    trajectory_name,
+    write_structure,
+)
+from eqcalc.units import EV_PER_A3_TO_GPA
+
+__all__ = ["RelaxResult", "RelaxRun", "RelaxStep", "run_relax"]
+
+_OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+
+class RelaxStep(NamedTuple):
+    """One row of ``relax.csv``.
+
+    ``fmax`` (eV/Å) is what has to fall below the criterion: the largest force,
+    with a cell also the largest row of the virial per atom. ``enthalpy`` (eV),
+    ``volume`` (Å³) and ``pressure_gpa`` are None without a cell.
+    """
+
+    step: int
+    energy: float
+    fmax: float
+    enthalpy: float | None
+    volume: float | None
+    pressure_gpa: float | None
+
+
+@dataclass(frozen=True)
+class RelaxResult:
+    """A finished relaxation; ``converged`` tells whether it reached a minimum."""
+
+    folder: Path
+    atoms: Atoms
+    converged: bool
+    n_steps: int
+    energy: float
+    fmax: float
+
+
+def run_relax(
+    atoms: Atoms,
+    calculator: Calculator,
+    settings: RelaxSettings,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[RelaxStep], None] | None = None,
+) -> RelaxResult:
+    """Relax a structure; short for ``RelaxRun(...).run(...)``, which has the details."""
+    run = RelaxRun(atoms, calculator, settings)
+    return run.run(folder, overwrite=overwrite, progress=progress)
+
+
+class RelaxRun:
+    """A relaxation of positions, or of positions and cell.
+
+    The run works on a copy of ``atoms``; constraints of the structure hold.
+
+    Parameters
+    ----------
+    atoms : structure to start from; not changed
+    calculator : any ASE calculator with energy and forces, and stress for a cell
+    settings : criterion, optimizer, cell, ...
+    source : what else the manifest shall say, such as the model and the file
+
+    Attributes
+    ----------
+    atoms, optimizer (ASE's), settings
+
+    Raises
+    ------
+    ConfigError : a cell is to be relaxed that is not periodic in three
+        directions, or without a stress.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        calculator: Calculator,
+        settings: RelaxSettings,
+        source: dict[str, Any] | None = None,
+    ):
+        self.settings = settings
+        self.source = dict(source or {})
+        self.atoms = atoms.copy()
+        self.atoms.calc = calculator
+        self._target: Atoms | FrechetCellFilter = self.atoms
+        if settings.cell:
+            require_cell(self.atoms, "relaxing the cell")
+            self._target = FrechetCellFilter(
+                self.atoms, scalar_pressure=settings.pressure_gpa * units.GPa
+            )
+        self.optimizer = _OPTIMIZERS[settings.optimizer](self._target, logfile=None)
+
+    def run(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[RelaxStep], None] | None = None,
+    ) -> RelaxResult:
+        """Relax and write trajectory, relax.csv, plot, relaxed.xyz and manifest.
+
+        Not to converge within ``max_steps`` is a result, not an error: the files
+        hold the last step, and ``converged`` is false there and in the manifest.
+
+        Raises
+        ------
+        OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        OutputError : a file cannot be written; what was written before is complete.
+        NonFiniteError : the structure flew apart, or the model returned NaN.
+        StopRequested : Ctrl-C or SIGTERM, after all files were completed.
+        """
+        target = RunFolder(folder, overwrite=overwrite)
+        self._measure()  # a model that cannot start must not cost an older run
+        target.claim()
+        manifest = RunManifest(target / "manifest.json", self._manifest_fields())
+        with manifest, StopOnSignal() as stop:
+            last = self._all_steps(target, stop, progress)
+            converged = last.fmax < self.settings.fmax
+            manifest.update(steps_done=last.step, converged=converged)
+            final = snapshot(self.atoms, list(self.atoms.constraints), step=last.step)
+            write_structure(target / "relaxed.xyz", final)
+            plot_relaxation(
+                target / "plot.png",
+                read_table(target / "relax.csv"),
+                n_atoms=len(self.atoms),
+                fmax=self.settings.fmax,
+            )
+            if stop.signal_number is not None and not converged:
+                raise StopRequested(
+                    f"stopped at step {last.step} of at most {self.settings.max_steps}; "
+                    f"everything up to there is in {target.path}",
+                    stop.signal_number,
+                )
+        return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax)
+
+    def _all_steps(
+        self,
+        target: RunFolder,
+        stop: StopOnSignal,
+        progress: Callable[[RelaxStep], None] | None,
+    ) -> RelaxStep:
+        settings = self.settings
+        names = ["step", "energy_eV", "fmax"]
+        if settings.cell:
+            names += ["enthalpy_eV", "volume_A3", "pressure_gpa"]
+        path = target / trajectory_name(settings.trajectory_format)
+        with (
+            closing(TableWriter(target / "relax.csv", names)) as table,
+            closing(open_trajectory(path, settings.trajectory_format)) as trajectory,
+        ):
+            for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
+                last = self._record(table, trajectory)
+                if progress is not None:
+                    progress(last)
+                if stop.signal_number is not None:
+                    break
+        return last
+
+    def _record(self, table: TableWriter, trajectory: FrameWriter) -> RelaxStep:
+        row = self._measure(f" The last good frame is in {trajectory.path}.")
+        trajectory.write(snapshot(self.atoms, list(self.atoms.constraints), step=row.step))
+        table.write([value for value in row if value is not None])
+        return row
+
+    def _measure(self, kept: str = "") -> RelaxStep:
+        """Return the present step; the same criterion as ASE's."""
+        step = self.optimizer.nsteps
+        try:
+            forces = self._target.get_forces()
+            energy = float(self.atoms.get_potential_energy())
+            if not (np.isfinite(forces).all() and np.isfinite(energy)):
+                raise NonFiniteError("energy or forces are NaN or infinite")
+        except (GraphError, NonFiniteError) as error:
+            raise NonFiniteError(
+                f"stopped at step {step}: {error}.{kept} Check that no two atoms sit on each "
+                "other and that the model was trained on such systems."
+            ) from error
+        enthalpy = volume = pressure_gpa = None
+        if self.settings.cell:
+            volume = float(self.atoms.get_volume())
+            enthalpy = energy + self.settings.pressure_gpa * units.GPa * volume
+            # ASE's stress is positive under tension, a pressure under compression.
+            pressure_gpa = float(-self.atoms.get_stress()[:3].mean() * EV_PER_A3_TO_GPA)
+        fmax = float(np.sqrt((forces**2).sum(axis=1).max()))
+        return RelaxStep(step, energy, fmax, enthalpy, volume, pressure_gpa)
+
+    def _manifest_fields(self) -> dict[str, Any]:
+        return {
+            "kind": "relax",
+            **self.source,
+            "settings": asdict(self.settings),
+            "formula": self.atoms.get_chemical_formula(mode="hill"),
+            "n_atoms": len(self.atoms),
+            "steps_done": 0,
+            "converged": False,
+        }

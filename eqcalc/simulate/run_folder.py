@@ -1,0 +1,63 @@
+"""The folder of one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eqcalc.errors import OutputError, OutputExistsError
+
+__all__ = ["RunFolder"]
+
+_RUN_FILES = (
+    "manifest.json", "trajectory.traj", "trajectory.xyz", "plot.png",
+    "thermo.csv", "final.xyz", "relax.csv", "relaxed.xyz",
+)  # fmt: skip
+
+
+class RunFolder:
+    """A folder that belongs to one run.
+
+    Making one only looks; :meth:`claim` creates the folder and removes the run
+    that was there. In between a run proves that it can start, so that a failing
+    start never costs an older result.
+
+    Parameters
+    ----------
+    path : files in it that are no run's stay untouched
+    overwrite : allow an older run to be replaced
+
+    Raises
+    ------
+    OutputExistsError : the folder holds a run and ``overwrite`` is false.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False):
+        self.path = Path(path)
+        existing = self._existing()
+        if existing and not overwrite:
+            raise OutputExistsError(
+                f"'{self.path}' already holds a run ({', '.join(p.name for p in existing)}); "
+                "choose another folder (--output) or replace the run (--overwrite)."
+            )
+
+    def claim(self) -> None:
+        """Create the folder, empty of any run.
+
+        Raises
+        ------
+        OutputError : it cannot be created or emptied.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for old in self._existing():
+                old.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
+            ) from error
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def _existing(self) -> list[Path]:
+        return [self.path / name for name in _RUN_FILES if (self.path / name).is_file()]

@@ -1,0 +1,140 @@
+"""What a user chooses about a run, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from eqcalc.errors import ConfigError, did_you_mean
+
+__all__ = ["ENSEMBLES", "OPTIMIZERS", "TRAJECTORY_SUFFIXES", "MDSettings", "RelaxSettings"]
+
+ENSEMBLES: tuple[str, ...] = ("nve", "nvt-langevin", "nvt-nhc", "npt")
+OPTIMIZERS: tuple[str, ...] = ("bfgs", "lbfgs", "fire")
+TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
+"""Format of a trajectory -> suffix of its file."""
+
+_LONGEST_TIMESTEP_FS = 10.0
+
+
+@dataclass(frozen=True)
+class MDSettings:
+    """A molecular dynamics run.
+
+    Parameters
+    ----------
+    ensemble : "nve", "nvt-langevin", "nvt-nhc" (Nosé-Hoover chain) or "npt"
+        (isotropic Martyna-Tobias-Klein, needs a cell periodic in three directions)
+    temperature_K : of the thermostat, and of the first velocities where the
+        structure brings none
+    timestep_fs : 0.5 suits molecules with hydrogen
+    n_steps : number of time steps
+    seed : of the first velocities and of Langevin's noise
+    friction_per_fs : of "nvt-langevin"; 0.01 relaxes the temperature in about 100 fs
+    thermostat_time_fs : of "nvt-nhc" and "npt"
+    barostat_time_fs, pressure_gpa : of "npt"; a positive pressure compresses
+    log_every : steps between two frames of the trajectory and rows of the log
+    trajectory_format : "traj" or "extxyz"
+
+    Raises
+    ------
+    ConfigError : a value is unknown or out of range.
+    """
+
+    ensemble: str = "nvt-langevin"
+    temperature_K: float = 300.0
+    timestep_fs: float = 0.5
+    n_steps: int = 2000
+    seed: int = 0
+    friction_per_fs: float = 0.01
+    thermostat_time_fs: float = 100.0
+    barostat_time_fs: float = 1000.0
+    pressure_gpa: float = 0.0
+    log_every: int = 10
+    trajectory_format: str = "traj"
+
+    def __post_init__(self) -> None:
+        _require_choice("ensemble", self.ensemble, ENSEMBLES)
+        _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
+        if not (math.isfinite(self.temperature_K) and self.temperature_K >= 0):
+            raise ConfigError(f"the temperature must be 0 K or more, not {self.temperature_K} K.")
+        if self.temperature_K == 0 and self.ensemble in ("nvt-nhc", "npt"):
+            raise ConfigError(
+                f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
+                "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
+            )
+        self._require_timestep()
+        _require_count("number of steps", self.n_steps, at_least=1)
+        _require_count("seed", self.seed, at_least=0)
+        _require_count("log_every", self.log_every, at_least=1)
+        for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
+            _require_positive(name, getattr(self, name))
+        if not math.isfinite(self.pressure_gpa):
+            raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+
+    def _require_timestep(self) -> None:
+        _require_positive("timestep_fs", self.timestep_fs)
+        if self.timestep_fs > _LONGEST_TIMESTEP_FS:
+            raise ConfigError(
+                f"a timestep of {self.timestep_fs} fs is refused: atoms oscillate in 10 fs (C-H) "
+                f"to 200 fs (heavy metals) and each oscillation needs about 20 steps, so nothing "
+                f"above {_LONGEST_TIMESTEP_FS:g} fs is stable. The unit is the femtosecond; "
+                "0.5 suits molecules, 1 to 5 metals."
+            )
+
+
+@dataclass(frozen=True)
+class RelaxSettings:
+    """A relaxation to a minimum of the energy, or of the enthalpy with a cell.
+
+    Parameters
+    ----------
+    fmax : eV/Å; every force (with ``cell`` also the virial per atom) below it
+    max_steps : after which an unfinished relaxation ends
+    cell : also relax the cell, through ASE's FrechetCellFilter
+    pressure_gpa : external pressure, only with ``cell``; positive compresses
+    optimizer : "bfgs", "lbfgs" or "fire"
+    trajectory_format : "traj" or "extxyz"
+
+    Raises
+    ------
+    ConfigError : a value is unknown or out of range.
+    """
+
+    fmax: float = 0.01
+    max_steps: int = 500
+    cell: bool = False
+    pressure_gpa: float = 0.0
+    optimizer: str = "bfgs"
+    trajectory_format: str = "traj"
+
+    def __post_init__(self) -> None:
+        _require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
+        _require_positive("fmax", self.fmax)
+        _require_count("number of steps", self.max_steps, at_least=1)
+        if not math.isfinite(self.pressure_gpa):
+            raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+        if self.pressure_gpa != 0 and not self.cell:
+            raise ConfigError(
+                f"a pressure of {self.pressure_gpa} GPa acts on the cell, which stays fixed; "
+                "relax the cell too (cell=True, --cell) or leave the pressure out."
+            )
+
+
+def _require_choice(what: str, value: str, options: tuple[str, ...] | dict[str, str]) -> None:
+    if value not in options:
+        raise ConfigError(
+            f"unknown {what} '{value}'; known: {', '.join(options)}."
+            + did_you_mean(str(value), options)
+        )
+
+
+def _require_count(what: str, value: int, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"the {what} must be a whole number >= {at_least}, not {value!r}.")
+
+
+def _require_positive(what: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{what} must be a number above 0, not {value!r}.")

@@ -1,0 +1,102 @@
+"""Thermodynamic quantities of one step, and the table of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from eqcalc.units import EV_PER_A3_TO_GPA
+
+__all__ = ["Thermo", "columns", "has_pressure", "observe", "read_table", "snapshot"]
+
+
+class Thermo(NamedTuple):
+    """One row of ``thermo.csv``.
+
+    Energies in eV. ``pressure_gpa`` includes the kinetic part; it and
+    ``volume`` (Å³) are None unless the structure is fully periodic and the
+    calculator gives a stress.
+    """
+
+    step: int
+    time_fs: float
+    temperature_K: float
+    potential_energy: float
+    kinetic_energy: float
+    total_energy: float
+    volume: float | None
+    pressure_gpa: float | None
+
+
+def columns(with_pressure: bool) -> list[str]:
+    """Return the header of ``thermo.csv``."""
+    names = [
+        "step", "time_fs", "temperature_K",
+        "potential_energy_eV", "kinetic_energy_eV", "total_energy_eV",
+    ]  # fmt: skip
+    return [*names, "volume_A3", "pressure_gpa"] if with_pressure else names
+
+
+def has_pressure(atoms: Atoms) -> bool:
+    """Return whether a pressure is defined and the calculator gives a stress."""
+    return bool(atoms.pbc.all()) and "stress" in atoms.calc.implemented_properties
+
+
+def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
+    """Measure ``atoms``; energies and stress come from its calculator.
+
+    Parameters
+    ----------
+    n_dof : number of degrees of freedom that share the heat
+    """
+    potential = float(atoms.get_potential_energy())
+    kinetic = float(atoms.get_kinetic_energy())
+    volume = pressure_gpa = None
+    if has_pressure(atoms):
+        stress = atoms.get_stress(include_ideal_gas=True)
+        volume = float(atoms.get_volume())
+        # ASE's stress is positive under tension, a pressure under compression.
+        pressure_gpa = float(-stress[:3].mean() * EV_PER_A3_TO_GPA)
+    return Thermo(
+        step=step,
+        time_fs=time_fs,
+        temperature_K=2 * kinetic / (n_dof * units.kB),
+        potential_energy=potential,
+        kinetic_energy=kinetic,
+        total_energy=potential + kinetic,
+        volume=volume,
+        pressure_gpa=pressure_gpa,
+    )
+
+
+def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
+    """Return a frame: a copy with its energy, forces and stress, and ``info``.
+
+    Parameters
+    ----------
+    constraints : those of the user's structure; a run may have added its own
+    """
+    frame = atoms.copy()
+    frame.info = dict(info)
+    frame.set_constraint(constraints)
+    results = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(apply_constraint=False),
+    }
+    if has_pressure(atoms):
+        results["stress"] = atoms.get_stress(apply_constraint=False)
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of a csv file written by a run, by name."""
+    with open(path, encoding="utf-8") as file:
+        names = file.readline().strip().split(",")
+        rows = np.loadtxt(file, delimiter=",", ndmin=2)
+    return dict(zip(names, rows.T, strict=True))

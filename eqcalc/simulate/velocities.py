@@ -1,0 +1,109 @@
+"""First velocities, and the number of degrees of freedom that share the heat.
+
+The temperature is T = 2 E_kin / (n_dof k_B). ``n_dof`` is not 3 n_atoms: a total
+momentum that starts at zero stays zero, and so does the angular momentum of an
+isolated molecule. For nine atoms the difference is 27 against 21, a quarter of
+the temperature.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms, units
+from numpy.typing import NDArray
+
+from eqcalc.errors import ConfigError
+
+__all__ = ["conserved_zero_momenta", "has_velocities", "set_velocities"]
+
+# Share of the kinetic energy below which a rigid motion counts as absent. Files
+# keep 8 digits of a velocity.
+_ABSENT = 1e-8
+
+# Share of the largest moment of inertia below which an axis carries none.
+_LINEAR = 1e-8
+
+
+def has_velocities(atoms: Atoms) -> bool:
+    """Return whether the structure brings velocities of its own."""
+    return bool(atoms.has("momenta") and np.any(atoms.get_momenta() != 0))
+
+
+def set_velocities(
+    atoms: Atoms, temperature_K: float, rng: np.random.Generator, *, keep_rotation: bool
+) -> None:
+    """Draw Maxwell-Boltzmann velocities in place, at rest as a whole.
+
+    The motion of the centre of mass is taken out, and the rotation of an isolated
+    molecule unless ``keep_rotation``; nothing is taken out where constraints hold
+    atoms. The rest is scaled to exactly ``temperature_K``.
+
+    Raises
+    ------
+    ConfigError : the constraints leave no degree of freedom.
+    """
+    momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
+    atoms.set_momenta(momenta)  # constraints act here
+    if not atoms.constraints and len(atoms) > 1:
+        _remove_drift(atoms)
+        if not atoms.pbc.any() and not keep_rotation:
+            _remove_rotation(atoms)
+    n_dof = atoms.get_number_of_degrees_of_freedom() - conserved_zero_momenta(atoms)
+    kinetic = atoms.get_kinetic_energy()
+    if n_dof < 1 or kinetic == 0:
+        raise ConfigError("the constraints of the structure leave no atom free to move.")
+    wanted = 0.5 * n_dof * units.kB * temperature_K
+    atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / kinetic))
+
+
+def conserved_zero_momenta(atoms: Atoms) -> int:
+    """Count the components of total momentum and rotation that are zero and stay so.
+
+    Returns
+    -------
+    0, 3 (at rest), 5 or 6 (an isolated molecule, linear or not, that does not
+    rotate either). Always 0 for one atom and with constraints, which exert forces
+    from outside.
+    """
+    if len(atoms) == 1 or atoms.constraints:
+        return 0
+    momenta = atoms.get_momenta()
+    kinetic = atoms.get_kinetic_energy()
+    total = momenta.sum(axis=0)
+    count = 0
+    if total @ total / (2 * atoms.get_masses().sum()) <= _ABSENT * kinetic:
+        count += 3
+    if not atoms.pbc.any():
+        inertia, n_axes = _inertia(atoms)
+        spin = np.linalg.pinv(inertia, rcond=_LINEAR, hermitian=True)
+        angular = atoms.get_angular_momentum()
+        if angular @ spin @ angular / 2 <= _ABSENT * kinetic:
+            count += n_axes
+    return count
+
+
+def _remove_drift(atoms: Atoms) -> None:
+    masses = atoms.get_masses()
+    momenta = atoms.get_momenta()
+    atoms.set_momenta(momenta - masses[:, None] * momenta.sum(axis=0) / masses.sum())
+
+
+def _remove_rotation(atoms: Atoms) -> None:
+    # ASE's ZeroRotation divides by the moment about the axis of a linear
+    # molecule, which is zero up to rounding; the pseudo-inverse leaves it out.
+    inertia, _ = _inertia(atoms)
+    spin = np.linalg.pinv(inertia, rcond=_LINEAR, hermitian=True) @ atoms.get_angular_momentum()
+    arms = atoms.get_positions() - atoms.get_center_of_mass()
+    atoms.set_momenta(
+        atoms.get_momenta() - atoms.get_masses()[:, None] * np.cross(spin[None, :], arms)
+    )
+
+
+def _inertia(atoms: Atoms) -> tuple[NDArray[np.float64], int]:
+    """Return the inertia tensor (3, 3) and the number of axes it turns about."""
+    arms = atoms.get_positions() - atoms.get_center_of_mass()
+    masses = atoms.get_masses()
+    squares = (arms**2).sum(axis=1)
+    inertia = (masses * squares).sum() * np.eye(3) - (masses[:, None] * arms).T @ arms
+    moments = np.linalg.eigvalsh(inertia)
+    return inertia, int((moments > _LINEAR * moments[-1]).sum())

@@ -1,0 +1,178 @@
+"""Trajectories and tables in which every frame and every line is whole.
+
+Both survive a full disk and a killed process: what was written before is
+complete and readable, and a piece that did not fit is taken back.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import ase.io
+from ase import Atoms
+from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
+
+from eqcalc.errors import OutputError
+from eqcalc.simulate.files import AppendFile, write_whole
+from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
+
+__all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "write_structure"]
+
+
+class FrameWriter(Protocol):
+    """What a run asks of a trajectory."""
+
+    path: Path
+
+    def write(self, frame: Atoms) -> None:
+        """Add one frame, whole or not at all."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def trajectory_name(trajectory_format: str) -> str:
+    """Return the file name of a trajectory in a run's folder."""
+    return f"trajectory.{TRAJECTORY_SUFFIXES[trajectory_format]}"
+
+
+def open_trajectory(path: Path, trajectory_format: str) -> FrameWriter:
+    """Open a new trajectory for writing.
+
+    Raises
+    ------
+    OutputError : the file cannot be created.
+    """
+    return _TrajFile(path) if trajectory_format == "traj" else _ExtxyzFile(path)
+
+
+class TableWriter:
+    """A csv file that grows by whole lines.
+
+    Raises
+    ------
+    OutputError : the file cannot be created, or a line cannot be written.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        self._file = AppendFile(path)
+        self._file.append((",".join(columns) + "\n").encode())
+
+    def write(self, values: Sequence[float]) -> None:
+        """Add one line; twelve digits keep a drift of 1e-9 in a large energy visible."""
+        self._file.append((",".join(f"{value:.12g}" for value in values) + "\n").encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def write_structure(path: Path, atoms: Atoms) -> None:
+    """Write one structure as extxyz, replacing the file in one step.
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    write_whole(path, _extxyz(atoms))
+
+
+class _ExtxyzFile:
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = AppendFile(path)
+
+    def write(self, frame: Atoms) -> None:
+        self._file.append(_extxyz(frame))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _TrajFile:
+    """ASE's own writer over a file whose changes reach the disk in a safe order."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stage = _UlmStage(path)
+        # An empty trajectory first: a process that is killed within the first
+        # frame leaves a readable file with no frames.
+        AseTrajectoryWriter(self._stage, mode="w").close()
+        self._stage.commit()
+        self._writer = AseTrajectoryWriter(self._stage, mode="a")
+
+    def write(self, frame: Atoms) -> None:
+        self._writer.write(frame)
+
+    def close(self) -> None:
+        # Not the writer's close: after a failed frame it would write that again.
+        self._stage.release()
+
+
+class _UlmStage:
+    """The file object that ASE's ulm format writes to.
+
+    ulm writes arrays and JSON at the end of the file, then three integers near
+    its start: where the frame begins, and the number of frames. All of it is
+    held back until ulm flushes, which it does once a frame. The end goes to disk
+    first and in one piece; only then the integers make the frame exist.
+    """
+
+    def __init__(self, path: Path):
+        self._file = AppendFile(path)
+        self._tail = bytearray()
+        self._patches: list[tuple[int, bytes]] = []
+        self._position = 0
+
+    def write(self, piece: bytes) -> int:
+        start = self._position - self._file.size
+        if start < 0:
+            self._patches.append((self._position, bytes(piece)))
+        else:
+            self._tail[start : start + len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def flush(self) -> None:
+        self.commit()
+
+    def commit(self) -> None:
+        tail, patches = bytes(self._tail), self._patches
+        self._tail, self._patches = bytearray(), []
+        self._file.append(tail)
+        for position, piece in patches:
+            self._file.patch(position, piece)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        end = self._file.size + len(self._tail)
+        self._position = offset if whence == io.SEEK_SET else end + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, n_bytes: int) -> bytes:
+        piece = self._file.read(self._position, n_bytes)
+        self._position += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Stay open: ASE closes it once after the empty trajectory."""
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _extxyz(atoms: Atoms) -> bytes:
+    text = io.StringIO()
+    try:
+        ase.io.write(text, atoms, format="extxyz")
+    except ValueError as error:  # an array or info entry that the format cannot hold
+        raise OutputError(
+            f"the structure does not fit the extxyz format: {error}; use the format 'traj' or "
+            "remove the array or info entry."
+        ) from error
+    return text.getvalue().encode()

@@ -1,0 +1,1 @@
+"""Train a potential: configuration, loss, Lightning module, checkpoints."""

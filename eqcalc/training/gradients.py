@@ -1,0 +1,105 @@
+"""Loss and parameter gradients, eagerly or as one compiled graph.
+
+torch.compile cannot differentiate a graph twice, and force training needs it to.
+Tracing loss AND gradients into one graph of plain tensor operations first leaves
+nothing to differentiate, so the compiler may fuse all of it; atoms, edges and
+structures stay symbolic, so one compilation serves every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from eqcalc.data.batches import LabelledGraph
+from eqcalc.graph import AtomicGraph
+from eqcalc.potential import Potential
+from eqcalc.training.loss import LossWeights, loss, residuals
+
+__all__ = ["LossGradients"]
+
+
+class LossGradients:
+    """Callable batch -> loss (), leaving the gradients in ``parameter.grad``.
+
+    Parameters
+    ----------
+    potential : in training mode when called
+    weights : of the loss
+    compile : trace and compile at the first call
+    """
+
+    def __init__(self, potential: Potential, weights: LossWeights, compile: bool) -> None:
+        self.potential = potential
+        self.weights = weights
+        self.compile = compile
+        self._compiled: Optional[Callable[..., list[Optional[Tensor]]]] = None
+
+    def __call__(self, batch: LabelledGraph) -> Tensor:
+        parameters = dict(self.potential.named_parameters())
+        arguments = (
+            [p.detach() for p in parameters.values()],
+            batch.graph.atomic_numbers,
+            batch.graph.edge_index,
+            batch.graph.edge_vectors,
+            batch.graph.structure_index,
+            batch.graph.cell,
+            batch.energy,
+            batch.forces,
+            batch.stress,
+        )
+        if not self.compile:
+            outputs = self._evaluate(*arguments)
+        else:
+            if self._compiled is None:
+                tracer = make_fx(
+                    lambda *values: self._evaluate(*values),  # make_fx would count self
+                    tracing_mode="symbolic",
+                    _allow_non_fake_inputs=True,
+                )
+                traced = tracer(*arguments)
+                self._compiled = torch.compile(traced, dynamic=True)
+            with torch.no_grad():
+                outputs = self._compiled(*arguments)
+        for parameter, gradient in zip(parameters.values(), outputs[1:], strict=True):
+            parameter.grad = gradient
+        value = outputs[0]
+        if value is None:
+            raise RuntimeError("the loss graph returned no loss.")  # cannot happen
+        return value
+
+    def _evaluate(
+        self,
+        values: list[Tensor],
+        atomic_numbers: Tensor,
+        edge_index: Tensor,
+        edge_vectors: Tensor,
+        structure_index: Tensor,
+        cell: Tensor,
+        energy: Tensor,
+        forces: Tensor,
+        stress: Tensor,
+    ) -> list[Optional[Tensor]]:
+        with torch.enable_grad():
+            leaves = [value.detach().requires_grad_(True) for value in values]
+            names = [name for name, _ in self.potential.named_parameters()]
+            graph = AtomicGraph(
+                atomic_numbers, edge_index, edge_vectors, structure_index,
+                energy.shape[0], atomic_numbers.shape[0], cell,
+            )  # fmt: skip
+
+            def call(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+                return functional_call(
+                    self.potential, dict(zip(names, leaves, strict=True)), (graph,)
+                )
+
+            batch = LabelledGraph(graph, energy, forces, stress)
+            found = residuals(call, batch, with_stress=self.weights.stress > 0)
+            total = loss(found, self.weights)
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        return [total.detach(), *gradients]

@@ -1,0 +1,102 @@
+"""The Lightning module: optimiser, schedule, training and validation steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from eqcalc.data.batches import LabelledGraph
+from eqcalc.potential import Potential
+from eqcalc.training.config import TrainingOptions
+from eqcalc.training.gradients import LossGradients
+from eqcalc.training.loss import LossWeights, loss, residuals
+
+__all__ = ["PotentialModule"]
+
+
+class PotentialModule(pl.LightningModule):
+    """Train a potential on energies, forces and, where weighted, stress.
+
+    The optimisation is manual because loss and gradients come from one traced
+    graph (:mod:`eqcalc.training.gradients`).
+    """
+
+    def __init__(self, potential: Potential, options: TrainingOptions) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.potential = potential
+        self.options = options
+        self.weights = LossWeights(
+            options.energy_weight, options.forces_weight, options.stress_weight
+        )
+        # Not a submodule, and not copied with the averaged weights.
+        self._gradients: list[LossGradients] = []
+
+    def configure_optimizers(self) -> Any:
+        options = self.options
+        optimizer = torch.optim.AdamW(
+            self.potential.parameters(),
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+            amsgrad=True,
+            fused=True,
+        )
+        scheduler: Any
+        if options.schedule == "plateau":
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer,
+                factor=options.plateau_factor,
+                patience=options.plateau_patience,
+                min_lr=options.min_learning_rate,
+            )
+        else:
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+                optimizer, T_max=options.max_epochs, eta_min=options.min_learning_rate
+            )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": "validation_loss"},
+        }
+
+    def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
+        if not self._gradients:
+            self._gradients.append(
+                LossGradients(self.potential, self.weights, self.options.compile)
+            )
+        value = self._gradients[0](batch)
+        torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
+        optimizer = self.optimizers()
+        optimizer.step()
+        self.log(
+            "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
+        )
+        return value
+
+    def on_validation_model_eval(self) -> None:
+        self.eval()
+
+    def validation_step(self, batch: LabelledGraph, batch_index: int) -> None:
+        with torch.enable_grad():
+            found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
+        n_structures = batch.energy.shape[0]
+        metrics = {
+            "validation_loss": loss(found, self.weights),
+            "validation_energy_mae_mev": 1e3 * found.energy.abs().mean(),
+            "validation_forces_mae_mev": 1e3 * found.forces.abs().mean(),
+        }
+        for name, value in metrics.items():
+            self.log(name, value.detach(), batch_size=n_structures, prog_bar="mae" in name)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        scheduler = self.lr_schedulers()
+        value = float(self.trainer.callback_metrics["validation_loss"])
+        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(value)
+        else:
+            scheduler.step()
