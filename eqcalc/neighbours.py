@@ -1,7 +1,7 @@
 """Turn ``ase.Atoms`` into an :class:`~eqcalc.graph.AtomicGraph`, fresh or from a skin list.
 
-Shapes: n_atoms, n_edges; lengths in Å. ``lattice`` is the cell with zero rows along
-open directions: what a user left in those rows is never read.
+Shapes: n_atoms, n_edges; lengths in Å. ``lattice`` is the cell with zero rows along open
+directions: what a user left in those rows has no meaning.
 """
 
 from __future__ import annotations
@@ -51,15 +51,13 @@ def build_graph(
 ) -> AtomicGraph:
     """Return the graph of all pairs closer than ``cutoff``, periodic images included.
 
+    Its edges are in the order of receiver, sender and image shift.
+
     Parameters
     ----------
     atoms : periodic and open directions in any mixture, any cell, wrapped or not
     cutoff : Å
     dtype : of ``edge_vectors`` and ``cell``; differences are taken in float64 before
-
-    Returns
-    -------
-    graph : one structure; edges in the order of receiver, sender and image shift
 
     Raises
     ------
@@ -76,34 +74,26 @@ def build_graph(
 class SkinList:
     """A list of all pairs within cutoff + skin, kept while it provably misses no edge.
 
-    The graph is, bit for bit, the one that :func:`build_graph` returns for the same
-    atoms; only the search is saved. A restart need not restore the list; to have it
-    rebuilt at the same steps, call :meth:`graph` on atoms made from ``reference``.
+    The graph is, bit for bit, that of :func:`build_graph`; only the search is saved.
 
     Why the list is complete: let F be any linear map (row vectors, v -> v F) that
-    takes the periodic lattice vectors of the reference to the present ones, and
-    u_k = r_k - r_ref,k F. Image shifts exist only along periodic directions, so for
-    every pair, listed or not and of whatever shift,
+    takes the periodic lattice vectors of the reference to the present ones, s_min its
+    smallest singular value, u_k = r_k - r_ref,k F and u = max_k |u_k|. Image shifts
+    exist only along periodic directions, so for every pair, listed or not, and shift
 
-        d_new = d_ref F + (u_j - u_i)
-        |d_new| >= s_min(F) |d_ref| - 2u,    u = max_k |u_k|,
+        d_new = d_ref F + (u_j - u_i),    |d_new| >= s_min |d_ref| - 2u.
 
-    s_min being the smallest singular value. A pair that is not listed has
-    |d_ref| >= cutoff + skin, and therefore |d_new| >= cutoff as long as
+    A pair not listed has |d_ref| >= cutoff + skin, hence |d_new| >= cutoff as long as
 
-        2u + max(0, 1 - s_min(F)) (cutoff + skin) <= skin.
+        2u + max(0, 1 - s_min) (cutoff + skin) <= skin.
 
     F is the identity for an unchanged lattice. Otherwise it also keeps the vectors
     perpendicular to the reference's periodic ones: the proof asks no more, so it
     covers slabs and wires too. Wrapped atoms show as a large u, hence a rebuild.
 
-    Parameters
-    ----------
-    cutoff, skin : Å; with skin = 0 every call builds
-    dtype, device : as in :func:`build_graph`
-
     Attributes
     ----------
+    cutoff, skin : Å; with skin = 0 every call builds
     n_calls, n_builds : calls of :meth:`graph`, and how many of them built the list
     reference : the :class:`Structure` of the last build, None before the first
 
@@ -130,12 +120,7 @@ class SkinList:
         self.reference: Structure | None = None
 
     def graph(self, atoms: Atoms) -> AtomicGraph:
-        """Return what ``build_graph(atoms, cutoff)`` returns.
-
-        Raises
-        ------
-        GraphError : as :func:`build_graph`.
-        """
+        """Return what ``build_graph(atoms, cutoff)`` returns, and raise what it raises."""
         self.n_calls += 1
         lattice = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
         if self.reference is None or not self._is_complete(self.reference, atoms, lattice):
@@ -149,9 +134,8 @@ class SkinList:
 
     def _is_complete(self, reference: Structure, atoms: Atoms, lattice: NDArray) -> bool:
         """Whether the proof holds; never for NaN, so that the rebuild names the atoms."""
-        if (atoms.numbers.tobytes(), atoms.pbc.tobytes()) != self._identity:
-            return False
-        if not np.isfinite(atoms.cell.array).all():
+        same = (atoms.numbers.tobytes(), atoms.pbc.tobytes()) == self._identity
+        if not same or not np.isfinite(atoms.cell.array).all():
             return False
         expected, shrinkage = reference.positions, 0.0
         if not np.array_equal(lattice, reference.lattice):
@@ -201,19 +185,14 @@ class _Pairs:
                 kept = (distances < cutoff).nonzero().squeeze(1)
                 edge_index = edge_index.index_select(1, kept)
                 vectors = vectors.index_select(0, kept)
-        n_owned = len(self.numbers)
-        cell = cell.unsqueeze(0).to(dtype)
-        vectors = vectors.to(dtype)
-        return AtomicGraph(
-            self.numbers, edge_index, vectors, self.structure_index, 1, n_owned, cell
-        )
+        n, cell, vectors = len(self.numbers), cell.unsqueeze(0).to(dtype), vectors.to(dtype)
+        return AtomicGraph(self.numbers, edge_index, vectors, self.structure_index, 1, n, cell)
 
     def _refuse_coincident(self, distances: Tensor) -> None:
         closest = int(distances.argmin())
-        first, second = sorted(int(k) for k in self.edge_index[:, closest])
+        first, second = sorted(self.edge_index[:, closest].tolist())
         raise GraphError(
-            f"atoms {first} and {second} coincide"
-            f"{' through a periodic image' if first == second else ''}: expected a distance of "
+            f"atoms {first} and {second} coincide: expected a distance (to any periodic image) of "
             f"at least {_COINCIDENT} Å, found {float(distances[closest]):.2g} Å; remove the "
             "duplicate or correct the cell."
         )
@@ -229,40 +208,30 @@ def _checked(atoms: Atoms) -> Structure:
     if len(atoms) == 0:
         raise GraphError("the structure has zero atoms; at least one is needed.")
     numbers = np.array(atoms.numbers, dtype=np.int64)
-    positions = np.array(atoms.positions, dtype=np.float64)
     strange = np.flatnonzero((numbers < 1) | (numbers > 118))
     if len(strange) > 0:
         raise GraphError(
             f"atomic numbers must lie in 1..118, found {listing(numbers[strange].tolist())} "
             f"on atoms {listing(strange.tolist())}; replace or delete these atoms."
         )
-    broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(broken) > 0:
+    positions = np.array(atoms.positions, dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist()
+    if broken:
         raise GraphError(
-            f"positions must be finite, found NaN or infinity on atoms {listing(broken.tolist())}."
+            f"positions must be finite, found NaN or infinity on atoms {listing(broken)}."
         )
-    return Structure(numbers, positions, *_checked_lattice(atoms))
-
-
-def _checked_lattice(atoms: Atoms) -> tuple[NDArray, NDArray]:
     if not np.isfinite(atoms.cell.array).all():
         raise GraphError(f"the cell must be finite, found {atoms.cell.array.tolist()}.")
     pbc = np.array(atoms.pbc, dtype=np.bool_)
     lattice = np.where(pbc[:, None], atoms.cell.array, 0.0)
     lengths = np.linalg.norm(lattice, axis=1)
-    missing = np.flatnonzero(pbc & (lengths < _COINCIDENT))
-    if len(missing) > 0:
+    lengths[lengths < _COINCIDENT] = np.inf  # counts as a zero vector
+    if abs(np.linalg.det(_complete(lattice / lengths[:, None], pbc))) < _DEPENDENT:
         raise GraphError(
-            f"pbc is on along directions {listing(missing.tolist())}, whose lattice vectors have "
-            "zero length; set the cell, or pbc to False there."
+            f"the lattice vectors {lattice[pbc].tolist()} along the periodic directions are zero "
+            f"or linearly dependent; set the cell, or pbc (now {pbc.tolist()}) to False there."
         )
-    normalised = lattice / np.where(pbc, lengths, 1.0)[:, None]
-    if abs(np.linalg.det(_complete(normalised, pbc))) < _DEPENDENT:
-        raise GraphError(
-            f"the periodic lattice vectors {lattice[pbc].tolist()} are linearly dependent "
-            "(the cell has zero volume); give independent vectors."
-        )
-    return lattice, pbc
+    return Structure(numbers, positions, lattice, pbc)
 
 
 def _complete(lattice: NDArray, pbc: NDArray) -> NDArray:
@@ -280,13 +249,12 @@ def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDAr
 
     vesin sees a box closed in all directions with the atoms inside, because it
 
-    - divides an open direction into bins over its whole extent: two molecules 1e5 Å
-      apart over a slab take a minute (and before 0.5.8 it loses pairs there);
+    - bins an open direction over its whole extent: two molecules 1e5 Å apart over a
+      slab take a minute (and before 0.5.8 it loses pairs there);
     - counts shifts in int32: atoms very many cells away lose their edges;
-    - rejects clusters by float32 bounding boxes, hence the margin that grows with
-      the box. The true distances are then taken in float64.
+    - rejects clusters by float32 bounding boxes: hence a margin that grows with the box.
     """
-    numbers, positions, lattice, pbc = structure
+    _, positions, lattice, pbc = structure
     box = _complete(lattice, pbc)
     wraps = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
     inside = positions - wraps @ lattice
@@ -297,21 +265,19 @@ def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDAr
         box[axis] *= squeezed.max() + 2.0 * radius
     margin = 1e-6 * (radius + np.abs(box).sum()) + 1e-14 * np.abs(positions).max()
     finder = vesin.NeighborList(cutoff=_search_radius(box, radius + margin), full_list=True)
-    found = finder.compute(points=inside, box=box, periodic=True, quantities="ijS")
-    i, j, shifts = (array.astype(np.int64) for array in found)
-    true_shifts = shifts + (wraps[i] - wraps[j]).astype(np.int64)
-    vectors = positions[j] - positions[i] + true_shifts @ lattice
+    found = finder.compute(inside, box, periodic=True, quantities="ijS")
+    i, j, inner = (array.astype(np.int64) for array in found)
+    shifts = inner + (wraps[i] - wraps[j]).astype(np.int64)
+    vectors = positions[j] - positions[i] + shifts @ lattice
     near = np.einsum("ex,ex->e", vectors, vectors) < (radius + _ROUNDING) ** 2
-    near &= ~shifts[:, ~pbc].any(axis=1)
-    i, j, shifts, true_shifts = i[near], j[near], shifts[near], true_shifts[near]
-    if len(i) == 0:
-        return i, j, true_shifts
-    # For one pair (i, j) the two shifts differ by a constant, so they order alike;
-    # those of the wrapped atoms are small enough for a single integer key.
-    shifts -= shifts.min(axis=0)
-    shape = (len(numbers), len(numbers), *(shifts.max(axis=0) + 1))
-    order = np.argsort(np.ravel_multi_index((i, j, *shifts.T), shape))
-    return i[order], j[order], true_shifts[order]
+    near &= ~inner[:, ~pbc].any(axis=1)
+    # Within one pair (i, j) both kinds of shift order alike (they differ by a constant);
+    # the inner ones are small, which makes for a single integer key.
+    inner -= inner.min(axis=0, initial=0)
+    shape = (len(positions), len(positions), *(inner.max(axis=0, initial=0) + 1))
+    key = np.ravel_multi_index((i, j, *inner.T), shape)[near]
+    order = np.flatnonzero(near)[np.argsort(key)]
+    return i[order], j[order], shifts[order]
 
 
 def _squeeze(heights: NDArray, gap: float) -> NDArray:
@@ -325,8 +291,8 @@ def _squeeze(heights: NDArray, gap: float) -> NDArray:
 def _search_radius(box: NDArray, radius: float) -> float:
     """Widen the radius where vesin's grid would break.
 
-    Beyond _MAX_BINS bins vesin shrinks their three numbers in proportion and rounds
-    down: to zero in a long or flat box, where the process then dies of a division.
+    Beyond _MAX_BINS bins it shrinks their three numbers in proportion and rounds down:
+    in a long or flat box to zero, by which it then divides and kills the process.
     """
     heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
     while True:

@@ -99,7 +99,7 @@ class _Labels:
 
     def _forces(self, images: list[Atoms], rows: list[int]) -> list[FloatArray | None]:
         key = self.request.forces_key or "forces"
-        if self.request.forces_key is None and not any(_has(atoms, key) for atoms in images):
+        if self.request.forces_key is None and not any(key in _entries(atoms) for atoms in images):
             self._refuse_forces_by_another_name(images)
             return [None] * len(images)
         self._require(images, rows, key, "forces")
@@ -128,7 +128,7 @@ class _Labels:
         stresses: list[FloatArray | None] = [None] * len(images)
         where = [k for k, atoms in enumerate(images) if atoms.pbc.all()]
         if self.request.stress_key is None:
-            if not any(_has(images[k], key) for k in where):
+            if not any(key in _entries(images[k]) for k in where):
                 return stresses
         elif not where:
             raise DataError(
@@ -154,9 +154,9 @@ class _Labels:
         return np.array([0.5 * (full[a, b] + full[b, a]) for a, b in VOIGT])
 
     def _require(self, images: list[Atoms], rows: Sequence[object], key: str, kind: str) -> None:
-        missing = [k for k, atoms in enumerate(images) if not _has(atoms, key)]
+        missing = [k for k, atoms in enumerate(images) if key not in _entries(atoms)]
         if missing:
-            found = _keys(images[missing[0]])
+            found = list(_entries(images[missing[0]]))
             raise DataError(
                 f"{self.path}: no {kind} '{key}' in {len(missing)} of {len(images)} frames, rows "
                 f"{listing([rows[k] for k in missing])}; the first of them has "
@@ -179,7 +179,7 @@ class _Labels:
     def _array(
         self, atoms: Atoms, key: str, shapes: list[tuple[int, ...]], row: object
     ) -> FloatArray:
-        value = np.asarray(_get(atoms, key))
+        value = np.asarray(_entries(atoms)[key])
         if value.dtype.kind not in "fiu" or value.shape not in shapes:
             raise DataError(
                 f"{self.path}: '{key}' of row {row} must hold real numbers of shape "
@@ -243,19 +243,7 @@ def _is_isolated(atoms: Atoms) -> bool:
     return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
 
 
-def _get(atoms: Atoms, key: str) -> object:
+def _entries(atoms: Atoms) -> dict[str, object]:
+    arrays = {key: v for key, v in atoms.arrays.items() if key not in ("numbers", "positions")}
     results = {} if atoms.calc is None else atoms.calc.results
-    for place in (results, atoms.arrays, atoms.info):
-        if key in place:
-            return place[key]
-    raise KeyError(key)
-
-
-def _has(atoms: Atoms, key: str) -> bool:
-    return key in _keys(atoms)
-
-
-def _keys(atoms: Atoms) -> list[str]:
-    results = {} if atoms.calc is None else atoms.calc.results
-    arrays = [name for name in atoms.arrays if name not in ("numbers", "positions")]
-    return [*results, *arrays, *map(str, atoms.info)]
+    return {**{str(key): value for key, value in atoms.info.items()}, **arrays, **results}

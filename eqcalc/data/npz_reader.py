@@ -98,16 +98,17 @@ def read_npz(path: Path, rows: Rows, request: LabelRequest) -> Dataset:
             f"{path}: stress_key='{request.stress_key}' is not supported for npz files; "
             "write the data as extxyz, which states cell and stress."
         )
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} is not a readable npz archive ({_first_line(error)}); "
-            "it may be truncated: fetch or write it again."
-        ) from error
-    if not isinstance(file, NpzFile):
-        raise DataError(f"{path} holds a single array, not an npz archive of named arrays.")
-    with file:
+    # np.load leaves a file that it opened itself open when the archive is damaged.
+    with path.open("rb") as stream:
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{path} is not a readable npz archive ({_first_line(error)}); "
+                "it may be truncated: fetch or write it again."
+            ) from error
+        if not isinstance(file, NpzFile):
+            raise DataError(f"{path} holds a single array, not an npz archive of named arrays.")
         return _read_archive(file, path, rows, request)
 
 

@@ -92,6 +92,7 @@ def build_integrator(
             atoms, timestep, temperature_K=temperature, friction=friction, fixcm=False, rng=rng
         )
     damping = settings.thermostat_time_fs * units.fs
+    dynamics: NoseHooverChainNVT | IsotropicMTKNPT
     if settings.ensemble == "nvt-nhc":
         dynamics = NoseHooverChainNVT(atoms, timestep, temperature_K=temperature, tdamp=damping)
     else:
@@ -107,7 +108,7 @@ def build_integrator(
     # total momentum is zero and stays so: a molecule of nine atoms would run 28 %
     # too hot. The chain only ever uses three times the number of atoms.
     dynamics._thermostat = NoseHooverChainThermostat(
-        num_atoms_global=n_dof / 3,
+        num_atoms_global=n_dof / 3,  # type: ignore[arg-type]  # only ever a factor
         masses=dynamics.masses,
         temperature_K=temperature,
         tdamp=damping,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
-from eqcalc.errors import GraphError, NonFiniteError
+from eqcalc.errors import NonFiniteError
+from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest
@@ -149,7 +150,7 @@ class MDRun:
         StopRequested : Ctrl-C or SIGTERM, after all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
-        with self._telling_where():
+        with telling_where(self.dynamics):
             self.atoms.get_forces()  # a model that cannot start must not cost an older run
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
@@ -178,10 +179,13 @@ class MDRun:
         with (
             closing(TableWriter(target / "thermo.csv", columns(has_pressure(self.atoms)))) as table,
             closing(open_trajectory(trajectory_path, settings.trajectory_format)) as trajectory,
-            self._telling_where(trajectory_path),
+            telling_where(self.dynamics, trajectory_path),
         ):
             for _ in self.dynamics.irun(settings.n_steps):
                 step = self.dynamics.nsteps
+                # Positions follow momenta, so a NaN is caught before a step is built on it.
+                if not np.isfinite(self.atoms.arrays["momenta"]).all():
+                    raise NonFiniteError("the velocities are NaN or infinite")
                 stopping = stop.signal_number is not None
                 if stopping or step % settings.log_every == 0 or step == settings.n_steps:
                     thermo = self._record(table, trajectory)
@@ -198,8 +202,8 @@ class MDRun:
         step = self.dynamics.nsteps
         time_fs = step * float(self.settings.timestep_fs)
         thermo = observe(self.atoms, step, time_fs, self.n_dof)
-        if not (math.isfinite(thermo.total_energy) and np.isfinite(self.atoms.positions).all()):
-            raise NonFiniteError("energy or positions are NaN or infinite")
+        if not math.isfinite(thermo.total_energy):
+            raise NonFiniteError(f"the energy is {thermo.total_energy}")
         if thermo.temperature_K > max(_HOTTEST_K, 100 * self.settings.temperature_K):
             raise NonFiniteError(
                 f"the structure flew apart (temperature {thermo.temperature_K:.3g} K)"
@@ -207,22 +211,6 @@ class MDRun:
         trajectory.write(snapshot(self.atoms, self._constraints, step=step, time_fs=time_fs))
         table.write([value for value in thermo if value is not None])
         return thermo
-
-    @contextmanager
-    def _telling_where(self, trajectory_path: Path | None = None) -> Iterator[None]:
-        """Add the step, and where the last good frame is, to the errors of a broken run."""
-        try:
-            yield
-        except (GraphError, NonFiniteError) as error:
-            step = self.dynamics.nsteps
-            advice = (
-                "Check the structure, and that the model was trained on such systems."
-                if step == 0
-                else "Try a shorter timestep, or a structure relaxed with this model first; the "
-                "model may also be far from what it was trained on."
-            )
-            kept = f" The last good frame is in {trajectory_path}." if trajectory_path else ""
-            raise NonFiniteError(f"stopped at step {step}: {error}.{kept} {advice}") from error
 
     def _finish(self, target: RunFolder, wall_s: float) -> MDResult:
         settings = self.settings

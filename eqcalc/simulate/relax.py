@@ -14,7 +14,8 @@ from ase.calculators.calculator import Calculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
-from eqcalc.errors import GraphError, NonFiniteError
+from eqcalc.errors import NonFiniteError
+from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.integrators import require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest
@@ -139,7 +140,8 @@ class RelaxRun:
         StopRequested : Ctrl-C or SIGTERM, after all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
-        self._measure()  # a model that cannot start must not cost an older run
+        with telling_where(self.optimizer):
+            self._measure()  # a model that cannot start must not cost an older run
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         with manifest, StopOnSignal() as stop:
@@ -176,6 +178,7 @@ class RelaxRun:
         with (
             closing(TableWriter(target / "relax.csv", names)) as table,
             closing(open_trajectory(path, settings.trajectory_format)) as trajectory,
+            telling_where(self.optimizer, path),
         ):
             for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
                 last = self._record(table, trajectory)
@@ -186,24 +189,18 @@ class RelaxRun:
         return last
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> RelaxStep:
-        row = self._measure(f" The last good frame is in {trajectory.path}.")
+        row = self._measure()
         trajectory.write(snapshot(self.atoms, list(self.atoms.constraints), step=row.step))
         table.write([value for value in row if value is not None])
         return row
 
-    def _measure(self, kept: str = "") -> RelaxStep:
-        """Return the present step; the same criterion as ASE's."""
+    def _measure(self) -> RelaxStep:
+        """Return the present step; the criterion is ASE's."""
         step = self.optimizer.nsteps
-        try:
-            forces = self._target.get_forces()
-            energy = float(self.atoms.get_potential_energy())
-            if not (np.isfinite(forces).all() and np.isfinite(energy)):
-                raise NonFiniteError("energy or forces are NaN or infinite")
-        except (GraphError, NonFiniteError) as error:
-            raise NonFiniteError(
-                f"stopped at step {step}: {error}.{kept} Check that no two atoms sit on each "
-                "other and that the model was trained on such systems."
-            ) from error
+        forces = self._target.get_forces()
+        energy = float(self.atoms.get_potential_energy())
+        if not (np.isfinite(forces).all() and np.isfinite(energy)):
+            raise NonFiniteError("energy or forces are NaN or infinite")
         enthalpy = volume = pressure_gpa = None
         if self.settings.cell:
             volume = float(self.atoms.get_volume())

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 class Springs(Calculator):
     """E = k/2 Σ_{i<j} (d_ij - d0_ij)², with d0 taken from ``reference``."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ("energy", "free_energy", "forces")
 
     def __init__(self, reference: Atoms, stiffness: float = 5.0, fail_at: int | None = None):
         super().__init__()
@@ -31,7 +31,7 @@ class Springs(Calculator):
         if self.fail_at is not None and self.n_calls >= self.fail_at:
             forces = forces * np.nan
         energy = self.stiffness * float((stretch**2).sum()) / 4
-        self.results = {"energy": energy, "forces": forces}
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
 
 
 def ethanol() -> Atoms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import ase.db
@@ -82,6 +81,15 @@ def test_every_ase_format_gives_the_same_frames(tmp_path, suffix):
     assert solid.atoms.pbc.all()
 
 
+def test_database_labels_may_lie_in_its_data_and_key_value_pairs(tmp_path):
+    forces = np.arange(6.0).reshape(2, 3)
+    with ase.db.connect(tmp_path / "data.db") as db:
+        db.write(Atoms("H2"), dft_energy=-31.0, data={"dft_forces": forces})
+    data = read_dataset(tmp_path / "data.db", energy_key="dft_energy", forces_key="dft_forces")
+    assert data.frames[0].energy == -31.0
+    np.testing.assert_array_equal(data.frames[0].forces, forces)
+
+
 @pytest.mark.parametrize("suffix", [".xyz", ".traj", ".db", ".json"])
 @pytest.mark.parametrize("content", ["", "2\n\nSi 0 0 0\n", "three\natoms\n", '{"a": '])
 def test_damaged_ase_file_is_refused_with_its_name(tmp_path, suffix, content):
@@ -107,7 +115,7 @@ def test_extxyz_missing_energy_lists_the_keys_found(tmp_path):
     path.write_text(text)
     match = (
         r"no energy 'energy' in 6 of 6 frames, rows 0, 1, 2, 3, 4, 5; the first of them has "
-        r"forces, TotEnergy\. Give energy_key.* Did you mean 'TotEnergy'\?"
+        r"TotEnergy, forces\. Give energy_key.* Did you mean 'TotEnergy'\?"
     )
     with pytest.raises(DataError, match=match):
         read_dataset(path)
@@ -196,6 +204,11 @@ def test_extxyz_other_units_are_converted_if_asked(tmp_path):
     np.testing.assert_allclose(frame.atoms.positions[1], 1.3 * units.Bohr, **EXACT)
     expected = np.array([1, 0, 0, 0, 0, 0.5]) * units.Hartree / units.Bohr**3
     np.testing.assert_allclose(frame.stress, expected, **EXACT)
+    molecule = read_dataset(
+        write(tmp_path / "molecule.xyz", [water()]), energy_unit="Hartree", length_unit="Bohr"
+    ).frames[0]
+    expected = np.arange(9.0).reshape(3, 3) * units.Hartree / units.Bohr
+    np.testing.assert_allclose(molecule.forces, expected, **EXACT)
 
 
 def test_frames_carry_no_calculator_constraint_or_info(tmp_path):
@@ -207,11 +220,13 @@ def test_frames_carry_no_calculator_constraint_or_info(tmp_path):
     np.testing.assert_array_equal(frame.forces, np.arange(9.0).reshape(3, 3))
 
 
-def test_reading_leaves_the_file_as_it_was(tmp_path):
-    path = Path(shutil.copy(EXTXYZ, tmp_path / "data.xyz"))
+@pytest.mark.parametrize("suffix", [".xyz", ".traj", ".db", ".json"])
+def test_reading_leaves_the_file_as_it_was(tmp_path, suffix):
+    path = write(tmp_path / f"data{suffix}", [water()])
+    files, content = sorted(tmp_path.iterdir()), path.read_bytes()
     read_dataset(path)
-    assert path.read_bytes() == EXTXYZ.read_bytes()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["data.xyz"]
+    assert path.read_bytes() == content
+    assert sorted(tmp_path.iterdir()) == files
 
 
 # --- stress

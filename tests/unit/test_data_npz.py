@@ -253,3 +253,11 @@ def test_npz_explicit_keys_and_units_are_obeyed(tmp_path):
     assert with_forces.energy == raw["energies"][1] * units.Hartree
     np.testing.assert_allclose(with_forces.forces, raw["forces"][1] * units.Hartree, **EXACT)
     assert read_dataset(path, **asked).frames[1].forces is None
+
+
+def test_npz_rows_keep_labels_and_positions_together_in_the_order_asked():
+    everything, chosen = read_dataset(RMD17).frames, read_dataset(RMD17, rows=[4, 1]).frames
+    for ours, row in zip(chosen, (4, 1), strict=True):
+        assert ours.energy == everything[row].energy
+        np.testing.assert_array_equal(ours.forces, everything[row].forces)
+        np.testing.assert_array_equal(ours.atoms.positions, everything[row].atoms.positions)

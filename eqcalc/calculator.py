@@ -1,0 +1,248 @@
+"""EqCalculator: a trained model as an ASE calculator.
+
+    from ase.io import read
+    from eqcalc import EqCalculator
+
+    atoms = read("ethanol.xyz")
+    atoms.calc = EqCalculator("painn-ethanol")
+    atoms.get_potential_energy()
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eqcalc.engines import Model, load_model
+from eqcalc.errors import ConfigError, NonFiniteError, UnsupportedElementError, listing
+from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, virials_from_edge_gradients
+from eqcalc.model_file import ModelCard, Source
+from eqcalc.neighbours import SkinList
+
+__all__ = ["EqCalculator"]
+
+
+class EqCalculator(Calculator):
+    """Energies, forces and stress of a model file.
+
+    Results, in eV and Å: ``energy``, ``free_energy`` (the same), ``energies``,
+    ``forces``, and ``stress`` and ``stresses`` where all three directions are
+    periodic (elsewhere ASE's PropertyNotImplementedError). ``stresses`` sum to
+    ``stress``. A committee adds ``energy_spread`` and ``forces_spread``, the
+    standard deviations over its members.
+
+    Parameters
+    ----------
+    model : a shipped model's name, a path, or several of them (a committee: the mean)
+    device : "auto", "cpu", "cuda" or "cuda:N"
+    dtype : "float32", "float64" or None for the file's own; forces are always float64
+    engine : "auto" or "torchscript"
+    skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
+        a fresh one at every call. Results do not depend on it.
+
+    Raises
+    ------
+    ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
+    """
+
+    name = "eqcalc"
+    implemented_properties = [  # noqa: RUF012  (ASE's own pattern)
+        "energy", "free_energy", "energies", "forces", "stress", "stresses",
+    ]  # fmt: skip
+    default_parameters: dict[str, Any] = {}  # noqa: RUF012
+    discard_results_on_any_change = True
+
+    def __init__(
+        self,
+        model: Union[Source, Sequence[Source]],
+        *,
+        device: str = "auto",
+        dtype: Optional[str] = None,
+        engine: str = "auto",
+        skin: float = 0.5,
+    ) -> None:
+        super().__init__()
+        sources = [model] if isinstance(model, (str, os.PathLike)) else list(model)
+        if len(sources) == 0:
+            raise ConfigError("a committee needs at least one model, found an empty list.")
+        self._arguments = {
+            "model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin,
+        }  # fmt: skip
+        self.models: list[Model] = [
+            load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
+        ]
+        dtypes = {member.dtype for member in self.models}
+        if len(dtypes) > 1:
+            raise ConfigError(
+                f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
+                " pass dtype='float32' or 'float64'."
+            )
+        # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
+        cutoff = max(member.card.cutoff for member in self.models)
+        self.neighbours = SkinList(
+            cutoff, skin, dtype=self.models[0].dtype, device=self.models[0].device
+        )
+        self._elements = set(self.models[0].card.elements)
+        for member in self.models[1:]:
+            self._elements &= set(member.card.elements)
+        self._checked_numbers: Optional[bytes] = None
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model (of a committee: of its first member)."""
+        return self.models[0].card
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return the arguments that ASE writes into trajectories and databases."""
+        arguments = dict(self._arguments)
+        model = arguments["model"]
+        if isinstance(model, (str, os.PathLike)):
+            arguments["model"] = str(model)
+        else:
+            arguments["model"] = [str(source) for source in model]
+        return {key: value for key, value in arguments.items() if value is not None}
+
+    def __reduce__(self) -> Any:
+        # Copies and pickles are made from the arguments: a model file is the state.
+        return functools.partial(EqCalculator, **self._arguments), ()
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the last calculation, exactly.
+
+        ASE's own check costs as much as a small model. These models depend on
+        numbers, positions, cell and pbc and on nothing else.
+        """
+        last = self.atoms
+        if last is None:
+            return list(all_changes)
+        changes = []
+        if last.positions.shape != atoms.positions.shape:
+            return list(all_changes)
+        if last.positions.tobytes() != atoms.positions.tobytes():
+            changes.append("positions")
+        if last.numbers.tobytes() != atoms.numbers.tobytes():
+            changes.append("numbers")
+        if last.cell.array.tobytes() != atoms.cell.array.tobytes():
+            changes.append("cell")
+        if last.pbc.tobytes() != atoms.pbc.tobytes():
+            changes.append("pbc")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Optional[Atoms] = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute everything that one gradient gives; ASE calls this."""
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise ConfigError("calculate needs atoms; none were given, and none before.")
+        self.results = {}
+        self.atoms = None  # until this succeeds, nothing is known of any structure
+        periodic = bool(atoms.pbc.all())
+        if not periodic:
+            for name in ("stress", "stresses"):
+                if name in properties:
+                    raise PropertyNotImplementedError(
+                        f"'{name}' is defined where all three directions are periodic; "
+                        f"this structure has pbc={atoms.pbc.tolist()}."
+                    )
+        graph = self.neighbours.graph(atoms)
+        self._refuse_unknown_elements(atoms)
+        members = [self._evaluate(model, graph) for model in self.models]
+        results: dict[str, Any] = _mean(members)
+        if periodic:
+            results |= self._stress(graph, atoms, members, "stresses" in properties)
+        if len(members) > 1:
+            results |= _spread(members)
+        self.results = results
+        self.atoms = atoms.copy()
+
+    def _evaluate(self, model: Model, graph: AtomicGraph) -> _Member:
+        energies, gradients = model(
+            graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+        )
+        n_atoms = graph.n_owned
+        forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
+        member = _Member(energies.cpu().numpy(), forces.cpu().numpy(), gradients)
+        if not math.isfinite(member.energy) or not np.isfinite(member.forces).all():
+            raise NonFiniteError(
+                f"model '{model.card.name}' returned NaN or infinity for these {n_atoms} atoms; "
+                "the structure is far outside what it was trained on (look at the last frames)."
+            )
+        return member
+
+    def _stress(
+        self, graph: AtomicGraph, atoms: Atoms, members: list[_Member], per_atom: bool
+    ) -> dict[str, Any]:
+        gradients = torch.stack([member.gradients for member in members]).mean(dim=0)
+        volume = atoms.get_volume()
+        if not per_atom:
+            virial = graph.edge_vectors.to(torch.float64).T @ gradients.to(torch.float64)
+            return {"stress": _voigt(0.5 * (virial + virial.T)) / volume}
+        virials = virials_from_edge_gradients(
+            gradients, graph.edge_vectors, graph.edge_index, graph.n_owned
+        )
+        stresses = _voigt(virials) / volume  # (n_atoms, 6)
+        return {"stresses": stresses, "stress": stresses.sum(axis=0)}
+
+    def _refuse_unknown_elements(self, atoms: Atoms) -> None:
+        numbers = atoms.numbers.tobytes()
+        if numbers == self._checked_numbers:
+            return
+        symbols = [chemical_symbols[z] for z in atoms.numbers]
+        unknown = sorted(set(symbols) - self._elements)
+        if unknown:
+            where = [k for k, symbol in enumerate(symbols) if symbol in unknown]
+            known = sorted(self._elements, key=chemical_symbols.index)
+            raise UnsupportedElementError(
+                f"model '{self.card.name}' does not know {', '.join(unknown)} "
+                f"(atoms {listing(where)}); it was trained on {', '.join(known)}."
+            )
+        self._checked_numbers = numbers
+
+
+class _Member:
+    """What one model says of the atoms."""
+
+    def __init__(self, energies: NDArray, forces: NDArray, gradients: Tensor) -> None:
+        self.energies = energies  # (n_atoms,), eV
+        self.forces = forces  # (n_atoms, 3), eV/Å
+        self.gradients = gradients  # (n_edges, 3), eV/Å
+        self.energy = float(energies.sum())
+
+
+def _mean(members: list[_Member]) -> dict[str, Any]:
+    if len(members) == 1:
+        member = members[0]
+        energies, forces = member.energies, member.forces
+    else:
+        energies = np.mean([member.energies for member in members], axis=0)
+        forces = np.mean([member.forces for member in members], axis=0)
+    energy = float(energies.sum())
+    return {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
+
+
+def _spread(members: list[_Member]) -> dict[str, Any]:
+    return {
+        "energy_spread": float(np.std([member.energy for member in members])),
+        "forces_spread": np.std([member.forces for member in members], axis=0),
+    }
+
+
+def _voigt(tensor: Tensor) -> NDArray:
+    """Return (..., 6) in ASE's order of a symmetric (..., 3, 3)."""
+    array = tensor.cpu().numpy()
+    return np.stack([array[..., a, b] for a, b in VOIGT], axis=-1)

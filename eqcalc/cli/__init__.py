@@ -1,0 +1,87 @@
+"""The command line: ``eqcalc VERB``, one module of this package per verb.
+
+Importing a verb imports neither torch nor ase, so that ``--help`` is quick; a
+verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from eqcalc.cli.console import report_error
+from eqcalc.errors import EqcalcError
+
+__all__ = ["VERBS", "build_app", "main"]
+
+VERBS: tuple[str, ...] = ("md", "relax", "info", "train", "evaluate", "export")
+"""In the order of ``--help``. Verb ``x`` is the function ``x`` of ``eqcalc.cli.x``."""
+
+_HELP = "Trained equivariant networks as an ASE calculator: dynamics, relaxation, training."
+
+
+def build_app() -> typer.Typer:
+    """Return the command line with every verb whose module is there."""
+    app = typer.Typer(
+        name="eqcalc",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=_HELP)(_eqcalc)
+    for verb in VERBS:
+        module = f"{__name__}.{verb}"
+        if importlib.util.find_spec(module) is not None:
+            app.command(verb)(getattr(importlib.import_module(module), verb))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave Python.
+
+    Exit codes: 0 success, 1 the result is not what was asked for (a relaxation
+    that did not converge), 2 an error that the message explains, 130 Ctrl-C.
+    ``EQCALC_DEBUG=1`` in the environment shows the traceback of an error.
+
+    Parameters
+    ----------
+    arguments : the words after ``eqcalc``; those of the process by default
+    """
+    try:
+        words = None if arguments is None else list(arguments)
+        build_app()(args=words, prog_name="eqcalc")
+    except EqcalcError as error:
+        if os.environ.get("EQCALC_DEBUG") == "1":
+            raise
+        report_error(error)
+        sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"eqcalc {importlib.metadata.version('eqcalc')}")
+    except importlib.metadata.PackageNotFoundError:
+        typer.echo("eqcalc (run from its source tree, not installed)")
+    raise typer.Exit
+
+
+def _eqcalc(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before the verb; the callback above does the work."""

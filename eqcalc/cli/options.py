@@ -1,0 +1,66 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+__all__ = [
+    "CalculatorOptions", "Device", "Dtype", "Engine", "Model", "Output", "Overwrite",
+    "Skin", "Structure", "Threads", "TrajectoryFormat",
+]  # fmt: skip
+
+Structure = Annotated[
+    Path, typer.Argument(help="Structure file: extxyz, traj, cif, POSCAR, ...; the last frame.")
+]
+Model = Annotated[
+    Optional[str],
+    typer.Option(
+        "--model", "-m",
+        help="Name of a shipped model or path of a model file. "
+        "Default: the shipped model that was trained on this composition.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Output = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--output", "-o",
+        help="Folder of the run. Default: the structure's name with the verb behind it.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run in that folder.")]
+TrajectoryFormat = Annotated[
+    str, typer.Option("--format", help="Format of the trajectory: traj or extxyz.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    Optional[str],
+    typer.Option(help="float32 or float64. Default: the model's own.", show_default=False),
+]
+Engine = Annotated[str, typer.Option(help="What runs the model; auto takes the best there is.")]
+Skin = Annotated[float, typer.Option(help="Å by which the neighbour list looks ahead.")]
+Threads = Annotated[
+    Optional[int],
+    typer.Option(
+        help="CPU threads. Default: 1 below 100 atoms, else torch's own.",
+        show_default=False,
+        min=1,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CalculatorOptions:
+    """What the user chose about the calculator; the fields are EqCalculator's."""
+
+    model: str | None
+    device: str
+    dtype: str | None
+    engine: str
+    skin: float
+    threads: int | None

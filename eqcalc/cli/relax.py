@@ -1,0 +1,111 @@
+"""``eqcalc relax``: relaxation of positions, or of positions and cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eqcalc.cli.console import say, say_pairs
+from eqcalc.cli.options import (
+    CalculatorOptions,
+    Device,
+    Dtype,
+    Engine,
+    Model,
+    Output,
+    Overwrite,
+    Skin,
+    Structure,
+    Threads,
+    TrajectoryFormat,
+)
+
+if TYPE_CHECKING:
+    from eqcalc.simulate import RelaxResult, RelaxRun, RelaxSettings, RelaxStep
+
+__all__ = ["relax"]
+
+
+def relax(
+    structure: Structure,
+    model: Model = None,
+    fmax: Annotated[float, typer.Option(help="eV/Å; all forces below it.")] = 0.01,
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Steps at most.")] = 500,
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell as well.")] = False,
+    pressure: Annotated[float, typer.Option(help="GPa, with --cell.")] = 0.0,
+    optimizer: Annotated[str, typer.Option(help="bfgs, lbfgs or fire.")] = "bfgs",
+    output: Output = None,
+    trajectory_format: TrajectoryFormat = "traj",
+    device: Device = "auto",
+    dtype: Dtype = None,
+    engine: Engine = "auto",
+    skin: Skin = 0.5,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Relax a structure; leaves a folder with relaxed.xyz, trajectory, relax.csv and plot.
+
+    Example: [bold]eqcalc relax examples/ethanol.xyz --fmax 0.001[/bold]
+
+    A relaxation that does not converge keeps its files and ends with exit code 1.
+    """
+    from eqcalc.simulate import RelaxRun, RelaxSettings, StopRequested
+    from eqcalc.simulate.run_folder import RunFolder
+
+    settings = RelaxSettings(
+        fmax=fmax,
+        max_steps=steps,
+        cell=cell,
+        pressure_gpa=pressure,
+        optimizer=optimizer,
+        trajectory_format=trajectory_format,
+    )
+    from eqcalc.cli.setup_run import run_folder_of, set_up_run
+
+    folder = run_folder_of(structure, "relax", output)
+    RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
+    options = CalculatorOptions(model, device, dtype, engine, skin, threads)
+    atoms, calculator, source = set_up_run(structure, options)
+    run = RelaxRun(atoms, calculator, settings, source)
+    try:
+        result = _run_with_progress(run, settings, folder, overwrite)
+    except StopRequested as stop:
+        say(str(stop), style="yellow")
+        raise typer.Exit(128 + stop.signal_number) from stop
+    _summarise(result, settings)
+    if not result.converged:
+        raise typer.Exit(1)
+
+
+def _run_with_progress(
+    run: RelaxRun, settings: RelaxSettings, folder: Path, overwrite: bool
+) -> RelaxResult:
+    from eqcalc.cli.progress import StepProgress
+
+    with StepProgress("relax", settings.max_steps, line_every=10) as display:
+
+        def show(now: RelaxStep) -> None:
+            display.show(now.step, f"E {now.energy:.4f} eV  fmax {now.fmax:.4f} eV/Å")
+
+        return run.run(folder, overwrite=overwrite, progress=show)
+
+
+def _summarise(result: RelaxResult, settings: RelaxSettings) -> None:
+    if result.converged:
+        say(f"converged in {result.n_steps} steps")
+    else:
+        say(
+            f"not converged after {result.n_steps} steps: the largest force is "
+            f"{result.fmax:.3g} eV/Å and should be below {settings.fmax:g}. Continue from "
+            f"{result.folder / 'relaxed.xyz'}, or allow more steps (--steps).",
+            style="yellow",
+        )
+    say_pairs(
+        {
+            "energy": f"{result.energy:.6f} eV",
+            "largest force": f"{result.fmax:.4g} eV/Å",
+            "files": str(result.folder),
+        }
+    )

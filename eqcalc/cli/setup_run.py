@@ -1,0 +1,86 @@
+"""Structure file and options in, atoms and calculator out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqcalc.cli.console import say
+from eqcalc.cli.model_choice import choose_model, trained_on
+from eqcalc.cli.options import CalculatorOptions
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+__all__ = ["run_folder_of", "set_up_run"]
+
+# Below this, splitting the work of one step costs more than it saves.
+_ATOMS_FOR_THREADS = 100
+
+
+def set_up_run(
+    structure: Path, options: CalculatorOptions
+) -> tuple[Atoms, Calculator, dict[str, Any]]:
+    """Read the structure, choose the model and build the calculator.
+
+    Returns
+    -------
+    the atoms; the calculator; what the manifest shall say about both
+
+    Raises
+    ------
+    StructureError : the structure cannot be read.
+    ConfigError : no model was given and no shipped one fits.
+    """
+    from eqcalc.simulate.structures import read_structure
+
+    atoms = read_structure(structure)
+    _set_threads(options.threads, len(atoms))
+    if options.model is None:
+        model = choose_model(atoms)
+        say(f"model {model}: shipped, trained on this composition")
+    else:
+        model = options.model
+        named = trained_on(model, atoms)
+        if named is not None:
+            say(
+                f"note: {model} was trained on {named or 'compositions its card does not name'}, "
+                f"not on {atoms.get_chemical_formula(mode='hill')}; check its results.",
+                style="yellow",
+            )
+    from eqcalc.calculator import EqCalculator
+
+    calculator = EqCalculator(
+        model,
+        device=options.device,
+        dtype=options.dtype,
+        engine=options.engine,
+        skin=options.skin,
+    )
+    source = {"structure": str(structure), "model": {"name": model, **_fingerprint(model)}}
+    return atoms, calculator, source
+
+
+def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
+    """Return ``output``, or a folder in the working directory named after the structure."""
+    return output if output is not None else Path(f"{structure.stem}-{verb}")
+
+
+def _set_threads(threads: int | None, n_atoms: int) -> None:
+    import torch
+
+    # The process belongs to the command line, so this global is ours to set.
+    if threads is None and n_atoms < _ATOMS_FOR_THREADS:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _fingerprint(model: str) -> dict[str, str]:
+    import hashlib
+
+    path = Path(model)
+    if not path.is_file():
+        return {}
+    return {"path": str(path.resolve()), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

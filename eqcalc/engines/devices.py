@@ -1,0 +1,53 @@
+"""Names of devices and precisions, refused where they mean nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from eqcalc.errors import ConfigError, DeviceError, did_you_mean
+
+__all__ = ["resolve_device", "resolve_dtype"]
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises
+    ------
+    ConfigError : another name.
+    DeviceError : a CUDA device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = str(name).partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ConfigError(
+            f"unknown device '{name}'; known: auto, cpu, cuda, cuda:N."
+            + did_you_mean(str(name), ["auto", "cpu", "cuda"])
+        )
+    if kind == "cuda":
+        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= n_devices:
+            raise DeviceError(
+                f"device '{name}' was asked for, but torch {torch.__version__} sees "
+                f"{n_devices} CUDA devices here. Use device='cpu', or install a torch build "
+                "with CUDA and check nvidia-smi."
+            )
+    return torch.device(name)
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """Return the dtype of "float32" or "float64".
+
+    Raises
+    ------
+    ConfigError : another name.
+    """
+    if name not in _DTYPES:
+        raise ConfigError(
+            f"unknown dtype '{name}'; known: {', '.join(_DTYPES)}."
+            + did_you_mean(str(name), _DTYPES)
+        )
+    return _DTYPES[name]

@@ -1,0 +1,304 @@
+"""Molecular dynamics: physics, determinism, files, refusals."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from springs import Springs, ethanol
+
+from eqcalc.errors import ConfigError, NonFiniteError, OutputError, OutputExistsError
+from eqcalc.simulate import MDRun, MDSettings, run_md
+from eqcalc.simulate.thermo import read_table
+
+
+def copper() -> Atoms:
+    return bulk("Cu", cubic=True) * (2, 1, 1)
+
+
+def spring_run(tmp_path, **settings):
+    """Run ethanol of springs and return (run, result, table)."""
+    atoms = ethanol()
+    run = MDRun(atoms, Springs(atoms), MDSettings(**settings))
+    result = run.run(tmp_path / "run", overwrite=True)
+    return run, result, read_table(result.folder / "thermo.csv")
+
+
+def test_nve_conserves_the_energy(tmp_path):
+    settings = MDSettings(ensemble="nve", timestep_fs=2, n_steps=300, log_every=1)
+    result = run_md(copper(), EMT(), settings, tmp_path / "run")
+    total = read_table(result.folder / "thermo.csv")["total_energy_eV"]
+    assert np.ptp(total) / 8 < 1e-3
+    assert abs(result.drift_mev_per_atom_ps) < 0.5
+
+
+def test_first_step_has_the_temperature_asked_for(tmp_path):
+    run, _, table = spring_run(tmp_path, ensemble="nve", n_steps=10, temperature_K=250.0)
+    assert run.n_dof == 21
+    assert table["temperature_K"][0] == pytest.approx(250.0, rel=1e-9)
+
+
+def test_isolated_molecule_neither_drifts_nor_turns(tmp_path):
+    run, result, _ = spring_run(tmp_path, ensemble="nve", n_steps=200)
+    assert np.allclose(run.atoms.get_momenta().sum(axis=0), 0, atol=1e-10)
+    assert np.allclose(run.atoms.get_angular_momentum(), 0, atol=1e-9)
+    assert np.allclose(
+        result.atoms.get_center_of_mass(), ethanol().get_center_of_mass(), atol=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("atoms", "n_dof"),
+    [
+        (molecule("N2"), 1),
+        (molecule("CO2"), 4),
+        (molecule("H2O"), 3),
+        (Atoms("Ar"), 3),
+        (bulk("Cu", cubic=True), 9),
+        (Atoms("Ar2", positions=[[0, 0, 0], [0, 0, 4]], cell=[9, 9, 9], pbc=[1, 1, 0]), 3),
+    ],
+)
+def test_degrees_of_freedom_are_those_that_hold_heat(atoms, n_dof):
+    assert MDRun(atoms, EMT(), MDSettings(ensemble="nve")).n_dof == n_dof
+
+
+@pytest.mark.parametrize("ensemble", ["nvt-langevin", "nvt-nhc"])
+def test_thermostat_holds_the_temperature_of_a_small_molecule(tmp_path, ensemble):
+    _, _, table = spring_run(
+        tmp_path,
+        ensemble=ensemble,
+        timestep_fs=1.5,
+        n_steps=5000,
+        friction_per_fs=0.03,
+        thermostat_time_fs=20.0,
+        seed=1,
+    )
+    # 27 instead of 21 degrees of freedom in the chain would give 386 K.
+    assert table["temperature_K"].mean() == pytest.approx(300.0, abs=20.0)
+
+
+def test_nose_hoover_chain_conserves_its_energy(tmp_path):
+    atoms = ethanol()
+    settings = MDSettings(ensemble="nvt-nhc", n_steps=500, thermostat_time_fs=50.0)
+    run = MDRun(atoms, Springs(atoms), settings)
+    before = run.dynamics.get_conserved_energy()
+    run.run(tmp_path / "run")
+    assert run.dynamics.get_conserved_energy() == pytest.approx(before, abs=2e-3)
+
+
+@pytest.mark.parametrize(("pressure_gpa", "sign"), [(30.0, -1), (-10.0, 1)])
+def test_npt_volume_follows_the_pressure(tmp_path, pressure_gpa, sign):
+    settings = MDSettings(
+        ensemble="npt", pressure_gpa=pressure_gpa, timestep_fs=2.0, n_steps=150,
+        barostat_time_fs=100.0,
+    )  # fmt: skip
+    run = MDRun(copper(), EMT(), settings)
+    before = run.dynamics.get_conserved_energy()
+    result = run.run(tmp_path / "run")
+    table = read_table(result.folder / "thermo.csv")
+    volume = table["volume_A3"]
+    assert sign * (volume[-5:].mean() - volume[0]) > 0.02 * volume[0]
+    assert run.dynamics.get_conserved_energy() == pytest.approx(before, abs=0.01)
+    # on the way, the pressure inside has moved towards the one outside
+    assert abs(table["pressure_gpa"][-5:].mean() - pressure_gpa) < abs(pressure_gpa)
+
+
+def test_pressure_has_the_sign_of_compression(tmp_path):
+    squeezed = bulk("Cu", a=3.4, cubic=True)
+    settings = MDSettings(ensemble="nve", n_steps=1, temperature_K=1.0)
+    result = run_md(squeezed, EMT(), settings, tmp_path / "run")
+    pressure = read_table(result.folder / "thermo.csv")["pressure_gpa"][0]
+    squeezed.calc = EMT()
+    expected = -squeezed.get_stress()[:3].mean() / units.GPa
+    assert pressure > 10
+    assert pressure == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc"])
+def test_same_seed_gives_the_same_trajectory(tmp_path, ensemble):
+    def positions(seed: int, name: str):
+        atoms = ethanol()
+        settings = MDSettings(ensemble=ensemble, n_steps=40, seed=seed)
+        run_md(atoms, Springs(atoms), settings, tmp_path / name)
+        return [f.positions for f in ase.io.read(tmp_path / name / "trajectory.traj", ":")]
+
+    assert np.array_equal(positions(3, "a"), positions(3, "b"))
+    assert not np.allclose(positions(3, "c")[-1], positions(4, "d")[-1])
+
+
+def test_run_leaves_atoms_and_global_random_state_alone(tmp_path):
+    atoms = ethanol()
+    atoms.info["note"] = "mine"
+    before, state = atoms.copy(), np.random.get_state()[1].copy()  # noqa: NPY002
+    run_md(atoms, Springs(atoms), MDSettings(n_steps=20), tmp_path / "run")
+    assert atoms == before
+    assert atoms.calc is None
+    assert atoms.info == {"note": "mine"}
+    assert not atoms.has("momenta")
+    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+def test_velocities_of_the_structure_are_kept(tmp_path):
+    atoms = ethanol()
+    momenta = np.random.default_rng(0).standard_normal((9, 3))
+    atoms.set_momenta(momenta)
+    run = MDRun(atoms, Springs(atoms), MDSettings(ensemble="nve"))
+    assert np.array_equal(run.atoms.get_momenta(), momenta)
+    assert run.n_dof == 27  # it drifts and turns, as the file says
+
+
+def test_constraints_hold_and_leave_fewer_degrees_of_freedom(tmp_path):
+    atoms = ethanol()
+    atoms.set_constraint(FixAtoms([0, 1]))
+    run = MDRun(atoms, Springs(atoms), MDSettings(n_steps=30))
+    assert run.n_dof == 21
+    result = run.run(tmp_path / "run")
+    assert np.array_equal(result.atoms.positions[:2], atoms.positions[:2])
+    assert not np.allclose(result.atoms.positions[2:], atoms.positions[2:])
+
+
+@pytest.mark.parametrize("fmt", ["traj", "extxyz"])
+def test_frames_hold_energies_forces_and_velocities(tmp_path, fmt):
+    settings = MDSettings(n_steps=25, log_every=10, trajectory_format=fmt, timestep_fs=2.0)
+    result = run_md(copper(), EMT(), settings, tmp_path / "run")
+    name = {"traj": "trajectory.traj", "extxyz": "trajectory.xyz"}[fmt]
+    frames = ase.io.read(tmp_path / "run" / name, ":")
+    table = read_table(tmp_path / "run" / "thermo.csv")
+    assert [f.info["step"] for f in frames] == table["step"].tolist() == [0, 10, 20, 25]
+    assert [f.info["time_fs"] for f in frames] == [0, 20, 40, 50]
+    for frame, energy, kinetic in zip(
+        frames, table["potential_energy_eV"], table["kinetic_energy_eV"], strict=True
+    ):
+        check = frame.copy()
+        check.calc = EMT()
+        assert frame.get_potential_energy() == pytest.approx(energy, abs=1e-6)
+        assert check.get_potential_energy() == pytest.approx(energy, abs=1e-6)
+        assert frame.get_kinetic_energy() == pytest.approx(kinetic, abs=1e-6)
+        assert np.allclose(frame.get_forces(), check.get_forces(), atol=1e-6)
+        assert np.allclose(frame.get_stress(), check.get_stress(), atol=1e-6)
+        assert not frame.constraints
+    assert np.allclose(result.atoms.positions, frames[-1].positions, atol=1e-7)
+    assert ase.io.read(tmp_path / "run" / "final.xyz").info["step"] == 25
+
+
+def test_manifest_says_what_was_run(tmp_path):
+    atoms = ethanol()
+    settings = MDSettings(n_steps=20, seed=7)
+    MDRun(atoms, Springs(atoms), settings, {"model": {"name": "springs"}}).run(tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    assert manifest["steps_done"] == 20
+    assert manifest["settings"]["seed"] == 7
+    assert manifest["formula"] == "C2H6O"
+    assert manifest["model"] == {"name": "springs"}
+    assert set(manifest["versions"]) == {"eqcalc", "torch", "ase", "numpy"}
+    assert manifest["ended"] >= manifest["started"]
+
+
+def test_plot_is_a_png(tmp_path):
+    _, result, _ = spring_run(tmp_path, n_steps=20)
+    assert (result.folder / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_folder_with_a_run_is_refused_and_overwritten_on_request(tmp_path):
+    atoms = ethanol()
+    (tmp_path / "notes.txt").write_text("mine")
+    settings = MDSettings(n_steps=10, trajectory_format="extxyz")
+    run_md(atoms, Springs(atoms), settings, tmp_path)
+    with pytest.raises(OutputExistsError, match=r"already holds a run \(manifest.json.*--overwr"):
+        run_md(atoms, Springs(atoms), settings, tmp_path)
+    run_md(atoms, Springs(atoms), MDSettings(n_steps=10), tmp_path, overwrite=True)
+    assert not (tmp_path / "trajectory.xyz").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_run_that_cannot_start_costs_no_older_run(tmp_path):
+    atoms = ethanol()
+    run_md(atoms, Springs(atoms), MDSettings(n_steps=10), tmp_path)
+    with pytest.raises(NonFiniteError, match="after step 0.*Check the structure"):
+        run_md(atoms, Springs(atoms, fail_at=1), MDSettings(), tmp_path, overwrite=True)
+    assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 2
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    atoms = ethanol()
+    with pytest.raises(OutputError, match="cannot use '.*file' as the folder of a run"):
+        run_md(atoms, Springs(atoms), MDSettings(n_steps=1), tmp_path / "file")
+
+
+def test_nan_from_the_model_stops_the_run_and_names_step_and_file(tmp_path):
+    atoms = ethanol()
+    calculator = Springs(atoms, fail_at=18)
+    with pytest.raises(NonFiniteError, match=r"after step 17: the velocities.*run/trajectory.traj"):
+        run_md(atoms, calculator, MDSettings(n_steps=50), tmp_path / "run")
+    frames = ase.io.read(tmp_path / "run" / "trajectory.traj", ":")
+    assert [f.info["step"] for f in frames] == [0, 10]
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert manifest["steps_done"] == 10
+    assert "velocities are NaN" in manifest["error"]
+
+
+def test_nan_energy_stops_the_run(tmp_path):
+    class Nameless(Springs):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            if self.n_calls > 5:
+                self.results["energy"] = float("nan")
+
+    atoms = ethanol()
+    with pytest.raises(NonFiniteError, match="after step 10: the energy is nan"):
+        run_md(atoms, Nameless(atoms), MDSettings(n_steps=50), tmp_path / "run")
+
+
+def test_structure_that_flies_apart_stops_the_run(tmp_path):
+    atoms = ethanol()
+    calculator = Springs(atoms, stiffness=3000.0)
+    settings = MDSettings(ensemble="nve", n_steps=500, timestep_fs=5.0)
+    with pytest.raises(NonFiniteError, match=r"flew apart \(temperature.*shorter timestep"):
+        run_md(atoms, calculator, settings, tmp_path / "run")
+
+
+def test_npt_needs_three_periodic_directions():
+    slab = bulk("Cu", cubic=True)
+    slab.pbc = [True, True, False]
+    with pytest.raises(ConfigError, match=r"'npt'.*pbc \[True, True, False\]"):
+        MDRun(slab, EMT(), MDSettings(ensemble="npt"))
+
+
+def test_npt_needs_a_stress():
+    with pytest.raises(ConfigError, match="needs the stress, which the calculator 'springs'"):
+        MDRun(copper(), Springs(copper()), MDSettings(ensemble="npt"))
+
+
+@pytest.mark.parametrize("ensemble", ["nvt-nhc", "npt"])
+def test_chain_refuses_constraints_that_ase_would_ignore(ensemble):
+    atoms = copper()
+    atoms.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigError, match="ignores constraints.*FixAtoms.*nvt-langevin"):
+        MDRun(atoms, EMT(), MDSettings(ensemble=ensemble))
+
+
+def test_structure_with_every_atom_fixed_is_refused():
+    atoms = ethanol()
+    atoms.set_constraint(FixAtoms(range(9)))
+    with pytest.raises(ConfigError, match="no atom free to move"):
+        MDRun(atoms, Springs(atoms), MDSettings())
+
+
+def test_progress_is_told_every_logged_step(tmp_path):
+    atoms = ethanol()
+    seen = []
+    run_md(atoms, Springs(atoms), MDSettings(n_steps=30), tmp_path / "run", progress=seen.append)
+    assert [now.thermo.step for now in seen] == [0, 10, 20, 30]
+    assert seen[-1].ns_per_day > 0
+
+
+def test_zero_kelvin_starts_at_rest(tmp_path):
+    _, _, table = spring_run(tmp_path, ensemble="nve", temperature_K=0.0, n_steps=10)
+    assert table["temperature_K"][0] == 0

@@ -1,0 +1,46 @@
+"""What a user may ask for, and what is refused with a reason."""
+
+import pytest
+
+from eqcalc.errors import ConfigError
+from eqcalc.simulate import MDSettings, RelaxSettings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ensemble": "nvt-langvin"}, r"unknown ensemble 'nvt-langvin'.*Did you mean 'nvt-lang"),
+        ({"trajectory_format": "exyz"}, "unknown trajectory format 'exyz'.*'extxyz'"),
+        ({"temperature_K": -1.0}, "temperature must be 0 K or more"),
+        ({"temperature_K": float("nan")}, "temperature must be 0 K or more"),
+        ({"temperature_K": 0.0, "ensemble": "nvt-nhc"}, "above 0 K.*nvt-langevin"),
+        ({"timestep_fs": 0.0}, "timestep_fs must be a number above 0"),
+        ({"timestep_fs": 500.0}, "timestep of 500.0 fs is refused.*femtosecond"),
+        ({"n_steps": 0}, "number of steps must be a whole number >= 1"),
+        ({"n_steps": 1.5}, "number of steps must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number >= 0"),
+        ({"log_every": 0}, "log_every must be a whole number >= 1"),
+        ({"friction_per_fs": -0.1}, "friction_per_fs must be a number above 0"),
+        ({"thermostat_time_fs": 0.0}, "thermostat_time_fs must be"),
+        ({"pressure_gpa": float("inf")}, "pressure must be a number in GPa"),
+    ],
+)
+def test_md_settings_refuse_with_a_reason(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        MDSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": "bgfs"}, "unknown optimizer 'bgfs'.*Did you mean 'bfgs'"),
+        ({"trajectory_format": "pdb"}, "unknown trajectory format 'pdb'"),
+        ({"fmax": 0.0}, "fmax must be a number above 0"),
+        ({"max_steps": 0}, "number of steps must be"),
+        ({"pressure_gpa": 5.0}, "acts on the cell, which stays fixed"),
+        ({"cell": True, "pressure_gpa": float("nan")}, "pressure must be a number in GPa"),
+    ],
+)
+def test_relax_settings_refuse_with_a_reason(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        RelaxSettings(**wrong)

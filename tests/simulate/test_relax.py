@@ -1,0 +1,107 @@
+"""Relaxation of positions and cells."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from springs import Springs, ethanol
+
+from eqcalc.errors import ConfigError, NonFiniteError, OutputExistsError
+from eqcalc.simulate import RelaxSettings, run_relax
+from eqcalc.simulate.thermo import read_table
+
+
+def rattled_ethanol():
+    atoms = ethanol()
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+@pytest.mark.parametrize("optimizer", ["bfgs", "lbfgs", "fire"])
+def test_positions_relax_below_fmax(tmp_path, optimizer):
+    atoms = rattled_ethanol()
+    before = atoms.copy()
+    settings = RelaxSettings(optimizer=optimizer)
+    result = run_relax(atoms, Springs(ethanol()), settings, tmp_path)
+    assert result.converged
+    assert atoms == before
+    relaxed = ase.io.read(tmp_path / "relaxed.xyz")
+    assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < 0.01
+    table = read_table(tmp_path / "relax.csv")
+    frames = ase.io.read(tmp_path / "trajectory.traj", ":")
+    assert len(frames) == len(table["step"]) == result.n_steps + 1
+    assert table["energy_eV"][-1] == pytest.approx(result.energy)
+    assert table["fmax"][-1] == pytest.approx(result.fmax)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["status"], manifest["converged"]) == ("complete", True)
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_cell_relaxes_to_zero_pressure_and_shrinks_under_pressure(tmp_path):
+    atoms = bulk("Cu", a=3.75)
+    settings = RelaxSettings(cell=True, fmax=0.001)
+    free = run_relax(atoms, EMT(), settings, tmp_path / "free")
+    assert free.converged
+    assert np.abs(free.atoms.get_stress()).max() < 1e-3
+    settings = RelaxSettings(cell=True, fmax=0.001, pressure_gpa=20.0)
+    pressed = run_relax(atoms, EMT(), settings, tmp_path / "pressed")
+    assert pressed.atoms.get_volume() < 0.95 * free.atoms.get_volume()
+    table = read_table(tmp_path / "pressed" / "relax.csv")
+    assert table["pressure_gpa"][-1] == pytest.approx(20.0, abs=0.1)
+    assert np.isclose(
+        table["enthalpy_eV"][-1] - table["energy_eV"][-1],
+        20.0 * table["volume_A3"][-1] / 160.21766,
+    )
+
+
+def test_relaxation_that_does_not_converge_keeps_its_files_and_says_so(tmp_path):
+    settings = RelaxSettings(max_steps=2, trajectory_format="extxyz")
+    result = run_relax(rattled_ethanol(), Springs(ethanol()), settings, tmp_path)
+    assert not result.converged
+    assert result.n_steps == 2
+    assert len(ase.io.read(tmp_path / "trajectory.xyz", ":")) == 3
+    assert (tmp_path / "relaxed.xyz").exists()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["status"], manifest["converged"]) == ("complete", False)
+
+
+def test_minimum_needs_no_step(tmp_path):
+    result = run_relax(ethanol(), Springs(ethanol()), RelaxSettings(), tmp_path)
+    assert result.converged
+    assert result.n_steps == 0
+
+
+def test_constraints_hold(tmp_path):
+    atoms = rattled_ethanol()
+    atoms.set_constraint(FixAtoms([0]))
+    result = run_relax(atoms, Springs(ethanol()), RelaxSettings(), tmp_path)
+    assert np.array_equal(result.atoms.positions[0], atoms.positions[0])
+
+
+def test_cell_of_a_molecule_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="relaxing the cell.*periodic in three"):
+        run_relax(ethanol(), EMT(), RelaxSettings(cell=True), tmp_path)
+
+
+def test_cell_without_stress_is_refused(tmp_path):
+    crystal = bulk("Cu", cubic=True)
+    with pytest.raises(ConfigError, match="needs the stress"):
+        run_relax(crystal, Springs(crystal), RelaxSettings(cell=True), tmp_path)
+
+
+def test_folder_with_a_run_is_refused(tmp_path):
+    run_relax(ethanol(), Springs(ethanol()), RelaxSettings(), tmp_path)
+    with pytest.raises(OutputExistsError, match=r"already holds a run.*relax\.csv"):
+        run_relax(ethanol(), Springs(ethanol()), RelaxSettings(), tmp_path)
+
+
+def test_nan_forces_stop_the_relaxation(tmp_path):
+    calculator = Springs(ethanol(), fail_at=3)
+    with pytest.raises(NonFiniteError, match=r"after step 2: energy or forces.*last good frame"):
+        run_relax(rattled_ethanol(), calculator, RelaxSettings(), tmp_path)
+    assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 2
+    assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "failed"

@@ -1,0 +1,47 @@
+"""Structure files, good and bad."""
+
+import ase.io
+import pytest
+from ase.build import molecule
+
+from eqcalc.errors import StructureError
+from eqcalc.simulate import read_structure
+
+
+def test_read_structure_takes_the_last_of_several(tmp_path):
+    first, last = molecule("H2O"), molecule("CH4")
+    ase.io.write(tmp_path / "two.xyz", [first, last])
+    assert read_structure(tmp_path / "two.xyz").get_chemical_formula() == "CH4"
+    assert read_structure(str(tmp_path / "two.xyz"), index=0).get_chemical_formula() == "H2O"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.xyz", None, "no structure file '.*missing.xyz'.*extxyz"),
+        ("empty.xyz", "", "file '.*empty.xyz' is empty"),
+        ("broken.xyz", "3\nwater\nO 0 0 0\nH 0 zero 0\n", "cannot read a structure from '.*broken"),
+        ("short.xyz", "9\nethanol\nO 0 0 0\n", "cannot read a structure"),
+        ("what.dat", "some text\n", "cannot read a structure from '.*what.dat'"),
+        ("what.json", "{", "cannot read a structure from '.*what.json'"),
+        ("what.cif", "loop_\n_x\n", "cannot read a structure|no atoms"),
+        ("POSCAR", "nothing\n", "cannot read a structure"),
+        ("none.xyz", "0\n\n", "has no atoms"),
+    ],
+)
+def test_bad_structure_file_is_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(StructureError, match=message):
+        read_structure(tmp_path / name)
+
+
+def test_folder_is_not_a_structure(tmp_path):
+    with pytest.raises(StructureError, match="is a folder"):
+        read_structure(tmp_path)
+
+
+def test_missing_frame_is_named(tmp_path):
+    ase.io.write(tmp_path / "one.xyz", molecule("H2O"))
+    with pytest.raises(StructureError, match="index 5"):
+        read_structure(tmp_path / "one.xyz", index=5)
