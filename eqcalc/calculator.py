@@ -76,7 +76,7 @@ class EqCalculator(Calculator):
         sources = [model] if isinstance(model, (str, os.PathLike)) else list(model)
         if len(sources) == 0:
             raise ConfigError("a committee needs at least one model, found an empty list.")
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin,
         }  # fmt: skip
         self.models: list[Model] = [

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from eqcalc.engines.devices import resolve_dtype
 from eqcalc.errors import ConfigError, OutputError, OutputExistsError
+from eqcalc.files import write_whole
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, ModelCard
 from eqcalc.passport import Passport, record, verify
@@ -107,7 +108,11 @@ def export_model(
     )
     content = _archive(potential, card, passport)
     _prove(content, passport, card, path)
-    _write(path, content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder of '{path}': {error}.") from error
+    write_whole(path, content)
     return card
 
 
@@ -212,14 +217,3 @@ def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> N
             passport, module, card.cutoff, resolve_dtype(card.dtype), torch.device("cpu"),
             f"export of '{path}'",
         )  # fmt: skip
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write the model file '{path}': {error}.") from error

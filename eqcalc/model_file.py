@@ -85,6 +85,31 @@ class ModelCard:
         # A later minor version may add keys; what this version needs must be there.
         return cls(**{key: value for key, value in content.items() if key in known})
 
+    def to_markdown(self) -> str:
+        """Return the card as a page to read."""
+        energies = (f"{symbol} {e:.6f}" for symbol, e in self.reference_energies.items())
+        rows = {
+            "elements": ", ".join(self.elements),
+            "cutoff": f"{self.cutoff:g} Å, {self.n_hops} message-passing steps "
+            f"(interaction range {self.cutoff * self.n_hops:g} Å)",
+            "precision": self.dtype,
+            "units": f"energy {self.units['energy']}, length {self.units['length']}, "
+            "forces eV/Å, stress eV/Å³ (tension positive)",
+            "reference energies": f"{', '.join(energies)} eV",
+            "scale": f"{self.scale:.6g} eV",
+            "licence": self.licence or "not stated",
+            "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+        }
+        options = ", ".join(f"{key} = {value}" for key, value in self.config.items())
+        sections = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
+        sections[-1] += f": {options}" if options else ""
+        sections.append(_markdown_list(rows))
+        if self.training_data:
+            sections.append("## Training data\n\n" + _markdown_list(self.training_data))
+        if self.errors:
+            sections.append("## Errors\n\n" + _markdown_list(self.errors))
+        return "\n\n".join(section for section in sections if section) + "\n"
+
     @property
     def compositions(self) -> list[str]:
         """Hill formulas that the model was trained on; empty where not recorded."""
@@ -173,6 +198,15 @@ def read_card(source: Source) -> ModelCard:
     return open_model_file(source).card
 
 
+def _markdown_list(content: dict[str, Any]) -> str:
+    def shown(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return "\n".join(f"- {key}: {shown(value)}" for key, value in content.items())
+
+
 def _read_card_text(text: bytes, path: Path) -> ModelCard:
     try:
         version = json.loads(text)["format_version"]
@@ -208,7 +242,7 @@ def _shipped() -> dict[str, Path]:
     folders = [package / "models"]
     if (package.parent / "setup.cfg").is_file():
         folders.append(package.parent / "models")
-    found = {}
+    found: dict[str, Path] = {}
     for folder in folders:
         for model in sorted(folder.glob(f"*/{MODEL_NAME}")):
             found.setdefault(model.parent.name, model)

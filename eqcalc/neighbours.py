@@ -160,7 +160,6 @@ class _Pairs:
         self.edge_index = torch.from_numpy(np.stack([senders, receivers])).to(device)
         self.senders, self.receivers = self.edge_index.unbind(dim=0)
         columns = torch.from_numpy(shifts.T.astype(np.float64)).unsqueeze(2).to(device)
-        # In an open or large box most directions have no shift at all.
         self.shifts = [(axis, columns[axis]) for axis in range(3) if shifts[:, axis].any()]
 
     def graph(
@@ -217,9 +216,7 @@ def _checked(atoms: Atoms) -> Structure:
     positions = np.array(atoms.positions, dtype=np.float64)
     broken = np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist()
     if broken:
-        raise GraphError(
-            f"positions must be finite, found NaN or infinity on atoms {listing(broken)}."
-        )
+        raise GraphError(f"positions must be finite, found NaN or inf on atoms {listing(broken)}.")
     if not np.isfinite(atoms.cell.array).all():
         raise GraphError(f"the cell must be finite, found {atoms.cell.array.tolist()}.")
     pbc = np.array(atoms.pbc, dtype=np.bool_)
@@ -247,12 +244,10 @@ def _complete(lattice: NDArray, pbc: NDArray) -> NDArray:
 def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDArray]:
     """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, all int64.
 
-    vesin sees a box closed in all directions with the atoms inside, because it
-
-    - bins an open direction over its whole extent: two molecules 1e5 Å apart over a
-      slab take a minute (and before 0.5.8 it loses pairs there);
-    - counts shifts in int32: atoms very many cells away lose their edges;
-    - rejects clusters by float32 bounding boxes: hence a margin that grows with the box.
+    vesin sees a box closed in all directions with the atoms inside. Open directions it
+    would bin over their whole extent: two molecules 1e5 Å apart over a slab take a
+    minute, and before 0.5.8 it loses pairs there. Its shifts are int32: atoms more than
+    2e9 cells apart lose their edges.
     """
     _, positions, lattice, pbc = structure
     box = _complete(lattice, pbc)
@@ -263,13 +258,14 @@ def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDAr
         squeezed = _squeeze(heights, 2.0 * radius)
         inside += np.outer(squeezed - heights, box[axis])
         box[axis] *= squeezed.max() + 2.0 * radius
-    margin = 1e-6 * (radius + np.abs(box).sum()) + 1e-14 * np.abs(positions).max()
+    # Moving the atoms inside rounds them; the caller compares the true distances.
+    margin = _ROUNDING * np.abs(box).sum() + 1e-14 * np.abs(positions).max()
     finder = vesin.NeighborList(cutoff=_search_radius(box, radius + margin), full_list=True)
     found = finder.compute(inside, box, periodic=True, quantities="ijS")
     i, j, inner = (array.astype(np.int64) for array in found)
     shifts = inner + (wraps[i] - wraps[j]).astype(np.int64)
     vectors = positions[j] - positions[i] + shifts @ lattice
-    near = np.einsum("ex,ex->e", vectors, vectors) < (radius + _ROUNDING) ** 2
+    near = np.einsum("ex,ex->e", vectors, vectors) < (radius + margin) ** 2
     near &= ~inner[:, ~pbc].any(axis=1)
     # Within one pair (i, j) both kinds of shift order alike (they differ by a constant);
     # the inner ones are small, which makes for a single integer key.

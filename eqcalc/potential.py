@@ -5,7 +5,7 @@ edge vectors; :mod:`eqcalc.graph` states how it becomes forces and virial.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from ase.data import atomic_numbers as _number_of
@@ -68,7 +68,7 @@ class Potential(nn.Module):
     def __init__(
         self,
         architecture: nn.Module,
-        reference_energies: Optional[Mapping[Union[str, int], float]] = None,
+        reference_energies: Optional[Mapping[Any, float]] = None,
         *,
         scale: float = 1.0,
     ) -> None:
@@ -79,8 +79,8 @@ class Potential(nn.Module):
         if getattr(architecture, "cutoff", None) is None:
             raise ConfigError(f"{name} was built without a cutoff; a potential needs one.")
         self.architecture = architecture
-        self.cutoff = float(architecture.cutoff)
-        self.n_hops = int(architecture.n_hops)
+        self.cutoff = float(architecture.cutoff)  # type: ignore[arg-type]
+        self.n_hops = int(architecture.n_hops)  # type: ignore[arg-type]
         energies = torch.zeros(_N_ELEMENTS, dtype=torch.float64)
         if reference_energies is not None:
             energies.fill_(torch.nan)
@@ -105,7 +105,7 @@ class Potential(nn.Module):
         edge_gradients : (n_edges, 3), eV/Å; ∂(Σ owned energies)/∂(edge_vectors)
         """
         edge_vectors = graph.edge_vectors.detach().requires_grad_(True)
-        atomic = self.architecture.atomic_energies(
+        atomic = self.architecture.atomic_energies(  # type: ignore[operator]
             AtomicGraph(
                 graph.atomic_numbers,
                 graph.edge_index,

@@ -7,7 +7,6 @@ verb imports what it needs when it runs.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from eqcalc import __version__
 from eqcalc.cli.console import report_error
 from eqcalc.errors import EqcalcError
 
@@ -69,10 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    try:
-        typer.echo(f"eqcalc {importlib.metadata.version('eqcalc')}")
-    except importlib.metadata.PackageNotFoundError:
-        typer.echo("eqcalc (run from its source tree, not installed)")
+    typer.echo(f"eqcalc {__version__}")
     raise typer.Exit
 
 

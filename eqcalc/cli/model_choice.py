@@ -21,9 +21,9 @@ def choose_model(atoms: Atoms) -> str:
     """
     from eqcalc.model_file import available_models, read_card
 
-    shipped = {name: _compositions(read_card(name)) for name in available_models()}
+    shipped = {name: read_card(name).compositions for name in available_models()}
     for name, compositions in shipped.items():
-        if _includes(compositions, atoms):
+        if trained_on(compositions, atoms):
             return name
     known = "; ".join(f"{name} ({', '.join(c) or 'unknown'})" for name, c in shipped.items())
     raise ConfigError(
@@ -32,30 +32,18 @@ def choose_model(atoms: Atoms) -> str:
     )
 
 
-def trained_on(model: str, atoms: Atoms) -> str | None:
-    """Return None if the model's card names the composition, else what it names.
+def trained_on(compositions: list[str], atoms: Atoms) -> bool:
+    """Return whether the formula of ``atoms`` is among those of a model's card.
 
-    An empty string means that the card names nothing.
+    A crystal or a liquid is the same substance in a cell of any size; a cluster of
+    molecules is not the molecule.
     """
-    from eqcalc.model_file import read_card
-
-    compositions = _compositions(read_card(model))
-    return None if _includes(compositions, atoms) else ", ".join(compositions)
-
-
-def _compositions(card: object) -> list[str]:
-    training_data = getattr(card, "training_data", None) or {}
-    return list(training_data.get("compositions", []))
-
-
-def _includes(compositions: list[str], atoms: Atoms) -> bool:
     from ase.formula import Formula
 
     if _formula(atoms) in compositions:
         return True
     if not atoms.pbc.any():
         return False
-    # A crystal or a liquid is the same substance in a cell of any size.
     reduced = [Formula(c).reduce()[0].format("hill") for c in compositions]
     return atoms.symbols.formula.reduce()[0].format("hill") in reduced
 

@@ -33,24 +33,22 @@ def set_up_run(
     StructureError : the structure cannot be read.
     ConfigError : no model was given and no shipped one fits.
     """
+    from eqcalc.calculator import EqCalculator
+    from eqcalc.model_file import open_model_file
     from eqcalc.simulate.structures import read_structure
 
     atoms = read_structure(structure)
     _set_threads(options.threads, len(atoms))
-    if options.model is None:
-        model = choose_model(atoms)
-        say(f"model {model}: shipped, trained on this composition")
-    else:
-        model = options.model
-        named = trained_on(model, atoms)
-        if named is not None:
-            say(
-                f"note: {model} was trained on {named or 'compositions its card does not name'}, "
-                f"not on {atoms.get_chemical_formula(mode='hill')}; check its results.",
-                style="yellow",
-            )
-    from eqcalc.calculator import EqCalculator
-
+    model = choose_model(atoms) if options.model is None else options.model
+    file = open_model_file(model)
+    say(f"model {file.card.name} ({file.path})")
+    if not trained_on(file.card.compositions, atoms):
+        known = ", ".join(file.card.compositions) or "compositions that its card does not name"
+        say(
+            f"note: it was trained on {known}, not on "
+            f"{atoms.get_chemical_formula(mode='hill')}; check its results.",
+            style="yellow",
+        )
     calculator = EqCalculator(
         model,
         device=options.device,
@@ -58,7 +56,16 @@ def set_up_run(
         engine=options.engine,
         skin=options.skin,
     )
-    source = {"structure": str(structure), "model": {"name": model, **_fingerprint(model)}}
+    source = {
+        "structure": str(structure),
+        "model": {"name": file.card.name, "path": str(file.path), "sha256": file.sha256},
+        "calculator": {
+            "device": options.device,
+            "dtype": options.dtype,
+            "engine": options.engine,
+            "skin": options.skin,
+        },
+    }
     return atoms, calculator, source
 
 
@@ -75,12 +82,3 @@ def _set_threads(threads: int | None, n_atoms: int) -> None:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def _fingerprint(model: str) -> dict[str, str]:
-    import hashlib
-
-    path = Path(model)
-    if not path.is_file():
-        return {}
-    return {"path": str(path.resolve()), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

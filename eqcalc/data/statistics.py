@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -23,7 +24,7 @@ METHODS = ("least_squares", "isolated_atoms")
 
 def reference_energies(
     frames: Sequence[LabelledFrame],
-    method: str | Mapping[str | int, float],
+    method: str | Mapping[Any, float],
     isolated: Mapping[int, float] | None = None,
 ) -> dict[int, float]:
     """Return atomic number -> reference energy in eV, for exactly the elements of ``frames``.

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from eqcalc import __version__
 from eqcalc.errors import OutputError
 from eqcalc.simulate.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
@@ -75,13 +76,8 @@ class RunManifest:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of eqcalc and of what its numbers depend on."""
-    versions = {}
-    for name in ("eqcalc", "torch", "ase", "numpy"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"  # eqcalc run from its source tree
-    return versions
+    names = ("torch", "ase", "numpy")
+    return {"eqcalc": __version__, **{name: importlib.metadata.version(name) for name in names}}
 
 
 def _status(error: BaseException | None) -> str:

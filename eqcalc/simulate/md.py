@@ -151,7 +151,9 @@ class MDRun:
         """
         target = RunFolder(folder, overwrite=overwrite)
         with telling_where(self.dynamics):
-            self.atoms.get_forces()  # a model that cannot start must not cost an older run
+            # A model that cannot start must not cost an older run.
+            if not np.isfinite(self.atoms.get_forces()).all():
+                raise NonFiniteError("the forces are NaN or infinite")
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         with manifest, StopOnSignal() as stop:

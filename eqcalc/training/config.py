@@ -32,7 +32,9 @@ class DataOptions:
 
     path, validation_path : data files; without the second, ``validation_rows``
         come from the first
-    train_rows, validation_rows : slices such as "0:950", or a csv of indices
+    test_path, test_rows : what ``eqcalc export`` judges the model on for its card;
+        without test_path the rows come from ``path``
+    train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices
     energy_key, forces_key, stress_key, energy_unit, length_unit : see the readers
     reference_energies : "least_squares", "isolated_atoms", or symbol -> eV
     """
@@ -41,12 +43,14 @@ class DataOptions:
     train_rows: Optional[str] = None
     validation_path: Optional[str] = None
     validation_rows: Optional[str] = None
+    test_path: Optional[str] = None
+    test_rows: Optional[str] = None
     energy_key: Optional[str] = None
     forces_key: Optional[str] = None
     stress_key: Optional[str] = None
     energy_unit: Optional[str] = None
     length_unit: Optional[str] = None
-    reference_energies: Union[str, Mapping[str, float]] = "least_squares"
+    reference_energies: Union[str, Mapping[Any, float]] = "least_squares"
 
     def __post_init__(self) -> None:
         if self.validation_path is None and self.validation_rows is None:
@@ -123,7 +127,8 @@ class TrainingConfig:
     dtype: str = "float32"
     description: str = ""
     licence: str = ""
-    folder: Path = Path()  # of the file, which its paths are relative to
+    folder: Path = Path()  # what its paths are relative to
+    source: Optional[Path] = None  # the file
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
@@ -143,8 +148,12 @@ class TrainingConfig:
         return self.folder / Path(path).expanduser()
 
 
-def read_config(path: Path) -> TrainingConfig:
+def read_config(path: Path, folder: Optional[Path] = None) -> TrainingConfig:
     """Read and check a training file.
+
+    Parameters
+    ----------
+    folder : what its paths are relative to; the file's own folder by default
 
     Raises
     ------
@@ -161,7 +170,8 @@ def read_config(path: Path) -> TrainingConfig:
     for name, options in sections.items():
         if name in content:
             content[name] = _section(options, content[name], f"[{name}] of {path}")
-    content["folder"] = Path(path).parent
+    content["folder"] = folder if folder is not None else Path(path).parent
+    content["source"] = Path(path)
     return _section(TrainingConfig, content, str(path))
 
 
@@ -171,7 +181,7 @@ def _section(options: type, content: Any, where: str) -> Any:
     known = {f.name: f for f in fields(options)}
     for key in content:
         if key not in known:
-            shown = [name for name in known if name != "folder"]
+            shown = [name for name in known if name not in ("folder", "source")]
             raise ConfigError(
                 f"unknown key '{key}' in {where}; known: {', '.join(shown)}."
                 + did_you_mean(key, shown)

@@ -18,7 +18,6 @@ from eqcalc.graph import (
     volumes,
 )
 
-
 __all__ = ["LossWeights", "Residuals", "loss", "residuals"]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from eqcalc.data.batches import LabelledGraph
@@ -68,15 +69,11 @@ class PotentialModule(pl.LightningModule):
             )
         value = self._gradients[0](batch)
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
-        optimizer = self.optimizers()
-        optimizer.step()
+        self._optimizer().step()
         self.log(
             "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
         )
         return value
-
-    def on_validation_model_eval(self) -> None:
-        self.eval()
 
     def validation_step(self, batch: LabelledGraph, batch_index: int) -> None:
         with torch.enable_grad():
@@ -95,8 +92,14 @@ class PotentialModule(pl.LightningModule):
             return
         scheduler = self.lr_schedulers()
         value = float(self.trainer.callback_metrics["validation_loss"])
-        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])
+        self.log("learning_rate", self._optimizer().param_groups[0]["lr"])
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(value)
-        else:
+        elif isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
             scheduler.step()
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        if isinstance(optimizer, list):  # configure_optimizers returns one
+            raise TypeError("expected one optimiser, found several.")
+        return optimizer

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Optional
+from typing import Any, NamedTuple, Optional, cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,40 +11,32 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from eqcalc import architectures
 from eqcalc.data import Dataset, force_rms, read_dataset, reference_energies
 from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
-from eqcalc.errors import OutputExistsError
+from eqcalc.errors import ConfigError, OutputExistsError
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.module import PotentialModule
+from eqcalc.training.run_folder import RunFolder
 
-__all__ = ["TrainingData", "build_potential", "read_training_data", "train"]
+__all__ = [
+    "TrainingData",
+    "build_potential",
+    "label_options",
+    "read_training_data",
+    "rows_of",
+    "train",
+]
 
 
-class TrainingData:
+class TrainingData(NamedTuple):
     """Training and validation frames of a configuration."""
 
-    def __init__(self, config: TrainingConfig) -> None:
-        options = config.data
-        keys = {
-            key: getattr(options, key)
-            for key in ("energy_key", "forces_key", "stress_key", "energy_unit", "length_unit")
-        }
-        path = config.resolve(options.path)
-        self.train: Dataset = read_dataset(path, rows=self._rows(config, True), **keys)
-        validation = config.resolve(options.validation_path) if options.validation_path else path
-        self.validation: Dataset = read_dataset(
-            validation, rows=self._rows(config, False), **keys
-        )
-
-    @staticmethod
-    def _rows(config: TrainingConfig, training: bool) -> Optional[str]:
-        rows = config.data.train_rows if training else config.data.validation_rows
-        if rows is not None and rows.endswith(".csv"):
-            return str(config.resolve(rows))
-        return rows
+    train: Dataset
+    validation: Dataset
 
 
 def read_training_data(config: TrainingConfig) -> TrainingData:
@@ -56,7 +46,27 @@ def read_training_data(config: TrainingConfig) -> TrainingData:
     ------
     DataError : a file, key, unit or row is not what was expected.
     """
-    return TrainingData(config)
+    options = config.data
+    labels = label_options(config)
+    path = config.resolve(options.path)
+    validation = config.resolve(options.validation_path) if options.validation_path else path
+    return TrainingData(
+        read_dataset(path, rows=rows_of(config, options.train_rows), **labels),
+        read_dataset(validation, rows=rows_of(config, options.validation_rows), **labels),
+    )
+
+
+def label_options(config: TrainingConfig) -> dict[str, Any]:
+    """Return the keys and units of a configuration as ``read_dataset`` takes them."""
+    names = ("energy_key", "forces_key", "stress_key", "energy_unit", "length_unit")
+    return {name: getattr(config.data, name) for name in names}
+
+
+def rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
+    """Return rows as ``read_dataset`` takes them: a csv is relative to the file."""
+    if rows is not None and rows.endswith(".csv"):
+        return str(config.resolve(rows))
+    return rows
 
 
 def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
@@ -87,26 +97,34 @@ def train(
     Raises
     ------
     OutputExistsError : the folder holds a run, and neither resume nor overwrite.
+    ConfigError : resume where there is no checkpoint.
     """
-    last = folder / "last.ckpt"
-    if last.exists() and not resume:
-        if not overwrite:
-            raise OutputExistsError(
-                f"{folder} already holds a training run; pass --resume to continue it, "
-                "--overwrite to replace it, or another --output."
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(folder, resume, overwrite)
     data = read_training_data(config)
     module = PotentialModule(build_potential(config, data), config.training)
+    run = RunFolder(folder)
+    run.prepare(config, resume)
+    last = run.last_checkpoint
     trainer = _trainer(config, folder, callbacks or [RichProgressBar()])
     trainer.fit(
         module,
         _loader(data.train, module.potential, config, shuffle=True),
         _loader(data.validation, module.potential, config, shuffle=False),
-        ckpt_path=str(last) if resume and last.exists() else None,
+        ckpt_path=str(last) if resume else None,
+        weights_only=True,
     )
-    return folder / "best.ckpt"
+    return run.best_checkpoint
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    last = RunFolder(folder).last_checkpoint
+    if resume and not last.exists():
+        raise ConfigError(f"there is nothing to resume: '{last}' does not exist.")
+    if RunFolder(folder).exists() and not (resume or overwrite):
+        raise OutputExistsError(
+            f"'{folder}' already holds a training run; pass --resume to continue it, "
+            "--overwrite to replace it, or another --output."
+        )
 
 
 def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Callback]) -> pl.Trainer:
@@ -140,16 +158,9 @@ def _loader(
     graphs = labelled_graphs(dataset.frames, potential.cutoff, dtype)
     generator = torch.Generator().manual_seed(config.seed)
     return DataLoader(
-        graphs,  # type: ignore[arg-type]  (a list is a Dataset to the loader)
+        cast("TorchDataset[LabelledGraph]", graphs),  # a list serves as one
         batch_size=config.training.batch_size if shuffle else 50,
         shuffle=shuffle,
         collate_fn=collate,
         generator=generator,
     )
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)

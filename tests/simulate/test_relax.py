@@ -83,7 +83,7 @@ def test_constraints_hold(tmp_path):
 
 
 def test_cell_of_a_molecule_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="relaxing the cell.*periodic in three"):
+    with pytest.raises(ConfigError, match=r"relaxing the cell.*periodic in three"):
         run_relax(ethanol(), EMT(), RelaxSettings(cell=True), tmp_path)
 
 

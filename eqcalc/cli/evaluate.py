@@ -1,0 +1,110 @@
+"""``eqcalc evaluate``: errors of a model on a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from eqcalc.cli.console import say
+from eqcalc.cli.options import Device, Dtype, Engine
+
+if TYPE_CHECKING:
+    from eqcalc.evaluation import Comparison
+
+__all__ = ["evaluate"]
+
+_OUTPUTS = ("errors.json", "parity.png")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
+    data: Annotated[Path, typer.Argument(help="npz, extxyz, ASE db or traj with labels.")],
+    rows: Annotated[
+        Optional[str], typer.Option(help='Rows to use: "1000:2000", or a csv of indices.')
+    ] = None,
+    energy_key: Annotated[Optional[str], typer.Option(help="Key of the energy.")] = None,
+    forces_key: Annotated[Optional[str], typer.Option(help="Key of the forces.")] = None,
+    stress_key: Annotated[Optional[str], typer.Option(help="Key of the stress.")] = None,
+    energy_unit: Annotated[Optional[str], typer.Option(help="If the file does not say.")] = None,
+    length_unit: Annotated[Optional[str], typer.Option(help="If the file does not say.")] = None,
+    output: Annotated[
+        Optional[Path],
+        typer.Option("--output", "-o", help="Folder for errors.json and parity.png."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    engine: Engine = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
+) -> None:
+    """Print MAE and RMSE of energy, forces and stress; draw a parity plot.
+
+    Example: [bold]eqcalc evaluate painn-ethanol rmd17_ethanol.npz --rows 1000:2000[/bold]
+    """
+    from eqcalc.data import read_dataset
+    from eqcalc.engines import load_model
+
+    if output is not None:
+        _refuse_existing(output, overwrite)
+    loaded = load_model(model, device=device, dtype=dtype, engine=engine)
+    dataset = read_dataset(
+        data, rows=rows, energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
+        energy_unit=energy_unit, length_unit=length_unit,
+    )  # fmt: skip
+    from eqcalc.cli.progress import StepProgress
+    from eqcalc.evaluation import evaluate as compare
+
+    n_frames = len(dataset.frames)
+    with StepProgress("evaluate", n_frames, line_every=max(n_frames // 4, 1)) as display:
+        comparison = compare(loaded, dataset.frames, lambda done: display.show(done, "frames"))
+    say(f"{loaded.card.name} on {data.name}, {n_frames} frames")
+    print_errors(comparison)
+    if output is not None:
+        _write(output, comparison, f"{loaded.card.name} on {data.name}")
+
+
+def print_errors(comparison: Comparison) -> None:
+    """Print the table of errors."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("quantity", box=None, pad_edge=False)
+    for column in ("MAE", "RMSE", "unit"):
+        table.add_column(column, justify="right" if column != "unit" else "left")
+    for quantity in comparison.quantities:
+        errors = quantity.errors
+        table.add_row(
+            quantity.name.replace("_", " "),
+            f"{1e3 * errors.mae:.2f}",
+            f"{1e3 * errors.rmse:.2f}",
+            f"m{quantity.unit}",
+        )
+    Console(highlight=False).print(table)
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    from eqcalc.errors import OutputExistsError
+
+    existing = [name for name in _OUTPUTS if (output / name).exists()]
+    if existing and not overwrite:
+        raise OutputExistsError(
+            f"'{output}' already holds {', '.join(existing)}; choose another folder (--output) "
+            "or replace them (--overwrite)."
+        )
+
+
+def _write(output: Path, comparison: Comparison, title: str) -> None:
+    from eqcalc.errors import OutputError
+    from eqcalc.files import write_whole
+    from eqcalc.plots import parity_plot
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create '{output}': {error}.") from error
+    content = {"title": title, "n_frames": comparison.n_frames, **comparison.summary()}
+    write_whole(output / _OUTPUTS[0], (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(output / _OUTPUTS[1], parity_plot(comparison, title))
+    say(f"written: {output / _OUTPUTS[0]}, {output / _OUTPUTS[1]}")

@@ -1,0 +1,36 @@
+"""``eqcalc export``: turn a training run into a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eqcalc.cli.console import say
+
+__all__ = ["export"]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder that eqcalc train wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the model, such as models/my-model.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model in that folder.")
+    ] = False,
+) -> None:
+    """Export the best checkpoint; leaves model.pt, card.md, metrics.json and train.toml.
+
+    The errors on the card are those of the exported file, measured on the training
+    file's test rows.
+
+    Example: [bold]eqcalc export runs/painn-ethanol models/painn-ethanol[/bold]
+    """
+    from eqcalc.cli.evaluate import print_errors
+    from eqcalc.training.finish import export_run
+    from eqcalc.training.run_folder import RunFolder
+
+    finished = export_run(RunFolder(run), folder, overwrite=overwrite)
+    say(f"{finished.card.name}, {finished.judged_on}")
+    print_errors(finished.comparison)
+    say(f"written: {finished.path}")

@@ -1,0 +1,178 @@
+"""Errors of a model on a data set: what it predicts beside what was computed.
+
+The exported file is what is judged, through an engine, as a simulation runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
+from eqcalc.data.frames import LabelledFrame
+from eqcalc.engines import Model
+from eqcalc.errors import DataError, UnsupportedElementError, listing
+from eqcalc.graph import (
+    VOIGT,
+    forces_from_edge_gradients,
+    sum_over_structures,
+    virials_from_edge_gradients,
+    volumes,
+)
+
+__all__ = ["Comparison", "Errors", "Quantity", "evaluate"]
+
+_BATCH_EDGES = 20_000  # enough to keep the processor busy, small enough for any memory
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute and root mean square error over all components."""
+
+    mae: float
+    rmse: float
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Computed labels and predictions of one quantity, flat arrays of equal length."""
+
+    name: str
+    unit: str
+    expected: NDArray
+    predicted: NDArray
+
+    @property
+    def errors(self) -> Errors:
+        """The errors in the quantity's unit."""
+        difference = self.predicted - self.expected
+        return Errors(
+            mae=float(np.abs(difference).mean()),
+            rmse=float(np.sqrt(np.square(difference).mean())),
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions beside labels: energy (eV), energy per atom (eV/atom), forces (eV/Å),
+    stress (eV/Å³); the last two only where the data set has them."""
+
+    n_frames: int
+    energy: Quantity
+    energy_per_atom: Quantity
+    forces: Optional[Quantity]
+    stress: Optional[Quantity]
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        """Those that were compared."""
+        all_four = (self.energy, self.energy_per_atom, self.forces, self.stress)
+        return [quantity for quantity in all_four if quantity is not None]
+
+    def summary(self) -> dict[str, float]:
+        """Return errors with units in their names, in meV.
+
+        Keys are such as ``energy_mae_mev`` and ``forces_rmse_mev_per_a``.
+        """
+        suffix = {"eV": "mev", "eV/atom": "mev", "eV/Å": "mev_per_a", "eV/Å³": "mev_per_a3"}
+        found = {}
+        for quantity in self.quantities:
+            unit = suffix[quantity.unit]
+            found[f"{quantity.name}_mae_{unit}"] = 1e3 * quantity.errors.mae
+            found[f"{quantity.name}_rmse_{unit}"] = 1e3 * quantity.errors.rmse
+        return found
+
+
+def evaluate(
+    model: Model,
+    frames: Sequence[LabelledFrame],
+    progress: Optional[Callable[[int], None]] = None,
+) -> Comparison:
+    """Run a model on labelled frames and compare.
+
+    Parameters
+    ----------
+    progress : called with the number of frames done
+
+    Raises
+    ------
+    DataError : no frames.
+    UnsupportedElementError : a frame holds an element that the model does not know.
+    """
+    if len(frames) == 0:
+        raise DataError("evaluate needs at least one frame, found none.")
+    _refuse_unknown_elements(model, frames)
+    rows = []
+    graphs: list[LabelledGraph] = []
+    n_edges = 0
+    for index, frame in enumerate(frames):
+        (labelled,) = labelled_graphs([frame], model.card.cutoff, model.dtype)
+        graphs.append(labelled)
+        n_edges += labelled.graph.edge_index.shape[1]
+        if n_edges >= _BATCH_EDGES or index == len(frames) - 1:
+            rows.append(_evaluate_batch(model, collate(graphs)))
+            graphs, n_edges = [], 0
+            if progress is not None:
+                progress(index + 1)
+    return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
+
+
+def _evaluate_batch(model: Model, batch: LabelledGraph) -> tuple[NDArray, ...]:
+    graph = batch.graph
+    device = model.device
+    n_atoms = graph.atomic_numbers.shape[0]
+    edge_index, edge_vectors = graph.edge_index.to(device), graph.edge_vectors.to(device)
+    energies, gradients = model(
+        graph.atomic_numbers.to(device), edge_vectors, edge_index, n_atoms
+    )
+    index = graph.structure_index.to(device)
+    energy = sum_over_structures(energies, index, graph.n_structures)
+    sizes = torch.bincount(graph.structure_index, minlength=graph.n_structures)
+    forces = forces_from_edge_gradients(gradients, edge_index, n_atoms)
+    virials = virials_from_edge_gradients(gradients, edge_vectors, edge_index, n_atoms)
+    virial = sum_over_structures(virials, index, graph.n_structures).cpu()
+    voigt = torch.stack([virial[:, a, b] for a, b in VOIGT], dim=1)
+    volume = volumes(graph.cell)
+    stress = torch.full_like(voigt, torch.nan)
+    closed = volume > 0
+    stress[closed] = voigt[closed] / volume[closed].unsqueeze(1)
+    columns = (energy, batch.energy, sizes, forces, batch.forces, stress, batch.stress)
+    return tuple(column.detach().cpu().numpy() for column in columns)
+
+
+def _comparison(n_frames: int, columns: Sequence[NDArray]) -> Comparison:
+    energy, energy_label, sizes, forces, forces_label, stress, stress_label = columns
+    return Comparison(
+        n_frames=n_frames,
+        energy=Quantity("energy", "eV", energy_label, energy),
+        energy_per_atom=Quantity(
+            "energy_per_atom", "eV/atom", energy_label / sizes, energy / sizes
+        ),
+        forces=_labelled("forces", "eV/Å", forces_label, forces),
+        stress=_labelled("stress", "eV/Å³", stress_label, stress),
+    )
+
+
+def _labelled(name: str, unit: str, labels: NDArray, predicted: NDArray) -> Optional[Quantity]:
+    """Keep what has a label; predictions that are NaN beside a label stay and show."""
+    has_label = np.isfinite(labels)
+    if not has_label.any():
+        return None
+    return Quantity(name, unit, labels[has_label], predicted[has_label])
+
+
+def _refuse_unknown_elements(model: Model, frames: Sequence[LabelledFrame]) -> None:
+    known = set(model.card.elements)
+    for index, frame in enumerate(frames):
+        unknown = sorted({chemical_symbols[z] for z in frame.atoms.numbers} - known)
+        if unknown:
+            raise UnsupportedElementError(
+                f"model '{model.card.name}' does not know {listing(unknown)} (frame {index}); "
+                f"it was trained on {', '.join(model.card.elements)}."
+            )

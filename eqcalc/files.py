@@ -1,0 +1,98 @@
+"""Files that never hold half of anything.
+
+A file that grows during a run is an :class:`AppendFile`: a piece is in it whole
+or not at all. A file that is written once goes through :func:`write_whole`,
+which replaces the old content in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from eqcalc.errors import OutputError
+
+__all__ = ["AppendFile", "write_whole"]
+
+
+class AppendFile:
+    """A new file that grows by whole pieces.
+
+    Writes are unbuffered, so whatever kills the process leaves every piece that
+    was appended. A piece that cannot be written to its end (disk full) is taken
+    back before the error is raised.
+
+    Raises
+    ------
+    OutputError : the file cannot be created, or a piece cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.size = 0
+        try:
+            self._file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed in close()
+        except OSError as error:
+            raise OutputError(_reason("cannot create", path, error)) from error
+
+    def append(self, piece: bytes) -> None:
+        """Add ``piece`` at the end, whole or not at all."""
+        end = self.size + len(piece)
+        try:
+            self._write_at(self.size, piece)
+            self.size = end
+        except OSError as error:
+            raise OutputError(
+                _reason("cannot write to", self.path, error)
+                + "; everything written before is complete. Free some space or choose another "
+                "output folder."
+            ) from error
+        finally:
+            # Also after an exception that is not the disk's, such as a second Ctrl-C.
+            if self.size != end:
+                with contextlib.suppress(OSError):  # the failed write is being reported already
+                    self._file.truncate(self.size)
+
+    def patch(self, position: int, piece: bytes) -> None:
+        """Replace bytes that were appended earlier; the size stays."""
+        try:
+            self._write_at(position, piece)
+        except OSError as error:
+            raise OutputError(_reason("cannot write to", self.path, error)) from error
+
+    def read(self, position: int, n_bytes: int) -> bytes:
+        """Return up to ``n_bytes`` from ``position``."""
+        self._file.seek(position)
+        return self._file.read(n_bytes)
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._file.close()
+
+    def _write_at(self, position: int, piece: bytes) -> None:
+        rest = memoryview(piece)
+        self._file.seek(position)
+        while rest:  # the system may take less than it was given
+            rest = rest[self._file.write(rest) :]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises
+    ------
+    OutputError : the file cannot be written; an older one stays as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the failed write is being reported already
+            part.unlink()
+        raise OutputError(_reason("cannot write", path, error)) from error
+
+
+def _reason(what: str, path: Path, error: OSError) -> str:
+    return f"{what} '{path}': {error.strerror or error}"

@@ -1,0 +1,54 @@
+"""Pictures of results."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from eqcalc.evaluation import Comparison, Quantity
+
+__all__ = ["parity_plot"]
+
+_COLOURS = {"energy_per_atom": "#4059ad", "forces": "#2a9d6f", "stress": "#c8553d"}
+_TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "stress": "Stress"}
+
+
+def parity_plot(comparison: Comparison, title: str) -> bytes:
+    """Return a PNG of predictions against labels, one panel per quantity."""
+    shown = [q for q in comparison.quantities if q.name in _TITLES]
+    figure = Figure(figsize=(4.4 * len(shown), 4.4), layout="constrained", dpi=150)
+    for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _panel(axes, quantity)
+    figure.suptitle(f"{title}, {comparison.n_frames} frames", fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _panel(axes: Any, quantity: Quantity) -> None:
+    # Energies are shown about their mean: total energies would hide every difference.
+    centre = quantity.expected.mean() if quantity.name == "energy_per_atom" else 0.0
+    x, y = quantity.expected - centre, quantity.predicted - centre
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    margin = 0.04 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color="0.7", lw=1, zorder=0)
+    axes.plot(
+        x, y, ".", ms=3 if len(x) < 5000 else 1.5, mew=0,
+        alpha=0.5, color=_COLOURS[quantity.name], rasterized=True,
+    )  # fmt: skip
+    about = " - mean" if centre else ""
+    axes.set(
+        xlim=limits, ylim=limits, aspect="equal",
+        title=_TITLES[quantity.name],
+        xlabel=f"reference{about} ({quantity.unit})", ylabel=f"model{about} ({quantity.unit})",
+    )  # fmt: skip
+    errors = quantity.errors
+    axes.text(
+        0.04, 0.96,
+        f"MAE {1e3 * errors.mae:.3g} m{quantity.unit}\n"
+        f"RMSE {1e3 * errors.rmse:.3g} m{quantity.unit}",
+        transform=axes.transAxes, va="top", fontsize=9,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""From a training run to a model: checkpoint, exported file, measured errors, card."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from ase.data import chemical_symbols
+
+from eqcalc import architectures
+from eqcalc.data import Dataset, LabelledFrame, read_dataset
+from eqcalc.engines import load_model
+from eqcalc.errors import ModelFileError, OutputExistsError
+from eqcalc.evaluation import Comparison, evaluate
+from eqcalc.export import export_model
+from eqcalc.files import write_whole
+from eqcalc.model_file import MODEL_NAME, ModelCard
+from eqcalc.potential import Potential
+from eqcalc.training.config import TrainingConfig
+from eqcalc.training.run import label_options, read_training_data, rows_of
+from eqcalc.training.run_folder import RunFolder
+
+__all__ = ["Finished", "export_run", "load_potential"]
+
+_N_PASSPORT_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An exported model and what it was judged by."""
+
+    path: Path
+    card: ModelCard
+    comparison: Comparison
+    judged_on: str
+
+
+def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potential:
+    """Rebuild the trained potential of a run from its averaged weights.
+
+    Raises
+    ------
+    ModelFileError : the checkpoint is missing or does not belong to the run.
+    """
+    path = checkpoint or run.best_checkpoint
+    config = run.read_config()
+    network = architectures.build(**config.architecture_arguments())
+    potential = Potential(network.to(getattr(torch, config.dtype)))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {
+            key.removeprefix("potential."): value for key, value in content["state_dict"].items()
+        }
+        potential.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
+    except (RuntimeError, KeyError, EOFError) as error:
+        raise ModelFileError(
+            f"'{path}' is not a checkpoint of this run: {str(error).splitlines()[0]}"
+        ) from error
+    return potential.eval()
+
+
+def export_run(run: RunFolder, folder: Path, *, overwrite: bool = False) -> Finished:
+    """Export the best checkpoint, measure it, and write a model folder.
+
+    The folder receives ``model.pt``, ``card.md``, ``metrics.json`` and ``train.toml``.
+    Errors are those of the exported file on the configuration's test rows, or on
+    its validation rows where it names no test.
+
+    Raises
+    ------
+    OutputExistsError : the folder holds a model and ``overwrite`` is False.
+    """
+    path = folder / MODEL_NAME
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
+    config = run.read_config()
+    potential = load_potential(run)
+    data = read_training_data(config)
+    judged, judged_on = _judged(config, data.validation)
+    write = functools.partial(
+        export_model,
+        potential,
+        path,
+        elements=data.train.elements,
+        name=config.name,
+        frames=[frame.atoms for frame in data.validation.frames[:_N_PASSPORT_FRAMES]],
+        description=config.description,
+        licence=config.licence,
+        training_data=_training_data(config, data.train, data.validation),
+    )
+    write(overwrite=overwrite)
+    comparison = evaluate(load_model(path, device="cpu"), judged)
+    errors = {"measured on": judged_on, **comparison.summary()}
+    card = write(overwrite=True, errors=errors)
+    write_whole(folder / "card.md", card.to_markdown().encode())
+    metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}
+    write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    training_file = folder / "train.toml"
+    if config.source is not None and not training_file.exists():
+        write_whole(training_file, config.source.read_bytes())
+    return Finished(path, card, comparison, judged_on)
+
+
+def _judged(
+    config: TrainingConfig, validation: Dataset
+) -> tuple[Sequence[LabelledFrame], str]:
+    options = config.data
+    if options.test_path is None and options.test_rows is None:
+        return validation.frames, f"validation frames of {validation.source}"
+    path = config.resolve(options.test_path or options.path)
+    rows = rows_of(config, options.test_rows)
+    test = read_dataset(path, rows=rows, **label_options(config))
+    return test.frames, f"test rows {options.test_rows or 'all'} of {test.source}"
+
+
+def _training_data(
+    config: TrainingConfig, train: Dataset, validation: Dataset
+) -> dict[str, Any]:
+    formulas = {frame.atoms.get_chemical_formula(mode="hill") for frame in train.frames}
+    content: dict[str, Any] = {
+        "source": train.source,
+        "units in the source": train.units,
+        "training frames": len(train.frames),
+        "training rows": config.data.train_rows or "all",
+        "validation frames": len(validation.frames),
+        "compositions": sorted(formulas),
+        "elements": [chemical_symbols[z] for z in train.elements],
+    }
+    if isinstance(config.data.reference_energies, str):
+        content["reference energies by"] = config.data.reference_energies
+    return content

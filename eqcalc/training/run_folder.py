@@ -1,0 +1,72 @@
+"""What a training run leaves on disk, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+from eqcalc.errors import ConfigError, OutputError
+from eqcalc.files import write_whole
+from eqcalc.training.config import TrainingConfig, read_config
+
+__all__ = ["RunFolder"]
+
+_CONFIG, _MANIFEST = "train.toml", "manifest.json"
+_METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
+
+
+class RunFolder:
+    """The folder of one training run.
+
+    ``train.toml`` is the configuration as it was; ``manifest.json`` says when and
+    from where; ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` are the training's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best_checkpoint = path / _BEST
+        self.last_checkpoint = path / _LAST
+
+    def exists(self) -> bool:
+        """Tell whether a run was ever started here."""
+        return (self.path / _MANIFEST).exists() or self.last_checkpoint.exists()
+
+    def prepare(self, config: TrainingConfig, resume: bool) -> None:
+        """Create the folder; unless resuming, without what an older run left.
+
+        Raises
+        ------
+        OutputError : the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                for name in (_METRICS, _BEST, _LAST, "hparams.yaml"):
+                    (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot use '{self.path}' for a training run: {error}.") from error
+        if config.source is not None and not resume:
+            write_whole(self.path / _CONFIG, config.source.read_bytes())
+            manifest = {
+                "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "paths_relative_to": str(config.folder.resolve()),
+            }
+            write_whole(self.path / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+    def read_config(self) -> TrainingConfig:
+        """Return the configuration of the run.
+
+        Raises
+        ------
+        ConfigError : the folder holds no run, or its configuration is not readable.
+        """
+        try:
+            manifest = json.loads((self.path / _MANIFEST).read_text())
+            folder = Path(manifest["paths_relative_to"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"'{self.path}' is not a training run (it has no readable {_MANIFEST}); give the "
+                "folder that eqcalc train wrote."
+            ) from error
+        return read_config(self.path / _CONFIG, folder)

@@ -1,0 +1,44 @@
+"""Stand-ins for ``eqcalc.model_file`` and ``eqcalc.calculator``: one model, of springs.
+
+``python fake_models.py WORDS...`` runs the command line with them.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "simulate"))
+
+from springs import Springs, ethanol
+
+SHIPPED = {"painn-water": ["H2O", "H128O64"], "nequip-ethanol": ["C2H6O"]}
+ASKED_FOR = []
+
+
+def eq_calculator(model, *, device, dtype, engine, skin):
+    ASKED_FOR.append(
+        {"model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin}
+    )
+    return Springs(ethanol())
+
+
+def model_file_of(name) -> SimpleNamespace:
+    card = SimpleNamespace(name=str(name), compositions=SHIPPED.get(str(name), []))
+    return SimpleNamespace(card=card, path=Path(f"models/{name}/model.pt"), sha256="9a12")
+
+
+def fakes() -> dict[str, ModuleType]:
+    """Return the stand-ins by module name, for ``sys.modules``."""
+    model_file, calculator = ModuleType("eqcalc.model_file"), ModuleType("eqcalc.calculator")
+    model_file.available_models = lambda: list(SHIPPED)
+    model_file.open_model_file = model_file_of
+    model_file.read_card = lambda name: model_file_of(name).card
+    calculator.EqCalculator = eq_calculator
+    return {"eqcalc.model_file": model_file, "eqcalc.calculator": calculator}
+
+
+if __name__ == "__main__":
+    sys.modules.update(fakes())
+    from eqcalc.cli import main
+
+    main()

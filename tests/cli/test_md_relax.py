@@ -1,0 +1,261 @@
+"""The verbs md and relax, and what the command line does around them."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import ase.io
+import pytest
+from ase.build import bulk, molecule
+from fake_models import ASKED_FOR, fakes
+
+import eqcalc.cli
+from eqcalc.cli import main
+from eqcalc.cli.md import md
+from eqcalc.cli.model_choice import choose_model, trained_on
+from eqcalc.cli.relax import relax
+from eqcalc.errors import ConfigError, StructureError
+from eqcalc.simulate import MDSettings, RelaxSettings
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with ethanol.xyz, and the stand-in models."""
+    import torch
+
+    for name, module in fakes().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("ethanol.xyz", molecule("CH3CH2OH"))
+    ASKED_FOR.clear()
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    """Return the exit code of ``eqcalc WORDS``."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    code = caught.value.code
+    return 0 if code is None else int(code)
+
+
+def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
+    assert run("md", "ethanol.xyz", "--steps", 100) == 0
+    out = capsys.readouterr().out
+    assert "model nequip-ethanol (models/nequip-ethanol/model.pt)" in out
+    assert "note:" not in out
+    assert "step 0/100" in out
+    assert "step 100/100" in out
+    assert out.count("ns/day") == 12  # a line every 10 %, and the summary
+    assert "ethanol-md" in out
+    assert ASKED_FOR == [
+        {"model": "nequip-ethanol", "device": "auto", "dtype": None, "engine": "auto", "skin": 0.5}
+    ]
+    manifest = json.loads((folder / "ethanol-md" / "manifest.json").read_text())
+    assert manifest["structure"] == "ethanol.xyz"
+    assert manifest["model"]["name"] == "nequip-ethanol"
+    assert manifest["model"]["sha256"] == "9a12"
+    assert sorted(p.name for p in (folder / "ethanol-md").iterdir()) == [
+        "final.xyz", "manifest.json", "plot.png", "thermo.csv", "trajectory.traj",
+    ]  # fmt: skip
+
+
+def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
+    words = "md ethanol.xyz -m nequip-ethanol -e nve -T 50 -t 0.25 -n 8 --seed 3 --log-every 4"
+    words += " --format extxyz -o there --device cpu --dtype float64 --engine jit --skin 0"
+    assert run(*words.split()) == 0
+    assert "energy drift" in capsys.readouterr().out
+    settings = json.loads((folder / "there" / "manifest.json").read_text())["settings"]
+    expected = MDSettings("nve", 50.0, 0.25, 8, 3, log_every=4, trajectory_format="extxyz")
+    assert settings == {f.name: getattr(expected, f.name) for f in fields(expected)}
+    assert ASKED_FOR == [
+        {"model": "nequip-ethanol", "device": "cpu", "dtype": "float64", "engine": "jit",
+         "skin": 0.0}
+    ]  # fmt: skip
+    assert len(ase.io.read(folder / "there" / "trajectory.xyz", ":")) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [("painn-water", "H2O, H128O64"), ("mine.pt", "compositions that its card does not name")],
+)
+def test_model_trained_on_something_else_runs_with_a_note(folder, capsys, model, known):
+    assert run("md", "ethanol.xyz", "-m", model, "-n", 2) == 0
+    assert f"note: it was trained on {known}, not on C2H6O" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("md nowhere.xyz", "error: no structure file 'nowhere.xyz'"),
+        ("md ethanol.xyz -e nvt", "error: unknown ensemble 'nvt'"),
+        ("md ethanol.xyz -e npt", "error: ensemble 'npt' changes the cell"),
+        ("relax ethanol.xyz --optimizer newton", "error: unknown optimizer 'newton'"),
+        ("relax ethanol.xyz --cell", "error: relaxing the cell changes the cell"),
+    ],
+)
+def test_error_is_one_line_without_traceback(folder, capsys, words, message):
+    assert run(*words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_debug_shows_the_traceback(folder, monkeypatch):
+    monkeypatch.setenv("EQCALC_DEBUG", "1")
+    with pytest.raises(StructureError, match="no structure file"):
+        main(["md", "nowhere.xyz"])
+
+
+def test_folder_with_a_run_is_refused_before_the_model_is_loaded(folder, capsys):
+    assert run("md", "ethanol.xyz", "-n", 2) == 0
+    ASKED_FOR.clear()
+    assert run("md", "ethanol.xyz", "-n", 2) == 2
+    assert "'ethanol-md' already holds a run" in capsys.readouterr().err
+    assert ASKED_FOR == []
+    assert run("md", "ethanol.xyz", "-n", 2, "--overwrite") == 0
+
+
+def test_relax_converges_and_says_so(folder, capsys):
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=1)
+    ase.io.write("rattled.xyz", atoms)
+    assert run("relax", "rattled.xyz") == 0
+    out = capsys.readouterr().out
+    assert "converged in" in out
+    assert "fmax" in out
+    assert (folder / "rattled-relax" / "relaxed.xyz").exists()
+
+
+def test_relax_that_does_not_converge_exits_with_one(folder, capsys):
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=1)
+    ase.io.write("rattled.xyz", atoms)
+    assert run("relax", "rattled.xyz", "--steps", 1) == 1
+    assert "not converged after 1 steps" in capsys.readouterr().out
+    assert (folder / "rattled-relax" / "relaxed.xyz").exists()
+
+
+def test_ctrl_c_exits_with_130_and_says_where_the_files_are(folder):
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    command = [sys.executable, str(HERE / "fake_models.py"), "md", "ethanol.xyz", "-n", "1000000"]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "ethanol-md" / "trajectory.traj").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "of 1000000; everything up to there is in ethanol-md" in out
+    assert (folder / "ethanol-md" / "plot.png").exists()
+
+
+def test_choose_model_lists_what_there_is(folder):
+    with pytest.raises(ConfigError, match=r"trained on CH4.*painn-water \(H2O, H128O64\).*--model"):
+        choose_model(molecule("CH4"))
+    assert choose_model(molecule("H2O")) == "painn-water"
+
+
+def test_trained_on_compares_crystals_of_any_size():
+    known = ["H2O", "H128O64"]
+    assert trained_on(known, molecule("H2O", cell=[5, 5, 5], pbc=True) * (3, 1, 1))
+    assert not trained_on(known, bulk("Cu"))
+    dimer = molecule("H2O")
+    dimer.extend(molecule("H2O"))
+    assert not trained_on(known, dimer)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_atoms", "expected"), [(None, 9, [1]), (None, 100, []), (3, 9, [3]), (2, 500, [2])]
+)
+def test_small_systems_get_one_thread(monkeypatch, asked, n_atoms, expected):
+    import torch
+
+    from eqcalc.cli.setup_run import _set_threads
+
+    seen = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    _set_threads(asked, n_atoms)
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "names"),
+    [
+        (
+            md,
+            MDSettings(),
+            {
+                "ensemble": "ensemble", "temperature": "temperature_K", "timestep": "timestep_fs",
+                "steps": "n_steps", "seed": "seed", "friction": "friction_per_fs",
+                "thermostat_time": "thermostat_time_fs", "barostat_time": "barostat_time_fs",
+                "pressure": "pressure_gpa", "log_every": "log_every",
+                "trajectory_format": "trajectory_format",
+            },
+        ),
+        (
+            relax,
+            RelaxSettings(),
+            {
+                "fmax": "fmax", "steps": "max_steps", "cell": "cell", "pressure": "pressure_gpa",
+                "optimizer": "optimizer", "trajectory_format": "trajectory_format",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_defaults_of_the_verb_are_those_of_the_settings(verb, settings, names):
+    assert set(names.values()) == {f.name for f in fields(settings)}
+    parameters = inspect.signature(verb).parameters
+    for option, field in names.items():
+        assert parameters[option].default == getattr(settings, field), option
+
+
+def test_help_shows_an_example_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom eqcalc.cli import main\n"
+        "try:\n    main(['md', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'ase', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "eqcalc md examples/ethanol.xyz" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_version_and_verbs(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("eqcalc ")
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert "relax" in out
+
+
+def test_missing_verb_module_does_not_break_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(eqcalc.cli, "VERBS", ("md", "not_written_yet"))
+    assert run("--help") == 0
+    assert "not_written_yet" not in capsys.readouterr().out
+
+
+def test_unknown_option_is_refused(folder, capsys):
+    assert run("md", "ethanol.xyz", "--stepz", "3") == 2
+    assert "--stepz" in capsys.readouterr().err
