@@ -14,13 +14,14 @@ import functools
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
+from ase.outputs import Properties
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,14 +55,16 @@ class EqCalculator(Calculator):
     Raises
     ------
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
+    ConfigError : an empty committee, or one whose members differ in dtype.
     """
+
+    _last: Optional[_State] = None
 
     name = "eqcalc"
     implemented_properties = [  # noqa: RUF012  (ASE's own pattern)
         "energy", "free_energy", "energies", "forces", "stress", "stresses",
     ]  # fmt: skip
     default_parameters: dict[str, Any] = {}  # noqa: RUF012
-    discard_results_on_any_change = True
 
     def __init__(
         self,
@@ -73,11 +76,13 @@ class EqCalculator(Calculator):
         skin: float = 0.5,
     ) -> None:
         super().__init__()
-        sources = [model] if isinstance(model, (str, os.PathLike)) else list(model)
+        alone = isinstance(model, (str, os.PathLike))
+        sources: list[Source] = [model] if alone else list(model)  # type: ignore
         if len(sources) == 0:
             raise ConfigError("a committee needs at least one model, found an empty list.")
         self._arguments: dict[str, Any] = {
-            "model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin,
+            "model": model if alone else sources,
+            "device": device, "dtype": dtype, "engine": engine, "skin": skin,
         }  # fmt: skip
         self.models: list[Model] = [
             load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
@@ -115,7 +120,33 @@ class EqCalculator(Calculator):
 
     def __reduce__(self) -> Any:
         # Copies and pickles are made from the arguments: a model file is the state.
-        return functools.partial(EqCalculator, **self._arguments), ()
+        return functools.partial(type(self), **self._arguments), ()
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """Refuse every option: ASE's own method would store it and change nothing.
+
+        Raises
+        ------
+        ConfigError : an option was given.
+        """
+        if options:
+            raise ConfigError(
+                f"the options of EqCalculator are fixed when it is built, found "
+                f"set({', '.join(options)}); build another EqCalculator."
+            )
+        return {}
+
+    @property
+    def atoms(self) -> Optional[Atoms]:
+        """The structure of the present results: numbers, positions, cell and pbc.
+
+        Made when asked for: a copy at every step is a fifth of the calculator's overhead.
+        """
+        return None if self._last is None else self._last.atoms()
+
+    @atoms.setter
+    def atoms(self, atoms: Optional[Atoms]) -> None:
+        self._last = None if atoms is None else _State.of(atoms)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation, exactly.
@@ -123,34 +154,35 @@ class EqCalculator(Calculator):
         ASE's own check costs as much as a small model. These models depend on
         numbers, positions, cell and pbc and on nothing else.
         """
-        last = self.atoms
-        if last is None:
+        last, now = self._last, _State.of(atoms)
+        if last is None or len(last.numbers) != len(now.numbers):
             return list(all_changes)
-        changes = []
-        if last.positions.shape != atoms.positions.shape:
-            return list(all_changes)
-        if last.positions.tobytes() != atoms.positions.tobytes():
-            changes.append("positions")
-        if last.numbers.tobytes() != atoms.numbers.tobytes():
-            changes.append("numbers")
-        if last.cell.array.tobytes() != atoms.cell.array.tobytes():
-            changes.append("cell")
-        if last.pbc.tobytes() != atoms.pbc.tobytes():
-            changes.append("pbc")
-        return changes
+        return [name for name, a, b in zip(now._fields, last, now, strict=True) if a != b]
 
+    def export_properties(self) -> Properties:
+        """Return the results that ASE has a name for."""
+        known = {k: v for k, v in self.results.items() if k in self.implemented_properties}
+        return Properties(known)
+
+    @torch.inference_mode(False)  # there, nothing can be differentiated
     def calculate(
         self,
         atoms: Optional[Atoms] = None,
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute everything that one gradient gives; ASE calls this."""
+        """Compute everything that one gradient gives; ASE calls this.
+
+        Raises
+        ------
+        GraphError : zero atoms, NaN positions, coincident atoms, a cell without volume.
+        UnsupportedElementError : an element that a model was not trained on.
+        NonFiniteError : a model returned NaN or infinity.
+        PropertyNotImplementedError : stress where a direction is open.
+        """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ConfigError("calculate needs atoms; none were given, and none before.")
-        self.results = {}
-        self.atoms = None  # until this succeeds, nothing is known of any structure
         periodic = bool(atoms.pbc.all())
         if not periodic:
             for name in ("stress", "stresses"):
@@ -159,6 +191,8 @@ class EqCalculator(Calculator):
                         f"'{name}' is defined where all three directions are periodic; "
                         f"this structure has pbc={atoms.pbc.tolist()}."
                     )
+        self.results = {}
+        self._last = None  # until this succeeds, nothing is known of any structure
         graph = self.neighbours.graph(atoms)
         self._refuse_unknown_elements(atoms)
         members = [self._evaluate(model, graph) for model in self.models]
@@ -168,7 +202,7 @@ class EqCalculator(Calculator):
         if len(members) > 1:
             results |= _spread(members)
         self.results = results
-        self.atoms = atoms.copy()
+        self._last = _State.of(atoms)
 
     def _evaluate(self, model: Model, graph: AtomicGraph) -> _Member:
         energies, gradients = model(
@@ -214,6 +248,32 @@ class EqCalculator(Calculator):
         self._checked_numbers = numbers
 
 
+class _State(NamedTuple):
+    """What the results depend on, as bytes: copied and compared in a microsecond."""
+
+    numbers: bytes
+    positions: bytes
+    cell: bytes
+    pbc: bytes
+
+    @classmethod
+    def of(cls, atoms: Atoms) -> _State:
+        return cls(
+            atoms.numbers.tobytes(),
+            np.asarray(atoms.positions, dtype=np.float64).tobytes(),
+            atoms.cell.array.tobytes(),
+            atoms.pbc.tobytes(),
+        )
+
+    def atoms(self) -> Atoms:
+        return Atoms(
+            np.frombuffer(self.numbers, dtype=int),
+            np.frombuffer(self.positions).reshape(-1, 3),
+            cell=np.frombuffer(self.cell).reshape(3, 3),
+            pbc=np.frombuffer(self.pbc, dtype=bool),
+        )
+
+
 class _Member:
     """What one model says of the atoms."""
 
@@ -227,11 +287,11 @@ class _Member:
 def _mean(members: list[_Member]) -> dict[str, Any]:
     if len(members) == 1:
         member = members[0]
-        energies, forces = member.energies, member.forces
+        energy, energies, forces = member.energy, member.energies, member.forces
     else:
         energies = np.mean([member.energies for member in members], axis=0)
         forces = np.mean([member.forces for member in members], axis=0)
-    energy = float(energies.sum())
+        energy = float(energies.sum())
     return {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
 
 

@@ -67,7 +67,7 @@ class DeviceError(EqcalcError, RuntimeError):
 
 
 class NonFiniteError(EqcalcError, ArithmeticError):
-    """A model returned NaN or infinity."""
+    """NaN or infinity from a model, or a structure that flies apart."""
 
 
 class DataError(EqcalcError, ValueError):

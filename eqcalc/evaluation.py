@@ -89,6 +89,7 @@ class Comparison:
         return found
 
 
+@torch.inference_mode(False)  # what is made there can never be differentiated
 def evaluate(
     model: Model,
     frames: Sequence[LabelledFrame],

@@ -1,7 +1,6 @@
 """Turn ``ase.Atoms`` into an :class:`~eqcalc.graph.AtomicGraph`, fresh or from a skin list.
 
-Shapes: n_atoms, n_edges; lengths in Å. ``lattice`` is the cell with zero rows along open
-directions: what a user left in those rows has no meaning.
+Shapes: n_atoms, n_edges. ``lattice`` is the cell (Å) with zero rows along open directions.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 import vesin
 from ase import Atoms
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from eqcalc.graph import AtomicGraph
 __all__ = ["SkinList", "Structure", "build_graph"]
 
 _COINCIDENT = 1e-3  # Å; no two nuclei of a meaningful structure come this close
-_DEPENDENT = 1e-6  # volume of the normalised periodic vectors below which they are dependent
+_DEPENDENT = 1e-6  # volume of the box over the product of its edges; 0 for dependent vectors
 _ROUNDING = 1e-9  # Å; far above the float64 rounding of any distance
 _MAX_BINS = 1e5  # vesin's MAX_NUMBER_OF_CELLS
 
@@ -49,9 +49,7 @@ def build_graph(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> AtomicGraph:
-    """Return the graph of all pairs closer than ``cutoff``, periodic images included.
-
-    Its edges are in the order of receiver, sender and image shift.
+    """Return all pairs closer than ``cutoff``, ordered by receiver, sender and image shift.
 
     Parameters
     ----------
@@ -84,8 +82,7 @@ class SkinList:
         d_new = d_ref F + (u_j - u_i),    |d_new| >= s_min |d_ref| - 2u.
 
     A pair not listed has |d_ref| >= cutoff + skin, hence |d_new| >= cutoff as long as
-
-        2u + max(0, 1 - s_min) (cutoff + skin) <= skin.
+    2u + max(0, 1 - s_min) (cutoff + skin) <= skin.
 
     F is the identity for an unchanged lattice. Otherwise it also keeps the vectors
     perpendicular to the reference's periodic ones: the proof asks no more, so it
@@ -166,7 +163,7 @@ class _Pairs:
         self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype
     ) -> AtomicGraph:
         """Return the graph of the pairs closer than ``cutoff`` at the given positions."""
-        # A copy: torch warns of arrays that are read-only.
+        # np.array copies: torch warns of arrays that are read-only.
         r = torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device)
         cell = torch.from_numpy(lattice).to(self.device)
         edge_index = self.edge_index
@@ -188,12 +185,10 @@ class _Pairs:
         return AtomicGraph(self.numbers, edge_index, vectors, self.structure_index, 1, n, cell)
 
     def _refuse_coincident(self, distances: Tensor) -> None:
-        closest = int(distances.argmin())
-        first, second = sorted(self.edge_index[:, closest].tolist())
+        first, second = sorted(self.edge_index[:, int(distances.argmin())].tolist())
         raise GraphError(
-            f"atoms {first} and {second} coincide: expected a distance (to any periodic image) of "
-            f"at least {_COINCIDENT} Å, found {float(distances[closest]):.2g} Å; remove the "
-            "duplicate or correct the cell."
+            f"atoms {first} and {second} coincide: expected a distance (to any image) of at least "
+            f"{_COINCIDENT} Å, found {float(distances.min()):.2g} Å; remove one or mend the cell."
         )
 
 
@@ -221,9 +216,9 @@ def _checked(atoms: Atoms) -> Structure:
         raise GraphError(f"the cell must be finite, found {atoms.cell.array.tolist()}.")
     pbc = np.array(atoms.pbc, dtype=np.bool_)
     lattice = np.where(pbc[:, None], atoms.cell.array, 0.0)
-    lengths = np.linalg.norm(lattice, axis=1)
-    lengths[lengths < _COINCIDENT] = np.inf  # counts as a zero vector
-    if abs(np.linalg.det(_complete(lattice / lengths[:, None], pbc))) < _DEPENDENT:
+    box = _complete(lattice, pbc)
+    flat = abs(np.linalg.det(box)) <= _DEPENDENT * np.linalg.norm(box, axis=1).prod()
+    if flat or np.linalg.norm(_reduced(box, pbc)[0], axis=1).min() < _COINCIDENT:
         raise GraphError(
             f"the lattice vectors {lattice[pbc].tolist()} along the periodic directions are zero "
             f"or linearly dependent; set the cell, or pbc (now {pbc.tolist()}) to False there."
@@ -241,38 +236,43 @@ def _complete(lattice: NDArray, pbc: NDArray) -> NDArray:
     return completed
 
 
+def _reduced(box: NDArray, pbc: NDArray) -> tuple[NDArray, NDArray]:
+    """Return short vectors of the same lattice and the integers that make them from box.
+
+    In a skewed box vesin would go through a cube of images where a line contains them.
+    """
+    if abs(np.linalg.det(box)) > 0.1 * np.linalg.norm(box, axis=1).prod():
+        return box, np.eye(3, dtype=np.int64)
+    return minkowski_reduce(box, pbc)
+
+
 def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDArray]:
     """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, all int64.
 
-    vesin sees a box closed in all directions with the atoms inside. Open directions it
-    would bin over their whole extent: two molecules 1e5 Å apart over a slab take a
-    minute, and before 0.5.8 it loses pairs there. Its shifts are int32: atoms more than
-    2e9 cells apart lose their edges.
+    vesin sees a closed box with the atoms inside. Open directions it would bin over
+    their whole extent (two molecules 1e5 Å apart over a slab take a minute, and before
+    0.5.8 pairs get lost); its int32 shifts lose atoms more than 2e9 cells apart.
     """
     _, positions, lattice, pbc = structure
-    box = _complete(lattice, pbc)
+    box, combination = _reduced(_complete(lattice, pbc), pbc)
     wraps = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
-    inside = positions - wraps @ lattice
+    inside = positions - wraps @ box
     for axis in np.flatnonzero(~pbc):
         heights = positions @ box[axis]
         squeezed = _squeeze(heights, 2.0 * radius)
         inside += np.outer(squeezed - heights, box[axis])
         box[axis] *= squeezed.max() + 2.0 * radius
-    # Moving the atoms inside rounds them; the caller compares the true distances.
+    # Moving atoms inside rounds them; the caller compares the true distances.
     margin = _ROUNDING * np.abs(box).sum() + 1e-14 * np.abs(positions).max()
     finder = vesin.NeighborList(cutoff=_search_radius(box, radius + margin), full_list=True)
     found = finder.compute(inside, box, periodic=True, quantities="ijS")
     i, j, inner = (array.astype(np.int64) for array in found)
-    shifts = inner + (wraps[i] - wraps[j]).astype(np.int64)
+    shifts = (inner + (wraps[i] - wraps[j]).astype(np.int64)) @ combination
     vectors = positions[j] - positions[i] + shifts @ lattice
     near = np.einsum("ex,ex->e", vectors, vectors) < (radius + margin) ** 2
     near &= ~inner[:, ~pbc].any(axis=1)
-    # Within one pair (i, j) both kinds of shift order alike (they differ by a constant);
-    # the inner ones are small, which makes for a single integer key.
-    inner -= inner.min(axis=0, initial=0)
-    shape = (len(positions), len(positions), *(inner.max(axis=0, initial=0) + 1))
-    key = np.ravel_multi_index((i, j, *inner.T), shape)[near]
-    order = np.flatnonzero(near)[np.argsort(key)]
+    i, j, shifts = i[near], j[near], shifts[near]
+    order = np.lexsort((*shifts.T[::-1], j, i))
     return i[order], j[order], shifts[order]
 
 

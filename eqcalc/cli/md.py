@@ -98,11 +98,10 @@ def _run_with_progress(
 
         def show(now: MDProgress) -> None:
             thermo = now.thermo
-            display.show(
-                thermo.step,
-                f"T {thermo.temperature_K:5.0f} K  E {thermo.total_energy:.4f} eV  "
-                f"{now.ns_per_day:.3g} ns/day",
-            )
+            values = f"T {thermo.temperature_K:.0f} K  E {thermo.total_energy:.4f} eV"
+            if thermo.step > 0:
+                values += f"  {now.ns_per_day:.3g} ns/day"
+            display.show(thermo.step, values)
 
         return run.run(folder, overwrite=overwrite, progress=show)
 

@@ -10,7 +10,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -34,11 +33,9 @@ class StepProgress:
         self._next_line = 0
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),  # the line has to fit 80 columns
             MofNCompleteColumn(),
             TextColumn("{task.fields[values]}"),
-            TimeElapsedColumn(),
-            TextColumn("<"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,

@@ -55,6 +55,7 @@ class Model:
         return self.engine.dtype
 
 
+@torch.inference_mode(False)  # what is made there can never be differentiated
 def load_model(
     source: Source, *, device: str = "auto", dtype: Optional[str] = None, engine: str = "auto"
 ) -> Model:

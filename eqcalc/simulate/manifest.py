@@ -12,7 +12,7 @@ from typing import Any
 
 from eqcalc import __version__
 from eqcalc.errors import OutputError
-from eqcalc.simulate.files import write_whole
+from eqcalc.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
 
 __all__ = ["RunManifest", "package_versions"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from eqcalc.simulate.files import write_whole
+from eqcalc.files import write_whole
 
 __all__ = ["plot_md", "plot_relaxation"]
 
@@ -98,6 +99,7 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
         panels[1].set_yscale("log")
     panels[1].set_ylabel("force (eV/Å)")
     _legend(panels[1])
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].set_xlabel("step")
     _save(figure, path)
 

@@ -26,11 +26,12 @@ class MDSettings:
     ensemble : "nve", "nvt-langevin", "nvt-nhc" (Nosé-Hoover chain) or "npt"
         (isotropic Martyna-Tobias-Klein, needs a cell periodic in three directions)
     temperature_K : of the thermostat, and of the first velocities where the
-        structure brings none
+        structure brings none. An "nve" run that starts in a minimum settles near
+        half of it: the other half goes into the bonds.
     timestep_fs : 0.5 suits molecules with hydrogen
     n_steps : number of time steps
     seed : of the first velocities and of Langevin's noise
-    friction_per_fs : of "nvt-langevin"; 0.01 relaxes the temperature in about 100 fs
+    friction_per_fs : of "nvt-langevin"; velocities forget themselves in its inverse, 100 fs
     thermostat_time_fs : of "nvt-nhc" and "npt"
     barostat_time_fs, pressure_gpa : of "npt"; a positive pressure compresses
     log_every : steps between two frames of the trajectory and rows of the log

@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
 
 from eqcalc.errors import OutputError
-from eqcalc.simulate.files import AppendFile, write_whole
+from eqcalc.files import AppendFile, write_whole
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 
 __all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "write_structure"]

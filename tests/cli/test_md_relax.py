@@ -55,7 +55,7 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
     assert "note:" not in out
     assert "step 0/100" in out
     assert "step 100/100" in out
-    assert out.count("ns/day") == 12  # a line every 10 %, and the summary
+    assert out.count("ns/day") == 11  # a line every 10 %, and the summary
     assert "ethanol-md" in out
     assert ASKED_FOR == [
         {"model": "nequip-ethanol", "device": "auto", "dtype": None, "engine": "auto", "skin": 0.5}

@@ -159,6 +159,19 @@ def test_run_leaves_atoms_and_global_random_state_alone(tmp_path):
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
 
+@pytest.mark.parametrize(("ensemble", "left"), [("nve", 1.0), ("nvt-langevin", np.exp(-1.0))])
+def test_free_atom_shows_the_units_of_time_and_friction(tmp_path, ensemble, left):
+    atom = Atoms("Ar", velocities=[[0.01, 0, 0]])
+    settings = MDSettings(
+        ensemble=ensemble, temperature_K=0.0, timestep_fs=0.5, n_steps=200, friction_per_fs=0.01
+    )
+    run = MDRun(atom, Springs(atom), settings)
+    result = run.run(tmp_path / "run")
+    assert result.atoms.get_velocities()[0, 0] == pytest.approx(0.01 * left, rel=1e-3)
+    if ensemble == "nve":
+        assert result.atoms.positions[0, 0] == pytest.approx(0.01 * 100 * units.fs)
+
+
 def test_velocities_of_the_structure_are_kept(tmp_path):
     atoms = ethanol()
     momenta = np.random.default_rng(0).standard_normal((9, 3))

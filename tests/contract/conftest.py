@@ -1,0 +1,77 @@
+"""Every potential of the registry, eager and exported, in both precisions."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import geometries
+import pytest
+import torch
+from small import POTENTIALS, small_potential
+from subjects import Subject, exported_subject, potential_subject
+
+from eqcalc.engines import load_model
+from eqcalc.export import export_model
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory):
+    """Return a function name -> path of the exported float32 potential."""
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def path(name: str) -> Path:
+        file = folder / f"{name}.pt"
+        export_model(small_potential(name), file, elements=geometries.ELEMENTS)
+        return file
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def subjects(model_files):
+    """Return a function (name, form, dtype) -> Subject."""
+
+    @cache
+    def subject(name: str, form: str, dtype: str) -> Subject:
+        label = f"{name}, {form}, {dtype}"
+        if form == "exported":
+            model = load_model(model_files(name), device="cpu", dtype=dtype)
+            return exported_subject(model, label)
+        potential = small_potential(name)
+        return potential_subject(potential.double() if dtype == "float64" else potential, label)
+
+    return subject
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test that asks for them all architectures, forms and precisions."""
+    forms, dtypes = ("eager", "exported"), ("float64", "float32")
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", POTENTIALS)
+    if "subject" in metafunc.fixturenames:
+        cases = [(n, f, d) for n in POTENTIALS for f in forms for d in dtypes]
+        metafunc.parametrize("subject", cases, ids=map("-".join, cases), indirect=True)
+    if "exact_subject" in metafunc.fixturenames:
+        cases = [(n, f, "float64") for n in POTENTIALS for f in forms]
+        metafunc.parametrize("exact_subject", cases, ids=map("-".join, cases), indirect=True)
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, subjects) -> Subject:
+    """One architecture in one form and precision."""
+    return subjects(*request.param)
+
+
+@pytest.fixture
+def exact_subject(request: pytest.FixtureRequest, subjects) -> Subject:
+    """One architecture in one form, float64."""
+    return subjects(*request.param)
+
+
+@pytest.fixture
+def potential(name: str):
+    """The eager potential of an architecture in float64."""
+    with torch.random.fork_rng():
+        return small_potential(name).double()

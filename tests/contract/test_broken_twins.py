@@ -1,0 +1,119 @@
+"""The contract rejects networks that are wrong, each by the law that it breaks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import laws
+import pytest
+import torch
+import twins
+from laws import ANY_PRECISION, FLOAT64, TRAINING
+from subjects import potential_subject
+from twins import Sound, TwinPotential
+
+LAWS = {law.__name__.removeprefix("assert_"): law for law in (*ANY_PRECISION, *FLOAT64, *TRAINING)}
+
+REJECTIONS: list[tuple[type, str, str]] = [
+    (twins.FirstComponent, "rotation", r"ethanol, rotation 11: energy differ by"),
+    (twins.FirstComponent, "reflection", r"mirror x: energy differ by"),
+    (twins.SumOfComponents, "rotation", r"ethanol, rotation 11: energy differ by"),
+    (twins.GatePerAxis, "rotation", r"ethanol, rotation 11: energy differ by"),
+    (twins.Handed, "reflection", r"ethanol, mirror x: energy differ by"),
+    (twins.Numbered, "atom_permutation", r"ethanol, atoms permuted: energy differ by"),
+    (twins.FirstEdgeCounts, "edge_permutation", r"ethanol, edges permuted: energy differ by"),
+    (twins.UsesCell, "supercell_scales", r"repeated \(2, 1, 1\): energy differ by"),
+    (twins.UsesCell, "stress_is_derivative", r"finite differences of the energy: stress differ"),
+    (twins.OneImageOnly, "supercell_scales", r"repeated \(.*\): energy differ by"),
+    (twins.OneImageOnly, "ghosts_stand_for_images", r"with ghosts: energy differ by"),
+    (twins.NoSelfImages, "supercell_scales", r"repeated \(.*\): energy differ by"),
+    (twins.NoSelfImages, "ghosts_stand_for_images", r"with ghosts: energy differ by"),
+    (twins.SharpCutoff, "smooth_at_cutoff", r"effect of an edge on energy vanishes .* δ\^-?0\.\d"),
+    (twins.NoCutoff, "no_effect_beyond_cutoff", r"CO at 1 cutoffs: forces must be exactly zero"),
+    (twins.CosineCutoff, "smooth_at_cutoff", r"effect of an edge on energy vanishes .* δ\^2\.0"),
+    (twins.BiasOutsideEnvelope, "no_effect_beyond_cutoff", r"energies differ by"),
+    (twins.BiasOutsideEnvelope, "smooth_at_cutoff", r"effect of an edge on energy"),
+    (twins.MeanOverNeighbours, "no_effect_beyond_cutoff", r"beyond the cutoff listed as well"),
+    (twins.MeanOverNeighbours, "smooth_at_cutoff", r"water: the effect of an edge on energy"),
+    (twins.OwnFeatures, "neighbours_matter", r"species of the only neighbour changes .* by 0 eV"),
+    (twins.BlindToDistance, "neighbours_matter", r"distance of the only neighbour changes"),
+    (twins.SumAtSender, "edges_act_on_their_receiver", r"atom 0 receives no edge: energies differ"),
+    (twins.TooFewHops, "ghosts_stand_for_images", r"with ghosts: energy differ by"),
+    (twins.GlobalMean, "batch_equals_singles", r"batch of .*: energy differ by"),
+    (twins.StructureMean, "distant_molecules_add_up", r"ethanol and water .*: energy differ by"),
+    (twins.NotExtensive, "distant_molecules_add_up", r"ethanol and water .*: energy differ by"),
+    (twins.NotExtensive, "supercell_scales", r"energy differ by"),
+    (twins.DetachedDistances, "forces_are_derivatives", r"ethanol, against .*: forces differ by"),
+    (twins.SeparateForces, "forces_are_derivatives", r"ethanol, against .*: forces differ by"),
+    (twins.SeparateForces, "stress_is_derivative", r"stress differ by"),
+    (twins.DiscardedUpdate, "every_parameter_learns", r"without a gradient: .*updates\.0"),
+    (twins.NormWithoutEpsilon, "finite_second_derivatives", r"isolated C .* NaN or infinite"),
+    (twins.NormWithoutEpsilon, "batch_equals_singles", r"forces: NaN or infinite"),
+    (twins.TorchNorm, "finite_second_derivatives", r"NaN or infinite second derivatives"),
+    (twins.AnglesByArccosine, "finite_second_derivatives", r"CO2 along z .* NaN or infinite"),
+    (twins.BareSqueeze, "isolated_atoms_feel_nothing", r"isolated H: evaluation failed with"),
+    (twins.BareSqueeze, "batch_equals_singles", r"single: evaluation failed with"),
+    (twins.AssumesEdges, "isolated_atoms_feel_nothing", r"isolated H: evaluation failed with"),
+    (twins.AssumesEdges, "batch_equals_singles", r"evaluation failed with"),
+    (twins.WritesToInput, "inputs_unchanged", r"changed its input atomic_numbers"),
+    (twins.RunningMean, "no_memory", r"evaluated again: energy differ by"),
+    (twins.RandomNoise, "no_memory", r"evaluated again: energy differ by"),
+    (twins.RandomNoise, "globals_untouched", r"used torch's random numbers"),
+    (
+        twins.DefaultPrecision,
+        "globals_untouched",
+        r"default dtype torch.float64: energ.* differ by",
+    ),
+    (twins.SinglePrecisionInside, "forces_are_derivatives", r"forces differ by"),
+    (twins.SetsDefaultDtype, "globals_untouched", r"the default dtype was changed to"),
+]
+
+
+def _potential(twin: type) -> TwinPotential:
+    """Return a twin as a potential in float64, the same weights for all of them.
+
+    No reference energies: a twin that changes elements shall not be stopped by them.
+    """
+    torch.manual_seed(1)
+    is_potential = issubclass(twin, TwinPotential)
+    return (twin(Sound()) if is_potential else TwinPotential(twin())).double().eval()
+
+
+def _apply(law: str, potential: TwinPotential) -> None:
+    """Apply a law, leaving the default dtype as it was even where a twin changes it."""
+    check = LAWS[law]
+    try:
+        check(potential if check in TRAINING else potential_subject(potential, "twin"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_sound_network_passes(law):
+    _apply(law, _potential(Sound))
+
+
+@pytest.mark.parametrize(
+    ("twin", "law", "match"), REJECTIONS, ids=[f"{t.__name__}-{law}" for t, law, _ in REJECTIONS]
+)
+def test_broken_twin_is_rejected(twin, law, match):
+    with pytest.raises(AssertionError, match=match):
+        _apply(law, _potential(twin))
+
+
+def test_every_twin_has_a_law_that_rejects_it():
+    wrong = {
+        member
+        for _, member in inspect.getmembers(twins, inspect.isclass)
+        if issubclass(member, (Sound, TwinPotential)) and member not in (Sound, TwinPotential)
+    }
+    assert wrong == {twin for twin, _, _ in REJECTIONS}
+
+
+def test_every_law_says_what_failed_and_by_how_much():
+    with pytest.raises(AssertionError) as caught:
+        laws.assert_rotation(potential_subject(_potential(twins.SumOfComponents), "twin"))
+    assert re.fullmatch(
+        r"twin: ethanol, rotation 11: energy differ by \S+, allowed \S+", str(caught.value)
+    )

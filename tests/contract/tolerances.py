@@ -1,0 +1,58 @@
+"""Every tolerance of the contract, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = [
+    "DERIVATIVE",
+    "FAR_FROM_ORIGIN",
+    "MINIMAL_EFFECT",
+    "TOLERANCES",
+    "VANISHING_ORDERS",
+    "VANISHING_SLACK",
+    "Tolerance",
+]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest difference allowed: absolute plus relative times the largest expected value.
+
+    energy : eV
+    derivative : eV/Å for forces, eV/Å³ for stress
+    relative : fraction of the largest component
+    """
+
+    energy: float
+    derivative: float
+    relative: float
+
+
+TOLERANCES: dict[torch.dtype, Tolerance] = {
+    # Rounding of sums over some hundred edges through a few layers. Forces are differences
+    # of edge gradients of up to 10 eV/Å; where vectors cancel, √(Σv² + 1e-8) multiplies the
+    # rounding of v by up to 1e4.
+    torch.float64: Tolerance(energy=1e-10, derivative=1e-10, relative=1e-10),
+    torch.float32: Tolerance(energy=1e-5, derivative=5e-4, relative=1e-5),
+}
+
+DERIVATIVE = Tolerance(energy=0.0, derivative=1e-8, relative=1e-6)
+"""Finite differences, float64."""
+
+FAR_FROM_ORIGIN: dict[torch.dtype, Tolerance] = {
+    # Positions of 1e5 Å are rounded to 1e-11 Å, which a force constant of 1e2 eV/Å² shows.
+    torch.float64: Tolerance(energy=1e-8, derivative=1e-8, relative=1e-8),
+    torch.float32: TOLERANCES[torch.float32],
+}
+
+MINIMAL_EFFECT = 1e-5
+"""eV; a neighbour that changes an atom's energy by less is not seen."""
+
+VANISHING_ORDERS: dict[str, float] = {"energy": 3.0, "forces": 2.0, "curvature": 1.0}
+"""Powers of (cutoff - d) with which an edge's effect must vanish: two vanishing derivatives."""
+
+VANISHING_SLACK = 0.3
+"""By how much a measured power may fall short; the next worse envelope is a whole power away."""

@@ -1,0 +1,75 @@
+"""Small untrained models and structures, for tests of everything around a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import molecule
+
+from eqcalc.architectures import build
+from eqcalc.export import export_model
+from eqcalc.potential import Potential
+
+__all__ = [
+    "ETHANOL_FRAMES", "REFERENCE_ENERGIES", "crystal", "ethanol", "export_small", "potential",
+    "slab", "water", "write_models",
+]  # fmt: skip
+
+ETHANOL_FRAMES = Path(__file__).parent / "data" / "ethanol_rmd17_frames.xyz"
+REFERENCE_ENERGIES = {"H": -13.587222780835477, "C": -1029.4889999755, "O": -2041.9816003861047}
+
+
+def potential(
+    dtype: torch.dtype = torch.float64, *, cutoff: float = 4.0, seed: int = 0, scale: float = 1.5
+) -> Potential:
+    """Return a small PaiNN of random weights for H, C and O."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build("painn", embedding_dim=16, num_blocks=2, num_radial_basis=8, cut_off=cutoff)
+    return Potential(network.to(dtype), REFERENCE_ENERGIES, scale=scale).eval()
+
+
+def export_small(path: Path, **options: object) -> Path:
+    """Export :func:`potential` with some of its options."""
+    export_model(potential(**options), path, elements=REFERENCE_ENERGIES)  # type: ignore[arg-type]
+    return path
+
+
+def write_models(folder: Path) -> dict[str, Path]:
+    """Export a model in each dtype, another of the same kind and one of a shorter cutoff."""
+    return {
+        "double": export_small(folder / "double.pt"),
+        "single": export_small(folder / "single.pt", dtype=torch.float32),
+        "other": export_small(folder / "other.pt", seed=1),
+        "short": export_small(folder / "short.pt", seed=2, cutoff=3.0),
+    }
+
+
+def ethanol() -> Atoms:
+    """Return a frame of ethanol, away from its minimum, without labels."""
+    atoms = ase.io.read(ETHANOL_FRAMES, index=0)
+    return Atoms(atoms.numbers, atoms.positions)
+
+
+def crystal() -> Atoms:
+    """Return eight atoms of H, C and O in a triclinic cell narrower than two cutoffs."""
+    cell = np.array([[5.1, 0.0, 0.0], [0.9, 4.7, 0.0], [-0.6, 0.8, 5.4]])
+    corners = np.array(list(np.ndindex(2, 2, 2))) / 2.0
+    scaled = corners + np.random.default_rng(3).uniform(-0.07, 0.07, corners.shape)
+    return Atoms("CHOHCOHH", scaled_positions=scaled, cell=cell, pbc=True)
+
+
+def slab() -> Atoms:
+    """Return the crystal's atoms, open along the third direction."""
+    atoms = crystal()
+    atoms.pbc = (True, True, False)
+    return atoms
+
+
+def water() -> Atoms:
+    """Return ASE's water molecule."""
+    return molecule("H2O")
