@@ -62,7 +62,7 @@ class AtomicGraph(NamedTuple):
     structure_index : (n_atoms,) int64, non-decreasing
     n_structures : number of structures, empty ones included
     n_owned : the first n_owned atoms contribute energy
-    cell : (n_structures, 3, 3), Å; rows are lattice vectors, zero where open
+    cell : (n_structures, 3, 3), Å, float64; rows are lattice vectors, zero where open
     """
 
     atomic_numbers: Tensor

@@ -63,7 +63,7 @@ REJECTIONS: list[tuple[type, str, str]] = [
     (
         twins.DefaultPrecision,
         "globals_untouched",
-        r"default dtype torch.float64: energ.* differ by",
+        r"default dtype torch.float64: energ.* differ",
     ),
     (twins.SinglePrecisionInside, "forces_are_derivatives", r"forces differ by"),
     (twins.SetsDefaultDtype, "globals_untouched", r"the default dtype was changed to"),
