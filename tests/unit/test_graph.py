@@ -79,6 +79,20 @@ REFUSALS = {
         lambda g: g._replace(structure_index=g.structure_index.double()),
         r"structure_index must be int64, found torch\.float64",
     ),
+    "element zero": (
+        lambda g: g._replace(atomic_numbers=g.atomic_numbers - 1),
+        r"atomic_numbers must lie in 1\.\.118, found values from 0 to 7",
+    ),
+    "element 119": (
+        lambda g: g._replace(atomic_numbers=g.atomic_numbers + 111),
+        r"atomic_numbers must lie in 1\.\.118, found values from 112 to 119",
+    ),
+    "edges between structures": (
+        lambda g: g._replace(
+            structure_index=torch.tensor([0, 0, 1]), n_structures=2, cell=torch.zeros(2, 3, 3)
+        ),
+        r"edges must join atoms of one structure; not so 1, 3, 4, 5",
+    ),
     "edge to a missing atom": (
         lambda g: g._replace(edge_index=g.edge_index + 1),
         r"edge_index must lie in 0\.\.2, found values from 1 to 3",

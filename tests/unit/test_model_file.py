@@ -26,8 +26,10 @@ from eqcalc.model_file import (
     read_card,
 )
 
+Change = Callable[[bytes], "bytes | None"]
 
-def rewrite(source: Path, target: Path, changes: dict[str, Callable[[bytes], bytes | None]]) -> Path:
+
+def rewrite(source: Path, target: Path, changes: dict[str, Change]) -> Path:
     """Copy an archive; entries whose name ends with a key are changed, or dropped for None."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
@@ -253,13 +255,13 @@ def test_a_card_that_lacks_a_key_is_refused(missing, models, tmp_path):
 @pytest.mark.parametrize("text", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'{"format_version": "x"}'])
 def test_a_card_that_is_no_card_is_refused(text, models, tmp_path):
     path = rewrite(models["double"], tmp_path / "model.pt", {CARD: lambda _: text})
-    with pytest.raises(ModelFileError, match="the card.json inside .* is not readable"):
+    with pytest.raises(ModelFileError, match=r"the card\.json inside .* is not readable"):
         open_model_file(path)
 
 
 def test_a_passport_that_is_no_text_is_refused(models, tmp_path):
     path = rewrite(models["double"], tmp_path / "model.pt", {PASSPORT: lambda _: b"\xff\xfe"})
-    with pytest.raises(ModelFileError, match="the passport.json inside .* is not readable"):
+    with pytest.raises(ModelFileError, match=r"the passport\.json inside .* is not readable"):
         open_model_file(path)
 
 
@@ -302,7 +304,8 @@ def test_a_card_names_its_compositions():
 
 def test_a_card_reads_as_markdown():
     card = ModelCard(
-        **CARD_VALUES, description="A test.", training_data={"frames": 950, "compositions": ["H2O"]},
+        **CARD_VALUES, description="A test.",
+        training_data={"frames": 950, "compositions": ["H2O"]},
         errors={"forces_mae_mev_per_a": 12.3456}, versions={"eqcalc": "0.1.0", "torch": "2.6"},
     )  # fmt: skip
     text = card.to_markdown()

@@ -73,6 +73,15 @@ def test_scale_multiplies_the_network_and_not_the_references():
     torch.testing.assert_close(found.forces, 3.0 * plain.forces, **EXACT)
 
 
+def test_energies_of_a_float32_network_are_scaled_in_float64():
+    torch.manual_seed(0)
+    network = PaiNN(8, 1, 4, 3.0, 1, return_force_vectors=False)
+    graph = build_graph(molecule("H2O"), 3.0, dtype=torch.float32)
+    expected = network.atomic_energies(graph).detach().double() * (1.0 / 3.0)
+    found = Potential(network, scale=1.0 / 3.0).eval().evaluate(graph).energies
+    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0.0)
+
+
 def test_reference_energies_are_kept_and_added_in_float64():
     torch.manual_seed(0)
     network = PaiNN(8, 1, 4, 3.0, 1, return_force_vectors=False)
@@ -84,6 +93,21 @@ def test_reference_energies_are_kept_and_added_in_float64():
     expected = interaction.numpy() + shifts
     # float32 would round a sum of this size at 1e-4 eV.
     np.testing.assert_allclose(with_references.evaluate(graph).energies, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("cast", [nn.Module.float, nn.Module.half, nn.Module.double])
+def test_casting_a_potential_casts_the_network_and_not_the_references(cast):
+    network = PaiNN(8, 1, 4, 3.0, 1, return_force_vectors=False)
+    potential = Potential(network, {"O": -2041.8396277138045}, scale=1.0 / 3.0)
+    assert cast(potential) is potential
+    assert next(network.parameters()).dtype == cast(nn.Linear(1, 1)).weight.dtype
+    assert potential.reference_energies[8].item() == -2041.8396277138045
+    assert potential.scale.item() == 1.0 / 3.0
+
+
+def test_reference_energies_follow_to_another_device():
+    potential = Potential(Springs(), {"O": -2.0}).to("meta")
+    assert {tensor.device.type for tensor in potential.state_dict().values()} == {"meta"}
 
 
 def test_reference_energies_travel_with_the_state():
