@@ -20,7 +20,8 @@ _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "
 def parity_plot(comparison: Comparison, title: str) -> bytes:
     """Return a PNG of predictions against labels, one panel per quantity."""
     shown = [q for q in comparison.quantities if q.name in _TITLES]
-    figure = Figure(figsize=(4.4 * len(shown), 4.4), layout="constrained", dpi=150)
+    figure = Figure(figsize=(4.4 * len(shown), 4.7), dpi=150)
+    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
     for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(axes, quantity)
     figure.suptitle(f"{title}, {comparison.n_frames} frames", fontsize=10, color="0.3")
@@ -38,11 +39,11 @@ def _panel(axes: Any, quantity: Quantity) -> None:
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color="0.7", lw=1, zorder=0)
     # Few points are large, many are small and shine through where they lie apart.
-    size = float(np.clip(12.0 - 2.5 * np.log10(len(x)), 2.0, 9.0))
+    size = float(np.clip(10.0 - 2.0 * np.log10(len(x)), 2.0, 7.0))
     axes.plot(x, y, "o", ms=size, mew=0, alpha=0.45, color=_COLOURS[quantity.name])
     about = " - mean" if centre else ""
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set(
         xlim=limits, ylim=limits, aspect="equal",
         title=_TITLES[quantity.name],

@@ -131,9 +131,8 @@ def test_one_load_does_not_change_another(models):
 def test_a_file_that_torch_cannot_read_is_refused_with_both_versions(models, tmp_path):
     path = rewrite(models["double"], tmp_path / "model.pt", {"data.pkl": lambda _: b"nonsense"})
     here = torch.__version__.split("+")[0]
-    with pytest.raises(
-        ModelFileError, match=rf"torch {here}.* cannot load '.*model\.pt', written with torch {here}"
-    ):
+    reason = rf"torch {here}.* cannot load '.*model\.pt', written with torch {here}"
+    with pytest.raises(ModelFileError, match=reason):
         load_model(path)
 
 
