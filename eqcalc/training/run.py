@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Optional, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -23,7 +24,7 @@ from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.reports import MetricsFile, Progress
-from eqcalc.training.run_folder import RunFolder
+from eqcalc.training.run_folder import EVENTS, RunFolder
 
 __all__ = [
     "TrainingData",
@@ -205,7 +206,8 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Callback]) ->
         devices=1,
         max_epochs=config.training.max_epochs,
         callbacks=[averaging, checkpoint, *callbacks],
-        logger=False,
+        logger=TensorBoardLogger(folder, name="", version=EVENTS),
+        log_every_n_steps=1,  # nothing is logged within an epoch
         enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,  # validation needs forces, hence autograd

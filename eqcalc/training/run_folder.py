@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from eqcalc.errors import ConfigError, OutputError
 from eqcalc.files import write_whole
 from eqcalc.training.config import TrainingConfig, read_config
 
-__all__ = ["RunFolder"]
+__all__ = ["EVENTS", "RunFolder"]
+
+EVENTS = "tensorboard"
 
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
@@ -45,6 +48,7 @@ class RunFolder:
             if not resume:
                 for name in (_METRICS, _BEST, _LAST):
                     (self.path / name).unlink(missing_ok=True)
+                shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
             raise OutputError(f"cannot use '{self.path}' for a training run: {error}.") from error
         if config.source is not None:

@@ -338,7 +338,7 @@ def test_three_epochs_lower_the_loss_and_leave_a_whole_folder(tmp_path):
     best = train(config, tmp_path / "run", progress=reports.append)
     assert best == tmp_path / "run" / "best.ckpt"
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best.ckpt", "last.ckpt", "manifest.json", "metrics.csv", "train.toml",
+        "best.ckpt", "last.ckpt", "manifest.json", "metrics.csv", "tensorboard", "train.toml",
     }  # fmt: skip
     rows = metrics_of(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
