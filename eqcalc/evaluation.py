@@ -94,16 +94,19 @@ def evaluate(
     model: Model,
     frames: Sequence[LabelledFrame],
     progress: Optional[Callable[[int], None]] = None,
+    source: str = "",
 ) -> Comparison:
     """Run a model on labelled frames and compare.
 
     Parameters
     ----------
     progress : called with the number of frames done
+    source : name of the frames' file, for messages
 
     Raises
     ------
     DataError : no frames.
+    GraphError : a frame has coincident atoms; the message says which.
     UnsupportedElementError : a frame holds an element that the model does not know.
     """
     if len(frames) == 0:
@@ -113,7 +116,9 @@ def evaluate(
     graphs: list[LabelledGraph] = []
     n_edges = 0
     for index, frame in enumerate(frames):
-        (labelled,) = labelled_graphs([frame], model.card.cutoff, model.dtype)
+        (labelled,) = labelled_graphs(
+            [frame], model.card.cutoff, model.dtype, first=index, source=source
+        )
         graphs.append(labelled)
         n_edges += labelled.graph.edge_index.shape[1]
         if n_edges >= _BATCH_EDGES or index == len(frames) - 1:

@@ -139,7 +139,8 @@ def verify(
 
     Raises
     ------
-    ModelFileError : a frame's energy or forces differ by more than the tolerance.
+    ModelFileError : a frame's energy or forces differ by more than the tolerance, or
+        the recorded ones are not finite.
     """
     name = str(dtype).removeprefix("torch.")
     if name not in passport.tolerances:
@@ -149,13 +150,19 @@ def verify(
         )
     tolerance = passport.tolerances[name]
     for index, frame in enumerate(passport.frames):
+        expected = np.array(frame.forces)
+        if not (np.isfinite(frame.energy) and np.isfinite(expected).all()):
+            raise ModelFileError(
+                f"{label}: the model does not reproduce its own passport, whose numbers are not "
+                f"finite (frame {index}). Its weights come from a training that diverged: train "
+                "with a lower learning_rate and export again."
+            )
         graph = build_graph(frame.atoms(), cutoff, dtype=dtype, device=device)
         energies, gradients = evaluate(
             graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
         )
         n_atoms = len(frame.numbers)
         forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
-        expected = np.array(frame.forces)
         differences = {
             "energy": (
                 abs(float(energies.sum()) - frame.energy) / n_atoms,

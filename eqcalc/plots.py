@@ -41,20 +41,23 @@ def _panel(axes: Any, quantity: Quantity) -> None:
     # Few points are large, many are small and shine through where they lie apart.
     size = float(np.clip(10.0 - 2.0 * np.log10(len(x)), 2.0, 7.0))
     axes.plot(x, y, "o", ms=size, mew=0, alpha=0.45, color=_COLOURS[quantity.name])
-    about = " - mean" if centre else ""
+    # The same mean on both axes, else a constant error of the model would not show.
+    about_x, about_y = (" - mean", " - reference mean") if centre else ("", "")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set(
         xlim=limits, ylim=limits, aspect="equal",
         title=_TITLES[quantity.name],
-        xlabel=f"reference{about} ({quantity.unit})", ylabel=f"model{about} ({quantity.unit})",
+        xlabel=f"reference{about_x} ({quantity.unit})",
+        ylabel=f"model{about_y} ({quantity.unit})",
     )  # fmt: skip
     errors = quantity.errors
     axes.text(
-        0.04, 0.96,
+        0.96, 0.04,
         f"MAE {_three_digits(1e3 * errors.mae)} m{quantity.unit}\n"
         f"RMSE {_three_digits(1e3 * errors.rmse)} m{quantity.unit}",
-        transform=axes.transAxes, va="top", fontsize=9,
+        transform=axes.transAxes, ha="right", va="bottom", fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
     )  # fmt: skip
 
 

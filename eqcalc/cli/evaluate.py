@@ -12,11 +12,17 @@ from eqcalc.cli.console import say
 from eqcalc.cli.options import Device, Dtype, Engine
 
 if TYPE_CHECKING:
+    from eqcalc.data import Dataset
     from eqcalc.evaluation import Comparison
+    from eqcalc.model_file import ModelCard
 
 __all__ = ["evaluate"]
 
 _OUTPUTS = ("errors.json", "parity.png")
+
+# Written out, because eqcalc.units would load ASE for every --help.
+_ENERGY_UNITS = "If the file does not say: eV, meV, kcal/mol, kJ/mol, Hartree or Rydberg."
+_LENGTH_UNITS = "If the file does not say: Angstrom, Bohr or nm."
 
 
 def evaluate(
@@ -28,8 +34,14 @@ def evaluate(
     energy_key: Annotated[Optional[str], typer.Option(help="Key of the energy.")] = None,
     forces_key: Annotated[Optional[str], typer.Option(help="Key of the forces.")] = None,
     stress_key: Annotated[Optional[str], typer.Option(help="Key of the stress.")] = None,
-    energy_unit: Annotated[Optional[str], typer.Option(help="If the file does not say.")] = None,
-    length_unit: Annotated[Optional[str], typer.Option(help="If the file does not say.")] = None,
+    positions_key: Annotated[
+        Optional[str], typer.Option(help="Key of the positions, npz only.")
+    ] = None,
+    numbers_key: Annotated[
+        Optional[str], typer.Option(help="Key of the atomic numbers, npz only.")
+    ] = None,
+    energy_unit: Annotated[Optional[str], typer.Option(help=_ENERGY_UNITS)] = None,
+    length_unit: Annotated[Optional[str], typer.Option(help=_LENGTH_UNITS)] = None,
     output: Annotated[
         Optional[Path],
         typer.Option("--output", "-o", help="Folder for errors.json and parity.png."),
@@ -37,6 +49,9 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",
+    threads: Annotated[
+        Optional[int], typer.Option(help="CPU threads. Default: torch's own.", min=1)
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
 ) -> None:
     """Print MAE and RMSE of energy, forces and stress; draw a parity plot.
@@ -48,17 +63,26 @@ def evaluate(
 
     if output is not None:
         _refuse_existing(output, overwrite)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)  # the process belongs to the command line
     loaded = load_model(model, device=device, dtype=dtype, engine=engine)
     dataset = read_dataset(
         data, rows=rows, energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
+        positions_key=positions_key, numbers_key=numbers_key,
         energy_unit=energy_unit, length_unit=length_unit,
     )  # fmt: skip
+    _note_foreign_compositions(loaded.card, dataset)
+    _note_training_rows(loaded.card, dataset)
     from eqcalc.cli.progress import StepProgress
     from eqcalc.evaluation import evaluate as compare
 
     n_frames = len(dataset.frames)
     with StepProgress("evaluate", n_frames, line_every=max(n_frames // 4, 1)) as display:
-        comparison = compare(loaded, dataset.frames, lambda done: display.show(done, "frames"))
+        comparison = compare(
+            loaded, dataset.frames, lambda done: display.show(done, "frames"), data.name
+        )
     say(f"{loaded.card.name} on {data.name}, {n_frames} frames")
     print_errors(comparison)
     if output is not None:
@@ -82,6 +106,51 @@ def print_errors(comparison: Comparison) -> None:
             f"m{quantity.unit}",
         )
     Console(highlight=False).print(table)
+
+
+def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
+    """Say when the model was never trained on what it is judged on."""
+    from eqcalc.cli.model_choice import trained_on
+    from eqcalc.errors import listing
+
+    # A thousand frames have few kinds; periodic ones are compared in another way.
+    kinds = {
+        (frame.atoms.get_chemical_formula(mode="hill"), bool(frame.atoms.pbc.any())): frame.atoms
+        for frame in dataset.frames
+    }
+    foreign = {
+        formula for (formula, _), atoms in kinds.items() if not trained_on(card.compositions, atoms)
+    }
+    if foreign:
+        known = listing(card.compositions) or "compositions that its card does not name"
+        say(
+            f"note: {card.name} was trained on {known}; the data hold {listing(sorted(foreign))}.",
+            style="yellow",
+        )
+
+
+def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
+    """Say when frames were trained on: their errors say little about new ones.
+
+    Files are told apart by their names alone, as the card keeps no more.
+    """
+    from eqcalc.data.rows import parse_rows
+    from eqcalc.errors import ConfigError, DataError
+
+    rows = card.training_data.get("training rows")
+    if rows is None or card.training_data.get("source") != dataset.source:
+        return
+    try:
+        trained = parse_rows(None if rows == "all" else rows, dataset.n_rows)
+    except (ConfigError, DataError):
+        return  # another file of that name, or rows from a csv that is not here
+    n_shared = len(set(trained) & set(dataset.rows))
+    if n_shared > 0:
+        say(
+            f"note: {card.name} was trained on {n_shared} of these {len(dataset)} frames (rows "
+            f"{rows} of {dataset.source}); their errors say little about others.",
+            style="yellow",
+        )
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -21,27 +21,48 @@ from eqcalc.cli.options import (
     Threads,
     TrajectoryFormat,
 )
+from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
     from eqcalc.simulate import MDProgress, MDResult, MDRun, MDSettings
 
 __all__ = ["md"]
 
+_BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
+    "friction_per_fs": ("--friction", ("nvt-langevin",)),
+    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", "npt")),
+    "barostat_time_fs": ("--barostat-time", ("npt",)),
+    "pressure_gpa": ("--pressure", ("npt",)),
+}
+"""Setting -> its option and the ensembles that use it."""
+
+# A slope through less than this is the first swing of the vibrations.
+_SHORTEST_DRIFT_PS = 1.0
+
 
 def md(
     structure: Structure,
     model: Model = None,
     ensemble: Annotated[
-        str, typer.Option("--ensemble", "-e", help="nve, nvt-langevin, nvt-nhc or npt.")
+        str,
+        typer.Option(
+            "--ensemble", "-e", metavar="NAME", help="nve, nvt-langevin, nvt-nhc or npt."
+        ),
     ] = "nvt-langevin",
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="fs.")] = 0.5,
     steps: Annotated[int, typer.Option("--steps", "-n", help="Number of time steps.")] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
-    friction: Annotated[float, typer.Option(help="1/fs, of nvt-langevin.")] = 0.01,
-    thermostat_time: Annotated[float, typer.Option(help="fs, of nvt-nhc and npt.")] = 100.0,
-    barostat_time: Annotated[float, typer.Option(help="fs, of npt.")] = 1000.0,
-    pressure: Annotated[float, typer.Option(help="GPa, of npt.")] = 0.0,
+    friction: Annotated[
+        Optional[float], typer.Option(help="1/fs, of nvt-langevin. Default: 0.01.")
+    ] = None,
+    thermostat_time: Annotated[
+        Optional[float], typer.Option(help="fs, of nvt-nhc and npt. Default: 100.")
+    ] = None,
+    barostat_time: Annotated[
+        Optional[float], typer.Option(help="fs, of npt. Default: 1000.")
+    ] = None,
+    pressure: Annotated[Optional[float], typer.Option(help="GPa, of npt. Default: 0.")] = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
     log_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 10,
@@ -61,19 +82,24 @@ def md(
     from eqcalc.simulate import MDRun, MDSettings, StopRequested
     from eqcalc.simulate.run_folder import RunFolder
 
+    optional = {
+        "friction_per_fs": friction,
+        "thermostat_time_fs": thermostat_time,
+        "barostat_time_fs": barostat_time,
+        "pressure_gpa": pressure,
+    }
+    given = {name: value for name, value in optional.items() if value is not None}
     settings = MDSettings(
         ensemble=ensemble,
         temperature_K=temperature,
         timestep_fs=timestep,
         n_steps=steps,
         seed=seed,
-        friction_per_fs=friction,
-        thermostat_time_fs=thermostat_time,
-        barostat_time_fs=barostat_time,
-        pressure_gpa=pressure,
         log_every=log_every,
         trajectory_format=trajectory_format,
+        **given,
     )
+    _require_use(given, ensemble)
     from eqcalc.cli.setup_run import run_folder_of, set_up_run
 
     folder = run_folder_of(structure, "md", output)
@@ -81,12 +107,35 @@ def md(
     options = CalculatorOptions(model, device, dtype, engine, skin, threads)
     atoms, calculator, source = set_up_run(structure, options)
     run = MDRun(atoms, calculator, settings, source)
+    if run.kept_velocities:
+        say(_about_kept_velocities(run))
     try:
         result = _run_with_progress(run, settings, folder, overwrite)
     except StopRequested as stop:
         say(str(stop), style="yellow")
         raise typer.Exit(128 + stop.signal_number) from stop
     _summarise(result, settings)
+
+
+def _require_use(given: dict[str, float], ensemble: str) -> None:
+    """Refuse what the user asked for and the ensemble would ignore.
+
+    Raises
+    ------
+    ConfigError : an option belongs to other ensembles.
+    """
+    for name, (option, ensembles) in _BELONGS_TO.items():
+        if name in given and ensemble not in ensembles:
+            raise ConfigError(f"{option} belongs to {' and '.join(ensembles)}, not {ensemble}.")
+
+
+def _about_kept_velocities(run: MDRun) -> str:
+    seed = "only seeds the noise" if run.settings.ensemble == "nvt-langevin" else "has no effect"
+    if run.settings.ensemble == "nve":
+        effect = "--temperature and --seed have no effect"
+    else:
+        effect = f"--temperature only sets the thermostat, --seed {seed}"
+    return f"velocities from the file ({run.start_temperature_K:.0f} K); {effect}"
 
 
 def _run_with_progress(
@@ -98,7 +147,7 @@ def _run_with_progress(
 
         def show(now: MDProgress) -> None:
             thermo = now.thermo
-            values = f"T {thermo.temperature_K:.0f} K  E {thermo.total_energy:.4f} eV"
+            values = f"T {thermo.temperature_K:.0f} K  E_tot {thermo.total_energy:.4f} eV"
             if thermo.step > 0:
                 values += f"  {now.ns_per_day:.3g} ns/day"
             display.show(thermo.step, values)
@@ -107,14 +156,17 @@ def _run_with_progress(
 
 
 def _summarise(result: MDResult, settings: MDSettings) -> None:
+    from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
+
     length_ps = result.n_steps * settings.timestep_fs / 1000
     pairs = {
         "steps": f"{result.n_steps} of {settings.timestep_fs:g} fs, {length_ps:g} ps",
         "wall time": f"{result.wall_s:.1f} s, {1000 * result.wall_s / result.n_steps:.2f} ms/step",
         "speed": f"{result.ns_per_day:.3g} ns/day",
-        "mean temperature": f"{result.mean_temperature_K:.0f} K over the second half",
     }
-    if result.drift_mev_per_atom_ps is not None:
+    if result.n_frames >= ENOUGH_FOR_A_MEAN:
+        pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K over the second half"
+    if result.drift_mev_per_atom_ps is not None and length_ps >= _SHORTEST_DRIFT_PS:
         pairs["energy drift"] = f"{result.drift_mev_per_atom_ps:.2g} meV/atom/ps"
     pairs["files"] = str(result.folder)
     say_pairs(pairs)

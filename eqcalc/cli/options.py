@@ -35,7 +35,8 @@ Output = Annotated[
 ]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run in that folder.")]
 TrajectoryFormat = Annotated[
-    str, typer.Option("--format", help="Format of the trajectory: traj or extxyz.")
+    str,
+    typer.Option("--format", metavar="NAME", help="Format of the trajectory: traj or extxyz."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[

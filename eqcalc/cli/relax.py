@@ -35,7 +35,7 @@ def relax(
     steps: Annotated[int, typer.Option("--steps", "-n", help="Steps at most.")] = 500,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell as well.")] = False,
     pressure: Annotated[float, typer.Option(help="GPa, with --cell.")] = 0.0,
-    optimizer: Annotated[str, typer.Option(help="bfgs, lbfgs or fire.")] = "bfgs",
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="bfgs, lbfgs or fire.")] = "bfgs",
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
     device: Device = "auto",
@@ -87,7 +87,7 @@ def _run_with_progress(
     with StepProgress("relax", settings.max_steps, line_every=10) as display:
 
         def show(now: RelaxStep) -> None:
-            display.show(now.step, f"E {now.energy:.4f} eV  fmax {now.fmax:.4f} eV/Å")
+            display.show(now.step, f"E {now.energy:.4f} eV  fmax {now.fmax:.3g} eV/Å")
 
         return run.run(folder, overwrite=overwrite, progress=show)
 

@@ -41,7 +41,12 @@ def set_up_run(
     _set_threads(options.threads, len(atoms))
     model = choose_model(atoms) if options.model is None else options.model
     file = open_model_file(model)
-    say(f"model {file.card.name} ({file.path})")
+    if options.model is None:
+        known = ", ".join(file.card.compositions)
+        # only formulas were compared, and the user did not choose
+        say(f"model {file.card.name}: shipped, trained on {known} (isomers are not told apart)")
+    else:
+        say(f"model {file.card.name} ({file.path})")
     if not trained_on(file.card.compositions, atoms):
         known = ", ".join(file.card.compositions) or "compositions that its card does not name"
         say(

@@ -63,6 +63,8 @@ def train(
             style="yellow",
         )
         raise typer.Exit(130) from stop
+    if not display.started:
+        say(f"nothing left to do: all {settings.training.max_epochs} epochs are done.")
     say(f"best checkpoint: {best}\nnext: eqcalc export {folder} models/{settings.name}")
 
 
@@ -79,6 +81,7 @@ class _EpochProgress:
             TimeRemainingColumn,
         )
 
+        self.started = False
         self.epoch = 0
         self._console = Console(highlight=False)
         self._bar = Progress(
@@ -94,6 +97,7 @@ class _EpochProgress:
 
     def show(self, report: Report) -> None:
         """Show a report; the first comes after the first batch."""
+        self.started = True
         self.epoch = report.epoch
         if self._console.is_terminal:
             values = f"{_values(report)} batch {report.batch}/{report.n_batches}"
@@ -117,7 +121,7 @@ def _values(report: Report) -> str:
     if not report.metrics:
         return ""
     energy = report.metrics["validation_energy_mae_mev"]
-    forces = report.metrics["validation_forces_mae_mev"]
+    forces = report.metrics["validation_forces_mae_mev_per_a"]
     return f"MAE: E {energy:.1f} meV  F {forces:.1f} meV/Å"
 
 

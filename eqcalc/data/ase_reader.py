@@ -57,7 +57,7 @@ def read_with_ase(
         return Dataset([], isolated_atoms, path.name, units)
     chosen = parse_rows(rows, len(training))
     frames = labels.read([training[row] for row in chosen], chosen)
-    return Dataset(frames, isolated_atoms, path.name, units)
+    return Dataset(frames, isolated_atoms, path.name, units, chosen, len(training))
 
 
 class _Labels:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eqcalc.data.frames import LabelledFrame
-from eqcalc.errors import DataError
+from eqcalc.errors import DataError, GraphError
 from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.neighbours import build_graph
 
@@ -32,19 +32,32 @@ class LabelledGraph(NamedTuple):
 
 
 def labelled_graphs(
-    frames: Iterable[LabelledFrame], cutoff: float, dtype: torch.dtype = torch.float64
+    frames: Iterable[LabelledFrame],
+    cutoff: float,
+    dtype: torch.dtype = torch.float64,
+    *,
+    first: int = 0,
+    source: str = "",
 ) -> list[LabelledGraph]:
     """Build the graph of every frame; edge vectors have ``dtype``.
 
     Parameters
     ----------
     cutoff : Å
+    first, source : number of the first frame and name of the file, for messages
 
     Raises
     ------
     GraphError : a frame has no atoms, NaN positions or coincident atoms.
     """
-    return [_labelled(frame, cutoff, dtype) for frame in frames]
+    graphs = []
+    for index, frame in enumerate(frames, start=first):
+        try:
+            graphs.append(_labelled(frame, cutoff, dtype))
+        except GraphError as error:
+            where = f"frame {index}" + (f" of {source}" if source else "")
+            raise GraphError(f"{where}: {error}") from error
+    return graphs
 
 
 def collate(samples: Sequence[LabelledGraph]) -> LabelledGraph:

@@ -43,12 +43,16 @@ class Dataset:
         atom and say ``config_type=IsolatedAtom``
     source : name of the file
     units : the units that stood in the file, before conversion to eV and Å
+    rows : numbers of the frames among those of the file
+    n_rows : how many the file has
     """
 
     frames: list[LabelledFrame]
     isolated_atoms: dict[int, float] = field(default_factory=dict)
     source: str = ""
     units: str = "eV, Angstrom"
+    rows: list[int] = field(default_factory=list)
+    n_rows: int = 0
 
     def __len__(self) -> int:
         return len(self.frames)

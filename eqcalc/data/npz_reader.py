@@ -121,7 +121,8 @@ def _read_archive(file: NpzFile, path: Path, rows: Rows, request: LabelRequest) 
     )
     to_ev, to_angstrom = energy_unit(units[0]), length_unit(units[1])
     numbers, positions, energies, forces = _arrays(file, path, layout, energy_key, forces_key)
-    chosen = parse_rows(rows, len(positions))
+    n_rows = len(positions)
+    chosen = parse_rows(rows, n_rows)
     positions = positions[chosen] * to_angstrom
     energies = energies[chosen] * to_ev
     require_finite(positions, layout.positions, chosen, path)
@@ -137,7 +138,7 @@ def _read_archive(file: NpzFile, path: Path, rows: Rows, request: LabelRequest) 
         )
         for k in range(len(chosen))
     ]
-    return Dataset(frames, source=path.name, units=", ".join(units))
+    return Dataset(frames, source=path.name, units=", ".join(units), rows=chosen, n_rows=n_rows)
 
 
 def _find_layout(file: NpzFile, path: Path, request: LabelRequest) -> _Layout:

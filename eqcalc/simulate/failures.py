@@ -4,43 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import Optimizer
 
 from eqcalc.errors import GraphError, NonFiniteError
+from eqcalc.simulate.writers import FrameWriter
 
 __all__ = ["telling_where"]
+
+_ADVICE_MD = (
+    "Start from a structure relaxed with this model, or take a shorter timestep; the model may "
+    "also be far from what it was trained on."
+)
+_ADVICE_RELAX = (
+    "Start from a structure in which no atoms overlap; the model may also be far from what it "
+    "was trained on."
+)
 
 
 @contextmanager
 def telling_where(
-    dynamics: MolecularDynamics | Optimizer, trajectory: Path | None = None
+    dynamics: MolecularDynamics | Optimizer, trajectory: FrameWriter
 ) -> Iterator[None]:
     """Say at which step the structure or the model broke, and what to do.
+
+    An error before the first frame passes as it is: nothing ran, and no frame is good.
 
     Parameters
     ----------
     dynamics : ASE's integrator or optimizer; its ``nsteps`` counts the whole steps
-    trajectory : file that holds the frames so far, or None before the first
+    trajectory : holds the frames so far, the structure of step 0 first
 
     Raises
     ------
-    NonFiniteError : in place of any NonFiniteError or GraphError of the block.
+    NonFiniteError : in place of any NonFiniteError or GraphError after the first frame.
     """
     try:
         yield
     except (GraphError, NonFiniteError) as error:
-        kept = f" The last good frame is in {trajectory}." if trajectory else ""
-        if dynamics.nsteps == 0:
-            advice = "Check the structure, and that the model was trained on such systems."
-        else:
-            advice = (
-                "Start from a structure relaxed with this model, or (dynamics) take a shorter "
-                "timestep; the model may also be far from what it was trained on."
-            )
+        if trajectory.n_frames == 0:
+            raise
+        advice = _ADVICE_RELAX if isinstance(dynamics, Optimizer) else _ADVICE_MD
         reason = str(error).rstrip(".")
         raise NonFiniteError(
-            f"stopped after step {dynamics.nsteps}: {reason}.{kept} {advice}"
+            f"stopped after step {dynamics.nsteps}: {reason}. The last good frame is in "
+            f"{trajectory.path}. {advice}"
         ) from error

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
-from eqcalc.errors import NonFiniteError
+from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -23,7 +23,15 @@ from eqcalc.simulate.manifest import RunManifest
 from eqcalc.simulate.plots import plot_md
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
-from eqcalc.simulate.thermo import Thermo, columns, has_pressure, observe, read_table, snapshot
+from eqcalc.simulate.thermo import (
+    Thermo,
+    columns,
+    has_pressure,
+    observe,
+    read_table,
+    snapshot,
+    temperature_of,
+)
 from eqcalc.simulate.velocities import conserved_zero_momenta, has_velocities, set_velocities
 from eqcalc.simulate.writers import (
     FrameWriter,
@@ -53,12 +61,15 @@ class MDResult:
     """A finished run.
 
     ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
-    the slope of a straight line through the total energy, None except for "nve".
+    the slope of a straight line through the total energy, None except for "nve";
+    over less than a picosecond it says little. ``n_frames`` counts the rows of
+    ``thermo.csv``, of which there is one a frame.
     """
 
     folder: Path
     atoms: Atoms
     n_steps: int
+    n_frames: int
     wall_s: float
     ns_per_day: float
     mean_temperature_K: float
@@ -99,11 +110,14 @@ class MDRun:
     Attributes
     ----------
     atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
-    settings, n_dof
+    settings, n_dof; kept_velocities (whether the structure brought its own) and
+    start_temperature_K, that of the first velocities
 
     Raises
     ------
-    ConfigError : the ensemble does not fit the structure or the calculator.
+    ConfigError : the ensemble does not fit the structure or the calculator, or no
+        atom is free to move.
+    NonFiniteError : the structure brings velocities that are NaN or infinite.
     """
 
     def __init__(
@@ -122,13 +136,22 @@ class MDRun:
         check_fit(self.atoms, settings)
         langevin = settings.ensemble == "nvt-langevin"
         hold_center_of_mass(self.atoms, settings)
-        if not has_velocities(self.atoms):
+        self.kept_velocities = has_velocities(self.atoms)
+        if not np.isfinite(self.atoms.get_momenta()).all():
+            raise NonFiniteError(
+                "the velocities of the structure are NaN or infinite; remove them from the file "
+                "to have new ones drawn."
+            )
+        if not self.kept_velocities:
             set_velocities(
                 self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin
             )
         self.n_dof = self.atoms.get_number_of_degrees_of_freedom()
         if not langevin:
             self.n_dof -= conserved_zero_momenta(self.atoms)
+        if self.n_dof < 1:
+            raise ConfigError("the constraints of the structure leave no atom free to move.")
+        self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
         self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
 
     def run(
@@ -150,10 +173,13 @@ class MDRun:
         StopRequested : Ctrl-C or SIGTERM, after all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
-        with telling_where(self.dynamics):
-            # A model that cannot start must not cost an older run.
-            if not np.isfinite(self.atoms.get_forces()).all():
-                raise NonFiniteError("the forces are NaN or infinite")
+        # A model or structure that cannot start must not cost an older run.
+        if not np.isfinite(self.atoms.get_forces()).all():
+            raise NonFiniteError(
+                "the forces on the first structure are NaN or infinite; check the structure, and "
+                "that the model was trained on such systems."
+            )
+        self._measure()
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         with manifest, StopOnSignal() as stop:
@@ -162,7 +188,8 @@ class MDRun:
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
                 raise StopRequested(
                     f"stopped at step {result.n_steps} of {self.settings.n_steps}; everything "
-                    f"up to there is in {target.path}",
+                    f"up to there is in {target.path}; eqcalc md {target / 'final.xyz'} goes on "
+                    "from there",
                     stop.signal_number,
                 )
         return result
@@ -181,7 +208,10 @@ class MDRun:
         with (
             closing(TableWriter(target / "thermo.csv", columns(has_pressure(self.atoms)))) as table,
             closing(open_trajectory(trajectory_path, settings.trajectory_format)) as trajectory,
-            telling_where(self.dynamics, trajectory_path),
+            telling_where(self.dynamics, trajectory),
+            # ASE's barostat overflows, and then takes inf times 0, where a structure
+            # explodes; the checks below say so in words.
+            np.errstate(over="ignore", invalid="ignore"),
         ):
             for _ in self.dynamics.irun(settings.n_steps):
                 step = self.dynamics.nsteps
@@ -201,6 +231,14 @@ class MDRun:
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
+        thermo = self._measure()
+        frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
+        trajectory.write(frame)
+        table.write([value for value in thermo if value is not None])
+        return thermo
+
+    def _measure(self) -> Thermo:
+        """Return the present step; refuse one that no longer means anything."""
         step = self.dynamics.nsteps
         time_fs = step * float(self.settings.timestep_fs)
         thermo = observe(self.atoms, step, time_fs, self.n_dof)
@@ -208,10 +246,8 @@ class MDRun:
             raise NonFiniteError(f"the energy is {thermo.total_energy}")
         if thermo.temperature_K > max(_HOTTEST_K, 100 * self.settings.temperature_K):
             raise NonFiniteError(
-                f"the structure flew apart (temperature {thermo.temperature_K:.3g} K)"
+                f"the structure flies apart (temperature {thermo.temperature_K:.3g} K)"
             )
-        trajectory.write(snapshot(self.atoms, self._constraints, step=step, time_fs=time_fs))
-        table.write([value for value in thermo if value is not None])
         return thermo
 
     def _finish(self, target: RunFolder, wall_s: float) -> MDResult:
@@ -226,6 +262,7 @@ class MDRun:
             folder=target.path,
             atoms=final,
             n_steps=self.dynamics.nsteps,
+            n_frames=len(temperature),
             wall_s=wall_s,
             ns_per_day=self._ns_per_day(wall_s),
             mean_temperature_K=float(temperature[len(temperature) // 2 :].mean()),

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from eqcalc.files import write_whole
 
-__all__ = ["plot_md", "plot_relaxation"]
+__all__ = ["ENOUGH_FOR_A_MEAN", "plot_md", "plot_relaxation"]
+
+ENOUGH_FOR_A_MEAN = 20
+"""Frames below which a mean temperature is mostly chance, and not shown."""
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
@@ -49,14 +52,15 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
 
     temperature = table["temperature_K"]
     panels[1].plot(time_ps, temperature, color=_GREEN, linewidth=1.0, alpha=0.55)
-    second_half = temperature[len(temperature) // 2 :].mean()
-    panels[1].plot(
-        time_ps,
-        _running_mean(temperature),
-        color=_GREEN,
-        linewidth=1.8,
-        label=f"running mean (second half: {second_half:.0f} K)",
-    )
+    if len(temperature) >= ENOUGH_FOR_A_MEAN:
+        second_half = temperature[len(temperature) // 2 :].mean()
+        panels[1].plot(
+            time_ps,
+            _running_mean(temperature),
+            color=_GREEN,
+            linewidth=1.8,
+            label=f"running mean (second half: {second_half:.0f} K)",
+        )
     if goal_K is not None:
         panels[1].axhline(
             goal_K, color=_GREY, linestyle="--", linewidth=1.0, label=f"thermostat {goal_K:g} K"
@@ -66,6 +70,8 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
     if volume is not None and with_volume:
         panels[2].plot(time_ps, volume / n_atoms, color=_GREY, linewidth=1.2)
         panels[2].set_ylabel("volume\n(Å³/atom)")
+        # "+1.1e1" above the axis is easily missed, and the volume is then misread.
+        panels[2].ticklabel_format(axis="y", useOffset=False)
     panels[-1].set_xlabel("time (ps)")
     _save(figure, path)
 
@@ -117,6 +123,8 @@ def _figure(n_panels: int) -> tuple[Figure, list[Axes]]:
 
 
 def _legend(panel: Axes) -> None:
+    if not panel.get_legend_handles_labels()[0]:
+        return  # matplotlib warns about a legend of nothing
     panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9,
                  borderaxespad=0.1)  # fmt: skip
 

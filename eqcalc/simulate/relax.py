@@ -34,6 +34,10 @@ from eqcalc.units import EV_PER_A3_TO_GPA
 
 __all__ = ["RelaxResult", "RelaxRun", "RelaxStep", "run_relax"]
 
+# Both far above any chemistry; only a structure that collapses or flies apart gets there.
+_LARGEST_CHANGE_EV_PER_ATOM = 1e3
+_LARGEST_FORCE = 1e6  # eV/Å
+
 _OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
 
 
@@ -118,6 +122,7 @@ class RelaxRun:
             self._target = FrechetCellFilter(
                 self.atoms, scalar_pressure=settings.pressure_gpa * units.GPa
             )
+        self._first_energy: float | None = None
         self.optimizer = _OPTIMIZERS[settings.optimizer](self._target, logfile=None)
 
     def run(
@@ -136,12 +141,11 @@ class RelaxRun:
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
         OutputError : a file cannot be written; what was written before is complete.
-        NonFiniteError : the structure flew apart, or the model returned NaN.
+        NonFiniteError : the structure collapsed or flew apart, or the model returned NaN.
         StopRequested : Ctrl-C or SIGTERM, after all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
-        with telling_where(self.optimizer):
-            self._measure()  # a model that cannot start must not cost an older run
+        self._measure()  # a model that cannot start must not cost an older run
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         with manifest, StopOnSignal() as stop:
@@ -159,7 +163,8 @@ class RelaxRun:
             if stop.signal_number is not None and not converged:
                 raise StopRequested(
                     f"stopped at step {last.step} of at most {self.settings.max_steps}; "
-                    f"everything up to there is in {target.path}",
+                    f"everything up to there is in {target.path}; eqcalc relax "
+                    f"{target / 'relaxed.xyz'} goes on from there",
                     stop.signal_number,
                 )
         return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax)
@@ -178,7 +183,7 @@ class RelaxRun:
         with (
             closing(TableWriter(target / "relax.csv", names)) as table,
             closing(open_trajectory(path, settings.trajectory_format)) as trajectory,
-            telling_where(self.optimizer, path),
+            telling_where(self.optimizer, trajectory),
         ):
             for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
                 last = self._record(table, trajectory)
@@ -195,7 +200,7 @@ class RelaxRun:
         return row
 
     def _measure(self) -> RelaxStep:
-        """Return the present step; the criterion is ASE's."""
+        """Return the present step; the criterion is ASE's. Refuse one beyond all chemistry."""
         step = self.optimizer.nsteps
         forces = self._target.get_forces()
         energy = float(self.atoms.get_potential_energy())
@@ -208,7 +213,22 @@ class RelaxRun:
             # ASE's stress is positive under tension, a pressure under compression.
             pressure_gpa = float(-self.atoms.get_stress()[:3].mean() * EV_PER_A3_TO_GPA)
         fmax = float(np.sqrt((forces**2).sum(axis=1).max()))
+        self._refuse_absurd(energy, fmax)
         return RelaxStep(step, energy, fmax, enthalpy, volume, pressure_gpa)
+
+    def _refuse_absurd(self, energy: float, fmax: float) -> None:
+        if fmax > _LARGEST_FORCE:
+            raise NonFiniteError(
+                f"the largest force is {fmax:.3g} eV/Å, as between atoms on top of each other."
+            )
+        if self._first_energy is None:
+            self._first_energy = energy
+        change = (energy - self._first_energy) / len(self.atoms)
+        if abs(change) > _LARGEST_CHANGE_EV_PER_ATOM:
+            raise NonFiniteError(
+                f"the structure falls apart (energy changed by {change:.3g} eV/atom since the "
+                "start)."
+            )
 
     def _manifest_fields(self) -> dict[str, Any]:
         return {

@@ -48,10 +48,11 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     except StructureError:
         raise
     except _READER_ERRORS as error:
+        which = "" if index == -1 else f" (index {index})"
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise StructureError(
-            f"cannot read a structure from '{path}' (index {index}): "
-            f"{type(error).__name__}: {error}. Readable are {_FORMATS}; the suffix must tell "
-            "which it is."
+            f"cannot read a structure from '{path}'{which}: {reason}. Readable are {_FORMATS}; "
+            "the suffix must tell which it is."
         ) from error
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
         raise StructureError(f"the structure in '{path}' has no atoms.")

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from eqcalc.units import EV_PER_A3_TO_GPA
 
-__all__ = ["Thermo", "columns", "has_pressure", "observe", "read_table", "snapshot"]
+__all__ = [
+    "Thermo", "columns", "has_pressure", "observe", "read_table", "snapshot", "temperature_of",
+]  # fmt: skip
 
 
 class Thermo(NamedTuple):
@@ -47,6 +49,16 @@ def has_pressure(atoms: Atoms) -> bool:
     return bool(atoms.pbc.all()) and "stress" in atoms.calc.implemented_properties
 
 
+def temperature_of(atoms: Atoms, n_dof: int) -> float:
+    """Return the temperature in K that the velocities of ``atoms`` stand for.
+
+    Parameters
+    ----------
+    n_dof : number of degrees of freedom that share the heat
+    """
+    return float(2 * atoms.get_kinetic_energy() / (n_dof * units.kB))
+
+
 def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
     """Measure ``atoms``; energies and stress come from its calculator.
 
@@ -65,7 +77,7 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
     return Thermo(
         step=step,
         time_fs=time_fs,
-        temperature_K=2 * kinetic / (n_dof * units.kB),
+        temperature_K=temperature_of(atoms, n_dof),
         potential_energy=potential,
         kinetic_energy=kinetic,
         total_energy=potential + kinetic,

@@ -23,9 +23,10 @@ __all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "
 
 
 class FrameWriter(Protocol):
-    """What a run asks of a trajectory."""
+    """What a run asks of a trajectory; ``n_frames`` counts those written whole."""
 
     path: Path
+    n_frames: int
 
     def write(self, frame: Atoms) -> None:
         """Add one frame, whole or not at all."""
@@ -83,10 +84,12 @@ def write_structure(path: Path, atoms: Atoms) -> None:
 class _ExtxyzFile:
     def __init__(self, path: Path):
         self.path = path
+        self.n_frames = 0
         self._file = AppendFile(path)
 
     def write(self, frame: Atoms) -> None:
         self._file.append(_extxyz(frame))
+        self.n_frames += 1
 
     def close(self) -> None:
         self._file.close()
@@ -97,6 +100,7 @@ class _TrajFile:
 
     def __init__(self, path: Path):
         self.path = path
+        self.n_frames = 0
         self._stage = _UlmStage(path)
         # An empty trajectory first: a process that is killed within the first
         # frame leaves a readable file with no frames.
@@ -106,6 +110,7 @@ class _TrajFile:
 
     def write(self, frame: Atoms) -> None:
         self._writer.write(frame)
+        self.n_frames += 1
 
     def close(self) -> None:
         # Not the writer's close: after a failed frame it would write that again.

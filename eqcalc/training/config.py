@@ -42,7 +42,8 @@ class DataOptions:
     test_path, test_rows : what ``eqcalc export`` judges the model on for its card;
         without test_path the rows come from ``path``
     train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices
-    energy_key, forces_key, stress_key, energy_unit, length_unit : see the readers
+    energy_key, forces_key, stress_key, positions_key, numbers_key, energy_unit,
+        length_unit : see the readers
     reference_energies : "least_squares", "isolated_atoms", or symbol -> eV
     """
 
@@ -55,6 +56,8 @@ class DataOptions:
     energy_key: Optional[str] = None
     forces_key: Optional[str] = None
     stress_key: Optional[str] = None
+    positions_key: Optional[str] = None
+    numbers_key: Optional[str] = None
     energy_unit: Optional[str] = None
     length_unit: Optional[str] = None
     reference_energies: Union[str, Mapping[Any, float]] = "least_squares"

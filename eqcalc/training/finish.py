@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -14,7 +13,7 @@ import torch
 from ase.data import chemical_symbols
 
 from eqcalc import architectures
-from eqcalc.data import Dataset, LabelledFrame, read_dataset
+from eqcalc.data import Dataset, read_dataset
 from eqcalc.engines import load_model
 from eqcalc.errors import ModelFileError, OutputExistsError
 from eqcalc.evaluation import Comparison, evaluate
@@ -46,7 +45,8 @@ def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potenti
 
     Raises
     ------
-    ModelFileError : the checkpoint is missing or does not belong to the run.
+    ModelFileError : the checkpoint is missing, does not belong to the run, or holds
+        weights that are not finite.
     """
     path = checkpoint or run.best_checkpoint
     config = run.read_config()
@@ -65,6 +65,12 @@ def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potenti
         raise ModelFileError(
             f"'{path}' is not a checkpoint of this run: {reason}"
         ) from error
+    # Buffers may hold NaN: the reference energies of elements that were never seen.
+    if not all(bool(torch.isfinite(weight).all()) for weight in potential.parameters()):
+        raise ModelFileError(
+            f"the weights in '{path}' are not finite: the training diverged; lower learning_rate "
+            "and train again."
+        )
     return potential.eval()
 
 
@@ -98,7 +104,7 @@ def export_run(run: RunFolder, folder: Path, *, overwrite: bool = False) -> Fini
         training_data=_training_data(config, data.train, data.validation),
     )
     write(overwrite=overwrite)
-    comparison = evaluate(load_model(path, device="cpu"), judged)
+    comparison = evaluate(load_model(path, device="cpu"), judged.frames, source=judged.source)
     errors = {"measured on": judged_on, **comparison.summary()}
     card = write(overwrite=True, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())
@@ -110,16 +116,14 @@ def export_run(run: RunFolder, folder: Path, *, overwrite: bool = False) -> Fini
     return Finished(path, card, comparison, judged_on)
 
 
-def _judged(
-    config: TrainingConfig, validation: Dataset
-) -> tuple[Sequence[LabelledFrame], str]:
+def _judged(config: TrainingConfig, validation: Dataset) -> tuple[Dataset, str]:
     options = config.data
     if options.test_path is None and options.test_rows is None:
-        return validation.frames, f"validation frames of {validation.source}"
+        return validation, f"validation frames of {validation.source}"
     path = config.resolve(options.test_path or options.path)
     rows = rows_of(config, options.test_rows)
     test = read_dataset(path, rows=rows, **label_options(config))
-    return test.frames, f"test rows {options.test_rows or 'all'} of {test.source}"
+    return test, f"test rows {options.test_rows or 'all'} of {test.source}"
 
 
 def _training_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from eqcalc.data.batches import LabelledGraph
+from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingOptions
 from eqcalc.training.gradients import LossGradients
@@ -65,6 +67,7 @@ class PotentialModule(pl.LightningModule):
                 LossGradients(self.potential, self.weights, self.options.compile)
             )
         value = self._gradients[0](batch)
+        self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
         self._optimizer().step()
         self.log(
@@ -79,8 +82,10 @@ class PotentialModule(pl.LightningModule):
         metrics = {
             "validation_loss": loss(found, self.weights),
             "validation_energy_mae_mev": 1e3 * found.energy.abs().mean(),
-            "validation_forces_mae_mev": 1e3 * found.forces.abs().mean(),
+            "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
         }
+        if self.weights.stress > 0:
+            metrics["validation_stress_mae_mev_per_a3"] = 1e3 * found.stress.abs().mean()
         for name, value in metrics.items():
             self.log(name, value.detach(), batch_size=n_structures, prog_bar="mae" in name)
 
@@ -89,11 +94,20 @@ class PotentialModule(pl.LightningModule):
             return
         scheduler = self.lr_schedulers()
         value = float(self.trainer.callback_metrics["validation_loss"])
+        self._refuse_divergence("validation", value)  # before a checkpoint is written
         self.log("learning_rate", self._optimizer().param_groups[0]["lr"])
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(value)
         elif isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
             scheduler.step()
+
+    def _refuse_divergence(self, kind: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"the training diverged in epoch {self.trainer.current_epoch + 1}: the {kind} "
+                f"loss is {value}; lower learning_rate (it is {self.options.learning_rate:g}) and "
+                "start the run again."
+            )
 
     def _optimizer(self) -> LightningOptimizer:
         return cast("LightningOptimizer", self.optimizers())  # one, not a list of them

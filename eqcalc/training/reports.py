@@ -16,9 +16,10 @@ from eqcalc.files import write_whole
 __all__ = ["METRICS", "MetricsFile", "Progress", "Report"]
 
 METRICS = (
-    "train_loss", "validation_loss", "validation_energy_mae_mev", "validation_forces_mae_mev",
-    "learning_rate",
+    "train_loss", "validation_loss", "validation_energy_mae_mev",
+    "validation_forces_mae_mev_per_a", "validation_stress_mae_mev_per_a3", "learning_rate",
 )  # fmt: skip
+"""Columns of metrics.csv; stress only where the loss has it."""
 
 
 class Report(NamedTuple):
@@ -64,11 +65,15 @@ class MetricsFile(Callback):
         self._report(trainer, trainer.current_epoch, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.metrics = {name: float(trainer.callback_metrics[name]) for name in METRICS}
+        found = trainer.callback_metrics
+        self.metrics = {name: _rounded(float(found[name])) for name in METRICS if name in found}
         counts = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.rows.append({**counts, **self.metrics})
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, [*counts, *METRICS], lineterminator="\n")
+        # A run that an older version began may have columns of other names.
+        writer = csv.DictWriter(
+            text, [*counts, *self.metrics], extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(self.rows)
         write_whole(self.path, text.getvalue().encode())
@@ -78,3 +83,7 @@ class MetricsFile(Callback):
         if self.progress is not None:
             n_batches = int(trainer.num_training_batches)
             self.progress(Report(epoch, trainer.max_epochs or 0, batch, n_batches, self.metrics))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")  # float32 holds no more

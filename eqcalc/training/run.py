@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from eqcalc import architectures
 from eqcalc.data import Dataset, force_rms, read_dataset, reference_energies
 from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
-from eqcalc.errors import ConfigError, DataError, OutputExistsError, listing
+from eqcalc.errors import ConfigError, DataError, ModelFileError, OutputExistsError, listing
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.module import PotentialModule
@@ -71,7 +72,10 @@ def read_training_data(config: TrainingConfig) -> TrainingData:
 
 def label_options(config: TrainingConfig) -> dict[str, Any]:
     """Return the keys and units of a configuration as ``read_dataset`` takes them."""
-    names = ("energy_key", "forces_key", "stress_key", "energy_unit", "length_unit")
+    names = (
+        "energy_key", "forces_key", "stress_key", "positions_key", "numbers_key",
+        "energy_unit", "length_unit",
+    )  # fmt: skip
     return {name: getattr(config.data, name) for name in names}
 
 
@@ -106,7 +110,7 @@ def train(
 
     The folder receives ``metrics.csv``, ``best.ckpt`` (lowest validation loss,
     averaged weights) and ``last.ckpt`` (to resume from). A resumed run gives what an
-    uninterrupted one would have given.
+    uninterrupted one would have given; where all epochs are done, nothing happens.
 
     Parameters
     ----------
@@ -115,16 +119,22 @@ def train(
     Raises
     ------
     OutputExistsError : the folder holds a run, and neither resume nor overwrite.
-    ConfigError : resume where there is no checkpoint, or with a configuration that
-        does not continue the folder's run.
+    ConfigError : resume where there is no checkpoint, with overwrite, or with a
+        configuration that does not continue the folder's run; rows that are both
+        trained on and validated on.
     DataError : a frame lacks a label that the loss needs.
+    ModelFileError : the checkpoint to resume from is damaged.
+    NonFiniteError : the training diverged.
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
     run = RunFolder(folder)
     _check_folder(run, resume, overwrite)
     if resume:
         _refuse_another_run(run, config)
+        if _epochs_left(run, config) == 0:
+            return run.best_checkpoint
     data = read_training_data(config)
+    _refuse_shared_rows(config, data)
     _refuse_missing_labels(config, data)
     module = PotentialModule(build_potential(config, data), config.training)
     run.prepare(config, resume)
@@ -153,6 +163,10 @@ def train(
 
 
 def _check_folder(run: RunFolder, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ConfigError(
+            "--resume continues a run and --overwrite replaces it; give one of them, not both."
+        )
     if resume and not run.last_checkpoint.exists():
         raise ConfigError(f"there is nothing to resume: '{run.last_checkpoint}' does not exist.")
     if run.exists() and not (resume or overwrite):
@@ -174,6 +188,36 @@ def _refuse_another_run(run: RunFolder, config: TrainingConfig) -> None:
         raise ConfigError(
             f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "
             "train.toml, or start a new run in another folder."
+        )
+
+
+def _epochs_left(run: RunFolder, config: TrainingConfig) -> int:
+    path = run.last_checkpoint
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        n_done = int(content["epoch"]) + 1  # it holds the number of the last one, from 0
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelFileError(
+            f"'{path}' is damaged or no checkpoint, so there is nothing to resume from; start "
+            "the run again with --overwrite."
+        ) from error
+    n_wanted = config.training.max_epochs
+    if n_done > n_wanted:
+        raise ConfigError(f"{n_done} epochs are already done; max_epochs is {n_wanted}, raise it.")
+    return n_wanted - n_done
+
+
+def _refuse_shared_rows(config: TrainingConfig, data: TrainingData) -> None:
+    options = config.data
+    path = config.resolve(options.path)
+    other = config.resolve(options.validation_path or options.path)
+    if path.resolve() != other.resolve():
+        return
+    shared = sorted(set(data.train.rows) & set(data.validation.rows))
+    if shared:
+        raise ConfigError(
+            f"training and validation rows of {path.name} must not overlap, found in both: "
+            f"{listing(shared)}; change train_rows or validation_rows."
         )
 
 
@@ -237,7 +281,7 @@ def _loader(
     dataset: Dataset, potential: Potential, config: TrainingConfig, shuffle: bool
 ) -> DataLoader[LabelledGraph]:
     dtype = getattr(torch, config.dtype)
-    graphs = labelled_graphs(dataset.frames, potential.cutoff, dtype)
+    graphs = labelled_graphs(dataset.frames, potential.cutoff, dtype, source=dataset.source)
     return DataLoader(
         cast("TorchDataset[LabelledGraph]", graphs),  # a list serves as one
         batch_size=config.training.batch_size if shuffle else 50,

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import ase.io
 import pytest
@@ -22,6 +23,7 @@ from eqcalc.cli.model_choice import choose_model, trained_on
 from eqcalc.cli.relax import relax
 from eqcalc.errors import ConfigError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings
+from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES
 
 HERE = Path(__file__).parent
 
@@ -51,7 +53,9 @@ def run(*words: object) -> int:
 def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
     assert run("md", "ethanol.xyz", "--steps", 100) == 0
     out = capsys.readouterr().out
-    assert "model nequip-ethanol (models/nequip-ethanol/model.pt)" in out
+    assert (
+        "model nequip-ethanol: shipped, trained on C2H6O (isomers are not told apart)\n" in out
+    )
     assert "note:" not in out
     assert "step 0/100" in out
     assert "step 100/100" in out
@@ -73,7 +77,10 @@ def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
     words = "md ethanol.xyz -m nequip-ethanol -e nve -T 50 -t 0.25 -n 8 --seed 3 --log-every 4"
     words += " --format extxyz -o there --device cpu --dtype float64 --engine jit --skin 0"
     assert run(*words.split()) == 0
-    assert "energy drift" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "model nequip-ethanol (models/nequip-ethanol/model.pt)" in out
+    assert "E_tot" in out
+    assert "velocities from" not in out
     settings = json.loads((folder / "there" / "manifest.json").read_text())["settings"]
     expected = MDSettings("nve", 50.0, 0.25, 8, 3, log_every=4, trajectory_format="extxyz")
     assert settings == {f.name: getattr(expected, f.name) for f in fields(expected)}
@@ -82,6 +89,57 @@ def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
          "skin": 0.0}
     ]  # fmt: skip
     assert len(ase.io.read(folder / "there" / "trajectory.xyz", ":")) == 3
+
+
+def test_summary_leaves_out_numbers_that_a_short_run_cannot_give(folder, capsys):
+    short = "md ethanol.xyz -e nve --log-every 100 --overwrite -n"
+    assert run(*short.split(), 1998) == 0
+    out = capsys.readouterr().out
+    assert "energy drift" not in out
+    assert "mean temperature" in out  # 21 frames
+    assert run(*short.split(), 1800, "-t", 1) == 0
+    out = capsys.readouterr().out
+    assert "energy drift" in out
+    assert "mean temperature" not in out
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "effect"),
+    [
+        ("nve", "--temperature and --seed have no effect"),
+        ("nvt-langevin", "--temperature only sets the thermostat, --seed only seeds the noise"),
+        ("nvt-nhc", "--temperature only sets the thermostat, --seed has no effect"),
+    ],
+)
+def test_velocities_of_the_file_are_announced(folder, capsys, ensemble, effect):
+    assert run("md", "ethanol.xyz", "-n", 2, "-e", "nve", "-T", 587) == 0
+    capsys.readouterr()
+    first = ase.io.read(folder / "ethanol-md" / "trajectory.traj", 0)
+    ase.io.write("moving.xyz", first)
+    assert run("md", "moving.xyz", "-n", 2, "-e", ensemble) == 0
+    kelvin = {"nvt-langevin": 514}.get(ensemble, 587)  # spread over 24 instead of 21
+    assert f"velocities from the file ({kelvin} K); {effect}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-e nvt-langevin --pressure 1", "--pressure belongs to npt, not nvt-langevin."),
+        ("-e nve --friction 1", "--friction belongs to nvt-langevin, not nve."),
+        ("--thermostat-time 5", "--thermostat-time belongs to nvt-nhc and npt, not nvt-langevin."),
+        ("-e nvt-nhc --barostat-time 5", "--barostat-time belongs to npt, not nvt-nhc."),
+    ],
+)
+def test_option_of_another_ensemble_is_refused(folder, capsys, words, message):
+    assert run("md", "ethanol.xyz", *words.split()) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_option_of_the_ensemble_reaches_the_settings(folder):
+    words = "md ethanol.xyz -n 2 -e nvt-nhc --thermostat-time 50"
+    assert run(*words.split()) == 0
+    settings = json.loads((folder / "ethanol-md" / "manifest.json").read_text())["settings"]
+    assert settings["thermostat_time_fs"] == 50.0
 
 
 @pytest.mark.parametrize(
@@ -130,10 +188,11 @@ def test_relax_converges_and_says_so(folder, capsys):
     atoms = molecule("CH3CH2OH")
     atoms.rattle(0.05, seed=1)
     ase.io.write("rattled.xyz", atoms)
-    assert run("relax", "rattled.xyz") == 0
+    assert run("relax", "rattled.xyz", "--fmax", 1e-6) == 0
     out = capsys.readouterr().out
     assert "converged in" in out
     assert "fmax" in out
+    assert "fmax 0.0000 " not in out
     assert (folder / "rattled-relax" / "relaxed.xyz").exists()
 
 
@@ -161,7 +220,7 @@ def test_ctrl_c_exits_with_130_and_says_where_the_files_are(folder):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "of 1000000; everything up to there is in ethanol-md" in out
+    assert "of 1000000; everything up to there is in ethanol-md; eqcalc md ethanol-md/" in out
     assert (folder / "ethanol-md" / "plot.png").exists()
 
 
@@ -222,7 +281,27 @@ def test_defaults_of_the_verb_are_those_of_the_settings(verb, settings, names):
     assert set(names.values()) == {f.name for f in fields(settings)}
     parameters = inspect.signature(verb).parameters
     for option, field in names.items():
-        assert parameters[option].default == getattr(settings, field), option
+        default = parameters[option].default
+        expected = getattr(settings, field)
+        if default is None:  # to tell whether it was given; the help says the settings' own
+            help_text = parameters[option].annotation
+            assert f"Default: {expected:g}." in help_text
+        else:
+            assert default == expected, option
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "known"),
+    [
+        (md, "ensemble", ENSEMBLES),
+        (md, "trajectory_format", tuple(TRAJECTORY_SUFFIXES)),
+        (relax, "optimizer", OPTIMIZERS),
+    ],
+)
+def test_help_names_every_choice(verb, option, known):
+    annotation = get_type_hints(verb, include_extras=True)[option]
+    help_text = annotation.__metadata__[0].help
+    assert f"{', '.join(known[:-1])} or {known[-1]}." in help_text
 
 
 def test_help_shows_an_example_and_imports_nothing_heavy():

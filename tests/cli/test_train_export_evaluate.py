@@ -8,15 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
+import torch
+from ase import Atoms
 from small_models import ETHANOL_FRAMES
 
+import eqcalc.cli.evaluate
 import eqcalc.cli.train
 from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
 from eqcalc.evaluation import evaluate
 from eqcalc.model_file import open_model_file
+from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS
 
 TRAINING_FILE = f"""
 name = "tiny"
@@ -158,6 +164,55 @@ def test_evaluate_explains_a_wrong_option(words, reason, models, folder, capsys)
     assert reason in capsys.readouterr().err
 
 
+def test_evaluate_reads_an_npz_with_keys_of_its_own(models, folder, capsys):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":2")
+    np.savez(
+        "own.npz", species=frames[0].numbers, xyz=[atoms.positions for atoms in frames],
+        e=[atoms.get_potential_energy() for atoms in frames],
+    )  # fmt: skip
+    words = ("evaluate", models["double"], "own.npz", "--energy-key", "e", "--energy-unit", "eV")
+    assert run(*words, "--length-unit", "Angstrom") == 2
+    assert "numbers_key and positions_key" in capsys.readouterr().err
+    words = (*words, "--length-unit", "Angstrom", "--numbers-key", "species")
+    assert run(*words, "--positions-key", "xyz") == 0
+    assert "own.npz, 2 frames" in capsys.readouterr().out
+
+
+def test_the_help_of_evaluate_lists_every_unit():
+    for table, text in (
+        (ENERGY_UNITS, eqcalc.cli.evaluate._ENERGY_UNITS),
+        (LENGTH_UNITS, eqcalc.cli.evaluate._LENGTH_UNITS),
+    ):
+        assert all(unit in text for unit in table)
+
+
+def test_evaluate_takes_threads(models, folder, capsys):
+    before = torch.get_num_threads()
+    words = ("evaluate", models["double"], ETHANOL_FRAMES, "--rows", "0:1", "--threads", "2")
+    try:
+        assert run(*words) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_evaluate_notes_what_the_model_was_not_trained_on(folder, capsys):
+    atoms = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"energy": -2070.0})
+    ase.io.write("water.xyz", [atoms, atoms])
+    assert run("evaluate", "painn-ethanol", "water.xyz") == 0
+    note = "note: painn-ethanol was trained on C2H6O; the data hold H2O.\n"
+    assert note in capsys.readouterr().out
+    assert run("evaluate", "painn-ethanol", ETHANOL_FRAMES, "--rows", "0:1") == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_evaluate_names_file_and_frame_of_coincident_atoms(models, folder, capsys):
+    atoms = Atoms("H2", [[0, 0, 0], [0.7, 0, 0]], info={"energy": -30.0})
+    ase.io.write("bad.xyz", [atoms, Atoms("H2", info={"energy": -30.0})])
+    assert run("evaluate", models["double"], "bad.xyz") == 2
+    assert "error: frame 1 of bad.xyz: atoms 0 and 1 coincide" in capsys.readouterr().err
+
+
 def test_evaluate_names_a_missing_data_file(models, folder, capsys):
     assert run("evaluate", models["double"], "absent.npz") == 2
     assert "data file absent.npz does not exist" in capsys.readouterr().err
@@ -188,6 +243,43 @@ def test_train_then_export_gives_a_model_that_evaluate_confirms(folder, capsys):
     assert run("export", "runs/tiny", "models/tiny") == 2
     assert "pass --overwrite to replace it" in capsys.readouterr().err
     assert run("export", "runs/tiny", "models/tiny", "--overwrite") == 0
+
+
+def test_evaluate_notes_frames_that_were_trained_on(folder, capsys):
+    assert run("train", "train.toml") == 0
+    assert run("export", "runs/tiny", "models/tiny") == 0
+    capsys.readouterr()
+    assert run("evaluate", "models/tiny", ETHANOL_FRAMES, "--rows", "2:6") == 0
+    assert (
+        f"note: tiny was trained on 2 of these 4 frames (rows 0:4 of {ETHANOL_FRAMES.name}); their "
+        "errors say little about others.\n"
+    ) in capsys.readouterr().out
+    assert run("evaluate", "models/tiny", ETHANOL_FRAMES, "--rows", "4:6") == 0
+    assert "note" not in capsys.readouterr().out
+    # Another file of that name, too short for the card's rows.
+    ase.io.write(ETHANOL_FRAMES.name, ase.io.read(ETHANOL_FRAMES, index=":2"))
+    assert run("evaluate", "models/tiny", ETHANOL_FRAMES.name) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_train_says_when_there_is_nothing_left_to_resume(folder, capsys):
+    assert run("train", "train.toml", "-o", "run") == 0
+    assert "nothing left" not in capsys.readouterr().out
+    assert run("train", "train.toml", "-o", "run", "--resume") == 0
+    assert capsys.readouterr().out.startswith("nothing left to do: all 2 epochs are done.\n")
+    (folder / "train.toml").write_text(TRAINING_FILE.replace("max_epochs = 2", "max_epochs = 1"))
+    assert run("train", "train.toml", "-o", "run", "--resume") == 2
+    assert "2 epochs are already done; max_epochs is 1, raise it." in capsys.readouterr().err
+    assert run("train", "train.toml", "-o", "run", "--resume", "--overwrite") == 2
+    assert "give one of them, not both" in capsys.readouterr().err
+
+
+def test_train_explains_a_divergence(folder, capsys):
+    (folder / "train.toml").write_text(TRAINING_FILE + "learning_rate = 1e9\n")
+    assert run("train", "train.toml") == 2
+    assert "diverged in epoch 1" in capsys.readouterr().err
+    assert run("export", "runs/tiny", "models/tiny") == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
 
 
 def test_train_refuses_a_run_that_is_there_then_resumes_or_replaces_it(folder, capsys):

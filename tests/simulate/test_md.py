@@ -1,6 +1,7 @@
 """Molecular dynamics: physics, determinism, files, refusals."""
 
 import json
+import warnings
 
 import ase.io
 import numpy as np
@@ -11,8 +12,14 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from springs import Springs, ethanol
 
-from eqcalc.errors import ConfigError, NonFiniteError, OutputError, OutputExistsError
-from eqcalc.simulate import MDRun, MDSettings, run_md
+from eqcalc.errors import (
+    ConfigError,
+    GraphError,
+    NonFiniteError,
+    OutputError,
+    OutputExistsError,
+)
+from eqcalc.simulate import MDRun, MDSettings, plots, run_md
 from eqcalc.simulate.thermo import read_table
 
 
@@ -249,7 +256,7 @@ def test_folder_with_a_run_is_refused_and_overwritten_on_request(tmp_path):
 def test_run_that_cannot_start_costs_no_older_run(tmp_path):
     atoms = ethanol()
     run_md(atoms, Springs(atoms), MDSettings(n_steps=10), tmp_path)
-    with pytest.raises(NonFiniteError, match=r"after step 0.*Check the structure"):
+    with pytest.raises(NonFiniteError, match=r"^the forces on the first structure are NaN"):
         run_md(atoms, Springs(atoms, fail_at=1), MDSettings(), tmp_path, overwrite=True)
     assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 2
 
@@ -290,8 +297,80 @@ def test_structure_that_flies_apart_stops_the_run(tmp_path):
     atoms = ethanol()
     calculator = Springs(atoms, stiffness=3000.0)
     settings = MDSettings(ensemble="nve", n_steps=500, timestep_fs=5.0)
-    with pytest.raises(NonFiniteError, match=r"flew apart \(temperature.*shorter timestep"):
+    expected = r"flies apart \(temperature.*last good frame.*shorter timestep"
+    with pytest.raises(NonFiniteError, match=expected):
         run_md(atoms, calculator, settings, tmp_path / "run")
+
+
+def test_nan_velocities_are_refused_before_anything_is_claimed():
+    atoms = ethanol()
+    atoms.set_momenta(np.full((9, 3), np.nan))
+    with pytest.raises(NonFiniteError, match="velocities of the structure are NaN"):
+        MDRun(atoms, Springs(atoms), MDSettings())
+
+
+def test_structure_that_starts_too_hot_costs_no_older_run(tmp_path):
+    atoms = ethanol()
+    run_md(atoms, Springs(atoms), MDSettings(n_steps=10), tmp_path)
+    atoms.set_momenta(np.random.default_rng(0).standard_normal((9, 3)) * 1e3)
+    with pytest.raises(NonFiniteError, match=r"^the structure flies apart \(temperature .* K\)$"):
+        run_md(atoms, Springs(atoms), MDSettings(), tmp_path, overwrite=True)
+    assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 2
+
+
+def test_error_of_the_calculator_at_the_start_passes_as_it_is(tmp_path):
+    class Refusing(Springs):
+        def calculate(self, *args, **kwargs):
+            raise GraphError("atoms 0 and 1 are at the same place.")
+
+    atoms = ethanol()
+    with pytest.raises(GraphError, match=r"^atoms 0 and 1 are at the same place\.$"):
+        run_md(atoms, Refusing(atoms), MDSettings(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_exploding_barostat_ends_in_words_not_in_warnings(tmp_path):
+    class Checking(EMT):  # as EqCalculator does; EMT itself dies of a NaN cell
+        def calculate(self, atoms, *args):
+            if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell).all()):
+                raise GraphError("positions or cell are NaN or infinite.")
+            super().calculate(atoms, *args)
+
+    settings = MDSettings(
+        ensemble="npt", timestep_fs=10.0, n_steps=300, barostat_time_fs=1.0, thermostat_time_fs=1.0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NonFiniteError, match=r"after step \d+: .*last good frame"):
+            run_md(copper(), Checking(), settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("n_steps", "drawn"), [(18, False), (19, True)])
+def test_running_mean_is_drawn_from_twenty_frames_on(tmp_path, monkeypatch, n_steps, drawn):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    settings = MDSettings(ensemble="npt", n_steps=n_steps, log_every=1, barostat_time_fs=100.0)
+    result = run_md(copper(), EMT(), settings, tmp_path / "run")
+    assert result.n_frames == n_steps + 1
+    _, temperature, volume = figures[0].axes
+    labels = [text.get_text() for text in temperature.get_legend().get_texts()]
+    assert any("running mean" in label for label in labels) is drawn
+    assert not volume.yaxis.get_major_formatter().get_useOffset()
+
+
+def test_short_nve_plot_has_no_empty_legend(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spring_run(tmp_path, ensemble="nve", n_steps=10)
+
+
+def test_final_structure_continues_the_run(tmp_path):
+    run, result, _ = spring_run(tmp_path, ensemble="nve", n_steps=20)
+    final = ase.io.read(result.folder / "final.xyz")
+    more = MDRun(final, Springs(ethanol()), MDSettings(ensemble="nve"))
+    assert more.kept_velocities
+    assert more.n_dof == run.n_dof
+    assert np.allclose(more.atoms.get_momenta(), run.atoms.get_momenta(), atol=1e-7)
 
 
 def test_npt_needs_three_periodic_directions():
@@ -317,6 +396,9 @@ def test_chain_refuses_constraints_that_ase_would_ignore(ensemble):
 def test_structure_with_every_atom_fixed_is_refused():
     atoms = ethanol()
     atoms.set_constraint(FixAtoms(range(9)))
+    with pytest.raises(ConfigError, match="no atom free to move"):
+        MDRun(atoms, Springs(atoms), MDSettings())
+    atoms.set_momenta(np.ones((9, 3)), apply_constraint=False)
     with pytest.raises(ConfigError, match="no atom free to move"):
         MDRun(atoms, Springs(atoms), MDSettings())
 

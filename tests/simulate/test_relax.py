@@ -1,17 +1,20 @@
 """Relaxation of positions and cells."""
 
 import json
+import signal
 
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from springs import Springs, ethanol
 
 from eqcalc.errors import ConfigError, NonFiniteError, OutputExistsError
-from eqcalc.simulate import RelaxSettings, run_relax
+from eqcalc.simulate import RelaxRun, RelaxSettings, StopRequested, run_relax
 from eqcalc.simulate.thermo import read_table
 
 
@@ -93,6 +96,14 @@ def test_cell_without_stress_is_refused(tmp_path):
         run_relax(crystal, Springs(crystal), RelaxSettings(cell=True), tmp_path)
 
 
+def test_stop_request_says_how_to_go_on(tmp_path):
+    with pytest.raises(StopRequested, match=r"stopped at step 1 of.*eqcalc relax .*relaxed.xyz"):
+        run_relax(
+            rattled_ethanol(), Springs(ethanol()), RelaxSettings(), tmp_path,
+            progress=lambda now: now.step and signal.raise_signal(signal.SIGINT),
+        )  # fmt: skip
+
+
 def test_folder_with_a_run_is_refused(tmp_path):
     run_relax(ethanol(), Springs(ethanol()), RelaxSettings(), tmp_path)
     with pytest.raises(OutputExistsError, match=r"already holds a run.*relax\.csv"):
@@ -105,3 +116,44 @@ def test_nan_forces_stop_the_relaxation(tmp_path):
         run_relax(rattled_ethanol(), calculator, RelaxSettings(), tmp_path)
     assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 2
     assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "failed"
+
+
+class Abyss(Calculator):
+    """Two atoms that gain ``depth / r`` by falling into each other, without a wall."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, depth: float):
+        super().__init__()
+        self.depth = depth
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        arm = atoms.positions[1] - atoms.positions[0]
+        distance = np.linalg.norm(arm)
+        pull = self.depth * arm / distance**3
+        self.results = {"energy": -self.depth / distance, "forces": np.array([pull, -pull])}
+
+
+def test_collapse_stops_the_relaxation_with_advice_that_fits(tmp_path):
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1]])
+    settings = RelaxSettings(optimizer="fire")
+    expected = r"after step \d+: the (structure falls apart|largest).*no atoms overlap"
+    with pytest.raises(NonFiniteError, match=expected):
+        run_relax(atoms, Abyss(100.0), settings, tmp_path)
+    assert np.isfinite(read_table(tmp_path / "relax.csv")["energy_eV"]).all()
+
+
+def test_energy_far_below_the_first_is_refused(tmp_path):
+    run = RelaxRun(Atoms("H2", positions=[[0, 0, 0], [0, 0, 1]]), Abyss(1.0), RelaxSettings())
+    run._refuse_absurd(energy=-1.0, fmax=1.0)
+    run._refuse_absurd(energy=-2000.0, fmax=1.0)
+    with pytest.raises(NonFiniteError, match=r"falls apart \(energy changed by -1e\+03 eV/atom"):
+        run._refuse_absurd(energy=-2002.0, fmax=1.0)
+
+
+def test_absurd_force_at_the_start_is_refused_as_it_is(tmp_path):
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1e-4]])
+    with pytest.raises(NonFiniteError, match=r"^the largest force is 1e\+08 eV/Å.*each other\.$"):
+        run_relax(atoms, Abyss(1.0), RelaxSettings(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

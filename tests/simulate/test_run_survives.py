@@ -15,9 +15,10 @@ import pytest
 from ase.build import molecule
 from ase.io.trajectory import Trajectory
 
-from eqcalc.errors import OutputError
+from eqcalc.errors import GraphError, NonFiniteError, OutputError
 from eqcalc.files import AppendFile, write_whole
-from eqcalc.simulate import MDSettings, StopRequested, run_md
+from eqcalc.simulate import MDRun, MDSettings, StopRequested, run_md
+from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.interrupts import StopOnSignal
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.writers import open_trajectory, write_structure
@@ -116,7 +117,7 @@ def test_stop_request_names_the_step(tmp_path):
         if now.thermo.step == 10:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(StopRequested, match=r"stopped at step 11 of 100; .*run") as caught:
+    with pytest.raises(StopRequested, match=r"step 11 of 100; .*eqcalc md .*final.xyz") as caught:
         run_md(
             ethanol(), Springs(ethanol()), MDSettings(n_steps=100), tmp_path / "run",
             progress=interrupt,
@@ -212,3 +213,31 @@ def test_structure_that_extxyz_cannot_hold_is_refused(tmp_path):
     atoms.set_array("odd", np.zeros((3, 2, 2)))
     with pytest.raises(OutputError, match=r"does not fit the extxyz format.*'traj'"):
         write_structure(tmp_path / "a.xyz", atoms)
+
+
+@FORMATS
+def test_trajectory_counts_only_whole_frames(tmp_path, fmt):
+    writer = open_trajectory(tmp_path / NAMES[fmt], fmt)
+    assert writer.n_frames == 0
+    writer.write(molecule("H2O"))
+    assert writer.n_frames == 1
+    disk = writer._file if fmt == "extxyz" else writer._stage._file
+    disk._file = FullFile(disk._file, room=3)
+    with pytest.raises(OutputError, match="No space left"):
+        writer.write(molecule("H2O"))
+    assert writer.n_frames == 1
+    writer.close()
+
+
+def test_no_good_frame_is_claimed_where_none_was_written(tmp_path):
+    from springs import Springs, ethanol
+
+    run = MDRun(ethanol(), Springs(ethanol()), MDSettings())
+    writer = open_trajectory(tmp_path / "a.traj", "traj")
+    with pytest.raises(GraphError, match=r"^no energy\.$"), telling_where(run.dynamics, writer):
+        raise GraphError("no energy.")
+    writer.write(ethanol())
+    expected = r"after step 0: no energy\. The last good frame is in .*a\.traj\. Start"
+    with pytest.raises(NonFiniteError, match=expected), telling_where(run.dynamics, writer):
+        raise GraphError("no energy.")
+    writer.close()

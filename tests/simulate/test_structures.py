@@ -45,3 +45,13 @@ def test_missing_frame_is_named(tmp_path):
     ase.io.write(tmp_path / "one.xyz", molecule("H2O"))
     with pytest.raises(StructureError, match="index 5"):
         read_structure(tmp_path / "one.xyz", index=5)
+
+
+def test_message_leaves_out_what_says_nothing(tmp_path, monkeypatch):
+    def fail(path, index):
+        raise AssertionError
+
+    (tmp_path / "a.cif").write_text("garbage")
+    monkeypatch.setattr(ase.io, "read", fail)
+    with pytest.raises(StructureError, match=r"from '.*a\.cif': AssertionError\. Readable are"):
+        read_structure(tmp_path / "a.cif")

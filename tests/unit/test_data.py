@@ -282,3 +282,14 @@ def test_example_structure_is_the_first_frame():
     np.testing.assert_array_equal(atoms.numbers, expected.numbers)
     np.testing.assert_array_equal(atoms.positions, expected.positions)
     assert not atoms.pbc.any()
+
+
+# --- where frames came from
+
+
+@pytest.mark.parametrize("name", ["ethanol_rmd17_frames.npz", "ethanol_rmd17_frames.xyz"])
+def test_a_data_set_knows_its_rows(name):
+    n_rows = len(read_dataset(SMALL / name))
+    found = read_dataset(SMALL / name, rows="1:4:2")
+    assert (found.rows, found.n_rows) == ([1, 3], n_rows)
+    assert read_dataset(SMALL / name).rows == list(range(n_rows))

@@ -182,6 +182,23 @@ def test_a_model_that_returns_nan_fails_its_passport(models):
         verify(passport, broken, 4.0, torch.float64, torch.device("cpu"), "a broken model")
 
 
+def _nan_force(passport: dict) -> None:
+    passport["frames"][1]["forces"][2][0] = float("nan")
+
+
+def _nan_energy(passport: dict) -> None:
+    passport["frames"][1]["energy"] = float("nan")
+
+
+@pytest.mark.parametrize("change", [_nan_force, _nan_energy])
+def test_a_passport_of_nan_is_refused_as_such(change, models, tmp_path):
+    with pytest.raises(
+        ModelFileError,
+        match=r"tampered\.pt: .* passport, whose numbers are not finite \(frame 1\)\. .* diverged",
+    ):
+        load_model(tampered(models, tmp_path, change), device="cpu")
+
+
 def test_a_dtype_without_tolerance_is_refused(models):
     model = load_model(models["double"], device="cpu")
     whole = Passport.from_json(model.file.passport)

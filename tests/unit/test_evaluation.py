@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab, water
 
 from eqcalc import EqCalculator
 from eqcalc.data.frames import LabelledFrame
 from eqcalc.engines import Model, load_model
-from eqcalc.errors import DataError, UnsupportedElementError
+from eqcalc.errors import DataError, GraphError, UnsupportedElementError
 from eqcalc.evaluation import Comparison, Quantity, evaluate
-from eqcalc.plots import parity_plot
+from eqcalc.plots import _panel, parity_plot
 
 
 @pytest.fixture
@@ -151,6 +152,13 @@ def test_a_frame_of_an_unknown_element_is_refused(model):
         evaluate(model, labelled)
 
 
+@pytest.mark.parametrize(("source", "where"), [("", "frame 6"), ("a.xyz", r"frame 6 of a\.xyz")])
+def test_coincident_atoms_are_refused_with_their_frame(source, where, model):
+    labelled = [*frames(), LabelledFrame(Atoms("OH", np.zeros((2, 3))), -1.0)]
+    with pytest.raises(GraphError, match=rf"^{where}: atoms 0 and 1 coincide"):
+        evaluate(model, labelled, source=source)
+
+
 # --- picture -----------------------------------------------------------------------------
 
 
@@ -169,6 +177,16 @@ def test_a_parity_plot_survives_equal_values():
     energy = Quantity("energy_per_atom", "eV/atom", same, same)
     comparison = Comparison(4, energy, energy, None, None)
     assert parity_plot(comparison, "constant").startswith(b"\x89PNG")
+
+
+def test_a_panel_names_its_axes_and_keeps_its_text_readable(model):
+    axes = Figure().subplots()
+    _panel(axes, evaluate(model, frames()).energy_per_atom)
+    assert axes.get_xlabel() == "reference - mean (eV/atom)"
+    assert axes.get_ylabel() == "model - reference mean (eV/atom)"
+    (text,) = axes.texts
+    assert text.get_text().startswith("MAE ")
+    assert text.get_bbox_patch() is not None
 
 
 def test_drawing_leaves_no_figure_open(model):

@@ -22,7 +22,9 @@ from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
     DataError,
+    GraphError,
     ModelFileError,
+    NonFiniteError,
     OutputError,
     OutputExistsError,
     UnknownArchitectureError,
@@ -35,7 +37,7 @@ from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions,
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossWeights, loss, residuals
-from eqcalc.training.run import train
+from eqcalc.training.run import read_training_data, train
 from eqcalc.training.run_folder import RunFolder
 
 CONTENT = {
@@ -364,7 +366,7 @@ def test_validation_metrics_are_those_of_the_averaged_weights(tmp_path):
     assert row["validation_energy_mae_mev"] == pytest.approx(
         1e3 * float(found.energy.detach().abs().mean()), rel=1e-4
     )
-    assert row["validation_forces_mae_mev"] == pytest.approx(
+    assert row["validation_forces_mae_mev_per_a"] == pytest.approx(
         1e3 * float(found.forces.detach().abs().mean()), rel=1e-4
     )
 
@@ -449,6 +451,55 @@ def test_a_crystal_trains_on_its_stress(crystal_file, tmp_path):
     rows = metrics_of(tmp_path / "run")
     assert np.isfinite([list(row.values()) for row in rows]).all()
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    last = load_potential(RunFolder(tmp_path / "run"), tmp_path / "run" / "last.ckpt")
+    batch = collate(labelled_graphs(read_dataset(crystal_file, rows="2:3").frames, 4.0))
+    found = residuals(last, batch, with_stress=True).stress.detach()
+    assert rows[-1]["validation_stress_mae_mev_per_a3"] == pytest.approx(
+        1e3 * float(found.abs().mean()), rel=1e-5
+    )
+
+
+def test_metrics_are_rounded_to_six_digits(tmp_path):
+    train(read_config(write_config(tmp_path)), tmp_path / "run")
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        header, *rows = csv.reader(file)
+    assert header == [
+        "epoch", "step", "train_loss", "validation_loss", "validation_energy_mae_mev",
+        "validation_forces_mae_mev_per_a", "learning_rate",
+    ]  # fmt: skip
+    for row in rows:
+        for number in row:
+            assert float(number) == float(f"{float(number):.6g}")
+            assert len(number) < 13
+
+
+def test_a_run_begun_with_other_columns_is_resumed(tmp_path):
+    train(read_config(write_config(tmp_path)), tmp_path / "run")
+    file = tmp_path / "run" / "metrics.csv"
+    file.write_text(file.read_text().replace("mae_mev_per_a", "mae_mev"))
+    train(
+        read_config(write_config(tmp_path, training__max_epochs=3)), tmp_path / "run", resume=True
+    )
+    with open(file) as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [row["validation_forces_mae_mev_per_a"] != "" for row in rows] == [False, False, True]
+
+
+# The training loss shows it in the second step of an epoch, the validation loss after the first.
+@pytest.mark.parametrize(("batch_size", "kind"), [(2, "training"), (4, "validation")])
+def test_a_training_that_diverges_is_stopped_and_leaves_no_checkpoint(batch_size, kind, tmp_path):
+    config = read_config(
+        write_config(
+            tmp_path, training__learning_rate=1e30, training__batch_size=batch_size
+        )
+    )  # fmt: skip
+    with pytest.raises(
+        NonFiniteError,
+        match=rf"diverged in epoch 1: the {kind} loss is (nan|inf); lower learning_rate \(it is 1e",
+    ):
+        train(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.ckpt"))
 
 
 def test_an_existing_run_is_refused_and_replaced_on_demand(tmp_path):
@@ -467,6 +518,93 @@ def test_resuming_nothing_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing to resume: '.*last\.ckpt' does not exist"):
         train(config, tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_fewer_epochs_than_are_done_is_refused(tmp_path):
+    train(read_config(write_config(tmp_path, training__max_epochs=3)), tmp_path / "run")
+    before = metrics_of(tmp_path / "run")
+    config = read_config(write_config(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"3 epochs are already done; max_epochs is 2, raise it\."
+    ):
+        train(config, tmp_path / "run", resume=True)
+    assert metrics_of(tmp_path / "run") == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    config = read_config(write_config(tmp_path))
+    train(config, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    reports = []
+    best = train(config, tmp_path / "run", resume=True, progress=reports.append)
+    assert best == tmp_path / "run" / "best.ckpt"
+    assert reports == []
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
+
+
+def test_resuming_and_replacing_at_once_is_refused(tmp_path):
+    config = read_config(write_config(tmp_path))
+    with pytest.raises(ConfigError, match="give one of them, not both"):
+        train(config, tmp_path / "run", resume=True, overwrite=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"PK\x03\x04 broken"])
+def test_resuming_from_a_damaged_checkpoint_is_refused(content, tmp_path):
+    config = read_config(write_config(tmp_path))
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "last.ckpt").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"last\.ckpt' is damaged or no checkpoint"):
+        train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("by", ["rows", "path"])
+def test_rows_that_are_trained_and_validated_on_are_refused(by, tmp_path):
+    options = {"data__validation_rows": "3:6"}
+    if by == "path":  # the same file by another name
+        (tmp_path / "link.xyz").symlink_to(ETHANOL_FRAMES)
+        options["data__validation_path"] = "link.xyz"
+    config = read_config(write_config(tmp_path, **options))
+    with pytest.raises(
+        ConfigError, match=r"rows of .*\.xyz must not overlap, found in both: 3; change train_rows"
+    ):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_rows_of_another_file_are_accepted(tmp_path):
+    (tmp_path / "copy.xyz").write_bytes(ETHANOL_FRAMES.read_bytes())
+    config = read_config(
+        write_config(tmp_path, data__validation_path="copy.xyz", data__validation_rows="0:2")
+    )
+    assert train(config, tmp_path / "run").exists()
+
+
+def test_coincident_atoms_are_refused_with_frame_and_file(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    frames[3].positions[1] = frames[3].positions[0]
+    ase.io.write(tmp_path / "bad.xyz", frames)
+    config = read_config(write_config(tmp_path, data__path="bad.xyz"))
+    with pytest.raises(GraphError, match=r"^frame 3 of bad\.xyz: atoms 0 and 1 coincide"):
+        train(config, tmp_path / "run")
+
+
+def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    np.savez(
+        tmp_path / "own.npz", species=frames[0].numbers, xyz=[a.positions for a in frames],
+        energy=[a.get_potential_energy() for a in frames], forces=[a.get_forces() for a in frames],
+    )  # fmt: skip
+    config = read_config(
+        write_config(
+            tmp_path, data__path="own.npz", data__numbers_key="species",
+            data__positions_key="xyz", data__energy_key="energy", data__forces_key="forces",
+            data__energy_unit="eV", data__length_unit="Angstrom",
+        )
+    )  # fmt: skip
+    data = read_training_data(config)
+    assert (data.train.rows, data.validation.rows) == ([0, 1, 2, 3], [4, 5])
+    np.testing.assert_allclose(data.train.frames[2].atoms.positions, frames[2].positions)
 
 
 @pytest.mark.parametrize(
@@ -595,3 +733,12 @@ def test_a_checkpoint_of_something_else_is_refused(content, finished_run, tmp_pa
 def test_a_missing_checkpoint_is_refused(finished_run, tmp_path):
     with pytest.raises(ModelFileError, match=r"there is no checkpoint '.*x\.ckpt'; has the run"):
         load_potential(RunFolder(finished_run), tmp_path / "x.ckpt")
+
+
+def test_a_checkpoint_whose_weights_are_not_finite_is_refused(finished_run, tmp_path):
+    content = torch.load(finished_run / "best.ckpt", weights_only=True)
+    name = next(key for key in content["state_dict"] if key.endswith("filters.weight"))
+    content["state_dict"][name][0] = torch.nan
+    torch.save(content, tmp_path / "nan.ckpt")
+    with pytest.raises(ModelFileError, match=r"weights in '.*nan\.ckpt' are not finite: the train"):
+        load_potential(RunFolder(finished_run), tmp_path / "nan.ckpt")
