@@ -84,8 +84,8 @@ class Comparison:
         found = {}
         for quantity in self.quantities:
             unit = suffix[quantity.unit]
-            found[f"{quantity.name}_mae_{unit}"] = 1e3 * quantity.errors.mae
-            found[f"{quantity.name}_rmse_{unit}"] = 1e3 * quantity.errors.rmse
+            found[f"{quantity.name}_mae_{unit}"] = round(1e3 * quantity.errors.mae, 4)
+            found[f"{quantity.name}_rmse_{unit}"] = round(1e3 * quantity.errors.rmse, 4)
         return found
 
 

@@ -55,6 +55,7 @@ class ExportedModel(nn.Module):
         return energies.detach(), gradients
 
 
+@torch.inference_mode(False)  # what is made there can never be differentiated
 def export_model(
     potential: Potential,
     path: Union[str, "os.PathLike[str]"],
@@ -85,7 +86,7 @@ def export_model(
 
     Raises
     ------
-    ConfigError : no elements, or one without a reference energy.
+    ConfigError : no elements, or one without a reference energy, or no frames.
     OutputExistsError : the file exists and ``overwrite`` is False.
     OutputError : the file cannot be written.
     ModelFileError : the scripted model does not reproduce the eager one.
@@ -93,6 +94,8 @@ def export_model(
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputExistsError(f"'{path}' exists; pass overwrite=True to replace it.")
+    if frames is not None and len(frames) == 0:
+        raise ConfigError("a passport needs at least one frame, found none.")
     numbers = sorted({atomic_number(element) for element in elements})
     potential = _prepared(potential, numbers)
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")

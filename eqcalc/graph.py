@@ -62,7 +62,7 @@ class AtomicGraph(NamedTuple):
     structure_index : (n_atoms,) int64, non-decreasing
     n_structures : number of structures, empty ones included
     n_owned : the first n_owned atoms contribute energy
-    cell : (n_structures, 3, 3), Å; rows are lattice vectors, zero where open
+    cell : (n_structures, 3, 3), Å, float64; rows are lattice vectors, zero where open
     """
 
     atomic_numbers: Tensor
@@ -179,6 +179,9 @@ def validate_graph(graph: AtomicGraph) -> None:
     ):
         if tensor.dtype != torch.int64:
             raise GraphError(f"{name} must be int64, found {tensor.dtype}.")
+    low, high = int(graph.atomic_numbers.min()), int(graph.atomic_numbers.max())
+    if low < 1 or high > 118:
+        raise GraphError(f"atomic_numbers must lie in 1..118, found values from {low} to {high}.")
     if n_edges > 0:
         low, high = int(graph.edge_index.min()), int(graph.edge_index.max())
         if low < 0 or high >= n_atoms:
@@ -201,6 +204,10 @@ def validate_graph(graph: AtomicGraph) -> None:
             f"structure_index must lie in 0..{graph.n_structures - 1}, found values up to "
             f"{int(graph.structure_index[-1])}."
         )
+    joined = graph.structure_index[graph.edge_index]  # (2, n_edges)
+    crossing = torch.nonzero(joined[0] != joined[1]).flatten().tolist()
+    if crossing:
+        raise GraphError(f"edges must join atoms of one structure; not so {listing(crossing)}.")
     if tuple(graph.cell.shape) != (graph.n_structures, 3, 3):
         raise GraphError(
             f"cell must have shape ({graph.n_structures}, 3, 3), found {tuple(graph.cell.shape)}."

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union
@@ -34,6 +35,10 @@ CARD, PASSPORT, WEIGHTS = "card.json", "passport.json", "weights.safetensors"
 MODEL_NAME = "model.pt"
 
 Source = Union[str, "os.PathLike[str]"]
+
+# What zipfile raises, depending on where a file is damaged: a flipped bit may claim
+# encryption, another compression or a name that is no text.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -141,17 +146,23 @@ def find_model(source: Source) -> Path:
     Raises
     ------
     UnknownModelError : nothing of that name.
+    ModelFileError : the system cannot tell.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    if (path / MODEL_NAME).is_file():
-        return path / MODEL_NAME
+    path = Path(source)
+    try:
+        path = path.expanduser()
+        for candidate in (path, path / MODEL_NAME):
+            if candidate.is_file():
+                return candidate
+    except (OSError, RuntimeError) as error:  # no permission, no home, too long a name
+        raise ModelFileError(f"cannot look for the model '{source}': {error}.") from error
     shipped = _shipped()
     if str(source) in shipped:
         return shipped[str(source)]
     looks_like_path = path.suffix != "" or len(path.parts) > 1
     what = "no such model file" if looks_like_path else "unknown model"
+    if path.is_dir():
+        what = f"there is no {MODEL_NAME} in the folder"
     raise UnknownModelError(
         f"{what}: '{source}'. Shipped models: {', '.join(shipped) or 'none'}; or pass the path "
         f"of a file written by eqcalc export.{did_you_mean(str(source), shipped)}"
@@ -176,7 +187,7 @@ def open_model_file(source: Source) -> ModelFile:
                 if "/extra/" in name and name.endswith((CARD, PASSPORT))
             }
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise ModelFileError(_not_an_archive(path)) from error
     except OSError as error:
         raise ModelFileError(f"cannot read the model file '{path}': {error}.") from error
@@ -190,7 +201,11 @@ def open_model_file(source: Source) -> ModelFile:
             f"'{path}' is an archive but not a model of eqcalc: it has no {CARD} and {PASSPORT} "
             "inside. Export a potential with eqcalc.export.export_model or 'eqcalc export'."
         )
-    return ModelFile(path, _read_card_text(extras[CARD], path), extras[PASSPORT].decode(), sha256)
+    card = _read_card_text(extras[CARD], path)
+    try:
+        return ModelFile(path, card, extras[PASSPORT].decode(), sha256)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"the {PASSPORT} inside '{path}' is not readable: {error}.") from error
 
 
 def read_card(source: Source) -> ModelCard:
@@ -223,6 +238,8 @@ def _read_card_text(text: bytes, path: Path) -> ModelCard:
 def _not_an_archive(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(2)
+    if start == b"":
+        return f"the model file '{path}' is empty; copy or export it again."
     if start[:1] == b"\x80":
         return (
             f"'{path}' is a Python pickle, which eqcalc never loads (it could run any code); "

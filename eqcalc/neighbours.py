@@ -55,7 +55,7 @@ def build_graph(
     ----------
     atoms : periodic and open directions in any mixture, any cell, wrapped or not
     cutoff : Å
-    dtype : of ``edge_vectors`` and ``cell``; differences are taken in float64 before
+    dtype : of ``edge_vectors``; differences are taken in float64 before
 
     Raises
     ------
@@ -181,8 +181,11 @@ class _Pairs:
                 kept = (distances < cutoff).nonzero().squeeze(1)
                 edge_index = edge_index.index_select(1, kept)
                 vectors = vectors.index_select(0, kept)
-        n, cell, vectors = len(self.numbers), cell.unsqueeze(0).to(dtype), vectors.to(dtype)
-        return AtomicGraph(self.numbers, edge_index, vectors, self.structure_index, 1, n, cell)
+        n, vectors = len(self.numbers), vectors.to(dtype)
+        # The cell stays float64: only the volume is taken from it.
+        return AtomicGraph(
+            self.numbers, edge_index, vectors, self.structure_index, 1, n, cell.unsqueeze(0)
+        )
 
     def _refuse_coincident(self, distances: Tensor) -> None:
         first, second = sorted(self.edge_index[:, int(distances.argmin())].tolist())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eqcalc.evaluation import Comparison, Quantity
 
@@ -18,10 +20,11 @@ _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "
 def parity_plot(comparison: Comparison, title: str) -> bytes:
     """Return a PNG of predictions against labels, one panel per quantity."""
     shown = [q for q in comparison.quantities if q.name in _TITLES]
-    figure = Figure(figsize=(4.4 * len(shown), 4.4), layout="constrained", dpi=150)
+    figure = Figure(figsize=(4.4 * len(shown), 4.7), dpi=150)
+    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
     for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(axes, quantity)
-    figure.suptitle(f"{title}, {comparison.n_frames} frames", fontsize=11)
+    figure.suptitle(f"{title}, {comparison.n_frames} frames", fontsize=10, color="0.3")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -35,11 +38,12 @@ def _panel(axes: Any, quantity: Quantity) -> None:
     margin = 0.04 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color="0.7", lw=1, zorder=0)
-    axes.plot(
-        x, y, ".", ms=3 if len(x) < 5000 else 1.5, mew=0,
-        alpha=0.5, color=_COLOURS[quantity.name], rasterized=True,
-    )  # fmt: skip
+    # Few points are large, many are small and shine through where they lie apart.
+    size = float(np.clip(10.0 - 2.0 * np.log10(len(x)), 2.0, 7.0))
+    axes.plot(x, y, "o", ms=size, mew=0, alpha=0.45, color=_COLOURS[quantity.name])
     about = " - mean" if centre else ""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set(
         xlim=limits, ylim=limits, aspect="equal",
         title=_TITLES[quantity.name],
@@ -48,7 +52,11 @@ def _panel(axes: Any, quantity: Quantity) -> None:
     errors = quantity.errors
     axes.text(
         0.04, 0.96,
-        f"MAE {1e3 * errors.mae:.3g} m{quantity.unit}\n"
-        f"RMSE {1e3 * errors.rmse:.3g} m{quantity.unit}",
+        f"MAE {_three_digits(1e3 * errors.mae)} m{quantity.unit}\n"
+        f"RMSE {_three_digits(1e3 * errors.rmse)} m{quantity.unit}",
         transform=axes.transAxes, va="top", fontsize=9,
     )  # fmt: skip
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

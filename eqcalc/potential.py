@@ -4,7 +4,7 @@ Every force and stress in eqcalc starts here, as ONE gradient with respect to th
 edge vectors; :mod:`eqcalc.graph` states how it becomes forces and virial.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
@@ -126,6 +126,15 @@ class Potential(nn.Module):
         if gradient is None:
             gradient = torch.zeros_like(edge_vectors)
         return energies + self.reference_energies[graph.atomic_numbers], gradient
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Potential":
+        # .float() and .half() are meant for the network: float32 would round a reference
+        # energy by 1e-4 eV. Buffers still follow to another device.
+        kept = {"reference_energies": self.reference_energies, "scale": self.scale}
+        super()._apply(fn, recurse)
+        for name, tensor in kept.items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
+        return self
 
     @torch.jit.unused
     def evaluate(self, graph: AtomicGraph) -> Evaluation:

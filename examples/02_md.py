@@ -4,19 +4,23 @@ from pathlib import Path
 
 import numpy as np
 from ase import units
+from ase.constraints import FixCom
 from ase.io import read
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from eqcalc import EqCalculator
 
 atoms = read(Path(__file__).parent / "ethanol.xyz")
 atoms.calc = EqCalculator("painn-ethanol")
 
-rng = np.random.default_rng(0)
-MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=rng)
+atoms.set_constraint(FixCom())  # Langevin's noise would push the molecule away
 dynamics = Langevin(
-    atoms, timestep=0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=rng
+    atoms,
+    timestep=0.5 * units.fs,
+    temperature_K=300,  # reached from rest within a few hundred fs
+    friction=0.01 / units.fs,
+    fixcm=False,
+    rng=np.random.default_rng(0),
 )
 
 

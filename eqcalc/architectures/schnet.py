@@ -73,11 +73,16 @@ class Config:
             value = getattr(self, name)
             if value is not None:
                 require_positive(**{name: value})
-        if self.upper_bound is not None and self.upper_bound <= self.lower_bound:
+        if not self.lower_bound < self.last_centre:
             raise ConfigError(
                 f"upper_bound must exceed lower_bound ({self.lower_bound}), "
-                f"found {self.upper_bound}."
+                f"found {self.last_centre}."
             )
+
+    @property
+    def last_centre(self) -> float:
+        """Centre of the last Gaussian in Å: upper_bound, else the cutoff, else 30."""
+        return self.upper_bound or self.cutoff or 30.0
 
 
 PUBLISHED = Config(3, 64, 300, cutoff=30.0, upper_bound=30.0, gamma=10.0)
@@ -117,10 +122,11 @@ class SchNet(nn.Module):
         )  # fmt: skip
         self.cutoff = cutoff
         self.n_hops = num_interaction_blocks
-        upper = upper_bound or cutoff or 30.0
+        upper = self.config.last_centre
         spacing = (upper - lower_bound) / (num_filters - 1)
         self.gamma = gamma if gamma is not None else 0.5 / spacing**2
-        centres = torch.linspace(lower_bound, upper, num_filters)
+        # float64, so that a network cast to float64 is not left with rounded constants.
+        centres = torch.linspace(lower_bound, upper, num_filters, dtype=torch.float64)
         self.register_buffer("centres", centres, persistent=False)
 
         self.embedding = nn.Embedding(_N_ELEMENTS, hidden_dim)
@@ -132,7 +138,7 @@ class SchNet(nn.Module):
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
-        radial = gaussian_basis(distances, self.centres, self.gamma)
+        radial = gaussian_basis(distances, self.centres.to(distances.dtype), self.gamma)
         return self._energies(graph.atomic_numbers, graph.edge_index, distances, radial)
 
     @torch.jit.unused

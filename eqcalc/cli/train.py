@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from eqcalc.cli.console import say
 
+if TYPE_CHECKING:
+    from eqcalc.training.reports import Report
+
 __all__ = ["train"]
+
+_MOST_LINES = 100  # of a run whose output is no terminal
 
 
 def train(
@@ -42,11 +47,89 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)  # the process belongs to the command line
+    _silence_lightning()
     from eqcalc.training.run import train as run_training
 
     folder = output if output is not None else Path("runs") / settings.name
-    best = run_training(settings, folder, resume=resume, overwrite=overwrite)
+    try:
+        with _EpochProgress() as display:
+            best = run_training(
+                settings, folder, resume=resume, overwrite=overwrite, progress=display.show
+            )
+    except KeyboardInterrupt as stop:
+        say(
+            f"stopped in epoch {display.epoch + 1}; what is finished is in {folder}, and "
+            "--resume goes on from there.",
+            style="yellow",
+        )
+        raise typer.Exit(130) from stop
     say(f"best checkpoint: {best}\nnext: eqcalc export {folder} models/{settings.name}")
+
+
+class _EpochProgress:
+    """Show finished epochs: a bar on a terminal, up to a hundred lines elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.epoch = 0
+        self._console = Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(bar_width=12),  # the line has to fit 80 columns
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=None, values="starting")
+
+    def show(self, report: Report) -> None:
+        """Show a report; the first comes after the first batch."""
+        self.epoch = report.epoch
+        if self._console.is_terminal:
+            values = f"{_values(report)} batch {report.batch}/{report.n_batches}"
+            self._bar.update(
+                self._task, completed=report.epoch, total=report.n_epochs, values=values
+            )
+        elif report.batch == 0:
+            every = -(-report.n_epochs // _MOST_LINES)
+            if report.epoch % every == 0 or report.epoch == report.n_epochs:
+                print(f"epoch {report.epoch}/{report.n_epochs}  {_values(report)}", flush=True)
+
+    def __enter__(self) -> _EpochProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _values(report: Report) -> str:
+    if not report.metrics:
+        return ""
+    energy = report.metrics["validation_energy_mae_mev"]
+    forces = report.metrics["validation_forces_mae_mev"]
+    return f"MAE: E {energy:.1f} meV  F {forces:.1f} meV/Å"
+
+
+def _silence_lightning() -> None:
+    """Keep Lightning's notices (devices, tips, where it stopped) off the terminal."""
+    import logging
+
+    import lightning.pytorch  # noqa: F401  its import sets the levels
+
+    # The process belongs to the command line; a library must not do this.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _require_lightning() -> None:

@@ -86,6 +86,8 @@ def load_model(
     try:
         passport = Passport.from_json(file.passport)
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"the passport inside '{file.path}' is not readable.") from error
+        raise ModelFileError(
+            f"the passport inside '{file.path}' is not readable: {error}."
+        ) from error
     verify(passport, runner, file.card.cutoff, precision, where, str(file.path))
     return Model(file, runner)

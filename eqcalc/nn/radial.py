@@ -33,9 +33,10 @@ class SineBasis(nn.Module):
 
     def __init__(self, n_radial: int, cutoff: float) -> None:
         super().__init__()
-        n = torch.arange(1, n_radial + 1, dtype=torch.get_default_dtype())
+        # float64, so that a network cast to float64 is not left with rounded constants.
+        n = torch.arange(1, n_radial + 1, dtype=torch.float64)
         self.register_buffer("frequencies", n * (math.pi / cutoff), persistent=False)
 
     def forward(self, distances: Tensor) -> Tensor:
         d = distances.unsqueeze(1)  # (n_edges, 1)
-        return torch.sin(d * self.frequencies) / d  # (n_edges, n_radial)
+        return torch.sin(d * self.frequencies.to(d.dtype)) / d  # (n_edges, n_radial)

@@ -6,11 +6,13 @@ Paths in the file are relative to the file.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Optional, Union
+from types import MappingProxyType
+from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 
 from eqcalc import architectures
 from eqcalc.errors import ConfigError, did_you_mean
@@ -24,6 +26,11 @@ else:
 __all__ = ["DataOptions", "TrainingConfig", "TrainingOptions", "read_config"]
 
 SCHEDULES = ("plateau", "cosine")
+
+_TYPE_NAMES: dict[Any, str] = {
+    int: "an integer", float: "a number", str: "a string", bool: "true or false",
+    tuple: "an array", Mapping: "a table",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,13 @@ class DataOptions:
     reference_energies: Union[str, Mapping[Any, float]] = "least_squares"
 
     def __post_init__(self) -> None:
+        _require_types(type(self), vars(self), "[data]")
+        if isinstance(self.reference_energies, Mapping):
+            for element, energy in self.reference_energies.items():
+                if not _fits(energy, float):
+                    raise ConfigError(
+                        f"the reference energy of {element} must be a number, found {energy!r}."
+                    )
         if self.validation_path is None and self.validation_rows is None:
             raise ConfigError("[data] needs validation_rows or validation_path; found neither.")
 
@@ -86,6 +100,7 @@ class TrainingOptions:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        _require_types(type(self), vars(self), "[training]")
         require_at_least(1, batch_size=self.batch_size, max_epochs=self.max_epochs)
         require_at_least(0, plateau_patience=self.plateau_patience)
         require_positive(
@@ -102,11 +117,13 @@ class TrainingOptions:
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in (0, 1), found {getattr(self, name)}.")
         weights = (self.energy_weight, self.forces_weight, self.stress_weight)
-        if min(weights) < 0 or max(weights) == 0:
+        if not all(0 <= weight < math.inf for weight in weights) or max(weights) == 0:
             raise ConfigError(
-                f"loss weights must be >= 0 and not all zero, found {weights} for "
+                f"loss weights must be >= 0, finite and not all zero, found {weights} for "
                 "energy, forces, stress."
             )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay must be >= 0, found {self.weight_decay}.")
 
 
 @dataclass(frozen=True)
@@ -131,13 +148,20 @@ class TrainingConfig:
     source: Optional[Path] = None  # the file
 
     def __post_init__(self) -> None:
+        _require_types(type(self), vars(self), "the training file")
+        require_at_least(0, seed=self.seed)
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f"dtype must be float32 or float64, found '{self.dtype}'.")
         if "name" not in self.architecture:
             raise ConfigError(
                 "[architecture] needs name = one of " + ", ".join(architectures.available()) + "."
             )
-        architectures.build(**self.architecture_arguments())  # refuse bad options now
+        options = self.architecture_arguments()
+        name = options.pop("name")
+        if not isinstance(name, str):
+            raise ConfigError(f"name in [architecture] must be a string, found {name!r}.")
+        _require_types(architectures.config_class(name), options, "[architecture]")
+        architectures.build(name, **options)  # refuse bad options now
 
     def architecture_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``architectures.build``."""
@@ -164,33 +188,61 @@ def read_config(path: Path, folder: Optional[Path] = None) -> TrainingConfig:
             content = tomllib.load(file)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no training file '{path}'.") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the training file '{path}': {error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     sections: dict[str, type] = {"data": DataOptions, "training": TrainingOptions}
     for name, options in sections.items():
         if name in content:
             content[name] = _section(options, content[name], f"[{name}] of {path}")
-    content["folder"] = folder if folder is not None else Path(path).parent
-    content["source"] = Path(path)
-    return _section(TrainingConfig, content, str(path))
+    origin = {"folder": folder if folder is not None else Path(path).parent, "source": Path(path)}
+    return _section(TrainingConfig, content, str(path), origin)
 
 
-def _section(options: type, content: Any, where: str) -> Any:
+def _section(
+    options: type, content: Any, where: str, origin: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} must be a table, found {content!r}.")
-    known = {f.name: f for f in fields(options)}
+    known = {f.name: f for f in fields(options) if f.name not in origin}
     for key in content:
         if key not in known:
-            shown = [name for name in known if name not in ("folder", "source")]
             raise ConfigError(
-                f"unknown key '{key}' in {where}; known: {', '.join(shown)}."
-                + did_you_mean(key, shown)
+                f"unknown key '{key}' in {where}; known: {', '.join(known)}."
+                + did_you_mean(key, known)
             )
     for name, f in known.items():
         required = f.default is MISSING and f.default_factory is MISSING
         if required and name not in content:
             raise ConfigError(f"{where} needs the key '{name}'.")
-    try:
-        return options(**content)
-    except TypeError as error:  # a number where a string belongs, and the like
-        raise ConfigError(f"a value in {where} has the wrong type: {error}.") from error
+    return options(**content, **origin)
+
+
+def _require_types(options: type, values: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(options)
+    for key, value in values.items():
+        if key in hints and not _fits(value, hints[key]):
+            raise ConfigError(
+                f"{key} in {where} must be {_type_name(hints[key])}, found {value!r}."
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Union:
+        return any(_fits(value, option) for option in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    kind = get_origin(hint) or hint
+    # TOML's only sequence is the array; what is no class says nothing that could be checked.
+    return not isinstance(kind, type) or isinstance(value, list if kind is tuple else kind)
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Union:
+        names = [_type_name(option) for option in get_args(hint) if option is not type(None)]
+        return " or ".join(names)
+    kind = get_origin(hint) or hint
+    return _TYPE_NAMES.get(kind, f"a {kind.__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,10 @@ def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potenti
         potential.load_state_dict(state)
     except FileNotFoundError as error:
         raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
-    except (RuntimeError, KeyError, EOFError) as error:
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelFileError(
-            f"'{path}' is not a checkpoint of this run: {str(error).splitlines()[0]}"
+            f"'{path}' is not a checkpoint of this run: {reason}"
         ) from error
     return potential.eval()
 

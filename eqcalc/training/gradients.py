@@ -9,11 +9,12 @@ structures stay symbolic, so one compilation serves every batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from eqcalc.data.batches import LabelledGraph
@@ -62,16 +63,16 @@ class LossGradients:
                     tracing_mode="symbolic",
                     _allow_non_fake_inputs=True,
                 )
-                traced = tracer(*arguments)
+                # Else sizes that are equal in this batch, such as 32 atoms and 32 channels,
+                # would count as one size in every later batch.
+                with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                    traced = tracer(*arguments)
                 self._compiled = torch.compile(traced, dynamic=True)
             with torch.no_grad():
                 outputs = self._compiled(*arguments)
         for parameter, gradient in zip(parameters.values(), outputs[1:], strict=True):
             parameter.grad = gradient
-        value = outputs[0]
-        if value is None:
-            raise RuntimeError("the loss graph returned no loss.")  # cannot happen
-        return value
+        return cast("Tensor", outputs[0])  # only gradients may be None
 
     def _evaluate(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -57,10 +57,7 @@ class PotentialModule(pl.LightningModule):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
                 optimizer, T_max=options.max_epochs, eta_min=options.min_learning_rate
             )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": "validation_loss"},
-        }
+        return [optimizer], [scheduler]
 
     def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
         if not self._gradients:
@@ -99,7 +96,4 @@ class PotentialModule(pl.LightningModule):
             scheduler.step()
 
     def _optimizer(self) -> LightningOptimizer:
-        optimizer = self.optimizers()
-        if isinstance(optimizer, list):  # configure_optimizers returns one
-            raise TypeError("expected one optimiser, found several.")
-        return optimizer
+        return cast("LightningOptimizer", self.optimizers())  # one, not a list of them

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import signal
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from eqcalc import architectures
 from eqcalc.data import Dataset, force_rms, read_dataset, reference_energies
 from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
-from eqcalc.errors import ConfigError, OutputExistsError
+from eqcalc.errors import ConfigError, DataError, OutputExistsError, listing
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.module import PotentialModule
-from eqcalc.training.run_folder import RunFolder
+from eqcalc.training.reports import MetricsFile, Progress
+from eqcalc.training.run_folder import EVENTS, RunFolder
 
 __all__ = [
     "TrainingData",
@@ -30,6 +34,15 @@ __all__ = [
     "rows_of",
     "train",
 ]
+
+
+# Warnings of Lightning that mean nothing here: the folder is meant to hold the run, the graphs
+# are ready in memory, and the last one is between Lightning and torch.
+_EXPECTED_WARNINGS = (
+    "Checkpoint directory .* exists and is not empty",
+    r"The '\w+_dataloader' does not have many workers",
+    r".*isinstance\(treespec, LeafSpec\)",
+)
 
 
 class TrainingData(NamedTuple):
@@ -87,44 +100,94 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    callbacks: Optional[list[Callback]] = None,
+    progress: Optional[Progress] = None,
 ) -> Path:
     """Train and return the path of the best checkpoint.
 
     The folder receives ``metrics.csv``, ``best.ckpt`` (lowest validation loss,
-    averaged weights) and ``last.ckpt`` (to resume from).
+    averaged weights) and ``last.ckpt`` (to resume from). A resumed run gives what an
+    uninterrupted one would have given.
+
+    Parameters
+    ----------
+    progress : called with a :class:`~eqcalc.training.reports.Report` after every batch
 
     Raises
     ------
     OutputExistsError : the folder holds a run, and neither resume nor overwrite.
-    ConfigError : resume where there is no checkpoint.
+    ConfigError : resume where there is no checkpoint, or with a configuration that
+        does not continue the folder's run.
+    DataError : a frame lacks a label that the loss needs.
+    KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
-    _check_folder(folder, resume, overwrite)
-    data = read_training_data(config)
-    module = PotentialModule(build_potential(config, data), config.training)
     run = RunFolder(folder)
+    _check_folder(run, resume, overwrite)
+    if resume:
+        _refuse_another_run(run, config)
+    data = read_training_data(config)
+    _refuse_missing_labels(config, data)
+    module = PotentialModule(build_potential(config, data), config.training)
     run.prepare(config, resume)
-    last = run.last_checkpoint
-    trainer = _trainer(config, folder, callbacks or [RichProgressBar()])
-    trainer.fit(
-        module,
-        _loader(data.train, module.potential, config, shuffle=True),
-        _loader(data.validation, module.potential, config, shuffle=False),
-        ckpt_path=str(last) if resume else None,
-        weights_only=True,
-    )
+    train_loader = _loader(data.train, module.potential, config, shuffle=True)
+    validation_loader = _loader(data.validation, module.potential, config, shuffle=False)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer = _trainer(config, folder, [MetricsFile(run.metrics, progress)])
+        try:
+            trainer.fit(
+                module,
+                train_loader,
+                validation_loader,
+                ckpt_path=str(run.last_checkpoint) if resume else None,
+                weights_only=True,
+            )
+        except SystemExit as stop:
+            if not trainer.interrupted:
+                raise
+            # Lightning ignores Ctrl-C from here on, and ends the process.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from stop
     return run.best_checkpoint
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    last = RunFolder(folder).last_checkpoint
-    if resume and not last.exists():
-        raise ConfigError(f"there is nothing to resume: '{last}' does not exist.")
-    if RunFolder(folder).exists() and not (resume or overwrite):
+def _check_folder(run: RunFolder, resume: bool, overwrite: bool) -> None:
+    if resume and not run.last_checkpoint.exists():
+        raise ConfigError(f"there is nothing to resume: '{run.last_checkpoint}' does not exist.")
+    if run.exists() and not (resume or overwrite):
         raise OutputExistsError(
-            f"'{folder}' already holds a training run; pass --resume to continue it, "
+            f"'{run.path}' already holds a training run; pass --resume to continue it, "
             "--overwrite to replace it, or another --output."
         )
+
+
+def _refuse_another_run(run: RunFolder, config: TrainingConfig) -> None:
+    begun = run.read_config()
+    names = ["architecture", "data", "dtype", "seed"]
+    changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
+    if begun.training.schedule != config.training.schedule:
+        changed.append("schedule")
+    elif config.training.schedule == "cosine":  # it is planned for a number of epochs
+        changed += ["max_epochs"] * (begun.training.max_epochs != config.training.max_epochs)
+    if changed:
+        raise ConfigError(
+            f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "
+            "train.toml, or start a new run in another folder."
+        )
+
+
+def _refuse_missing_labels(config: TrainingConfig, data: TrainingData) -> None:
+    needed = ["forces"] + ["stress"] * (config.training.stress_weight > 0)
+    for dataset in data:
+        for name in needed:
+            missing = [k for k, f in enumerate(dataset.frames) if getattr(f, name) is None]
+            if missing:
+                raise DataError(
+                    f"every frame needs {name}, found none in frames {listing(missing)} of "
+                    f"{dataset.source}."
+                    + (" Or set stress_weight = 0." if name == "stress" else "")
+                )
 
 
 def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Callback]) -> pl.Trainer:
@@ -143,12 +206,31 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Callback]) ->
         devices=1,
         max_epochs=config.training.max_epochs,
         callbacks=[averaging, checkpoint, *callbacks],
-        logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=100),
+        logger=TensorBoardLogger(folder, name="", version=EVENTS),
+        log_every_n_steps=1,  # nothing is logged within an epoch
+        enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,  # validation needs forces, hence autograd
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
     )
+
+
+class _Shuffled(Sampler[int]):
+    """An order for every epoch that depends on nothing but seed and epoch."""
+
+    def __init__(self, n_frames: int, seed: int) -> None:
+        self.n_frames, self.seed, self.epoch = n_frames, seed, 0
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(self.n_frames, generator=generator).tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this."""
+        self.epoch = epoch
 
 
 def _loader(
@@ -156,11 +238,10 @@ def _loader(
 ) -> DataLoader[LabelledGraph]:
     dtype = getattr(torch, config.dtype)
     graphs = labelled_graphs(dataset.frames, potential.cutoff, dtype)
-    generator = torch.Generator().manual_seed(config.seed)
     return DataLoader(
         cast("TorchDataset[LabelledGraph]", graphs),  # a list serves as one
         batch_size=config.training.batch_size if shuffle else 50,
-        shuffle=shuffle,
+        sampler=_Shuffled(len(graphs), config.seed) if shuffle else None,
         collate_fn=collate,
-        generator=generator,
+        generator=torch.Generator(),  # without one it draws from the global one
     )

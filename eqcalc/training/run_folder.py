@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from eqcalc.errors import ConfigError, OutputError
 from eqcalc.files import write_whole
 from eqcalc.training.config import TrainingConfig, read_config
 
-__all__ = ["RunFolder"]
+__all__ = ["EVENTS", "RunFolder"]
+
+EVENTS = "tensorboard"
 
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
@@ -27,6 +30,7 @@ class RunFolder:
         self.path = path
         self.best_checkpoint = path / _BEST
         self.last_checkpoint = path / _LAST
+        self.metrics = path / _METRICS
 
     def exists(self) -> bool:
         """Tell whether a run was ever started here."""
@@ -42,12 +46,14 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for name in (_METRICS, _BEST, _LAST, "hparams.yaml"):
+                for name in (_METRICS, _BEST, _LAST):
                     (self.path / name).unlink(missing_ok=True)
+                shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
             raise OutputError(f"cannot use '{self.path}' for a training run: {error}.") from error
-        if config.source is not None and not resume:
-            write_whole(self.path / _CONFIG, config.source.read_bytes())
+        if config.source is not None:
+            if config.source.resolve() != (self.path / _CONFIG).resolve():
+                write_whole(self.path / _CONFIG, config.source.read_bytes())
             manifest = {
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),
@@ -64,7 +70,7 @@ class RunFolder:
         try:
             manifest = json.loads((self.path / _MANIFEST).read_text())
             folder = Path(manifest["paths_relative_to"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"'{self.path}' is not a training run (it has no readable {_MANIFEST}); give the "
                 "folder that eqcalc train wrote."

@@ -10,7 +10,12 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 from subjects import Subject, assert_close, assert_same_evaluation, evaluate
-from tolerances import MINIMAL_EFFECT, VANISHING_ORDERS, VANISHING_SLACK
+from tolerances import (
+    MINIMAL_EFFECT,
+    VANISHING_DISTANCES,
+    VANISHING_ORDERS,
+    VANISHING_SLACK,
+)
 
 from eqcalc.graph import AtomicGraph
 from eqcalc.potential import Evaluation
@@ -37,6 +42,12 @@ def assert_neighbours_matter(subject: Subject) -> None:
     for what, atoms in changes.items():
         found = evaluate(subject, atoms, what)
         _assert_seen(subject, float(found.energies[0] - base.energies[0]), f"CO: {what}")
+    # One edge only: what arrives can be nothing but the sender's own features.
+    sent = [
+        evaluate(subject, _one_edge(subject, element), f"one edge from {element}").energies[0]
+        for element in ("O", "H")
+    ]
+    _assert_seen(subject, float(sent[1] - sent[0]), "CO, one edge: species of the sender")
     molecule = geometries.ethanol()
     before = evaluate(subject, molecule, "ethanol")
     for changed in range(len(molecule)):
@@ -162,7 +173,7 @@ def assert_smooth_at_cutoff(subject: Subject) -> None:
 
     Each structure is scaled until its longest pair is δ short of the cutoff, and
     evaluated with and without that pair's edges. The differences of energies, forces and
-    their derivative along the scaling must shrink as δ³, δ² and δ. (float64 only.)
+    their derivative along the scaling must vanish as δ³, δ² and δ. (float64 only.)
     """
     structures = {
         "CO": geometries.dimer("C", "O", 1.0),
@@ -170,17 +181,20 @@ def assert_smooth_at_cutoff(subject: Subject) -> None:
         "ethanol": geometries.ethanol(),
     }
     for case, atoms in structures.items():
-        far, near = 1e-3 * subject.cutoff, 1e-4 * subject.cutoff
-        effects = [_longest_edge_effects(subject, atoms, delta, case) for delta in (far, near)]
+        # Several, because at one of them a network's effect may happen to change its sign.
+        *further, nearest = (fraction * subject.cutoff for fraction in VANISHING_DISTANCES)
+        near = _longest_edge_effects(subject, atoms, nearest, case)
+        far = {delta: _longest_edge_effects(subject, atoms, delta, case) for delta in further}
         for quantity, order in VANISHING_ORDERS.items():
-            at_far, at_near = effects[0][quantity], effects[1][quantity]
-            if at_near == 0.0:
-                continue  # it has vanished before the cutoff
-            found = math.log(at_far / at_near) / math.log(far / near) if at_far > 0 else 0.0
-            assert found >= order - VANISHING_SLACK, (
+            # What near would be if it shrank with the required power from any point farther.
+            expected = max(
+                effects[quantity] * (nearest / delta) ** order for delta, effects in far.items()
+            )
+            excess = near[quantity] / expected if expected > 0.0 else float(near[quantity] > 0.0)
+            missing = math.log(max(excess, 1e-300)) / math.log(min(further) / nearest)
+            assert missing <= VANISHING_SLACK, (
                 f"{subject.label}: {case}: the effect of an edge on {quantity} vanishes at the "
-                f"cutoff as δ^{found:.2f} (from {at_far:.2e} to {at_near:.2e}), expected "
-                f"δ^{order:g}"
+                f"cutoff as δ^{order - missing:.2f}, expected δ^{order:g}"
             )
 
 
@@ -248,6 +262,12 @@ def _assert_owned(
         forces = forces.index_add(0, index, found.forces)
     summed = expected._replace(energy=energies.sum().reshape(1), energies=energies, forces=forces)
     assert_same_evaluation(subject, summed, expected, case)
+
+
+def _one_edge(subject: Subject, element: str) -> AtomicGraph:
+    """Return carbon and a neighbour, with the edge to the carbon and not the one back."""
+    graph = subject.graph(geometries.dimer("C", element, 1.4))
+    return _select(graph, graph.edge_index[1] == 0)
 
 
 def _select(graph: AtomicGraph, kept: torch.Tensor) -> AtomicGraph:

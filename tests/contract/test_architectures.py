@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.calculator import PropertyNotImplementedError
-from small import POTENTIALS
-from subjects import assert_close, evaluate
+from small import POTENTIALS, REAL_REFERENCE_ENERGIES, small_potential
+from subjects import assert_close, evaluate, exported_subject, potential_subject
 from tolerances import TOLERANCES
 
 from eqcalc import EqCalculator, architectures
+from eqcalc.engines import load_model
 from eqcalc.errors import GraphError
+from eqcalc.export import export_model
 from eqcalc.graph import VOIGT, forces_from_edge_gradients
 from eqcalc.neighbours import build_graph
 
@@ -159,6 +161,21 @@ def test_unsorted_edges_are_refused(potential):
 def test_exported_file_gives_the_eager_numbers(name, subjects):
     for dtype in ("float64", "float32"):
         laws.assert_same_numbers(subjects(name, "exported", dtype), subjects(name, "eager", dtype))
+
+
+def test_reference_energies_keep_float64_in_a_float32_model(name, tmp_path):
+    potential = small_potential(name, REAL_REFERENCE_ENERGIES)
+    export_model(potential, tmp_path / "model.pt", elements=REAL_REFERENCE_ENERGIES)
+    subject = exported_subject(load_model(tmp_path / "model.pt", device="cpu", dtype="float32"))
+    atoms = geometries.ethanol()
+    expected = evaluate(potential_subject(potential.double()), atoms, "eager, float64")
+    found = evaluate(subject, atoms, "exported, float32")
+    references = np.array([REAL_REFERENCE_ENERGIES[symbol] for symbol in atoms.symbols])
+    tolerance = TOLERANCES[torch.float32]
+    assert_close(
+        found.energies.numpy() - references, expected.energies.numpy() - references,
+        tolerance, "ethanol without reference energies", "energies",
+    )  # fmt: skip
 
 
 def test_exported_file_names_its_architecture_and_options(name, model_files):

@@ -11,6 +11,7 @@ __all__ = [
     "FAR_FROM_ORIGIN",
     "MINIMAL_EFFECT",
     "TOLERANCES",
+    "VANISHING_DISTANCES",
     "VANISHING_ORDERS",
     "VANISHING_SLACK",
     "Tolerance",
@@ -35,7 +36,7 @@ TOLERANCES: dict[torch.dtype, Tolerance] = {
     # Rounding of sums over some hundred edges through a few layers. Forces are differences
     # of edge gradients of up to 10 eV/Å; where vectors cancel, √(Σv² + 1e-8) multiplies the
     # rounding of v by up to 1e4.
-    torch.float64: Tolerance(energy=1e-10, derivative=1e-10, relative=1e-10),
+    torch.float64: Tolerance(energy=1e-10, derivative=1e-9, relative=1e-10),
     torch.float32: Tolerance(energy=1e-5, derivative=5e-4, relative=1e-5),
 }
 
@@ -54,5 +55,8 @@ MINIMAL_EFFECT = 1e-5
 VANISHING_ORDERS: dict[str, float] = {"energy": 3.0, "forces": 2.0, "curvature": 1.0}
 """Powers of (cutoff - d) with which an edge's effect must vanish: two vanishing derivatives."""
 
-VANISHING_SLACK = 0.3
+VANISHING_DISTANCES = (1e-2, 5e-3, 2e-3, 2e-4)
+"""Fractions of the cutoff by which an edge is short of it; the last is compared with the others."""
+
+VANISHING_SLACK = 0.5
 """By how much a measured power may fall short; the next worse envelope is a whole power away."""

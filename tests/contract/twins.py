@@ -223,6 +223,13 @@ class OwnFeatures(Sound):
         return features[graph.edge_index[1]]
 
 
+class OwnScalars(Sound):
+    """Send the receiver's own scalars; the neighbours' vectors hide it after two blocks."""
+
+    def gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
+        return features[graph.edge_index[1 if features.dim() == 2 else 0]]
+
+
 class BlindToDistance(Sound):
     """Forget the distance: every edge counts the same."""
 
@@ -318,15 +325,29 @@ class AnglesByArccosine(Sound):
     """Take angles between edges by acos, whose derivative is infinite for collinear atoms."""
 
     def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+        receivers, cosines, weights, _ = self.triplets(graph)
+        angles = torch.acos(cosines.clamp(-1.0, 1.0)) * weights
+        return super().read(s, v, graph) + sum_at_receivers(angles, receivers, len(s))
+
+    def triplets(self, graph: AtomicGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return receiver, cosine and weight (n_triplets,) and the senders (2, n_triplets)."""
         senders, receivers = graph.edge_index
         units = nn.functional.normalize(graph.edge_vectors, dim=1)
-        weights = polynomial_envelope(self.lengths(graph), self.cutoff)
+        envelope = polynomial_envelope(self.lengths(graph), self.cutoff)
         first, second = torch.nonzero(receivers[:, None] == receivers[None, :], as_tuple=True)
-        different = (senders[first] != senders[second]) & (first < second)
-        first, second = first[different], second[different]
-        angle = torch.acos((units[first] * units[second]).sum(dim=1))
-        triplets = angle * weights[first] * weights[second]
-        return super().read(s, v, graph) + sum_at_receivers(triplets, receivers[first], len(s))
+        first, second = first[first < second], second[first < second]
+        cosines = (units[first] * units[second]).sum(dim=1)
+        weights = envelope[first] * envelope[second]
+        return receivers[first], cosines, weights, torch.stack([senders[first], senders[second]])
+
+
+class AnglesExcludedByIndex(AnglesByArccosine):
+    """Leave out angles between two images of one neighbour as if they were one atom."""
+
+    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+        receivers, cosines, weights, senders = self.triplets(graph)
+        counted = cosines.square() * weights * (senders[0] != senders[1])
+        return Sound.read(self, s, v, graph) + sum_at_receivers(counted, receivers, len(s))
 
 
 # --- conduct

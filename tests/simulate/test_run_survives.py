@@ -16,8 +16,8 @@ from ase.build import molecule
 from ase.io.trajectory import Trajectory
 
 from eqcalc.errors import OutputError
-from eqcalc.simulate import MDSettings, StopRequested, run_md
 from eqcalc.files import AppendFile, write_whole
+from eqcalc.simulate import MDSettings, StopRequested, run_md
 from eqcalc.simulate.interrupts import StopOnSignal
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.writers import open_trajectory, write_structure

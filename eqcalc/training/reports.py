@@ -1,0 +1,80 @@
+"""What a training run says while it runs: metrics.csv, and reports to the caller."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from eqcalc.files import write_whole
+
+__all__ = ["METRICS", "MetricsFile", "Progress", "Report"]
+
+METRICS = (
+    "train_loss", "validation_loss", "validation_energy_mae_mev", "validation_forces_mae_mev",
+    "learning_rate",
+)  # fmt: skip
+
+
+class Report(NamedTuple):
+    """Where a run is.
+
+    epoch, n_epochs : finished ones, and how many there will be
+    batch, n_batches : of the present epoch; 0 right after an epoch has ended
+    metrics : of the last finished epoch, by the names of metrics.csv; at first empty
+    """
+
+    epoch: int
+    n_epochs: int
+    batch: int
+    n_batches: int
+    metrics: dict[str, float]
+
+
+Progress = Callable[[Report], None]
+
+
+class MetricsFile(Callback):
+    """Write one row per epoch, and report after every batch and epoch.
+
+    A resumed run keeps the rows of the epochs that it does not repeat.
+    """
+
+    def __init__(self, path: Path, progress: Optional[Progress] = None) -> None:
+        self.path = path
+        self.progress = progress
+        self.rows: list[dict[str, Any]] = []
+        self.metrics: dict[str, float] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                rows = list(csv.DictReader(file))
+            self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule,
+        outputs: Any, batch: Any, batch_idx: int,
+    ) -> None:  # fmt: skip
+        self._report(trainer, trainer.current_epoch, batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.metrics = {name: float(trainer.callback_metrics[name]) for name in METRICS}
+        counts = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        self.rows.append({**counts, **self.metrics})
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [*counts, *METRICS], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue().encode())
+        self._report(trainer, trainer.current_epoch + 1, 0)
+
+    def _report(self, trainer: pl.Trainer, epoch: int, batch: int) -> None:
+        if self.progress is not None:
+            n_batches = int(trainer.num_training_batches)
+            self.progress(Report(epoch, trainer.max_epochs or 0, batch, n_batches, self.metrics))

@@ -1,0 +1,271 @@
+"""The verbs info, evaluate, train and export on real files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_models import ETHANOL_FRAMES
+
+import eqcalc.cli.train
+from eqcalc.cli import main
+from eqcalc.data import read_dataset
+from eqcalc.engines import load_model
+from eqcalc.evaluation import evaluate
+from eqcalc.model_file import open_model_file
+
+TRAINING_FILE = f"""
+name = "tiny"
+licence = "CC0-1.0"
+[data]
+path = "{ETHANOL_FRAMES}"
+train_rows = "0:4"
+validation_rows = "4:6"
+[architecture]
+name = "painn"
+embedding_dim = 8
+num_blocks = 1
+num_radial_basis = 6
+cut_off = 4.0
+[training]
+batch_size = 2
+max_epochs = 2
+"""
+
+
+def run(*words: object) -> int:
+    """Return the exit code of ``eqcalc WORDS``."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Return a working directory with train.toml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.toml").write_text(TRAINING_FILE)
+    return tmp_path
+
+
+# --- info --------------------------------------------------------------------------------
+
+
+def test_info_shows_the_card_and_the_checksum(models, capsys):
+    assert run("info", models["double"]) == 0
+    out = capsys.readouterr().out
+    for part in ("double", "painn", "H, C, O", "4 Å", "float64", "eV", "not stated"):
+        assert part in out
+    assert open_model_file(models["double"]).sha256 in out
+    assert str(models["double"]) in out
+
+
+def test_info_as_json_is_the_card(models, capsys):
+    assert run("info", models["double"], "--json") == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card == json.loads(open_model_file(models["double"]).card.to_json())
+
+
+def test_info_without_a_model_lists_the_shipped_ones(capsys):
+    assert run("info") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Shipped models:")
+    from eqcalc import available_models
+
+    for name in available_models():
+        assert f"  {name}: " in out
+
+
+def test_info_of_an_unknown_model_ends_with_2_and_the_reason(capsys):
+    assert run("info", "no-such-model") == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: unknown model: 'no-such-model'. Shipped models: ")
+    assert captured.out == ""
+
+
+def test_info_of_a_damaged_file_ends_with_2_and_the_reason(folder, capsys):
+    (folder / "model.pt").write_bytes(b"PK\x03\x04 and nothing else")
+    assert run("info", "model.pt") == 2
+    assert "'model.pt' is truncated or damaged" in capsys.readouterr().err
+
+
+# --- evaluate ----------------------------------------------------------------------------
+
+
+def test_evaluate_prints_a_table_and_writes_numbers_and_a_plot(models, folder, capsys):
+    words = ("evaluate", models["double"], ETHANOL_FRAMES, "--rows", "0:4", "-o", "out")
+    assert run(*words, "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    frames = read_dataset(ETHANOL_FRAMES, rows="0:4").frames
+    expected = evaluate(load_model(models["double"], device="cpu"), frames)
+    assert f"double on {ETHANOL_FRAMES.name}, 4 frames" in out
+    for quantity in expected.quantities:
+        title = quantity.name.replace("_", " ")
+        row = re.search(rf"^{title} +(\S+) +(\S+) +(\S+) *$", out, re.M)
+        assert row is not None, quantity.name
+        errors = quantity.errors
+        assert row.groups() == (
+            f"{1e3 * errors.mae:.2f}", f"{1e3 * errors.rmse:.2f}", f"m{quantity.unit}",
+        )  # fmt: skip
+    content = json.loads((folder / "out" / "errors.json").read_text())
+    assert content["n_frames"] == 4
+    assert {key: content[key] for key in expected.summary()} == expected.summary()
+    assert (folder / "out" / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_writes_nothing_unless_told(models, folder, capsys):
+    before = sorted(folder.iterdir())
+    assert run("evaluate", models["double"], ETHANOL_FRAMES, "--rows", "0:1") == 0
+    assert "forces" in capsys.readouterr().out
+    assert sorted(folder.iterdir()) == before
+
+
+def test_evaluate_refuses_to_replace_outputs_unless_told(models, folder, capsys):
+    (folder / "out").mkdir()
+    (folder / "out" / "errors.json").write_text("precious")
+    words = ("evaluate", models["double"], ETHANOL_FRAMES, "--rows", "0:2", "-o", "out")
+    assert run(*words) == 2
+    assert "'out' already holds errors.json; choose another" in capsys.readouterr().err
+    assert (folder / "out" / "errors.json").read_text() == "precious"
+    assert run(*words, "--overwrite") == 0
+    assert json.loads((folder / "out" / "errors.json").read_text())["n_frames"] == 2
+
+
+def test_evaluate_refuses_a_folder_that_cannot_be_made(models, folder, capsys):
+    (folder / "file").write_text("")
+    words = ("evaluate", models["double"], ETHANOL_FRAMES, "--rows", "0:1", "-o", "file/out")
+    assert run(*words) == 2
+    assert "cannot create 'file/out'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--rows", "0:99"), "must lie in 0..5"),
+        (("--device", "tpu"), "unknown device 'tpu'"),
+        (("--dtype", "float16"), "unknown dtype 'float16'"),
+        (("--engine", "magic"), "unknown engine 'magic'"),
+        (("--energy-key", "nergy"), "nergy"),
+        (("--energy-unit", "parsec"), "parsec"),
+    ],
+)
+def test_evaluate_explains_a_wrong_option(words, reason, models, folder, capsys):
+    assert run("evaluate", models["double"], ETHANOL_FRAMES, *words) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_evaluate_names_a_missing_data_file(models, folder, capsys):
+    assert run("evaluate", models["double"], "absent.npz") == 2
+    assert "data file absent.npz does not exist" in capsys.readouterr().err
+
+
+# --- train and export --------------------------------------------------------------------
+
+
+def test_train_then_export_gives_a_model_that_evaluate_confirms(folder, capsys):
+    assert run("train", "train.toml") == 0
+    out = capsys.readouterr().out
+    assert "next: eqcalc export runs/tiny models/tiny" in out
+    assert run("export", "runs/tiny", "models/tiny") == 0
+    out = capsys.readouterr().out
+    assert f"tiny, validation frames of {ETHANOL_FRAMES.name}" in out
+    assert "written: models/tiny/model.pt" in out
+    table = re.findall(r"^(?:energy|forces).*m\S+ *$", out, re.M)
+    words = ("evaluate", "models/tiny", ETHANOL_FRAMES, "--rows", "4:6", "--device", "cpu")
+    assert run(*words, "-o", "errors") == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^(?:energy|forces).*m\S+ *$", out, re.M) == table
+    assert len(table) == 3
+    measured = json.loads((folder / "errors" / "errors.json").read_text())
+    on_card = open_model_file("models/tiny").card.errors
+    for key, value in on_card.items():
+        if key != "measured on":
+            assert measured[key] == pytest.approx(value, rel=1e-5), key
+    assert run("export", "runs/tiny", "models/tiny") == 2
+    assert "pass --overwrite to replace it" in capsys.readouterr().err
+    assert run("export", "runs/tiny", "models/tiny", "--overwrite") == 0
+
+
+def test_train_refuses_a_run_that_is_there_then_resumes_or_replaces_it(folder, capsys):
+    assert run("train", "train.toml", "-o", "run") == 0
+    capsys.readouterr()
+    assert run("train", "train.toml", "-o", "run") == 2
+    assert "'run' already holds a training run" in capsys.readouterr().err
+    (folder / "train.toml").write_text(TRAINING_FILE.replace("max_epochs = 2", "max_epochs = 3"))
+    assert run("train", "train.toml", "-o", "run", "--resume") == 0
+    out = capsys.readouterr().out
+    assert "epoch 3/3" in out
+    assert "epoch 2/3" not in out
+    assert run("train", "train.toml", "-o", "run", "--overwrite") == 0
+    assert "epoch 1/3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("max_epochs = 2", 'max_epochs = "two"', "max_epochs in [training] must be an integer"),
+        ("max_epochs", "max_epoch", "Did you mean 'max_epochs'?"),
+        ('"painn"', '"paiin"', "Did you mean 'painn'?"),
+        ("[data]", "[data", "train.toml is not valid TOML"),
+        (str(ETHANOL_FRAMES), "absent.xyz", "absent.xyz does not exist"),
+    ],
+)
+def test_train_explains_a_wrong_training_file(old, new, reason, folder, capsys):
+    (folder / "train.toml").write_text(TRAINING_FILE.replace(old, new))
+    assert run("train", "train.toml") == 2
+    assert reason in capsys.readouterr().err
+    assert not (folder / "runs" / "tiny" / "last.ckpt").exists()
+
+
+def test_train_names_a_missing_training_file(folder, capsys):
+    assert run("train", "absent.toml") == 2
+    assert "there is no training file 'absent.toml'" in capsys.readouterr().err
+
+
+def test_train_without_lightning_says_what_to_install(folder, capsys, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'eqcalc\[train\]'"):
+        eqcalc.cli.train.train(Path("train.toml"))
+
+
+def test_export_of_a_folder_that_is_no_run_is_explained(folder, capsys):
+    assert run("export", "train.toml", "model") == 2
+    assert "'train.toml' is not a training run" in capsys.readouterr().err
+
+
+def test_a_training_stopped_by_ctrl_c_ends_with_130_and_can_be_resumed(
+    folder, capsys, monkeypatch
+):
+    show = eqcalc.cli.train._EpochProgress.show
+
+    def press_ctrl_c(self, report):
+        show(self, report)
+        if (report.epoch, report.batch) == (1, 1):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eqcalc.cli.train._EpochProgress, "show", press_ctrl_c)
+        assert run("train", "train.toml", "-o", "run") == 130
+    out = capsys.readouterr().out
+    assert "epoch 1/2" in out
+    assert "stopped in epoch 2; what is finished is in run, and --resume goes on" in out
+    assert run("train", "train.toml", "-o", "run", "--resume") == 0
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_the_output_of_train_holds_nothing_but_its_own_lines(folder):
+    command = [sys.executable, "-c", "from eqcalc.cli import main; main()", "train", "train.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    assert done.stderr == ""
+    epoch = r"epoch {}/2  MAE: E \d+\.\d meV  F \d+\.\d meV/Å\n"
+    assert re.fullmatch(
+        epoch.format(1) + epoch.format(2)
+        + r"best checkpoint: runs/tiny/best\.ckpt\nnext: eqcalc export runs/tiny models/tiny\n",
+        done.stdout,
+    ), done.stdout  # fmt: skip

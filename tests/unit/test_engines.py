@@ -1,0 +1,238 @@
+"""Engines: devices, precisions, and the passport that every load replays."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_models import REFERENCE_ENERGIES, crystal, ethanol, potential
+from test_model_file import rewrite
+
+import eqcalc
+from eqcalc.engines import load_model, resolve_device
+from eqcalc.engines.devices import resolve_dtype
+from eqcalc.errors import ConfigError, DeviceError, ModelFileError
+from eqcalc.export import export_model
+from eqcalc.model_file import PASSPORT
+from eqcalc.neighbours import build_graph
+from eqcalc.passport import Passport, Tolerance, verify
+
+
+def tampered(models, tmp_path, change, name="double"):
+    """Return a copy of a model whose passport was changed in place by ``change``."""
+
+    def edit(text: bytes) -> bytes:
+        content = json.loads(text)
+        change(content)
+        return json.dumps(content).encode()
+
+    return rewrite(models[name], tmp_path / "tampered.pt", {PASSPORT: edit})
+
+
+def energies_of(model, atoms) -> torch.Tensor:
+    graph = build_graph(atoms, model.card.cutoff, dtype=model.dtype)
+    return model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)[0]
+
+
+# --- names -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("cdua", "Did you mean 'cuda'"), ("gpu", "known: auto, cpu, cuda, cuda:N"), ("cuda:x", "cuda"),
+     ("", "unknown device ''"), ("cuda:-1", "unknown device"), (0, "unknown device '0'")],
+)  # fmt: skip
+def test_an_unknown_device_is_refused(name, hint):
+    with pytest.raises(ConfigError, match=hint):
+        resolve_device(name)
+
+
+def test_cuda_that_is_not_there_is_refused(monkeypatch, models):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(DeviceError, match=rf"device '{name}' .* sees 0 CUDA devices"):
+            load_model(models["double"], device=name)
+    assert resolve_device("auto") == torch.device("cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_cuda_index_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeviceError, match=r"device 'cuda:3' .* sees 2 CUDA devices"):
+        resolve_device("cuda:3")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["float16", "double", "Float32", None])
+def test_an_unknown_dtype_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"unknown dtype '{name}'; known: float32, float64"):
+        resolve_dtype(name)
+
+
+def test_an_unknown_dtype_is_refused_at_load(models):
+    with pytest.raises(ConfigError, match=r"unknown dtype 'flaot32'.*Did you mean 'float32'"):
+        load_model(models["double"], dtype="flaot32")
+
+
+def test_an_unknown_engine_is_refused(models):
+    with pytest.raises(
+        ConfigError, match=r"unknown engine 'torchscipt'; known: auto, .*Did you mean 'torchscript'"
+    ):
+        load_model(models["double"], engine="torchscipt")
+
+
+# --- loading -----------------------------------------------------------------------------
+
+
+def test_a_loaded_model_says_where_and_how_it_runs(models):
+    assert eqcalc.load_model is load_model
+    model = load_model(models["single"], device="cpu", engine="torchscript")
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
+    assert model.engine.name == "torchscript"
+    assert model.file.path == models["single"]
+    assert model.card.name == "single"
+    assert load_model(models["double"], device="cpu").dtype == torch.float64
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("single", "float64"), ("double", "float32")])
+def test_a_dtype_cast_keeps_reference_energies_in_float64(name, dtype, models):
+    own = load_model(models[name], device="cpu")
+    cast = load_model(models[name], device="cpu", dtype=dtype)
+    assert cast.dtype == getattr(torch, dtype)
+    difference = energies_of(cast, ethanol()) - energies_of(own, ethanol())
+    # One float32 rounding of a reference energy alone would be 6e-5 eV.
+    assert float(difference.abs().max()) < 2e-6
+    assert float(difference.abs().max()) > 0
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_reference_energies_are_exact_in_every_dtype(dtype, stored, tmp_path):
+    silent = potential(stored)
+    for parameter in silent.architecture.readout.parameters():
+        torch.nn.init.zeros_(parameter)
+    export_model(silent, tmp_path / "model.pt", elements="CHO")
+    model = load_model(tmp_path / "model.pt", device="cpu", dtype=dtype)
+    expected = [REFERENCE_ENERGIES[symbol] for symbol in ethanol().symbols]
+    np.testing.assert_array_equal(energies_of(model, ethanol()), expected)
+
+
+def test_one_load_does_not_change_another(models):
+    single = load_model(models["single"], device="cpu")
+    before = energies_of(single, crystal())
+    load_model(models["single"], device="cpu", dtype="float64")
+    assert torch.equal(energies_of(single, crystal()), before)
+
+
+def test_a_file_that_torch_cannot_read_is_refused_with_both_versions(models, tmp_path):
+    path = rewrite(models["double"], tmp_path / "model.pt", {"data.pkl": lambda _: b"nonsense"})
+    here = torch.__version__.split("+")[0]
+    reason = rf"torch {here}.* cannot load '.*model\.pt', written with torch {here}"
+    with pytest.raises(ModelFileError, match=reason):
+        load_model(path)
+
+
+# --- passport ----------------------------------------------------------------------------
+
+
+def _one_force(passport: dict) -> None:
+    passport["frames"][1]["forces"][2][0] += 1e-3
+
+
+def _one_energy(passport: dict) -> None:
+    passport["frames"][0]["energy"] += 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "frame", "quantity"), [(_one_force, 1, "forces"), (_one_energy, 0, "energy")]
+)
+@pytest.mark.parametrize(("name", "dtype"), [("double", "float64"), ("single", "float32")])
+def test_numbers_that_differ_from_the_passport_are_refused(
+    change, frame, quantity, name, dtype, models, tmp_path
+):
+    path = tampered(models, tmp_path, change, name)
+    with pytest.raises(
+        ModelFileError,
+        match=rf"tampered\.pt: the model does not reproduce its own passport\. Frame {frame} "
+        rf"\(6 atoms\): {quantity} differs by 0\.00.* allowed .* on cpu in {dtype} with torch 2\.",
+    ):
+        load_model(path, device="cpu")
+
+
+def test_a_difference_within_the_tolerance_is_accepted(models, tmp_path):
+    def nudge(passport: dict) -> None:
+        passport["frames"][1]["forces"][2][0] += 5e-9
+
+    assert load_model(tampered(models, tmp_path, nudge), device="cpu").card.name == "double"
+
+
+def test_a_model_that_returns_nan_fails_its_passport(models):
+    model = load_model(models["double"], device="cpu")
+    passport = Passport.from_json(model.file.passport)
+
+    def broken(*tensors):
+        energies, gradients = model(*tensors)
+        return energies, gradients * torch.nan
+
+    with pytest.raises(ModelFileError, match=r"forces differs by nan eV/Å"):
+        verify(passport, broken, 4.0, torch.float64, torch.device("cpu"), "a broken model")
+
+
+def test_a_dtype_without_tolerance_is_refused(models):
+    model = load_model(models["double"], device="cpu")
+    whole = Passport.from_json(model.file.passport)
+    passport = Passport(whole.frames, {"float64": Tolerance(1e-9, 1e-8, 1e-10)})
+    with pytest.raises(ModelFileError, match=r"no tolerance for float32; it knows float64"):
+        verify(passport, model, 4.0, torch.float32, torch.device("cpu"), "a model")
+
+
+def test_a_passport_survives_its_json(models):
+    passport = Passport.from_json(load_model(models["double"]).file.passport)
+    assert Passport.from_json(passport.to_json()) == passport
+
+
+def _no_frames(passport: dict) -> None:
+    passport["frames"] = []
+
+
+def _no_forces(passport: dict) -> None:
+    del passport["frames"][0]["forces"]
+
+
+def _short_forces(passport: dict) -> None:
+    passport["frames"][0]["forces"].pop()
+
+
+def _no_tolerances(passport: dict) -> None:
+    del passport["tolerances"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_no_frames, "it holds no frames"), (_no_forces, "forces"), (_no_tolerances, "tolerances"),
+     (_short_forces, r"forces of frame 0 are not \(6, 3\)")],
+)  # fmt: skip
+def test_an_unreadable_passport_is_refused(change, reason, models, tmp_path):
+    path = tampered(models, tmp_path, change)
+    with pytest.raises(ModelFileError, match=rf"passport inside '.*' is not readable: .*{reason}"):
+        load_model(path, device="cpu")
+
+
+def test_a_passport_that_is_no_json_is_refused(models, tmp_path):
+    path = rewrite(models["double"], tmp_path / "model.pt", {PASSPORT: lambda _: b"{]"})
+    with pytest.raises(ModelFileError, match=r"passport inside '.*' is not readable"):
+        load_model(path, device="cpu")
+
+
+def test_the_engine_differentiates_where_grad_is_off(models):
+    model = load_model(models["double"], device="cpu")
+    graph = build_graph(ethanol(), 4.0)
+    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+    _, expected = model(*arguments)
+    with torch.no_grad():
+        _, found = model(*arguments)
+    np.testing.assert_array_equal(found, expected)

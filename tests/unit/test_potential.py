@@ -1,0 +1,319 @@
+"""Potentials: reference energies, scale, refusals, and what evaluate returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from torch import Tensor, nn
+
+from eqcalc.architectures import PaiNN, SchNet
+from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
+from eqcalc.graph import AtomicGraph, batch_graphs, forces_from_edge_gradients
+from eqcalc.neighbours import build_graph
+from eqcalc.potential import Potential, atomic_number
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+class Springs(nn.Module):
+    """E_i = k/4 Σ_j d_ij², whose derivatives are known: g = k r/2 for every edge."""
+
+    cutoff, n_hops = 3.0, 1
+
+    def __init__(self, stiffness: float = 2.0) -> None:
+        super().__init__()
+        self.stiffness = nn.Parameter(torch.tensor(stiffness, dtype=torch.float64))
+
+    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
+        energies = 0.25 * self.stiffness * graph.edge_vectors.square().sum(dim=1)
+        total = energies.new_zeros(graph.atomic_numbers.shape[0])
+        return total.index_add(0, graph.edge_index[1], energies)
+
+
+def _water() -> AtomicGraph:
+    return build_graph(molecule("H2O"), 3.0)
+
+
+def _squared_distances(atoms: Atoms) -> np.ndarray:
+    return (atoms.get_all_distances() ** 2).sum(axis=1)
+
+
+# --- reference energies and scale
+
+
+def test_reference_energies_are_added_by_element():
+    found = Potential(Springs(), {"H": -13.6, "O": -2041.5}).eval().evaluate(_water())
+    expected = 0.5 * _squared_distances(molecule("H2O")) + np.array([-2041.5, -13.6, -13.6])
+    np.testing.assert_allclose(found.energies.numpy(), expected, **EXACT)
+    np.testing.assert_allclose(found.energy.numpy(), [expected.sum()], **EXACT)
+
+
+def test_reference_energies_may_be_given_by_symbol_or_number():
+    by_symbol = Potential(Springs(), {"H": -13.6, "O": -2041.5})
+    by_number = Potential(Springs(), {1: -13.6, 8: -2041.5})
+    torch.testing.assert_close(
+        by_symbol.reference_energies, by_number.reference_energies, equal_nan=True, **EXACT
+    )
+
+
+def test_no_reference_energies_mean_zero_for_every_element():
+    atoms = Atoms([1, 92, 118], [[0, 0, 0], [0, 0, 50], [0, 50, 0]])
+    found = Potential(Springs()).eval().evaluate(build_graph(atoms, 3.0))
+    assert found.energies.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_scale_multiplies_the_network_and_not_the_references():
+    found = Potential(Springs(), {"H": -1.0, "O": -2.0}, scale=3.0).eval().evaluate(_water())
+    plain = Potential(Springs()).eval().evaluate(_water())
+    shifts = torch.tensor([-2.0, -1.0, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(found.energies, 3.0 * plain.energies + shifts, **EXACT)
+    torch.testing.assert_close(found.forces, 3.0 * plain.forces, **EXACT)
+
+
+def test_energies_of_a_float32_network_are_scaled_in_float64():
+    torch.manual_seed(0)
+    network = PaiNN(8, 1, 4, 3.0, 1, return_force_vectors=False)
+    graph = build_graph(molecule("H2O"), 3.0, dtype=torch.float32)
+    expected = network.atomic_energies(graph).detach().double() * (1.0 / 3.0)
+    found = Potential(network, scale=1.0 / 3.0).eval().evaluate(graph).energies
+    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0.0)
+
+
+def test_reference_energies_are_kept_and_added_in_float64():
+    torch.manual_seed(0)
+    network = PaiNN(8, 1, 4, 3.0, 1, return_force_vectors=False)
+    references = {"H": -13.587222780835477, "O": -2041.8396277138045}
+    with_references = Potential(network, references).eval()
+    graph = build_graph(molecule("H2O"), 3.0, dtype=torch.float32)
+    interaction = Potential(network).eval().evaluate(graph).energies
+    shifts = np.array([references["O"], references["H"], references["H"]])
+    expected = interaction.numpy() + shifts
+    # float32 would round a sum of this size at 1e-4 eV.
+    np.testing.assert_allclose(with_references.evaluate(graph).energies, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("cast", [nn.Module.float, nn.Module.half, nn.Module.double])
+def test_casting_a_potential_casts_the_network_and_not_the_references(cast):
+    network = PaiNN(8, 1, 4, 3.0, 1, return_force_vectors=False)
+    potential = Potential(network, {"O": -2041.8396277138045}, scale=1.0 / 3.0)
+    assert cast(potential) is potential
+    assert next(network.parameters()).dtype == cast(nn.Linear(1, 1)).weight.dtype
+    assert potential.reference_energies[8].item() == -2041.8396277138045
+    assert potential.scale.item() == 1.0 / 3.0
+
+
+def test_reference_energies_follow_to_another_device():
+    potential = Potential(Springs(), {"O": -2.0}).to("meta")
+    assert {tensor.device.type for tensor in potential.state_dict().values()} == {"meta"}
+
+
+def test_reference_energies_travel_with_the_state():
+    potential = Potential(Springs(), {"H": -1.0, "O": -2.0}, scale=2.5)
+    other = Potential(Springs(9.0), {"C": 1.0})
+    other.load_state_dict(potential.state_dict())
+    torch.testing.assert_close(
+        other.eval().evaluate(_water()), potential.eval().evaluate(_water()), **EXACT
+    )
+
+
+# --- refusals
+
+
+class Dynamics(nn.Module):
+    """A network that is no potential."""
+
+    cutoff, n_hops = 5.0, 1
+
+
+def test_architecture_without_atomic_energies_is_refused():
+    with pytest.raises(ConfigError, match="Dynamics has no atomic_energies: it is not a potential"):
+        Potential(Dynamics())
+
+
+def test_architecture_without_cutoff_is_refused():
+    with pytest.raises(ConfigError, match="SchNet was built without a cutoff; a potential needs"):
+        Potential(SchNet(1, 8, 4))
+
+
+@pytest.mark.parametrize("energy", [float("nan"), float("inf"), -float("inf")])
+def test_reference_energy_that_is_not_finite_is_refused(energy):
+    with pytest.raises(ConfigError, match=f"reference energy of C must be finite, found {energy}"):
+        Potential(Springs(), {"H": -1.0, "C": energy})
+
+
+@pytest.mark.parametrize(
+    ("element", "match"),
+    [
+        ("Xx", r"'Xx' is no element's symbol or atomic number\."),
+        ("h", r"'h' is no element's symbol or atomic number\. Did you mean 'H'\?"),
+        ("X", r"'X' is no element's symbol"),
+        ("", r"'' is no element's symbol"),
+        ("6", r"'6' is no element's symbol"),
+        (0, r"'0' is no element's symbol"),
+        (-1, r"'-1' is no element's symbol"),
+        (119, r"'119' is no element's symbol"),
+    ],
+)
+def test_unknown_element_is_refused(element, match):
+    with pytest.raises(ConfigError, match=match):
+        atomic_number(element)
+    with pytest.raises(ConfigError, match=match):
+        Potential(Springs(), {element: 0.0})
+
+
+@pytest.mark.parametrize(("element", "number"), [("H", 1), ("Og", 118), (1, 1), (118, 118)])
+def test_elements_are_read_from_symbols_and_numbers(element, number):
+    assert atomic_number(element) == number
+    assert atomic_number(np.int64(number)) == number
+
+
+def test_element_without_reference_energy_is_refused_with_its_atoms():
+    potential = Potential(Springs(), {"C": -1.0, "H": -1.0}).eval()
+    graph = build_graph(molecule("CH3CH2OH"), 3.0)
+    with pytest.raises(
+        UnsupportedElementError,
+        match=r"no reference energy for O \(atoms 2\); this potential knows H, C\.",
+    ):
+        potential.evaluate(graph)
+
+
+def test_element_without_reference_energy_is_nan_where_a_host_does_not_check():
+    potential = Potential(Springs(), {"H": -1.0}).eval()
+    energies, gradients = potential(_water())
+    assert torch.isnan(energies).tolist() == [True, False, False]
+    assert bool(torch.isfinite(gradients).all())
+
+
+def test_evaluate_refuses_what_breaks_a_convention():
+    graph = _water()
+    with pytest.raises(GraphError, match="edges must be sorted by receiver"):
+        Potential(Springs()).evaluate(graph._replace(edge_index=graph.edge_index.flip(1)))
+
+
+# --- what is returned
+
+
+def test_cutoff_and_hops_are_those_of_the_architecture():
+    network = PaiNN(8, 3, 4, 4.5, 1)
+    potential = Potential(network)
+    assert (potential.cutoff, potential.n_hops) == (4.5, 3)
+
+
+def test_forward_returns_the_gradient_of_the_owned_atoms_energy():
+    graph = _water()
+    potential = Potential(Springs()).eval()
+    _, gradients = potential(graph)
+    torch.testing.assert_close(gradients, graph.edge_vectors, **EXACT)
+    _, gradients = potential(graph._replace(n_owned=1))
+    received_by_first = (graph.edge_index[1] == 0).unsqueeze(1)
+    torch.testing.assert_close(gradients, graph.edge_vectors * received_by_first, **EXACT)
+
+
+def test_evaluate_sums_owned_atoms_only():
+    found = (
+        Potential(Springs(), {"H": -1.0, "O": -2.0}).eval().evaluate(_water()._replace(n_owned=2))
+    )
+    assert found.energies.shape == (3,)
+    torch.testing.assert_close(found.energy, found.energies[:2].sum().reshape(1), **EXACT)
+
+
+def test_evaluate_gives_each_structure_its_energy():
+    found = Potential(Springs()).eval().evaluate(batch_graphs([_water(), _water()]))
+    single = Potential(Springs()).eval().evaluate(_water())
+    torch.testing.assert_close(found.energy, single.energy.repeat(2), **EXACT)
+    torch.testing.assert_close(found.forces, single.forces.repeat(2, 1), **EXACT)
+
+
+def test_stress_has_ases_sign_and_is_none_where_a_direction_is_open():
+    potential = Potential(Springs()).eval()
+    crystal = bulk("Cu", "fcc", a=3.6)
+    found = potential.evaluate(build_graph(crystal, 3.0))
+    # E grows with volume: the crystal pulls inwards, tension, positive in ASE.
+    step = 1e-5
+    energies = []
+    for factor in (1 - step, 1 + step):
+        strained = crystal.copy()
+        strained.set_cell(crystal.cell.array * factor, scale_atoms=True)
+        energies.append(potential.evaluate(build_graph(strained, 3.0)).energy.item())
+    slope = (energies[1] - energies[0]) / (2 * step) / crystal.get_volume()
+    assert found.stress.shape == (1, 3, 3)
+    assert torch.trace(found.stress[0]).item() == pytest.approx(slope, rel=1e-6)
+    assert slope > 0
+    assert potential.evaluate(_water()).stress is None
+    mixed = batch_graphs([_water(), build_graph(crystal, 3.0)])
+    assert potential.evaluate(mixed).stress is None
+    crystal.pbc = (True, True, False)
+    assert potential.evaluate(build_graph(crystal, 3.0)).stress is None
+
+
+def test_atoms_without_edges_have_zero_forces():
+    found = (
+        Potential(Springs(), {"H": -1.0})
+        .eval()
+        .evaluate(build_graph(Atoms("H2", [[0, 0, 0], [0, 0, 9]]), 3.0))
+    )
+    assert found.energies.tolist() == [-1.0, -1.0]
+    assert torch.equal(found.forces, torch.zeros(2, 3, dtype=torch.float64))
+
+
+class Constant(nn.Module):
+    """A network whose energies do not depend on the edges at all."""
+
+    cutoff, n_hops = 3.0, 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+
+    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
+        return self.energy.expand(graph.atomic_numbers.shape[0])
+
+
+def test_energies_that_ignore_the_edges_have_zero_forces():
+    found = Potential(Constant()).eval().evaluate(_water())
+    assert found.energies.tolist() == [1.5, 1.5, 1.5]
+    assert torch.equal(found.forces, torch.zeros(3, 3, dtype=torch.float64))
+
+
+def test_evaluate_in_evaluation_mode_returns_tensors_without_history():
+    found = Potential(Springs()).eval().evaluate(_water())
+    assert not any(tensor.requires_grad for tensor in (found.energy, found.energies, found.forces))
+
+
+def test_evaluate_in_training_mode_can_be_differentiated_again():
+    potential = Potential(Springs()).train()
+    found = potential.evaluate(_water())
+    (found.energy.sum() + found.forces.square().sum()).backward()
+    energy = found.energy.item() / 2.0  # linear in the stiffness of 2
+    squared = found.forces.detach().square().sum().item() / 2.0
+    assert potential.architecture.stiffness.grad.item() == pytest.approx(energy + 2 * squared)
+
+
+def test_evaluate_works_without_grad_mode_and_leaves_it():
+    potential = Potential(Springs()).eval()
+    with torch.no_grad():
+        found = potential.evaluate(_water())
+        assert not torch.is_grad_enabled()
+    torch.testing.assert_close(found, potential.evaluate(_water()), **EXACT)
+
+
+def test_evaluate_does_not_write_to_the_graph():
+    graph = _water()
+    vectors = graph.edge_vectors.clone()
+    Potential(Springs()).train().evaluate(graph)
+    assert torch.equal(graph.edge_vectors, vectors)
+    assert not graph.edge_vectors.requires_grad
+
+
+def test_forces_follow_from_the_returned_gradients():
+    graph = _water()
+    potential = Potential(Springs()).eval()
+    _, gradients = potential(graph)
+    torch.testing.assert_close(
+        potential.evaluate(graph).forces,
+        forces_from_edge_gradients(gradients, graph.edge_index, 3),
+        **EXACT,
+    )

@@ -1,0 +1,597 @@
+"""Training: the file, the loss, its gradients, a run, its resumption and its export."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import warnings
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from small_models import ETHANOL_FRAMES, crystal, potential
+
+from eqcalc.data import read_dataset
+from eqcalc.data.batches import collate, labelled_graphs
+from eqcalc.engines import load_model
+from eqcalc.errors import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    OutputError,
+    OutputExistsError,
+    UnknownArchitectureError,
+)
+from eqcalc.evaluation import evaluate
+from eqcalc.graph import VOIGT
+from eqcalc.model_file import open_model_file
+from eqcalc.neighbours import build_graph
+from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
+from eqcalc.training.finish import export_run, load_potential
+from eqcalc.training.gradients import LossGradients
+from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.run import train
+from eqcalc.training.run_folder import RunFolder
+
+CONTENT = {
+    "name": "tiny",
+    "seed": 3,
+    "data": {"path": str(ETHANOL_FRAMES), "train_rows": "0:4", "validation_rows": "4:6"},
+    "architecture": {
+        "name": "painn", "embedding_dim": 8, "num_blocks": 1, "num_radial_basis": 6,
+        "cut_off": 4.0,
+    },
+    "training": {"batch_size": 2, "max_epochs": 2, "ema_decay": 0.5, "learning_rate": 0.005},
+}  # fmt: skip
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value) if not isinstance(value, float) else repr(value)
+
+
+def write_config(place_of_file: Path, /, **changes: object) -> Path:
+    """Write CONTENT as TOML; ``section__key=value`` changes it, None removes."""
+    content = copy.deepcopy(CONTENT)
+    for place, value in changes.items():
+        *sections, key = place.split("__")
+        target = content
+        for section in sections:
+            target = target[section]
+        target[key] = value
+        if value is None:
+            del target[key]
+    path = place_of_file / "train.toml"
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in content.items()))
+    return path
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    with open(run / "metrics.csv") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)[key]
+
+
+# --- configuration -----------------------------------------------------------------------
+
+
+def test_a_training_file_is_read_with_defaults(tmp_path):
+    config = read_config(write_config(tmp_path))
+    assert (config.name, config.seed, config.dtype) == ("tiny", 3, "float32")
+    assert config.training == TrainingOptions(
+        batch_size=2, max_epochs=2, ema_decay=0.5, learning_rate=0.005
+    )
+    assert config.data.reference_energies == "least_squares"
+    assert config.source == tmp_path / "train.toml"
+    assert config.resolve("data/x.npz") == tmp_path / "data" / "x.npz"
+    assert config.resolve("/data/x.npz") == Path("/data/x.npz")
+
+
+def test_the_shipped_training_files_are_valid():
+    files = sorted((Path(__file__).parents[2] / "models").glob("*/train.toml"))
+    for path in files:
+        assert read_config(path).name == path.parent.name
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nmae", r"unknown key 'nmae' in .*train\.toml; known: .* Did you mean 'name'\?"),
+        ("license", r"unknown key 'license' .* Did you mean 'licence'\?"),
+        ("folder", r"unknown key 'folder' in .*train\.toml; known: name"),
+        ("data__pth", r"unknown key 'pth' in \[data\] of .* Did you mean 'path'\?"),
+        ("training__batchsize", r"unknown key 'batchsize' in \[training\].* mean 'batch_size'\?"),
+        ("architecture__embeding_dim", r"no option 'embeding_dim'.* mean 'embedding_dim'\?"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_closest_one(place, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write_config(tmp_path, **{place: "x"}))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("name", r"train\.toml needs the key 'name'"),
+        ("data", r"train\.toml needs the key 'data'"),
+        ("data__path", r"\[data\] of .* needs the key 'path'"),
+        ("data__validation_rows", "needs validation_rows or validation_path; found neither"),
+        ("architecture", "needs the key 'architecture'"),
+        ("architecture__name", r"\[architecture\] needs name = one of .*painn"),
+    ],
+)
+def test_a_missing_key_is_refused(place, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write_config(tmp_path, **{place: None}))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("name", 5, "name in the training file must be a string, found 5"),
+        ("seed", "one", "seed in the training file must be an integer, found 'one'"),
+        ("seed", 1.5, "seed in the training file must be an integer"),
+        ("dtype", 32, "dtype in the training file must be a string"),
+        ("data", "rmd17.npz", r"\[data\] of .* must be a table, found 'rmd17\.npz'"),
+        ("data", [1], r"\[data\] of .* must be a table"),
+        ("data__path", 3, r"path in \[data\] must be a string, found 3"),
+        ("data__train_rows", 950, r"train_rows in \[data\] must be a string, found 950"),
+        ("data__reference_energies", 1.0, r"reference_energies .* a string or a table, found 1"),
+        ("data__reference_energies", {"H": "low"}, "reference energy of H must be a number"),
+        ("training", 1, r"\[training\] of .* must be a table"),
+        ("training__batch_size", "five", r"batch_size in \[training\] must be an integer, .*five"),
+        ("training__batch_size", 5.0, r"batch_size in \[training\] must be an integer"),
+        ("training__batch_size", True, r"batch_size in \[training\] must be an integer, .*True"),
+        ("training__learning_rate", "1e-3", r"learning_rate in \[training\] must be a number"),
+        ("training__learning_rate", [1.0], r"learning_rate in \[training\] must be a number"),
+        ("training__compile", 1, r"compile in \[training\] must be true or false, found 1"),
+        ("training__schedule", False, r"schedule in \[training\] must be a string"),
+        ("architecture", "painn", "architecture in the training file must be a table"),
+        ("architecture__name", 7, r"name in \[architecture\] must be a string, found 7"),
+        ("architecture__cut_off", "5", r"cut_off in \[architecture\] must be a number, found '5'"),
+        ("architecture__embedding_dim", 8.0, r"embedding_dim in \[architecture\] .* an integer"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_refused(place, value, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write_config(tmp_path, **{place: value}))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("seed", -1, "seed must be an integer >= 0, found -1"),
+        ("dtype", "float16", "dtype must be float32 or float64, found 'float16'"),
+        ("training__batch_size", 0, "batch_size must be an integer >= 1, found 0"),
+        ("training__max_epochs", -3, "max_epochs must be an integer >= 1, found -3"),
+        ("training__plateau_patience", -1, "plateau_patience must be an integer >= 0"),
+        ("training__learning_rate", 0.0, "learning_rate must be a positive number, found 0"),
+        ("training__learning_rate", float("nan"), "learning_rate must be a positive number"),
+        ("training__gradient_clip", -1.0, "gradient_clip must be a positive number"),
+        ("training__min_learning_rate", 0, "min_learning_rate must be a positive number"),
+        ("training__weight_decay", -0.1, r"weight_decay must be >= 0, found -0\.1"),
+        ("training__ema_decay", 1.0, r"ema_decay must lie in \(0, 1\), found 1\.0"),
+        ("training__plateau_factor", 2.0, r"plateau_factor must lie in \(0, 1\), found 2\.0"),
+        ("training__schedule", "cosin", r"one of plateau, cosine, found 'cosin'.*mean 'cosine'\?"),
+        ("training__energy_weight", -1.0, r"weights must be >= 0, .* found \(-1\.0, 1\.0, 0\.0\)"),
+        ("training__forces_weight", float("nan"), "weights must be >= 0, finite"),
+        ("architecture__num_blocks", 0, "num_blocks must be an integer >= 1"),
+        ("architecture__cut_off", -5.0, "cut_off must be a positive number"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(place, value, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write_config(tmp_path, **{place: value}))
+
+
+def test_weights_that_are_all_zero_are_refused(tmp_path):
+    path = write_config(tmp_path, training__energy_weight=0.0, training__forces_weight=0.0)
+    with pytest.raises(ConfigError, match="not all zero"):
+        read_config(path)
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    path = write_config(tmp_path, training__learning_rate=1, architecture__cut_off=4)
+    assert read_config(path).training.learning_rate == 1
+
+
+def test_an_unknown_architecture_is_refused_with_the_closest_one(tmp_path):
+    with pytest.raises(UnknownArchitectureError, match=r"'pain'; available: .*mean 'painn'\?"):
+        read_config(write_config(tmp_path, architecture__name="pain"))
+
+
+def test_types_are_checked_without_a_file_too():
+    with pytest.raises(ConfigError, match=r"batch_size in \[training\] must be an integer"):
+        TrainingOptions(batch_size="five")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="data in the training file must be a DataOptions"):
+        TrainingConfig("x", {"path": "y"}, {"name": "painn"})  # type: ignore[arg-type]
+    assert DataOptions("x", validation_rows="0:1", reference_energies={"H": -13}).path == "x"
+
+
+@pytest.mark.parametrize("text", ["name = ", "[data", "\xff\xfe\x00"])
+def test_a_file_that_is_no_toml_is_refused(text, tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"train\.toml is not valid TOML"):
+        read_config(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no training file '.*absent\.toml'"):
+        read_config(tmp_path / "absent.toml")
+
+
+def test_a_folder_instead_of_a_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the training file .* directory"):
+        read_config(tmp_path)
+
+
+# --- loss --------------------------------------------------------------------------------
+
+
+def crystals(n_frames: int = 3) -> list[Atoms]:
+    """Return crystals and a supercell labelled by another potential, with stress."""
+    teacher, frames = potential(seed=9), []
+    for seed in range(n_frames):
+        atoms = crystal() if seed != 1 else crystal().repeat((1, 1, 2))
+        atoms.rattle(0.08, seed=seed)
+        found = teacher.evaluate(build_graph(atoms, 4.0))
+        stress = found.stress[0].numpy()
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=float(found.energy), forces=found.forces.numpy(),
+            stress=np.array([stress[a, b] for a, b in VOIGT]),
+        )  # fmt: skip
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def crystal_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("crystals") / "crystals.xyz"
+    ase.io.write(path, crystals())
+    return path
+
+
+def batch_of(path: Path, dtype: torch.dtype = torch.float64):
+    return collate(labelled_graphs(read_dataset(path).frames, 4.0, dtype))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0),
+                                     (2.0, 3.0, 50.0)])  # fmt: skip
+def test_the_loss_equals_its_definition(weights, crystal_file):
+    student = potential(seed=1)
+    energy, forces, stress = [], [], []
+    for frame in read_dataset(crystal_file).frames:
+        found = student.evaluate(build_graph(frame.atoms, 4.0))
+        energy.append((float(found.energy) - frame.energy) / len(frame.atoms))
+        forces.append(found.forces.numpy() - frame.forces)
+        matrix = found.stress[0].numpy()
+        stress.append(np.array([matrix[a, b] for a, b in VOIGT]) - frame.stress)
+    expected = (
+        weights[0] * np.mean(np.square(energy))
+        + weights[1] * np.mean(np.concatenate(forces) ** 2)
+        + weights[2] * np.mean(np.square(stress))
+    )
+    found = residuals(student, batch_of(crystal_file), with_stress=weights[2] > 0)
+    assert float(loss(found, LossWeights(*weights)).detach()) == pytest.approx(expected, rel=1e-9)
+    assert expected > 0
+
+
+@pytest.mark.parametrize("weights", [LossWeights(1.0, 1.0, 0.0), LossWeights(1.0, 1.0, 30.0)])
+def test_parameter_gradients_equal_finite_differences_of_the_loss(weights, crystal_file):
+    student, batch = potential(seed=1).train(), batch_of(crystal_file)
+    gradients = LossGradients(student, weights, compile=False)
+    gradients(batch)
+    parameters = list(student.parameters())
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in parameters)
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    slope = sum(
+        float((p.grad * d).sum()) for p, d in zip(parameters, direction, strict=True)
+        if p.grad is not None
+    )  # fmt: skip
+    values = []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p += step * d
+        values.append(float(gradients(batch)))
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
+    assert abs(slope) > 1e-3
+
+
+@pytest.mark.slow
+def test_compiled_gradients_equal_eager_ones(crystal_file):
+    weights = LossWeights(1.0, 1.0, 10.0)
+    frames = labelled_graphs(read_dataset(crystal_file).frames, 4.0)
+    student = potential(seed=1).train()
+    compiled = LossGradients(student, weights, compile=True)
+    eager = LossGradients(copy.deepcopy(student), weights, compile=False)
+    for batch in (collate(frames), collate(frames[:2]), collate(frames[1:]), collate(frames[:1])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's compiler has many of its own
+            found = compiled(batch)
+        assert float(found) == pytest.approx(float(eager(batch)), rel=1e-10)
+        for (name, p), q in zip(
+            student.named_parameters(), eager.potential.parameters(), strict=True
+        ):
+            assert (p.grad is None) == (q.grad is None), name
+            if p.grad is not None:
+                torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-10, msg=name)
+
+
+# --- runs --------------------------------------------------------------------------------
+
+
+def test_three_epochs_lower_the_loss_and_leave_a_whole_folder(tmp_path):
+    config = read_config(write_config(tmp_path, training__max_epochs=3))
+    reports = []
+    best = train(config, tmp_path / "run", progress=reports.append)
+    assert best == tmp_path / "run" / "best.ckpt"
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "best.ckpt", "last.ckpt", "manifest.json", "metrics.csv", "tensorboard", "train.toml",
+    }  # fmt: skip
+    rows = metrics_of(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
+    assert [(r.epoch, r.batch) for r in reports] == [
+        (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0),
+    ]  # fmt: skip
+    assert (reports[-1].n_epochs, reports[-1].n_batches) == (3, 2)
+    assert reports[-1].metrics["train_loss"] == pytest.approx(rows[-1]["train_loss"])
+    assert reports[0].metrics == {}
+
+
+def test_validation_metrics_are_those_of_the_averaged_weights(tmp_path):
+    train(read_config(write_config(tmp_path)), tmp_path / "run")
+    row = metrics_of(tmp_path / "run")[-1]
+    averaged = load_potential(RunFolder(tmp_path / "run"), tmp_path / "run" / "last.ckpt")
+    batch = collate(
+        labelled_graphs(read_dataset(ETHANOL_FRAMES, rows="4:6").frames, 4.0, torch.float32)
+    )
+    found = residuals(averaged, batch, with_stress=False)
+    assert row["validation_energy_mae_mev"] == pytest.approx(
+        1e3 * float(found.energy.detach().abs().mean()), rel=1e-4
+    )
+    assert row["validation_forces_mae_mev"] == pytest.approx(
+        1e3 * float(found.forces.detach().abs().mean()), rel=1e-4
+    )
+
+
+def test_checkpoints_hold_the_moving_average_of_the_weights(tmp_path):
+    options = {"training__batch_size": 4, "training__schedule": "plateau"}
+    for n_epochs in (1, 2):  # of one step each
+        config = read_config(write_config(tmp_path, training__max_epochs=n_epochs, **options))
+        train(config, tmp_path / f"run{n_epochs}")
+    first = weights_of(tmp_path / "run1" / "last.ckpt", "current_model_state")
+    second = weights_of(tmp_path / "run2" / "last.ckpt", "current_model_state")
+    averaged = weights_of(tmp_path / "run2" / "last.ckpt")
+    for name, value in averaged.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, equal_nan=True)
+    assert not torch.equal(
+        first["potential.filters.weight" if "potential.filters.weight" in first else
+              "potential.architecture.filters.weight"],
+        second["potential.architecture.filters.weight"],
+    )  # fmt: skip
+
+
+def _interrupt_in_the_third_epoch(report) -> None:
+    if (report.epoch, report.batch) == (2, 1):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+@pytest.mark.parametrize("how", ["finished", "interrupted"])
+def test_a_resumed_run_equals_an_uninterrupted_one(how, schedule, tmp_path):
+    options = {"training__schedule": schedule, "training__plateau_patience": 0}
+    whole = read_config(write_config(tmp_path, training__max_epochs=4, **options))
+    train(whole, tmp_path / "whole")
+    if how == "finished" and schedule == "plateau":
+        short = read_config(write_config(tmp_path, training__max_epochs=2, **options))
+        train(short, tmp_path / "parts")
+        write_config(tmp_path, training__max_epochs=4, **options)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(whole, tmp_path / "parts", progress=_interrupt_in_the_third_epoch)
+    assert len(metrics_of(tmp_path / "parts")) == 2
+    train(whole, tmp_path / "parts", resume=True)
+    for name in ("metrics.csv", "train.toml"):
+        found, expected = ((tmp_path / run / name).read_text() for run in ("parts", "whole"))
+        assert found == expected
+    for name in ("best.ckpt", "last.ckpt"):
+        for key in ("state_dict", "current_model_state"):
+            found = weights_of(tmp_path / "parts" / name, key)
+            for parameter, value in weights_of(tmp_path / "whole" / name, key).items():
+                assert torch.equal(found[parameter].nan_to_num(), value.nan_to_num()), parameter
+
+
+def test_ctrl_c_keeps_working_after_an_interrupted_run(tmp_path):
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    config = read_config(write_config(tmp_path, training__max_epochs=4))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", progress=_interrupt_in_the_third_epoch)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_seed_fixes_the_run_and_leaves_the_global_one(tmp_path):
+    config = read_config(write_config(tmp_path))
+    torch.manual_seed(17)
+    state = torch.get_rng_state()
+    train(config, tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(18)
+    train(config, tmp_path / "b")
+    assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
+    other = read_config(write_config(tmp_path, seed=4))
+    train(other, tmp_path / "c")
+    assert metrics_of(tmp_path / "c") != metrics_of(tmp_path / "a")
+
+
+def test_a_crystal_trains_on_its_stress(crystal_file, tmp_path):
+    path = write_config(
+        tmp_path, dtype="float64", data__path=str(crystal_file), data__train_rows="0:2",
+        data__validation_rows="2:3", training__stress_weight=100.0, training__max_epochs=6,
+    )  # fmt: skip
+    train(read_config(path), tmp_path / "run")
+    rows = metrics_of(tmp_path / "run")
+    assert np.isfinite([list(row.values()) for row in rows]).all()
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_an_existing_run_is_refused_and_replaced_on_demand(tmp_path):
+    config = read_config(write_config(tmp_path))
+    train(config, tmp_path / "run")
+    before = metrics_of(tmp_path / "run")
+    with pytest.raises(OutputExistsError, match=r"'.*run' already holds a training run; pass --r"):
+        train(config, tmp_path / "run")
+    assert metrics_of(tmp_path / "run") == before
+    train(config, tmp_path / "run", overwrite=True)
+    assert metrics_of(tmp_path / "run") == before
+
+
+def test_resuming_nothing_is_refused(tmp_path):
+    config = read_config(write_config(tmp_path))
+    with pytest.raises(ConfigError, match=r"nothing to resume: '.*last\.ckpt' does not exist"):
+        train(config, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        ("architecture__embedding_dim", 16, "architecture"),
+        ("data__train_rows", "0:3", "data"),
+        ("seed", 5, "seed"),
+        ("training__schedule", "plateau", "schedule"),
+        ("training__max_epochs", 9, "max_epochs"),
+    ],
+)
+def test_resuming_another_run_is_refused(place, value, named, tmp_path):
+    options = {"training__schedule": "cosine"}
+    train(read_config(write_config(tmp_path, **options)), tmp_path / "run")
+    other = read_config(write_config(tmp_path, **(options | {place: value})))
+    with pytest.raises(ConfigError, match=rf"cannot be resumed with another {named}: use its own"):
+        train(other, tmp_path / "run", resume=True)
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = read_config(write_config(tmp_path))
+    with pytest.raises(OutputError, match=r"cannot use '.*run' for a training run"):
+        train(config, tmp_path / "file" / "run")
+
+
+def test_a_loss_on_stress_needs_stress_labels(tmp_path):
+    config = read_config(write_config(tmp_path, training__stress_weight=1.0))
+    with pytest.raises(DataError, match=r"every frame needs stress, .* frames 0, 1, .* Or set str"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_frames_without_forces_are_refused(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":2")
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy())
+    ase.io.write(tmp_path / "bare.xyz", frames)
+    config = read_config(
+        write_config(tmp_path, data__validation_path="bare.xyz", data__validation_rows=None)
+    )
+    with pytest.raises(DataError, match=r"every frame needs forces, .* frames 0, 1 of bare\.xyz"):
+        train(config, tmp_path / "run")
+
+
+# --- export ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder, data__test_rows="1:4", licence="CC0-1.0", description="a test")
+    train(read_config(config), folder / "run")
+    return folder / "run"
+
+
+def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_run, tmp_path):
+    finished = export_run(RunFolder(finished_run), tmp_path / "tiny")
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {
+        "model.pt", "card.md", "metrics.json", "train.toml",
+    }  # fmt: skip
+    card = open_model_file(tmp_path / "tiny").card
+    assert card == finished.card
+    test = read_dataset(ETHANOL_FRAMES, rows="1:4")
+    summary = evaluate(load_model(tmp_path / "tiny", device="cpu"), test.frames).summary()
+    assert card.errors == {"measured on": f"test rows 1:4 of {ETHANOL_FRAMES.name}"} | summary
+    metrics = json.loads((tmp_path / "tiny" / "metrics.json").read_text())
+    assert metrics == {"model": "tiny", "n_frames": 3} | card.errors
+    assert (tmp_path / "tiny" / "card.md").read_text() == card.to_markdown()
+    assert (tmp_path / "tiny" / "train.toml").read_text() == (
+        finished_run / "train.toml"
+    ).read_text()
+    assert (card.name, card.licence, card.description) == ("tiny", "CC0-1.0", "a test")
+    assert card.compositions == ["C2H6O"]
+    assert card.training_data["training rows"] == "0:4"
+    frames = json.loads(open_model_file(tmp_path / "tiny").passport)["frames"]
+    assert len(frames) == 2  # the validation frames
+
+
+def test_the_exported_model_is_the_best_checkpoint(finished_run, tmp_path):
+    export_run(RunFolder(finished_run), tmp_path / "tiny")
+    network = load_potential(RunFolder(finished_run))
+    atoms = read_dataset(ETHANOL_FRAMES).frames[0].atoms
+    graph = build_graph(atoms, 4.0, dtype=torch.float32)
+    energies, _ = load_model(tmp_path / "tiny", device="cpu")(
+        graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+    )
+    torch.testing.assert_close(energies, network.evaluate(graph).energies, rtol=0, atol=2e-6)
+
+
+def test_without_test_rows_the_validation_frames_are_judged(tmp_path):
+    train(read_config(write_config(tmp_path)), tmp_path / "run")
+    finished = export_run(RunFolder(tmp_path / "run"), tmp_path / "tiny")
+    assert finished.judged_on == f"validation frames of {ETHANOL_FRAMES.name}"
+    assert finished.comparison.n_frames == 2
+
+
+def test_an_existing_model_is_refused_and_replaced_on_demand(finished_run, tmp_path):
+    (tmp_path / "model.pt").write_text("precious")
+    with pytest.raises(OutputExistsError, match=r"model\.pt' exists; pass --overwrite"):
+        export_run(RunFolder(finished_run), tmp_path)
+    assert (tmp_path / "model.pt").read_text() == "precious"
+    assert export_run(RunFolder(finished_run), tmp_path, overwrite=True).path.stat().st_size > 1e4
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"is not a training run \(it has no readable manifest"):
+        export_run(RunFolder(tmp_path), tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"PK\x03\x04 broken"])
+def test_a_checkpoint_that_is_none_is_refused(content, finished_run, tmp_path):
+    (tmp_path / "other.ckpt").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"other\.ckpt' is not a checkpoint of this run"):
+        load_potential(RunFolder(finished_run), tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("content", [{"weights": 1}, {"state_dict": {}}, [1, 2]])
+def test_a_checkpoint_of_something_else_is_refused(content, finished_run, tmp_path):
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ModelFileError, match=r"other\.ckpt' is not a checkpoint of this run"):
+        load_potential(RunFolder(finished_run), tmp_path / "other.ckpt")
+
+
+def test_a_missing_checkpoint_is_refused(finished_run, tmp_path):
+    with pytest.raises(ModelFileError, match=r"there is no checkpoint '.*x\.ckpt'; has the run"):
+        load_potential(RunFolder(finished_run), tmp_path / "x.ckpt")
