@@ -1,16 +1,15 @@
 """GMN: the graph mechanics network, a learned dynamics of rigid sticks and hinges.
 
-Source: Huang, Han, Rong, Xu, Sun, Huang, ICLR (2022), arXiv:2203.06442; equation
-numbers below are the paper's.
+Source: Huang, Han, Rong, Xu, Sun, Huang, ICLR (2022), arXiv:2203.06442.
 
-    m_ij = φ_e(h_i, h_j, |x_i - x_j|², a_ij)                 message, eq. (4)
-    f_i  = C_i Σ_j (x_i - x_j) φ_x(m_ij),  C_i = 1/max(degree_i, 1)
+    m_ij = φ_e(h_i, h_j, |x_i - x_j|², a_ij)                          message
+    f_i  = C_i Σ_j (x_i - x_j) φ_x(m_ij),  C_i = 1/max(degree_i, 1)   force
     h_i' = h_i + φ_h(h_i, Σ_j m_ij)
-    Φ(Z) = Z · MLP(ZᵀZ / |ZᵀZ|)                              mix of b vectors, eq. (3)
+    Φ(Z) = Z · MLP(ZᵀZ / |ZᵀZ|)                                       mix of b vectors
 
     isolated  v' = ψ(h) v + f,   x' = x + v'
 
-    stick     q = (x_1 + x_2)/2,  r = (x_1 - x_2)/2,  h_c = h_1 + h_2      eqs. (8)-(11)
+    stick     q = (x_1 + x_2)/2,  r = (x_1 - x_2)/2,  h_c = h_1 + h_2
               a = mean Φ(f),  β = Σ (x_i - q)×f_i / Σ |x_i - q|²
               q̇' = ψ(h_c) q̇ + a,   ω' = ψ'(h_c) ω + β,   ω = r×ṙ / |r|²
               q' = q + q̇',  r' = Rot(ω') r,  x' = q' ± r',  v' = q̇' ± ω'×r'
@@ -35,8 +34,8 @@ q̇, ω        ``q_dot`` (n_objects, 3), ``omega`` (n_rods, 3)
 
 Shapes: n_atoms, n_edges, F = hidden_dim, n_objects of one kind.
 
-Deviations from the paper: none beyond what the equations state; φ_x ends without
-bias and starts near zero, as in EGNN.
+Deviations from the paper: φ_x ends without bias and starts near zero, as in EGNN; the
+last layer of the network has no φ_h, whose result nobody would read.
 """
 
 import copy
@@ -61,12 +60,12 @@ __all__ = ["GMN", "Config", "GMNLayer"]
 class Config:
     """Options of :class:`GMN`; the defaults are the paper's for n-body systems.
 
-    in_dim : node features of an atom; edge_attr_dim : features of an edge
+    in_dim : node features of an atom (|v|); edge_attr_dim : features of an edge (q_i q_j)
     hidden_dim : channels F; num_layers : message-passing layers
     learnable : learnable instead of analytic forward kinematics
     """
 
-    in_dim: int = 2
+    in_dim: int = 1
     hidden_dim: int = 64
     num_layers: int = 4
     edge_attr_dim: int = 1
@@ -96,7 +95,7 @@ class GMN(nn.Module):
 
     def __init__(
         self,
-        in_dim: int = 2,
+        in_dim: int = 1,
         hidden_dim: int = 64,
         num_layers: int = 4,
         edge_attr_dim: int = 1,
@@ -264,7 +263,7 @@ class GMNLayer(nn.Module):
 
 
 class Message(nn.Module):
-    """Sum messages and their forces at each atom: eq. (4)."""
+    """Sum messages and their forces at each atom."""
 
     def __init__(
         self, in_dim: int, hidden_dim: int, edge_attr_dim: int, activation: nn.Module

@@ -17,9 +17,9 @@ __all__ = ["nbody"]
 
 def nbody(
     output: Annotated[Path, typer.Argument(help="File to write: .npz, or .xyz for extended xyz.")],
-    isolated: Annotated[int, typer.Option("--isolated", "-i", help="Free particles.")] = 3,
-    sticks: Annotated[int, typer.Option("--sticks", "-s", help="Rods of two particles.")] = 2,
-    hinges: Annotated[int, typer.Option("--hinges", "-h", help="Two rods with a joint.")] = 1,
+    isolated: Annotated[int, typer.Option(help="Free particles.")] = 3,
+    sticks: Annotated[int, typer.Option(help="Rods of two particles.")] = 2,
+    hinges: Annotated[int, typer.Option(help="Two rods with a joint.")] = 1,
     samples: Annotated[int, typer.Option(help="Number of trajectories.")] = 500,
     steps: Annotated[int, typer.Option("--steps", "-n", help="Number of time steps.")] = 5000,
     save_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 100,

@@ -37,7 +37,7 @@ class GMNDynamics(nn.Module):
         self.config = {
             "hidden_dim": hidden_dim, "num_layers": num_layers, "learnable": learnable
         }  # fmt: skip
-        self.network = GMN(1, hidden_dim, num_layers, edge_attr_dim=1, learnable=learnable)
+        self.network = GMN(1, hidden_dim, num_layers, 1, learnable)
 
     def forward(
         self,

@@ -1,8 +1,7 @@
 """Charged particles, rigid sticks and hinges: the constrained n-body systems.
 
-Source: Huang, Han, Rong, Xu, Sun, Huang, ICLR (2022), arXiv:2203.06442, section
-5.1, after Kipf et al., ICML (2018), arXiv:1802.04687. There are no units: masses
-are 1 and charges ±1.
+Source: Huang, Han, Rong, Xu, Sun, Huang, ICLR (2022), arXiv:2203.06442, after Kipf et
+al., ICML (2018), arXiv:1802.04687. There are no units: masses are 1 and charges ±1.
 
     F_ij = q_i q_j (x_i - x_j)/r³, its length clipped at 100
     V(r) = q_i q_j / r, and below r_c = 0.1 the straight line q_i q_j (2 - r/r_c)/r_c

@@ -73,7 +73,7 @@ def object_tensors(objects: Mapping[str, Any], atoms: Atoms) -> dict[str, Tensor
     Raises
     ------
     GraphError : an index is out of range or repeated, objects overlap or leave an atom
-        out, or a rod has length zero.
+        out, a rod has length zero, or the atoms have a constraint that no rod keeps.
     """
     tensors = {}
     for kind, index in objects.items():
@@ -85,6 +85,16 @@ def object_tensors(objects: Mapping[str, Any], atoms: Atoms) -> dict[str, Tensor
         tensors[kind] = torch.from_numpy(array.astype(np.int64))
     require_objects(tensors, len(atoms))
     require_rods(tensors, torch.from_numpy(np.array(atoms.positions)))
+    rods = set()
+    for kind in ("stick", "hinge"):
+        for first, *others in tensors[kind].T.tolist() if kind in tensors else []:
+            rods |= {(min(first, end), max(first, end)) for end in others}
+    loose = [pair for pair in _constrained_pairs(atoms) if pair not in rods]
+    if loose:
+        raise GraphError(
+            f"FixBondLengths holds the pair {listing(loose[0])}, which is no rod of the objects "
+            "given: its length would change."
+        )
     return tensors
 
 
@@ -94,7 +104,7 @@ def _constrained_pairs(atoms: Atoms) -> list[tuple[int, int]]:
         if not isinstance(constraint, FixBondLengths):
             raise GraphError(
                 f"a propagator cannot hold the constraint {type(constraint).__name__}; it knows "
-                "FixBondLengths (sticks and hinges). Remove it, or pass objects=."
+                "FixBondLengths (sticks and hinges). Remove it."
             )
         pairs += [(int(a), int(b)) for a, b in constraint.pairs]
     return [_checked(pair, len(atoms)) for pair in pairs]

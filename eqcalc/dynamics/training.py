@@ -1,7 +1,7 @@
 """Train a learned dynamics on recorded trajectories.
 
-The task of Huang et al., ICLR (2022), arXiv:2203.06442, section 5.1: from a frame
-predict the frame ``horizon`` later, by the mean squared error of all coordinates.
+The task of Huang et al., ICLR (2022), arXiv:2203.06442: from a frame predict the frame
+``horizon`` later, by the mean squared error of all coordinates.
 """
 
 from __future__ import annotations

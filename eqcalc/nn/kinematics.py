@@ -20,7 +20,7 @@ __all__ = ["HingeKinematics", "LearnableKinematics", "StickKinematics", "percept
 
 
 class VectorMix(nn.Module):
-    """Φ(Z) = Z · MLP(ZᵀZ / |ZᵀZ|): (..., 3, b) -> (..., 3), eq. (3)."""
+    """Φ(Z) = Z · MLP(ZᵀZ / |ZᵀZ|): (..., 3, b) -> (..., 3)."""
 
     def __init__(self, n_vectors: int, hidden_dim: int, activation: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class VectorMix(nn.Module):
 
 
 class StickKinematics(nn.Module):
-    """Move two atoms as a rigid rod: eqs. (8)-(11)."""
+    """Move two atoms as a rigid rod."""
 
     def __init__(self, in_dim: int, hidden_dim: int, activation: nn.Module) -> None:
         super().__init__()

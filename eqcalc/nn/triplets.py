@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from eqcalc.errors import GraphError, listing
+from eqcalc.nn.scatter import sum_at_receivers
 
 __all__ = [
     "Triplets",
@@ -58,7 +59,8 @@ def build_triplets(
     """
     senders, receivers = edge_index[0], edge_index[1]
     # Edges are sorted by receiver: those that an atom receives are one block.
-    degrees = torch.bincount(receivers, minlength=n_atoms)  # (n_atoms,)
+    ones = torch.ones_like(receivers)
+    degrees = sum_at_receivers(ones, receivers, n_atoms)  # (n_atoms,)
     starts = degrees.cumsum(0) - degrees
     n_columns = _count_columns(degrees)
     column = torch.arange(n_columns, dtype=senders.dtype, device=senders.device).unsqueeze(0)

@@ -2,7 +2,7 @@
 
     python examples/results/nbody.py [--epochs 600] [--data FOLDER]
 
-Published figures: Huang et al., ICLR (2022), arXiv:2203.06442, table 1 (500 training
+Published figures: Huang et al., ICLR (2022), arXiv:2203.06442 (500 training
 samples). One thread is used; on two shared CPU cores the whole takes an hour or two.
 """
 
@@ -112,8 +112,8 @@ def table(rows: list[Row], n_epochs: int) -> str:
         f"Frame 30 to 40, {N_TRAIN} training, {N_VALIDATION} validation and {N_TEST} test samples, "
         f"{n_epochs} epochs, seed {SEED} (data and weights), float32, one thread of a 2-core CPU "
         "that others used too. Position MSE × 100 on the test samples, at the epoch of the lowest "
-        "validation error; \"published\" is Huang et al. (2022), table 1, on their own draw of "
-        "the data. \"Rod error\" is the largest change of any rod's length in one step.",
+        "validation error. 'Published' is Huang et al. (2022), arXiv:2203.06442, on their own draw "
+        "of the data. 'Rod error' is the largest change of any rod's length in one step.",
         "",
         "| isolated, sticks, hinges | network | MSE × 100 | published | rod error | best epoch "
         "| minutes |",

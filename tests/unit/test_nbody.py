@@ -166,6 +166,15 @@ def test_two_charges_fall_as_newton_says():
     np.testing.assert_allclose(found[far], expected[far], rtol=0.0, atol=5e-3)
 
 
+def test_force_of_very_close_charges_is_clipped():
+    data = simulate(NBodySystem(2, 0, 0), 40000, n_steps=1, save_every=1, timestep=1e-6, seed=0)
+    r = np.linalg.norm(data.positions[:, 0, 0] - data.positions[:, 0, 1], axis=-1)
+    close = (r > 0.01) & (r < 0.095)
+    assert close.sum() >= 3
+    force = np.linalg.norm(data.velocities[close, 1, 0] - data.velocities[close, 0, 0], axis=-1)
+    np.testing.assert_allclose(force / 1e-6, FORCE_CLIP, rtol=1e-6)
+
+
 def test_a_free_stick_spins_uniformly():
     data = simulate(NBodySystem(0, 1, 0), 20, n_steps=1000, seed=6)
     x, v = data.positions, data.velocities

@@ -49,6 +49,12 @@ def path(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def loaded(path) -> Propagator:
+    """Return that propagator, for tests in which it does not come to a step."""
+    return Propagator(path, device="cpu")
+
+
 @pytest.fixture
 def atoms() -> Atoms:
     """Return one free particle, a stick and a hinge (joint 3), without constraints."""
@@ -230,6 +236,18 @@ def test_todict_names_the_model_and_the_timestep(path):
 # --- the file
 
 
+def test_running_a_propagator_imports_neither_networks_nor_training():
+    code = (
+        "import sys, eqcalc.dynamics; eqcalc.dynamics.Propagator; "
+        "print([n for n in ('architectures', 'potential', 'training', 'dynamics.learned') "
+        "if f'eqcalc.{n}' in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
 def test_card_says_what_the_propagator_is(path):
     card = Propagator(path, device="cpu").card
     assert (card.kind, card.architecture, card.timestep) == ("propagator", "gmn", 0.5)
@@ -327,15 +345,28 @@ def _changed(atoms, **changes):
         ({"isolated": [0]}, r"found none for atoms 1, 2, 3, 4, 5"),
     ],
 )
-def test_bad_object_indices_are_refused(path, atoms, objects, match):
+def test_bad_object_indices_are_refused(loaded, atoms, objects, match):
     with pytest.raises(GraphError, match=match):
-        Propagator(path, device="cpu").run(atoms, 1, objects=objects)
+        loaded.run(atoms, 1, objects=objects)
 
 
-def test_zero_length_rods_are_refused(path, atoms):
+@pytest.mark.parametrize(
+    ("constraint", "match"),
+    [
+        (FixAtoms([0]), r"cannot hold the constraint FixAtoms"),
+        (FixBondLengths([[4, 5]]), r"holds the pair 4, 5, which is no rod of the objects given"),
+    ],
+)
+def test_constraints_that_the_objects_do_not_keep_are_refused(loaded, atoms, constraint, match):
+    atoms.set_constraint(constraint)
+    with pytest.raises(GraphError, match=match):
+        loaded.run(atoms, 1, objects=OBJECTS)
+
+
+def test_zero_length_rods_are_refused(loaded, atoms):
     atoms.positions[2] = atoms.positions[1]
     with pytest.raises(GraphError, match=r"column 0 is a rod of zero length: atoms 1, 2"):
-        Propagator(path, device="cpu").run(atoms, 1, objects=OBJECTS)
+        loaded.run(atoms, 1, objects=OBJECTS)
 
 
 @pytest.mark.parametrize(
@@ -357,16 +388,16 @@ def test_zero_length_rods_are_refused(path, atoms):
         (ConfigError, {"masses": [1, 1, 2, 1, 1, 1]}, r"masses of 1\.0; atoms 2 have 2\.0"),
     ],
 )
-def test_states_unlike_the_training_data_are_refused(path, atoms, error, changes, match):
+def test_states_unlike_the_training_data_are_refused(loaded, atoms, error, changes, match):
     before = _changed(atoms, **changes).copy()
     with pytest.raises(error, match=match):
-        Propagator(path, device="cpu").run(atoms, 1, objects=OBJECTS)
+        loaded.run(atoms, 1, objects=OBJECTS)
     np.testing.assert_array_equal(atoms.positions, before.positions)
 
 
-def test_no_atoms_are_refused(path):
+def test_no_atoms_are_refused(loaded):
     with pytest.raises(GraphError, match=r"needs at least one atom, found none"):
-        Propagator(path, device="cpu").run(Atoms(), 1)
+        loaded.run(Atoms(), 1)
 
 
 def test_objects_that_were_not_in_the_training_data_are_refused(tmp_path, atoms):
