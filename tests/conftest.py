@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 def pytest_sessionstart() -> None:
     # On a machine whose cores are shared, two threads can be ten times slower than one.
     torch.set_num_threads(1)
+    # A shell that starts the tests in the background lets them, and every process they
+    # start, ignore Ctrl-C; what Ctrl-C does is among the things tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
