@@ -55,7 +55,8 @@ class EqCalculator(Calculator):
     Raises
     ------
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
-    ConfigError : an empty committee, or one whose members differ in dtype.
+    ConfigError : an empty committee, or one whose members differ in dtype or share
+        no element.
     """
 
     _last: Optional[_State] = None
@@ -101,6 +102,9 @@ class EqCalculator(Calculator):
         self._elements = set(self.models[0].card.elements)
         for member in self.models[1:]:
             self._elements &= set(member.card.elements)
+        if not self._elements:
+            known = "; ".join(f"{m.card.name} {', '.join(m.card.elements)}" for m in self.models)
+            raise ConfigError(f"the members of a committee share no element: {known}.")
         self._checked_numbers: Optional[bytes] = None
 
     @property

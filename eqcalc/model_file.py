@@ -100,7 +100,8 @@ class ModelCard:
             "precision": self.dtype,
             "units": f"energy {self.units['energy']}, length {self.units['length']}, "
             "forces eV/Å, stress eV/Å³ (tension positive)",
-            "reference energies": f"{', '.join(energies)} eV",
+            "reference energies": f"{', '.join(energies)} eV"
+            + " (a fit to totals; a single one means nothing)" * self._fitted_energies(),
             "scale": f"{self.scale:.6g} eV",
             "licence": self.licence or "not stated",
             "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
@@ -112,8 +113,12 @@ class ModelCard:
         if self.training_data:
             sections.append("## Training data\n\n" + _markdown_list(self.training_data))
         if self.errors:
-            sections.append("## Errors\n\n" + _markdown_list(self.errors))
+            errors = {_with_unit(key): value for key, value in self.errors.items()}
+            sections.append("## Errors\n\n" + _markdown_list(errors))
         return "\n\n".join(section for section in sections if section) + "\n"
+
+    def _fitted_energies(self) -> bool:
+        return self.training_data.get("reference energies by") == "least_squares"
 
     @property
     def compositions(self) -> list[str]:
@@ -213,10 +218,20 @@ def read_card(source: Source) -> ModelCard:
     return open_model_file(source).card
 
 
+def _with_unit(key: str) -> str:
+    """Return "forces MAE (meV/Å)" of "forces_mae_mev_per_a"; other keys as they are."""
+    for ending, unit in (("_mev_per_a3", "meV/Å³"), ("_mev_per_a", "meV/Å"), ("_mev", "meV")):
+        if key.endswith(ending):
+            words = key.removesuffix(ending).split("_")
+            unit += "/atom" * ("atom" in words)
+            return " ".join([*words[:-1], words[-1].upper()]) + f" ({unit})"
+    return key
+
+
 def _markdown_list(content: dict[str, Any]) -> str:
     def shown(value: Any) -> str:
         if isinstance(value, float):
-            return f"{value:.4g}"
+            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
     return "\n".join(f"- {key}: {shown(value)}" for key, value in content.items())

@@ -49,7 +49,7 @@ def energy_unit(name: str) -> float:
     """Return the value of an energy unit in eV.
 
     >>> round(energy_unit("kcal/mol"), 9)
-    0.043364101
+    0.043364104
 
     Raises
     ------

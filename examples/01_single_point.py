@@ -17,4 +17,4 @@ for symbol, energy in zip(atoms.symbols, atoms.get_potential_energies(), strict=
 
 card = atoms.calc.card
 print(f"{card.name}: {card.architecture}, cutoff {card.cutoff} Å, elements {card.elements}")
-print(f"test errors: {card.errors}")
+print(f"test errors: forces {card.errors['forces_mae_mev_per_a']:.1f} meV/Å (MAE)")

@@ -624,6 +624,15 @@ def test_a_committee_refuses_elements_that_one_member_lacks(models, tmp_path):
         committee.get_forces(ethanol())
 
 
+def test_a_committee_without_a_common_element_is_refused(models, tmp_path):
+    from eqcalc.export import export_model
+
+    export_model(potential(), tmp_path / "c.pt", elements="C")
+    export_model(potential(), tmp_path / "h.pt", elements="H")
+    with pytest.raises(ConfigError, match="share no element: c C; h H"):
+        EqCalculator([tmp_path / "c.pt", tmp_path / "h.pt"])
+
+
 # --- skin --------------------------------------------------------------------------------
 
 

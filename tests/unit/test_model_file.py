@@ -314,7 +314,7 @@ def test_a_card_reads_as_markdown():
         "- elements: H, O\n", "- cutoff: 4 Å, 2 message-passing steps (interaction range 8 Å)",
         "- precision: float32", "eV/Å³ (tension positive)", "H -13.600000, O -2041.980000 eV",
         "- licence: not stated", "- written by: eqcalc 0.1.0, torch 2.6",
-        "## Training data\n\n- frames: 950\n- compositions: H2O", "- forces_mae_mev_per_a: 12.35",
+        "## Training data\n\n- frames: 950\n- compositions: H2O", "- forces MAE (meV/Å): 12.35",
     ):  # fmt: skip
         assert part in text
     bare = ModelCard(**CARD_VALUES | {"config": {}}).to_markdown()
