@@ -3,6 +3,7 @@
 A propagator is a file that makes one large step of time; running one needs none of
 the code that trains it.
 
+>>> from eqcalc.dynamics import NBodySystem, simulate
 >>> system = NBodySystem(n_isolated=1, n_sticks=2, n_hinges=0)
 >>> data = simulate(system, n_samples=3, n_steps=200)
 >>> data.positions.shape  # samples, frames, particles, directions

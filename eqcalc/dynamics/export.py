@@ -1,15 +1,12 @@
 """Write a learned dynamics as the file of a propagator."""
 
 import copy
-import io
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
@@ -21,8 +18,8 @@ from eqcalc.dynamics.propagator_file import (
     verify_steps,
 )
 from eqcalc.errors import ConfigError, OutputError, OutputExistsError, did_you_mean
+from eqcalc.export import read_archive, write_archive
 from eqcalc.files import write_whole
-from eqcalc.model_file import CARD, PASSPORT, WEIGHTS
 from eqcalc.nn.arguments import require_positive
 from eqcalc.nn.object_index import OBJECT_SIZES
 
@@ -174,31 +171,16 @@ def _random_state(
 
 
 def _archive(dynamics: nn.Module, card: PropagatorCard, passport: PropagatorPassport) -> bytes:
-    weights = {k: v.contiguous() for k, v in dynamics.state_dict().items()}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # torch deprecates TorchScript as a whole; the file format is chosen with that known.
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
-        try:
-            scripted = torch.jit.script(ExportedPropagator(dynamics))
-        except (RuntimeError, FrontendError) as error:
-            raise ConfigError(_not_scriptable(dynamics, error)) from error
-        torch.jit.save(
-            scripted,
-            buffer,
-            _extra_files={
-                CARD: card.to_json(),
-                PASSPORT: passport.to_json(),
-                WEIGHTS: save_safetensors(weights),
-            },
+    try:
+        return write_archive(
+            ExportedPropagator(dynamics), dynamics, card.to_json(), passport.to_json()
         )
-    return buffer.getvalue()
+    except (RuntimeError, FrontendError) as error:
+        raise ConfigError(_not_scriptable(dynamics, error)) from error
 
 
 def _prove(content: bytes, passport: PropagatorPassport, card: PropagatorCard, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
-        module = torch.jit.load(io.BytesIO(content))
+    module = read_archive(content)
     dtype = getattr(torch, card.dtype)
     try:
         verify_steps(passport, module, dtype, torch.device("cpu"), f"export of '{path}'")
