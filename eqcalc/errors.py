@@ -99,22 +99,18 @@ class MissingDependencyError(EqcalcError, ImportError):
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest options, or an empty string.
 
-    Options that start with the name come before those that resemble it. A short
-    name resembles too much to suggest anything.
+    Options that start with the name come before those that resemble it.
 
     >>> did_you_mean("pain", ["painn", "schnet"])
     " Did you mean 'painn'?"
     >>> did_you_mean("nvt", ["nve", "nvt-langevin", "nvt-nhc"])
     " Did you mean 'nvt-langevin' or 'nvt-nhc'?"
-    >>> did_you_mean("gpu", ["cpu", "cuda"])
-    ''
     """
     by_lower = {option.lower(): option for option in options}
     wanted = name.lower()
     close = [option for option in by_lower if wanted and option.startswith(wanted)]
     if not close:
-        cutoff = 0.8 if len(wanted) <= 3 else 0.5
-        close = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=cutoff)
+        close = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.5)
     suggestions = " or ".join(f"'{by_lower[option]}'" for option in close[:3])
     return f" Did you mean {suggestions}?" if suggestions else ""
 

@@ -28,7 +28,7 @@ from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, ModelCard
 from eqcalc.passport import Passport, record, verify
 from eqcalc.potential import Potential, atomic_number
 
-__all__ = ["export_model"]
+__all__ = ["export_model", "read_archive", "write_archive"]
 
 
 class ExportedModel(nn.Module):
@@ -109,7 +109,9 @@ def export_model(
         reference.evaluate,
         potential.reference_energies,
     )
-    content = _archive(potential, card, passport)
+    content = write_archive(
+        ExportedModel(potential), potential, card.to_json(), passport.to_json()
+    )
     _prove(content, passport, card, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,29 +194,41 @@ def _clusters(numbers: list[int], cutoff: float) -> list[Atoms]:
     return [cluster, crystal, Atoms([numbers[0]], [[0.0, 0.0, 0.0]])]
 
 
-def _archive(potential: Potential, card: ModelCard, passport: Passport) -> bytes:
-    weights = {k: v.contiguous() for k, v in potential.state_dict().items()}
+def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport: str) -> bytes:
+    """Script a module and return the archive's bytes, extra files included.
+
+    Parameters
+    ----------
+    module : what the archive runs
+    weights_of : the network whose state goes into ``weights.safetensors``
+    card, passport : texts of ``card.json`` and ``passport.json``
+
+    Raises
+    ------
+    RuntimeError, torch.jit.frontend.FrontendError : TorchScript cannot express the module.
+    """
+    weights = {k: v.contiguous() for k, v in weights_of.state_dict().items()}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # torch deprecates TorchScript as a whole; the file format is chosen with that known.
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
-        scripted = torch.jit.script(ExportedModel(potential))
         torch.jit.save(
-            scripted,
+            torch.jit.script(module),
             buffer,
-            _extra_files={
-                CARD: card.to_json(),
-                PASSPORT: passport.to_json(),
-                WEIGHTS: save_safetensors(weights),
-            },
+            _extra_files={CARD: card, PASSPORT: passport, WEIGHTS: save_safetensors(weights)},
         )
     return buffer.getvalue()
 
 
-def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> None:
+def read_archive(content: bytes) -> torch.jit.ScriptModule:
+    """Return the module that :func:`write_archive` wrote."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
-        module = torch.jit.load(io.BytesIO(content))
+        return torch.jit.load(io.BytesIO(content))
+
+
+def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> None:
+    module = read_archive(content)
     with torch.enable_grad():
         verify(
             passport, module, card.cutoff, resolve_dtype(card.dtype), torch.device("cpu"),

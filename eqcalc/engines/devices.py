@@ -25,7 +25,8 @@ def resolve_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ConfigError(
             f"unknown device '{name}'; known: auto, cpu, cuda, cuda:N."
-            + did_you_mean(str(name), ["auto", "cpu", "cuda"])
+            # "cpu" resembles "gpu", and is the opposite of what was meant.
+            + did_you_mean("cuda" if name == "gpu" else str(name), ["auto", "cpu", "cuda"])
         )
     if kind == "cuda":
         n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

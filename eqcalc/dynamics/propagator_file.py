@@ -1,0 +1,203 @@
+"""The file of a propagator: its card, its passport, and how both are read.
+
+Like a potential's file it is a TorchScript archive that needs torch alone. Its
+module maps
+
+    (charges (n,), positions (n, 3), velocities (n, 3), object_index)
+        -> positions (n, 3), velocities (n, 3)
+
+one timestep later, with ``object_index`` a dict of int64 tensors "isolated" (K0,),
+"stick" (2, K1) and "hinge" (3, K2), row 0 the joint. There are no units: lengths,
+times and charges are those of the training data.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqcalc.errors import ModelFileError
+from eqcalc.model_file import CARD, ModelCard, ModelFile, Source, open_model_file
+
+__all__ = [
+    "KIND", "PropagatorCard", "PropagatorFrame", "PropagatorPassport", "Step",
+    "open_propagator_file", "record_steps", "verify_steps",
+]  # fmt: skip
+
+KIND = "propagator"
+
+Step = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
+"""(charges, positions, velocities, object_index) -> positions, velocities."""
+
+# Relative to the largest number of the frame. float32 has a unit roundoff of 6e-8, and
+# four layers of sums over a few neighbours lose two to three digits of it.
+TOLERANCES: dict[str, float] = {"float64": 1e-10, "float32": 1e-4}
+
+
+@dataclass(frozen=True)
+class PropagatorCard(ModelCard):
+    """What a propagator is; fields of potentials are empty.
+
+    timestep : time that one step covers
+    objects : kinds seen in training; charges, mass : of the particles seen in training
+    """
+
+    units: dict[str, str] = field(
+        default_factory=lambda: {"energy": "none", "length": "1", "time": "1"}
+    )
+    kind: str = KIND
+    timestep: float = 1.0
+    objects: list[str] = field(default_factory=list)
+    charges: list[float] = field(default_factory=list)
+    mass: float = 1.0
+
+    def to_markdown(self) -> str:
+        """Return the card as a page to read."""
+        rows: dict[str, Any] = {
+            "kind": "learned dynamics: positions and velocities one timestep later, no energy",
+            "timestep": f"{self.timestep:g}",
+            "objects": ", ".join(self.objects),
+            "particles": f"charges {', '.join(f'{q:+g}' for q in self.charges)}, "
+            f"mass {self.mass:g}, no box",
+            "units": "none: those of the training data",
+            "precision": self.dtype,
+            "licence": self.licence or "not stated",
+            "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+        }
+        options = ", ".join(f"{key} = {value}" for key, value in self.config.items())
+        page = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
+        page[-1] += f": {options}" if options else ""
+        page.append(_bullets(rows))
+        for title, content in (("Training data", self.training_data), ("Errors", self.errors)):
+            if content:
+                page.append(f"## {title}\n\n{_bullets(content)}")
+        return "\n\n".join(part for part in page if part) + "\n"
+
+
+@dataclass(frozen=True)
+class PropagatorFrame:
+    """A state and the state one step later, by the float64 network."""
+
+    charges: list[float]
+    positions: list[list[float]]
+    velocities: list[list[float]]
+    objects: dict[str, Any]
+    next_positions: list[list[float]]
+    next_velocities: list[list[float]]
+
+    def inputs(
+        self, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Return the arguments of a step."""
+        charges, positions, velocities = (
+            torch.tensor(values, dtype=dtype, device=device)
+            for values in (self.charges, self.positions, self.velocities)
+        )
+        objects = {
+            kind: torch.tensor(index, dtype=torch.int64, device=device)
+            for kind, index in self.objects.items()
+        }
+        return charges, positions, velocities, objects
+
+
+@dataclass(frozen=True)
+class PropagatorPassport:
+    """Reference steps, and the relative tolerance of each dtype."""
+
+    frames: list[PropagatorFrame]
+    tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
+
+    def to_json(self) -> str:
+        """Return the text of ``passport.json``."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> PropagatorPassport:
+        """Read the text of ``passport.json``.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError : it is not one.
+        """
+        content = json.loads(text)
+        frames = [PropagatorFrame(**frame) for frame in content["frames"]]
+        return cls(frames, content["tolerances"])
+
+
+def open_propagator_file(source: Source) -> tuple[ModelFile, PropagatorCard]:
+    """Find, check and read a propagator given by path, folder or shipped name.
+
+    Raises
+    ------
+    UnknownModelError : there is none.
+    ModelFileError : it is unreadable, damaged or foreign, or a potential.
+    """
+    file = open_model_file(source)
+    with zipfile.ZipFile(file.path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(f"/extra/{CARD}"))
+        text = archive.read(name).decode()
+    if json.loads(text).get("kind") != KIND:
+        raise ModelFileError(
+            f"'{file.path}' is a potential ({file.card.architecture}), not a propagator: use it "
+            "with eqcalc.EqCalculator."
+        )
+    return file, PropagatorCard.from_json(text)  # type: ignore[return-value]
+
+
+def record_steps(
+    states: Sequence[tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]], step: Step
+) -> PropagatorPassport:
+    """Keep what a float64 network makes of some states."""
+    frames = []
+    for charges, positions, velocities, objects in states:
+        later_x, later_v = step(charges, positions, velocities, objects)
+        frames.append(
+            PropagatorFrame(
+                charges.tolist(), positions.tolist(), velocities.tolist(),
+                {kind: index.tolist() for kind, index in objects.items()},
+                later_x.tolist(), later_v.tolist(),
+            )
+        )  # fmt: skip
+    return PropagatorPassport(frames)
+
+
+@torch.no_grad()
+def verify_steps(
+    passport: PropagatorPassport, step: Step, dtype: torch.dtype, device: torch.device, label: str
+) -> None:
+    """Replay every frame and compare.
+
+    Raises
+    ------
+    ModelFileError : a frame differs by more than the tolerance.
+    """
+    name = str(dtype).removeprefix("torch.")
+    for number, frame in enumerate(passport.frames):
+        found = step(*frame.inputs(dtype, device))
+        for what, values, expected in zip(
+            ("positions", "velocities"), found, (frame.next_positions, frame.next_velocities),
+            strict=True,
+        ):  # fmt: skip
+            reference = torch.tensor(expected, dtype=torch.float64)
+            error = float((values.cpu().double() - reference).abs().max())
+            allowed = passport.tolerances[name] * max(1.0, float(reference.abs().max()))
+            if not error <= allowed:  # NaN fails too
+                raise ModelFileError(
+                    f"{label}: the propagator does not reproduce its own passport. Frame {number}: "
+                    f"{what} differ by {error:.3g}, allowed {allowed:.3g}, on {device} in {name} "
+                    f"with torch {torch.__version__}. Try dtype='float64' or device='cpu', or "
+                    "export it again."
+                )
+
+
+def _bullets(content: dict[str, Any]) -> str:
+    lines = []
+    for key, value in content.items():
+        lines.append(f"- {key}: {value:.4g}" if isinstance(value, float) else f"- {key}: {value}")
+    return "\n".join(lines)

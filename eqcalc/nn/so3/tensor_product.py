@@ -1,0 +1,246 @@
+"""The channel-wise tensor product of neighbours' features with spherical harmonics.
+
+For every path (l1, p1) ⊗ l2 -> (l3, p3) and channel c, with weights w of each edge,
+
+    M_{i, m3 c} = Σ_j w_{ij,c} Σ_{m1} A_{ij, m3 m1} h_{j, m1 c}
+    A_{ij, m3 m1} = √(2 l3 + 1) Σ_{m2} C_{m1 m2 m3} Y_{l2 m2}(r̂_ij)
+
+The coupling A depends on the edge alone: it is made once, by one matrix product, and
+shared by all channels and layers. The paths of one input irrep are one batched matrix
+product, weighted and summed at the receivers before the next irrep's turn, so that no
+tensor holds all paths, channels and components of every edge.
+
+The factor √(2 l3 + 1) is e3nn's component normalisation: with h, Y and w of unit
+variance so is every component of a path (its instruction "uvu").
+
+=============  ==========================================================
+symbol         variable
+=============  ==========================================================
+Y              ``harmonics`` (n_edges, (l_max+1)²)
+A              ``couplings``, one (n_edges, rows, 2l1+1) for each group
+h              ``features``, one (n_atoms, 2l1+1, C) per irrep
+w              ``weights`` (n_edges, n_weights)
+M              the result, one (n_atoms, 2l3+1, n_paths·C) per irrep
+=============  ==========================================================
+
+Shapes: n_atoms, n_edges, C = n_channels. A group is all paths from one l1 for which
+l1 + l2 + l3 is even (they keep natural parity natural) or odd; its rows are (l3, m3, path).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from eqcalc.errors import ConfigError
+from eqcalc.nn.arguments import require_at_least
+from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.so3.coupling import clebsch_gordan
+from eqcalc.nn.so3.harmonics import spherical_harmonics
+from eqcalc.nn.so3.irreps import Irrep, Layout
+
+__all__ = ["EdgeCouplings", "TensorProduct", "path_layout"]
+
+
+class EdgeCouplings(nn.Module):
+    """Contract the harmonics of each edge with the Clebsch-Gordan coefficients.
+
+    Parameters
+    ----------
+    l_max : largest degree of features and harmonics
+    parity : couple to both parities (odd l1 + l2 + l3 as well)
+
+    Raises
+    ------
+    ConfigError : ``l_max`` is not an integer ≥ 0.
+    """
+
+    table: Tensor
+    table_remainder: Tensor
+
+    def __init__(self, l_max: int, parity: bool) -> None:
+        super().__init__()
+        require_at_least(0, l_max=l_max)
+        self.l_max = l_max
+        both = (False, True) if parity else (False,)
+        self.groups = [(l1, odd) for l1 in range(l_max + 1) for odd in both if l1 > 0 or not odd]
+        blocks = [_group_table(l1, odd, l_max) for l1, odd in self.groups]
+        self.source_dims = [2 * l1 + 1 for l1, _ in self.groups]
+        self.sizes = [block[0].numel() for block in blocks]
+        table = torch.cat([block.flatten(1) for block in blocks], dim=1)
+        # Split in two, because casting the module to float32 and back would round a
+        # float64 buffer for good, and with it break the symmetry to 1e-8.
+        self.register_buffer("table", table.float(), persistent=False)
+        remainder = (table - table.float().double()).float()
+        self.register_buffer("table_remainder", remainder, persistent=False)
+
+    def forward(self, vectors: Tensor) -> list[Tensor]:
+        """Map edge vectors (n_edges, 3) to A, one (n_edges, rows, 2l1+1) for each group."""
+        harmonics = spherical_harmonics(self.l_max, vectors)
+        table = self.table.to(torch.float64) + self.table_remainder.to(torch.float64)
+        products = harmonics @ table.to(vectors.dtype)  # (n_edges, Σ sizes)
+        couplings: list[Tensor] = []
+        for k, part in enumerate(products.split(self.sizes, dim=1)):
+            dim = self.source_dims[k]
+            couplings.append(part.view(part.shape[0], self.sizes[k] // dim, dim))
+        return couplings
+
+
+class TensorProduct(nn.Module):
+    """Multiply neighbours' features with couplings and weights, and sum at the receivers.
+
+    Parameters
+    ----------
+    irreps_in, irreps_out : of the features and of the result
+    n_channels : channels of every input irrep
+    edge_couplings : the module whose output ``forward`` will be given
+
+    Attributes
+    ----------
+    n_weights : weights of each edge: by input irrep, output irrep (those that keep
+        naturalness first, by degree), l2, channel
+
+    Raises
+    ------
+    ConfigError : no path leads to an output irrep.
+    """
+
+    def __init__(
+        self,
+        irreps_in: list[Irrep],
+        irreps_out: list[Irrep],
+        n_channels: int,
+        edge_couplings: EdgeCouplings,
+    ) -> None:
+        super().__init__()
+        l_max = edge_couplings.l_max
+        self.n_targets = len(path_layout(irreps_in, irreps_out, n_channels, l_max))
+        groups, sources, couplings, targets = [], [], [], []
+        for s, source in enumerate(irreps_in):
+            for odd in (False, True):
+                degrees = _degrees(source.l, odd, l_max)
+                found = {
+                    target.l: t
+                    for t, target in enumerate(irreps_out)
+                    if odd == (source.is_natural != target.is_natural) and target.l in degrees
+                }
+                if found:
+                    groups.append(PathGroup(degrees, sorted(found), n_channels))
+                    sources.append(s)
+                    couplings.append(edge_couplings.groups.index((source.l, odd)))
+                    targets.append([found[l3] for l3 in sorted(found)])
+        self.groups = nn.ModuleList(groups)
+        # Of each group the positions of its input irrep, its couplings and its results.
+        self.sources, self.couplings, self.targets = sources, couplings, targets
+        self.weight_sizes = [group.n_weights for group in groups]
+        self.n_weights = sum(self.weight_sizes)
+
+    def forward(
+        self,
+        features: list[Tensor],
+        couplings: list[Tensor],
+        weights: Tensor,
+        edge_index: Tensor,
+    ) -> list[Tensor]:
+        """Return M, one tensor (n_atoms, 2l3+1, n_paths · C) for each output irrep.
+
+        Parameters
+        ----------
+        features : one tensor (n_atoms, 2l1+1, C) for each input irrep
+        couplings : A, from :class:`EdgeCouplings`
+        weights : (n_edges, n_weights)
+        edge_index : (2, n_edges); row 0 sender j, row 1 receiver i
+        """
+        n_atoms = features[0].shape[0]
+        sums: list[list[Tensor]] = [[] for _ in range(self.n_targets)]
+        parts = weights.split(self.weight_sizes, dim=1)
+        for k, group in enumerate(self.groups):
+            neighbours = features[self.sources[k]].index_select(0, edge_index[0])
+            messages = group(neighbours, couplings[self.couplings[k]], parts[k])
+            for target, message in zip(self.targets[k], messages):  # noqa: B905
+                sums[target].append(sum_at_receivers(message, edge_index[1], n_atoms))
+        return [torch.cat(blocks, dim=2) for blocks in sums]
+
+
+class PathGroup(nn.Module):
+    """All paths from one input irrep to the output irreps of one naturalness.
+
+    Parameters
+    ----------
+    degrees : the group's l2, by l3
+    kept : the l3 wanted, ascending
+    n_channels : of the input irrep
+    """
+
+    def __init__(self, degrees: dict[int, list[int]], kept: list[int], n_channels: int) -> None:
+        super().__init__()
+        rows = {l3: (2 * l3 + 1) * len(l2) for l3, l2 in degrees.items()}
+        used = [l3 for l3 in rows if kept[0] <= l3 <= kept[-1]]
+        self.first_row = sum(n for l3, n in rows.items() if l3 < kept[0])
+        self.row_sizes = [rows[l3] for l3 in used]
+        self.n_rows = sum(self.row_sizes)
+        self.kept = [used.index(l3) for l3 in kept]
+        self.target_dims = [2 * l3 + 1 for l3 in kept]
+        self.weight_sizes = [len(degrees[l3]) * n_channels for l3 in kept]
+        self.n_weights = sum(self.weight_sizes)
+
+    def forward(self, neighbours: Tensor, coupling: Tensor, weights: Tensor) -> list[Tensor]:
+        """Return messages (n_edges, 2l3+1, n_paths · C), one for each l3."""
+        if self.n_rows < coupling.shape[1]:
+            coupling = coupling.narrow(1, self.first_row, self.n_rows)
+        weight_parts = weights.split(self.weight_sizes, dim=1)
+        messages: list[Tensor] = []
+        if coupling.shape[2] == 1:
+            # One path to each l3: weights act on one row, before the product makes 2l3+1.
+            parts = coupling.split(self.row_sizes, dim=1)  # (n_edges, 2l3+1, 1) each
+            for k, part in enumerate(self.kept):
+                messages.append(parts[part] * (neighbours * weight_parts[k].unsqueeze(1)))
+            return messages
+        products = torch.bmm(coupling, neighbours).split(self.row_sizes, dim=1)
+        for k, part in enumerate(self.kept):
+            shape = [neighbours.shape[0], self.target_dims[k], self.weight_sizes[k]]
+            messages.append(products[part].view(shape) * weight_parts[k].unsqueeze(1))
+        return messages
+
+
+def path_layout(
+    irreps_in: list[Irrep], irreps_out: list[Irrep], n_channels: int, l_max: int
+) -> Layout:
+    """Return the channels of a tensor product's result: n_channels for every path.
+
+    Raises
+    ------
+    ConfigError : no path leads to an output irrep.
+    """
+    layout: Layout = {}
+    for target in irreps_out:
+        n_paths = sum(len(source.filters_to(target, l_max)) for source in irreps_in)
+        if n_paths == 0:
+            raise ConfigError(
+                f"no path from {', '.join(map(str, irreps_in))} with harmonics up to "
+                f"l = {l_max} leads to {target}."
+            )
+        layout[target] = n_paths * n_channels
+    return layout
+
+
+def _degrees(l1: int, odd: bool, l_max: int) -> dict[int, list[int]]:
+    """Return the l2 of all paths from l1, by l3; l1 + l2 + l3 is odd or even."""
+    source = Irrep(l1, (-1) ** l1)
+    targets = [Irrep(l3, (-1) ** (l3 + odd)) for l3 in range(l_max + 1)]
+    degrees = {target.l: source.filters_to(target, l_max) for target in targets}
+    return {l3: l2 for l3, l2 in degrees.items() if l2}
+
+
+def _group_table(l1: int, odd: bool, l_max: int) -> Tensor:
+    """Return √(2l3+1) C as ((l2, m2), (l3, m3, path), m1), float64."""
+    blocks = []
+    for l3, degrees in _degrees(l1, odd, l_max).items():
+        block = torch.zeros(
+            (l_max + 1) ** 2, 2 * l3 + 1, len(degrees), 2 * l1 + 1, dtype=torch.float64
+        )
+        for path, l2 in enumerate(degrees):
+            c = clebsch_gordan(l1, l2, l3).permute(1, 2, 0)  # (m2, m3, m1)
+            block[l2 * l2 : (l2 + 1) ** 2, :, path, :] = math.sqrt(2 * l3 + 1) * c
+        blocks.append(block.flatten(1, 2))
+    return torch.cat(blocks, dim=1)
