@@ -109,6 +109,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     by_lower = {option.lower(): option for option in options}
     wanted = name.lower()
     close = [option for option in by_lower if wanted and option.startswith(wanted)]
+    if wanted in by_lower:  # only the case was wrong
+        close = [wanted]
     if not close:
         close = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.5)
     suggestions = " or ".join(f"'{by_lower[option]}'" for option in close[:3])
