@@ -15,7 +15,12 @@ from ase.data import chemical_symbols
 from eqcalc import architectures
 from eqcalc.data import Dataset, read_dataset
 from eqcalc.engines import load_model
-from eqcalc.errors import ModelFileError, OutputExistsError
+from eqcalc.errors import (
+    ConfigError,
+    ModelFileError,
+    OutputExistsError,
+    UnknownArchitectureError,
+)
 from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model
 from eqcalc.files import write_whole
@@ -28,6 +33,12 @@ from eqcalc.training.run_folder import RunFolder
 __all__ = ["Finished", "export_run", "load_potential"]
 
 _N_PASSPORT_FRAMES = 3
+
+# What reading something else as a checkpoint raises, from the file to its architecture.
+_DAMAGED = (
+    RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, ConfigError,
+    UnknownArchitectureError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,17 +61,17 @@ def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potenti
     """
     path = checkpoint or run.best_checkpoint
     config = run.read_config()
-    network = architectures.build(**config.architecture_arguments())
-    potential = Potential(network.to(getattr(torch, config.dtype)))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        network = architectures.build(**content["architecture"])
+        potential = Potential(network.to(getattr(torch, config.dtype)))
         state = {
             key.removeprefix("potential."): value for key, value in content["state_dict"].items()
         }
         potential.load_state_dict(state)
     except FileNotFoundError as error:
         raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelFileError(
             f"'{path}' is not a checkpoint of this run: {reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -25,10 +26,16 @@ class PotentialModule(pl.LightningModule):
 
     The optimisation is manual because loss and gradients come from one traced
     graph (:mod:`eqcalc.training.gradients`).
+
+    architecture : arguments of ``architectures.build`` for the potential's network; every
+        checkpoint holds them, as some may come from the training data
     """
 
-    def __init__(self, potential: Potential, options: TrainingOptions) -> None:
+    def __init__(
+        self, potential: Potential, options: TrainingOptions, architecture: Mapping[str, Any]
+    ) -> None:
         super().__init__()
+        self.architecture = dict(architecture)
         self.automatic_optimization = False
         self.potential = potential
         self.options = options
@@ -60,6 +67,9 @@ class PotentialModule(pl.LightningModule):
                 optimizer, T_max=options.max_epochs, eta_min=options.min_learning_rate
             )
         return [optimizer], [scheduler]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["architecture"] = self.architecture
 
     def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
         if not self._gradients:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast
 
@@ -17,13 +17,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from eqcalc import architectures
 from eqcalc.data import Dataset, force_rms, read_dataset, reference_energies
 from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
 from eqcalc.errors import ConfigError, DataError, ModelFileError, OutputExistsError, listing
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.module import PotentialModule
+from eqcalc.training.network import build_network, complete_architecture
 from eqcalc.training.reports import MetricsFile, Progress
 from eqcalc.training.run_folder import EVENTS, RunFolder
 
@@ -86,15 +86,14 @@ def rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
     return rows
 
 
-def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
+def build_potential(
+    config: TrainingConfig, data: TrainingData, architecture: Mapping[str, Any]
+) -> Potential:
     """Build the untrained potential: seeded weights, reference energies, scale."""
-    dtype = getattr(torch, config.dtype)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = architectures.build(**config.architecture_arguments()).to(dtype)
     references = reference_energies(
         data.train.frames, config.data.reference_energies, data.train.isolated_atoms
     )
+    network = build_network(architecture, config.seed, config.dtype)
     return Potential(network, references, scale=force_rms(data.train.frames))
 
 
@@ -136,7 +135,9 @@ def train(
     data = read_training_data(config)
     _refuse_shared_rows(config, data)
     _refuse_missing_labels(config, data)
-    module = PotentialModule(build_potential(config, data), config.training)
+    architecture = complete_architecture(config, data.train)
+    potential = build_potential(config, data, architecture)
+    module = PotentialModule(potential, config.training, architecture)
     run.prepare(config, resume)
     train_loader = _loader(data.train, module.potential, config, shuffle=True)
     validation_loader = _loader(data.validation, module.potential, config, shuffle=False)

@@ -37,6 +37,7 @@ from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions,
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.network import complete_architecture
 from eqcalc.training.run import read_training_data, train
 from eqcalc.training.run_folder import RunFolder
 
@@ -651,6 +652,39 @@ def test_validation_frames_without_forces_are_refused(tmp_path):
         train(config, tmp_path / "run")
 
 
+def test_options_that_only_the_data_can_say_come_from_the_training_frames(tmp_path):
+    architecture = {
+        "name": "nequip", "l_max": 1, "num_layers": 1, "num_features": 4, "cut_off": 2.0
+    }  # fmt: skip
+    config = read_config(write_config(tmp_path, architecture=architecture))
+    train(config, tmp_path / "run")
+    card = open_model_file(export_run(RunFolder(tmp_path / "run"), tmp_path / "tiny").path).card
+    distances = [
+        frame.atoms.get_all_distances() for frame in read_dataset(ETHANOL_FRAMES, rows="0:4").frames
+    ]
+    neighbours = sum(np.sum((d > 0) & (d < 2.0)) for d in distances) / (4 * 9)
+    assert card.config["elements"] == ["H", "C", "O"]
+    assert card.config["avg_num_neighbors"] == pytest.approx(neighbours, rel=1e-12)
+
+
+def test_options_that_the_training_file_states_are_kept(tmp_path):
+    architecture = {
+        "name": "nequip", "l_max": 0, "parity": True, "num_layers": 1, "num_features": 2,
+        "elements": ["O", "N", "C", "H"], "avg_num_neighbors": 3.5,
+    }  # fmt: skip
+    config = read_config(write_config(tmp_path, architecture=architecture))
+    data = read_training_data(config)
+    found = complete_architecture(config, data.train)
+    assert found == architecture
+
+
+def test_frames_without_neighbours_have_one_on_average(tmp_path):
+    architecture = {"name": "egnn", "hidden_dim": 4, "num_layers": 1, "cutoff": 0.5}
+    config = read_config(write_config(tmp_path, architecture=architecture))
+    data = read_training_data(config)
+    assert complete_architecture(config, data.train)["avg_num_neighbors"] == 1.0
+
+
 # --- export ------------------------------------------------------------------------------
 
 
@@ -723,7 +757,16 @@ def test_a_checkpoint_that_is_none_is_refused(content, finished_run, tmp_path):
         load_potential(RunFolder(finished_run), tmp_path / "other.ckpt")
 
 
-@pytest.mark.parametrize("content", [{"weights": 1}, {"state_dict": {}}, [1, 2]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"weights": 1},
+        {"state_dict": {}},
+        [1, 2],
+        {"state_dict": {}, "architecture": {"name": "painn"}},
+        {"state_dict": {}, "architecture": {"name": "pain"}},
+    ],
+)
 def test_a_checkpoint_of_something_else_is_refused(content, finished_run, tmp_path):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ModelFileError, match=r"other\.ckpt' is not a checkpoint of this run"):
