@@ -48,7 +48,7 @@ class EqCalculator(Calculator):
     model : a shipped model's name, a path, or several of them (a committee: the mean)
     device : "auto", "cpu", "cuda" or "cuda:N"
     dtype : "float32", "float64" or None for the file's own; forces are always float64
-    engine : "auto" or "torchscript"
+    engine : "auto", "inductor" or "torchscript", see :func:`eqcalc.load_model`
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
         a fresh one at every call. Results do not depend on it.
 
@@ -111,6 +111,12 @@ class EqCalculator(Calculator):
     def card(self) -> ModelCard:
         """The card of the model (of a committee: of its first member)."""
         return self.models[0].card
+
+    def engine_report(self) -> str:
+        """Return which engine runs each model, and why no faster one does."""
+        if len(self.models) == 1:
+            return self.models[0].engine_report()
+        return "\n".join(f"{m.card.name}: {m.engine_report()}" for m in self.models)
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the arguments that ASE writes into trajectories and databases."""

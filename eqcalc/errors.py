@@ -14,6 +14,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "EngineError",
+    "EngineWarning",
     "EqcalcError",
     "GraphError",
     "MissingDependencyError",
@@ -64,6 +66,14 @@ class UnknownModelError(ModelFileError, FileNotFoundError):
 
 class DeviceError(EqcalcError, RuntimeError):
     """A device that was asked for and is not there."""
+
+
+class EngineError(EqcalcError, RuntimeError):
+    """An engine that cannot run a model here; another one can."""
+
+
+class EngineWarning(UserWarning):
+    """Another engine than the one that was asked for runs the model."""
 
 
 class NonFiniteError(EqcalcError, ArithmeticError):

@@ -1,7 +1,9 @@
-"""Write a potential as a model file.
+"""Write a potential as a model file, and compile a model file for one machine.
 
-The only module that calls torch.jit.script and torch.jit.save. The archive needs
-torch alone to run; what it contains is stated in :mod:`eqcalc.model_file`.
+The only module that calls torch.jit.script, torch.jit.save and AOTInductor. The archive
+needs torch alone to run; what it contains is stated in :mod:`eqcalc.model_file`. A compiled
+package is made from the archive's card and weights, belongs to one machine and can be
+thrown away at any time.
 """
 
 import copy
@@ -17,18 +19,28 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from eqcalc import architectures
 from eqcalc.engines.devices import resolve_dtype
-from eqcalc.errors import ConfigError, OutputError, OutputExistsError
+from eqcalc.errors import (
+    ConfigError,
+    EqcalcError,
+    ModelFileError,
+    OutputError,
+    OutputExistsError,
+)
 from eqcalc.files import write_whole
 from eqcalc.graph import AtomicGraph
-from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, ModelCard
+from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, ModelCard, ModelFile
+from eqcalc.neighbours import build_graph
 from eqcalc.passport import Passport, record, verify
 from eqcalc.potential import Potential, atomic_number
 
-__all__ = ["export_model", "read_archive", "write_archive"]
+__all__ = ["compile_model", "export_model", "read_archive", "rebuild_potential", "write_archive"]
 
 
 class ExportedModel(nn.Module):
@@ -234,3 +246,75 @@ def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> N
             passport, module, card.cutoff, resolve_dtype(card.dtype), torch.device("cpu"),
             f"export of '{path}'",
         )  # fmt: skip
+
+
+def rebuild_potential(file: ModelFile) -> Potential:
+    """Return the eager potential of a model file, from its card and weights.
+
+    Raises
+    ------
+    ModelFileError : this eqcalc has no such architecture, or another version of it.
+    """
+    card = file.card
+    try:
+        network = architectures.build(card.architecture, **card.config)
+        potential = Potential(
+            network.to(resolve_dtype(card.dtype)), card.reference_energies, scale=card.scale
+        )
+        potential.load_state_dict(load_safetensors(file.weights()))
+    except (EqcalcError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ModelFileError(
+            f"the network of '{file.path}' cannot be rebuilt from its card and weights: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    return potential.eval().requires_grad_(False)
+
+
+def compile_model(
+    file: ModelFile, package: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Compile energies and edge gradients ahead of time, for any number of atoms and edges.
+
+    Energy and gradient are traced into one graph of plain tensor operations first: the
+    exporter cannot follow autograd. The package takes the tensors of the archive, with
+    weights (n_atoms,) float64 in place of ``n_owned``; it needs two atoms and two edges
+    at least (:mod:`eqcalc.engines.inductor` adds them).
+
+    Raises
+    ------
+    ModelFileError : see :func:`rebuild_potential`.
+    Exception : whatever tracer and compiler raise; there is no common class.
+    """
+    # The compiler takes a second to import; writing a model file does not need it.
+    from torch._inductor import aoti_compile_and_package
+    from torch.fx.experimental import _config as fx_config
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    potential = rebuild_potential(file).to(dtype).to(device)
+
+    def evaluate(
+        atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            n_atoms = atomic_numbers.shape[0]
+            graph = AtomicGraph(
+                atomic_numbers, edge_index, edge_vectors, torch.zeros_like(atomic_numbers),
+                1, n_atoms, edge_vectors.new_zeros((1, 3, 3)),
+            )  # fmt: skip
+            energies, gradients = potential.differentiate(graph, weights)
+        return energies.detach(), gradients
+
+    frame = _clusters([atomic_number(symbol) for symbol in file.card.elements], file.card.cutoff)[1]
+    graph = build_graph(frame, file.card.cutoff, dtype=dtype, device=device)
+    weights = torch.ones(len(frame), dtype=torch.float64, device=device)
+    example = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights)
+    # Else sizes that happen to be equal here, such as atoms and channels, would count as one.
+    with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        traced = make_fx(evaluate, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+    atoms, edges = torch.export.Dim("n_atoms", min=2), torch.export.Dim("n_edges", min=2)
+    shapes = ({0: atoms}, {0: edges}, {1: edges}, {0: atoms})
+    with warnings.catch_warnings():
+        # Between parts of torch; nothing a user could act on.
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+        program = torch.export.export(traced, example, dynamic_shapes=shapes)
+        aoti_compile_and_package(program, package_path=str(package))

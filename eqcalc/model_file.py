@@ -139,6 +139,22 @@ class ModelFile:
     passport: str
     sha256: str
 
+    def weights(self) -> bytes:
+        """Return the content of ``weights.safetensors``.
+
+        Raises
+        ------
+        ModelFileError : the file holds none, or is no longer readable.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for name in archive.namelist():
+                    if name.endswith(f"/extra/{WEIGHTS}"):
+                        return archive.read(name)
+        except (*_DAMAGE, OSError) as error:
+            raise ModelFileError(f"cannot read the weights in '{self.path}': {error}.") from error
+        raise ModelFileError(f"'{self.path}' holds no {WEIGHTS}; export the model again.")
+
 
 def available_models() -> list[str]:
     """Return the names of the shipped models."""

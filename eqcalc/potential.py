@@ -104,6 +104,18 @@ class Potential(nn.Module):
         energies : (n_atoms,), eV, float64
         edge_gradients : (n_edges, 3), eV/Å; ∂(Σ owned energies)/∂(edge_vectors)
         """
+        return self.differentiate(graph, None)
+
+    def differentiate(
+        self, graph: AtomicGraph, weights: Optional[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return atomic energies and the gradient of their weighted sum.
+
+        Parameters
+        ----------
+        weights : (n_atoms,) float64; None means 1 for owned atoms, 0 for others. A tracer
+            that would freeze the count ``n_owned`` passes these weights instead.
+        """
         edge_vectors = graph.edge_vectors.detach().requires_grad_(True)
         atomic = self.architecture.atomic_energies(  # type: ignore[operator]
             AtomicGraph(
@@ -117,8 +129,9 @@ class Potential(nn.Module):
             )
         )
         energies = atomic.to(torch.float64) * self.scale
+        owned = energies[: graph.n_owned] if weights is None else energies * weights
         gradient = torch.autograd.grad(
-            [energies[: graph.n_owned].sum()],
+            [owned.sum()],
             [edge_vectors],
             create_graph=self.training,
             allow_unused=True,  # a graph without edges

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Optional, Protocol
 
 import torch
 from torch import Tensor
 
 from eqcalc.engines.devices import resolve_device, resolve_dtype
+from eqcalc.engines.inductor import InductorEngine, compile_package
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import ConfigError, ModelFileError, did_you_mean
+from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, did_you_mean
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_model_file
 from eqcalc.passport import Passport, verify
 
-__all__ = ["Model", "load_model", "resolve_device"]
+__all__ = ["ENGINES", "Engine", "Model", "load_model", "resolve_device"]
 
-ENGINES = {"torchscript": TorchScriptEngine}
+
+class Engine(Protocol):
+    """What runs a model: built from a file, a device and a precision."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None: ...
+
+    def __call__(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å."""
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "inductor": InductorEngine,
+    "torchscript": TorchScriptEngine,
+}
+"""Fastest first; the last one is always there."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +48,12 @@ class Model:
 
     file : path, card and checksum
     engine : what runs it
+    not_used : faster engines, and why they do not run it
     """
 
     file: ModelFile
-    engine: TorchScriptEngine
+    engine: Engine
+    not_used: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
@@ -38,6 +63,12 @@ class Model:
         The tensors follow :mod:`eqcalc.graph`, on ``device`` and in ``dtype``.
         """
         return self.engine(atomic_numbers, edge_vectors, edge_index, n_owned)
+
+    def engine_report(self) -> str:
+        """Return which engine runs, and why no faster one does, in a few lines."""
+        precision = str(self.dtype).removeprefix("torch.")
+        lines = [f"{self.engine.name} on {self.device} in {precision}, passport reproduced"]
+        return "\n".join([*lines, *(f"not {name}: {why}" for name, why in self.not_used.items())])
 
     @property
     def card(self) -> ModelCard:
@@ -66,13 +97,18 @@ def load_model(
     source : a shipped model's name, or the path of a model file
     device : "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"
     dtype : "float32", "float64", or None for the file's own
-    engine : "auto" or "torchscript"
+    engine : "torchscript"; "inductor", compiled at the first use; or "auto", the fastest
+        that is ready and passes: it compiles nothing (``eqcalc compile`` does)
 
     Raises
     ------
     ModelFileError : the file is missing, damaged, foreign, or gives other numbers here.
     DeviceError : CUDA was asked for and there is none.
     ConfigError : an unknown device, dtype or engine.
+
+    Warns
+    -----
+    EngineWarning : the engine that was asked for cannot run the model; torchscript does.
     """
     if engine != "auto" and engine not in ENGINES:
         known = ["auto", *ENGINES]
@@ -82,12 +118,33 @@ def load_model(
     where = resolve_device(device)
     file = open_model_file(source)
     precision = resolve_dtype(dtype if dtype is not None else file.card.dtype)
-    runner = ENGINES["torchscript" if engine == "auto" else engine](file, where, precision)
+    *faster, always = ENGINES
+    not_used: dict[str, str] = {}
+    for name in faster if engine == "auto" else [engine]:
+        if name == always:
+            break
+        try:
+            if name == engine:
+                compile_package(file, where, precision)
+            return Model(file, _proven(name, file, where, precision), not_used)
+        except (EngineError, ModelFileError) as error:
+            not_used[name] = str(error)
+            if name == engine:
+                warnings.warn(f"running '{file.card.name}' with {always}: {error}",
+                              EngineWarning, stacklevel=2)  # fmt: skip
+    return Model(file, _proven(always, file, where, precision), not_used)
+
+
+def _proven(
+    name: str, file: ModelFile, device: torch.device, dtype: torch.dtype
+) -> Engine:
+    """Start an engine and replay the passport."""
+    engine = ENGINES[name](file, device, dtype)
     try:
         passport = Passport.from_json(file.passport)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"the passport inside '{file.path}' is not readable: {error}."
         ) from error
-    verify(passport, runner, file.card.cutoff, precision, where, str(file.path))
-    return Model(file, runner)
+    verify(passport, engine, file.card.cutoff, dtype, device, str(file.path))
+    return engine

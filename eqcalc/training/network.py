@@ -12,6 +12,7 @@ from torch import nn
 from eqcalc import architectures
 from eqcalc.data import Dataset, average_neighbours
 from eqcalc.data.batches import labelled_graphs
+from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 
 __all__ = ["build_network", "complete_architecture"]
@@ -30,7 +31,7 @@ def complete_architecture(config: TrainingConfig, train: Dataset) -> dict[str, A
     if "elements" in missing:
         arguments["elements"] = list(train.elements)
     if "avg_num_neighbors" in missing:
-        cutoff = architectures.build(**arguments).cutoff
+        cutoff = Potential(architectures.build(**arguments)).cutoff
         graphs = [item.graph for item in labelled_graphs(train.frames, cutoff, source=train.source)]
         arguments["avg_num_neighbors"] = average_neighbours(graphs) or 1.0
     return arguments

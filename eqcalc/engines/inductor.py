@@ -1,0 +1,121 @@
+"""The engine that runs a package compiled ahead of time for this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eqcalc.engines.package_cache import PackageCache, package_key
+from eqcalc.errors import EngineError
+from eqcalc.model_file import ModelFile
+
+__all__ = ["InductorEngine", "compile_package", "find_package"]
+
+_FEWEST = 2  # atoms and edges: the compiler takes sizes 0 and 1 for constants
+
+
+class InductorEngine:
+    """Run the compiled package of a model.
+
+    Raises
+    ------
+    EngineError : the model was not compiled for this device and precision, or torch
+        cannot load the package.
+    """
+
+    name = "inductor"
+
+    def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._reach = 2.0 * file.card.cutoff
+        path = find_package(file, device, dtype)
+        if path is None:
+            raise EngineError(
+                f"not compiled for {_target(device, dtype)}; run: "
+                f"eqcalc compile {file.path}{_options(file, device, dtype)}"
+            )
+        try:
+            index = -1 if device.index is None else device.index
+            # One copy per thread would be needed only if threads shared an engine.
+            self._package = torch._inductor.aoti_load_package(str(path), device_index=index)
+        except RuntimeError as error:
+            raise EngineError(
+                f"torch {torch.__version__} cannot load the compiled package '{path}': "
+                f"{str(error).strip().splitlines()[0]}"
+            ) from error
+
+    def __call__(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
+    ) -> tuple[Tensor, Tensor]:
+        n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
+        is_small = n_atoms < _FEWEST or n_edges < _FEWEST
+        if is_small:
+            atomic_numbers, edge_vectors, edge_index = self._padded(
+                atomic_numbers, edge_vectors, edge_index
+            )
+        weights = self._weights(atomic_numbers.shape[0], n_owned)
+        energies, gradients = self._package(atomic_numbers, edge_vectors, edge_index, weights)
+        return (energies[:n_atoms], gradients[:n_edges]) if is_small else (energies, gradients)
+
+    def _padded(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Add two atoms, and two edges between them that are longer than the cutoff."""
+        n = atomic_numbers.shape[0]
+        pair = torch.tensor([[n, n + 1], [n + 1, n]], device=edge_index.device)
+        vectors = edge_vectors.new_zeros((2, 3))
+        vectors[:, 0] = self._reach
+        return (
+            torch.cat([atomic_numbers, atomic_numbers[:1].expand(2)]),
+            torch.cat([edge_vectors, vectors]),
+            torch.cat([edge_index, pair], dim=1),
+        )
+
+    def _weights(self, n_atoms: int, n_owned: int) -> Tensor:
+        weights = torch.ones(n_atoms, dtype=torch.float64, device=self.device)
+        weights[n_owned:] = 0.0
+        return weights
+
+
+def find_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path | None:
+    """Return the path of a model's compiled package, or None."""
+    return PackageCache().find(package_key(file.sha256, device, dtype))
+
+
+def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path:
+    """Compile a model for this machine, unless that is done, and return the package's path.
+
+    Raises
+    ------
+    EngineError : it cannot be compiled.
+    """
+    from eqcalc.export import compile_model
+
+    try:
+        return PackageCache().make(
+            package_key(file.sha256, device, dtype),
+            lambda package: compile_model(file, package, device, dtype),
+        )
+    except Exception as error:  # tracer, exporter, C++ compiler: no common class
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise EngineError(
+            f"'{file.card.name}' cannot be compiled for {_target(device, dtype)}: {reason}"
+        ) from error
+
+
+def _target(device: torch.device, dtype: torch.dtype) -> str:
+    n = torch.get_num_threads()
+    threads = f", {n} thread{'s' * (n > 1)}" if device.type == "cpu" else ""
+    return f"{device}, {str(dtype).removeprefix('torch.')}{threads}"
+
+
+def _options(file: ModelFile, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the options of ``eqcalc compile`` that are not its defaults."""
+    name = str(dtype).removeprefix("torch.")
+    words = [f"--dtype {name}"] * (name != file.card.dtype)
+    words += [f"--device {device}"] * (device.type != "cpu")
+    words += [f"--threads {torch.get_num_threads()}"] * (torch.get_num_threads() != 1)
+    return "".join(f" {word}" for word in words)

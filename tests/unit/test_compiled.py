@@ -1,0 +1,347 @@
+"""Compiled packages: the cache that keeps them, the engine that runs them, its fallbacks."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from small_models import ETHANOL_FRAMES, crystal, ethanol, potential, slab
+
+from eqcalc import EqCalculator
+from eqcalc.cli import main
+from eqcalc.engines import load_model
+from eqcalc.engines.inductor import compile_package
+from eqcalc.engines.package_cache import PackageCache, cache_folder, package_key
+from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, OutputError
+from eqcalc.export import compile_model, rebuild_potential
+from eqcalc.model_file import open_model_file
+from eqcalc.neighbours import build_graph
+
+CPU = torch.device("cpu")
+KEY = {"model": "abc", "torch": "2"}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def package(models, tmp_path_factory) -> Path:
+    """Return the compiled package of the model "double"."""
+    path = tmp_path_factory.mktemp("package") / "double.pt2"
+    compile_model(open_model_file(models["double"]), path, CPU, torch.float64)
+    return path
+
+
+@pytest.fixture
+def compiled(models, package) -> Path:
+    """Return the model "double", its package in the cache."""
+    key = package_key(open_model_file(models["double"]).sha256, CPU, torch.float64)
+    PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
+    return models["double"]
+
+
+# --- cache -------------------------------------------------------------------------------
+
+
+def test_the_cache_folder_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("EQCALC_CACHE", "/a/b")
+    assert cache_folder() == Path("/a/b")
+    monkeypatch.delenv("EQCALC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert cache_folder() == Path("/c/eqcalc")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "eqcalc"
+
+
+def test_a_package_is_made_once_and_found_again():
+    cache, calls = PackageCache(), []
+
+    def compile_to(path: Path) -> None:
+        calls.append(path)
+        path.write_bytes(b"code")
+
+    assert cache.find(KEY) is None
+    path = cache.make(KEY, compile_to)
+    assert cache.make(KEY, compile_to) == cache.find(KEY) == path
+    assert path.read_bytes() == b"code"
+    assert len(calls) == 1
+    assert {p.suffix for p in cache.folder.iterdir()} == {".pt2", ".json", ".lock"}
+
+
+def test_everything_that_changes_the_code_changes_the_key(monkeypatch):
+    cache, model = PackageCache(), "0" * 64
+    before = package_key(model, CPU, torch.float32)
+    others = [package_key("1" * 64, CPU, torch.float32), package_key(model, CPU, torch.float64)]
+    for place, value in (
+        ("torch.__version__", "9.9"),
+        ("torch.get_num_threads", lambda: 77),
+        ("torch.backends.cpu.get_cpu_capability", lambda: "another"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, value)
+            others.append(package_key(model, CPU, torch.float32))
+    paths = {cache.path(key) for key in [before, *others]}
+    assert len(paths) == 6
+    assert package_key(model, CPU, torch.float32) == before
+
+
+@pytest.mark.parametrize("damage", ["package", "entry", "no entry", "another key"])
+def test_a_stale_or_damaged_entry_is_not_found_and_is_made_again(damage):
+    cache = PackageCache()
+    path = cache.make(KEY, lambda path: path.write_bytes(b"code"))
+    entry = path.with_suffix(".json")
+    if damage == "package":
+        path.write_bytes(b"c0de")
+    elif damage == "entry":
+        entry.write_text("{")
+    elif damage == "no entry":
+        entry.unlink()
+    else:
+        entry.write_text(json.dumps(json.loads(entry.read_text()) | {"key": {}}))
+    assert cache.find(KEY) is None
+    assert cache.make(KEY, lambda path: path.write_bytes(b"new")).read_bytes() == b"new"
+    assert cache.find(KEY) == path
+
+
+def test_a_compilation_that_fails_leaves_nothing_to_be_found():
+    cache = PackageCache()
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("no compiler")
+
+    with pytest.raises(RuntimeError, match="no compiler"):
+        cache.make(KEY, fail)
+    assert cache.find(KEY) is None
+    assert [p.suffix for p in cache.folder.iterdir()] == [".lock"]
+    assert cache.make(KEY, lambda path: path.write_bytes(b"code")).exists()
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot keep compiled models in .*set EQCALC_CACHE"):
+        PackageCache(tmp_path / "file" / "cache").make(KEY, lambda path: None)
+
+
+def slow_make(folder: Path, log: Path) -> None:
+    def compile_to(path: Path) -> None:
+        with open(log, "a") as file:
+            file.write("compiled\n")
+        time.sleep(0.5)
+        path.write_bytes(b"code")
+
+    PackageCache(folder).make(KEY, compile_to)
+
+
+def test_two_processes_compile_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    arguments = (tmp_path / "cache", tmp_path / "log")
+    processes = [context.Process(target=slow_make, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "compiled\n"
+
+
+# --- engine ------------------------------------------------------------------------------
+
+
+def structures() -> dict[str, Atoms]:
+    return {
+        "molecule": ethanol(), "crystal": crystal(), "slab": slab(),
+        "one atom": Atoms("O"), "two apart": Atoms("CO", [[0, 0, 0], [0, 0, 9.0]]),
+        "a pair": Atoms("CO", [[0, 0, 0], [0, 0, 1.2]]),
+        "one atom in a small cell": Atoms("C", cell=[2.5] * 3, pbc=True),
+    }  # fmt: skip
+
+
+def test_the_package_gives_what_the_eager_network_gives(compiled):
+    eager = rebuild_potential(open_model_file(compiled))
+    calculator = EqCalculator(compiled)
+    assert calculator.models[0].engine.name == "inductor"
+    for name, atoms in structures().items():
+        expected = eager.evaluate(build_graph(atoms, 4.0))
+        found = calculator.get_forces(atoms)
+        np.testing.assert_allclose(found, expected.forces, rtol=0, atol=1e-11, err_msg=name)
+        energies = calculator.get_potential_energies(atoms)
+        np.testing.assert_allclose(energies, expected.energies, rtol=0, atol=1e-11, err_msg=name)
+        if atoms.pbc.all():
+            full = expected.stress[0].numpy()
+            voigt = full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+            np.testing.assert_allclose(calculator.get_stress(atoms), voigt, rtol=0, atol=1e-12)
+
+
+def test_forces_of_the_package_are_the_gradient_of_its_energy(compiled):
+    calculator, atoms, h = EqCalculator(compiled), crystal(), 1e-4
+    forces = calculator.get_forces(atoms)
+    for atom, axis in ((0, 0), (3, 1), (7, 2)):
+        energy = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * h
+            energy.append(calculator.get_potential_energy(moved))
+        assert -(energy[0] - energy[1]) / (2 * h) == pytest.approx(forces[atom, axis], abs=1e-6)
+
+
+def test_ghost_atoms_carry_messages_and_no_energy(compiled):
+    graph = build_graph(ethanol(), 4.0)
+    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
+    fast, slow = (load_model(compiled, engine=name) for name in ("auto", "torchscript"))
+    for n_owned in (0, 4, 9):
+        energies, gradients = fast(*arguments, n_owned)
+        expected_energies, expected_gradients = slow(*arguments, n_owned)
+        torch.testing.assert_close(energies, expected_energies, rtol=0, atol=1e-11)
+        torch.testing.assert_close(gradients, expected_gradients, rtol=0, atol=1e-11)
+
+
+def test_a_thousand_different_sizes_need_one_package(compiled):
+    fast = EqCalculator(compiled)
+    slow = EqCalculator(compiled, engine="torchscript")
+    frame = ase.io.read(ETHANOL_FRAMES, index=0)
+    for repeat in range(1, 6):
+        atoms = frame.copy()
+        for k in range(1, repeat):
+            other = frame.copy()
+            other.positions += (5.0 * k, 0.3 * k, 0)
+            atoms += other
+        np.testing.assert_allclose(fast.get_forces(atoms), slow.get_forces(atoms), atol=1e-11)
+
+
+# --- choice and fallbacks ----------------------------------------------------------------
+
+
+def test_auto_compiles_nothing_and_says_how_to(models):
+    model = load_model(models["double"])
+    assert model.engine.name == "torchscript"
+    assert "not inductor: not compiled for cpu, float64, 1 thread; run: eqcalc compile" in (
+        model.engine_report()
+    )
+    assert not cache_folder().exists()
+
+
+def test_auto_takes_the_package_of_the_right_precision_and_threads(compiled, monkeypatch):
+    assert load_model(compiled).engine_report() == "inductor on cpu in float64, passport reproduced"
+    single = load_model(compiled, dtype="float32")
+    assert single.engine.name == "torchscript"
+    assert "--dtype float32" in single.engine_report()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    several = load_model(compiled)
+    assert several.engine.name == "torchscript"
+    assert "--threads 3" in several.engine_report()
+
+
+def test_a_committee_reports_every_member(compiled, models):
+    report = EqCalculator([compiled, models["other"]]).engine_report().splitlines()
+    assert report[0] == "double: inductor on cpu in float64, passport reproduced"
+    assert report[1] == "other: torchscript on cpu in float64, passport reproduced"
+
+
+def test_a_damaged_package_is_not_run(compiled):
+    key = package_key(open_model_file(compiled).sha256, CPU, torch.float64)
+    path = PackageCache().path(key)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    assert load_model(compiled).engine.name == "torchscript"
+
+
+def test_a_package_that_torch_cannot_load_is_not_run(models):
+    key = package_key(open_model_file(models["double"]).sha256, CPU, torch.float64)
+    PackageCache().make(key, lambda path: path.write_bytes(b"no package"))
+    report = load_model(models["double"]).engine_report()
+    assert "torchscript on cpu" in report
+    assert "cannot load the compiled package" in report
+
+
+def test_a_package_that_fails_the_passport_is_not_run(models, package):
+    # The package of one model under the key of another: its numbers are wrong.
+    key = package_key(open_model_file(models["other"]).sha256, CPU, torch.float64)
+    PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
+    model = load_model(models["other"])
+    assert model.engine.name == "torchscript"
+    assert "does not reproduce its own passport" in model.not_used["inductor"]
+
+
+def test_where_the_compiler_fails_torchscript_runs_and_one_line_says_so(models, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("g++: command not found\nand a long trace")
+
+    monkeypatch.setattr("eqcalc.export.compile_model", fail)
+    message = r"running 'double' with torchscript: 'double' cannot be compiled .* g\+\+: command"
+    with pytest.warns(EngineWarning, match=message):
+        model = load_model(models["double"], engine="inductor")
+    assert model.engine.name == "torchscript"
+    with pytest.raises(EngineError, match=r"cannot be compiled for cpu, float64, 1 thread: g\+\+"):
+        compile_package(open_model_file(models["double"]), CPU, torch.float64)
+
+
+def test_asking_for_the_engine_compiles_at_the_first_use(models, package, monkeypatch):
+    calls = []
+
+    def quick(file: object, path: Path, *target: object) -> None:
+        calls.append(target)
+        path.write_bytes(package.read_bytes())
+
+    monkeypatch.setattr("eqcalc.export.compile_model", quick)
+    for _ in range(2):
+        assert load_model(models["double"], engine="inductor").engine.name == "inductor"
+    assert calls == [(CPU, torch.float64)]
+
+
+def test_an_unknown_engine_is_refused(models):
+    with pytest.raises(ConfigError, match=r"unknown engine 'indutor'; .* mean 'inductor'"):
+        load_model(models["double"], engine="indutor")
+
+
+def test_a_network_that_cannot_be_rebuilt_is_refused(models, monkeypatch):
+    file = open_model_file(models["double"])
+    file.card.config["embeding"] = 3
+    with pytest.raises(ModelFileError, match=r"cannot be rebuilt .* painn has no option 'embed"):
+        rebuild_potential(file)
+
+
+def test_a_rebuilt_potential_is_the_exported_one(models):
+    rebuilt, original = rebuild_potential(open_model_file(models["double"])), potential()
+    graph = build_graph(crystal(), 4.0)
+    expected = original.evaluate(graph)
+    found = rebuilt.evaluate(graph)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=0)
+    torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=0)
+
+
+def test_the_verb_compiles_and_reports(models, package, capsys, monkeypatch):
+    def quick(file: object, path: Path, *target: object) -> None:
+        path.write_bytes(package.read_bytes())
+
+    monkeypatch.setattr("eqcalc.export.compile_model", quick)
+    for expected in ("compiled in", "package "):
+        with pytest.raises(SystemExit) as stop:
+            main(["compile", str(models["double"])])
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        assert out.startswith(expected)
+        assert "inductor on cpu in float64, passport reproduced" in out
+
+
+def test_the_verb_ends_with_an_error_where_the_compiler_fails(models, capsys, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("eqcalc.export.compile_model", fail)
+    with pytest.raises(SystemExit) as stop:
+        main(["compile", str(models["double"])])
+    assert stop.value.code == 2
+    assert "'double' cannot be compiled for cpu, float64, 1 thread: no compiler" in (
+        capsys.readouterr().err
+    )
