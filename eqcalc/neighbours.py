@@ -147,48 +147,84 @@ class SkinList:
 
 
 class _Pairs:
-    """All pairs within a radius of one reference structure, as tensors on the device."""
+    """All pairs within a radius of one reference structure.
+
+    On a CPU numpy makes the vectors (its calls cost less than torch's, which counts for
+    small molecules), elsewhere torch does on the device. Either way they are summed term
+    by term: the rounding of a matrix product may depend on the number of rows, and a kept
+    list shall agree with a fresh one in every bit.
+    """
 
     def __init__(self, structure: Structure, radius: float, device: torch.device) -> None:
         receivers, senders, shifts = _search(structure, radius)
         self.device = device
         self.numbers = torch.from_numpy(structure.numbers.copy()).to(device)
         self.structure_index = torch.zeros_like(self.numbers)
-        self.edge_index = torch.from_numpy(np.stack([senders, receivers])).to(device)
-        self.senders, self.receivers = self.edge_index.unbind(dim=0)
-        columns = torch.from_numpy(shifts.T.astype(np.float64)).unsqueeze(2).to(device)
+        self.pairs = np.stack([senders, receivers])  # (2, n_pairs)
+        self.edge_index = torch.from_numpy(self.pairs).to(device)
+        columns = shifts.T[:, :, None].astype(np.float64)  # (3, n_pairs, 1)
         self.shifts = [(axis, columns[axis]) for axis in range(3) if shifts[:, axis].any()]
+        self.device_shifts = [
+            (axis, torch.from_numpy(column).to(device)) for axis, column in self.shifts
+        ]
 
     def graph(
         self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype
     ) -> AtomicGraph:
         """Return the graph of the pairs closer than ``cutoff`` at the given positions."""
+        if self.device.type == "cpu":
+            edge_index, vectors = self._on_cpu(positions, lattice, cutoff, dtype)
+        else:
+            edge_index, vectors = self._on_device(positions, lattice, cutoff, dtype)
+        # The cell stays float64: only the volume is taken from it.
+        cell = torch.from_numpy(lattice).to(self.device).unsqueeze(0)
+        n_atoms = self.numbers.shape[0]
+        return AtomicGraph(
+            self.numbers, edge_index, vectors, self.structure_index, 1, n_atoms, cell
+        )
+
+    def _on_cpu(
+        self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        r = np.asarray(positions, dtype=np.float64)
+        vectors = r.take(self.pairs[0], axis=0)
+        vectors -= r.take(self.pairs[1], axis=0)
+        for axis, shift in self.shifts:
+            vectors += shift * lattice[axis]
+        edge_index = self.edge_index
+        if len(vectors) > 0:
+            distances = np.sqrt(np.einsum("ex,ex->e", vectors, vectors))  # (n_pairs,)
+            if distances.min() < _COINCIDENT:
+                self._refuse_coincident(distances)
+            if distances.max() >= cutoff:
+                kept = (distances < cutoff).nonzero()[0]
+                edge_index = torch.from_numpy(self.pairs.take(kept, axis=1))
+                vectors = vectors.take(kept, axis=0)
+        return edge_index, torch.from_numpy(vectors).to(dtype)
+
+    def _on_device(
+        self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         # np.array copies: torch warns of arrays that are read-only.
         r = torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device)
         cell = torch.from_numpy(lattice).to(self.device)
         edge_index = self.edge_index
-        vectors = r.index_select(0, self.senders) - r.index_select(0, self.receivers)
-        # Term by term: the rounding of a matrix product may depend on the number of
-        # rows, and a kept list shall agree with a fresh one in every bit.
-        for axis, shift in self.shifts:
+        vectors = r.index_select(0, edge_index[0]) - r.index_select(0, edge_index[1])
+        for axis, shift in self.device_shifts:
             vectors.addcmul_(shift, cell[axis])
         if len(vectors) > 0:
-            distances = torch.linalg.vector_norm(vectors, dim=1)  # (n_edges,)
+            distances = torch.linalg.vector_norm(vectors, dim=1)  # (n_pairs,)
             shortest, longest = distances.aminmax()
             if float(shortest) < _COINCIDENT:
-                self._refuse_coincident(distances)
+                self._refuse_coincident(distances.cpu().numpy())
             if float(longest) >= cutoff:
                 kept = (distances < cutoff).nonzero().squeeze(1)
                 edge_index = edge_index.index_select(1, kept)
                 vectors = vectors.index_select(0, kept)
-        n, vectors = len(self.numbers), vectors.to(dtype)
-        # The cell stays float64: only the volume is taken from it.
-        return AtomicGraph(
-            self.numbers, edge_index, vectors, self.structure_index, 1, n, cell.unsqueeze(0)
-        )
+        return edge_index, vectors.to(dtype)
 
-    def _refuse_coincident(self, distances: Tensor) -> None:
-        first, second = sorted(self.edge_index[:, int(distances.argmin())].tolist())
+    def _refuse_coincident(self, distances: NDArray) -> None:
+        first, second = sorted(self.pairs[:, int(distances.argmin())].tolist())
         raise GraphError(
             f"atoms {first} and {second} coincide: expected a distance (to any image) of at least "
             f"{_COINCIDENT} Å, found {float(distances.min()):.2g} Å; remove one or mend the cell."

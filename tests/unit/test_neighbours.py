@@ -516,3 +516,25 @@ def test_skin_list_copies_and_pickles(duplicate):
     assert_same(again.graph(atoms), graph)
     assert (again.n_builds, again.n_calls) == (1, 2)
     assert graph.edge_vectors.dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [water, lambda: bulk("Cu", cubic=True)])
+def test_vectors_made_on_a_device_are_those_made_on_the_cpu(make):
+    atoms = make()
+    skin_list = SkinList(4.0, 0.5)
+    skin_list.graph(atoms)
+    arguments = (atoms.positions, np.where(atoms.pbc[:, None], atoms.cell.array, 0.0), 4.0)
+    on_cpu = skin_list._pairs._on_cpu(*arguments, torch.float64)
+    on_device = skin_list._pairs._on_device(*arguments, torch.float64)
+    assert len(on_cpu[1]) > 0
+    torch.testing.assert_close(on_device[0], on_cpu[0], rtol=0, atol=0)
+    torch.testing.assert_close(on_device[1], on_cpu[1], rtol=0, atol=1e-14)
+
+
+def test_coincident_atoms_are_refused_on_a_device_too():
+    atoms = water()
+    skin_list = SkinList(4.0, 0.5)
+    skin_list.graph(atoms)
+    atoms.positions[2] = atoms.positions[0]
+    with pytest.raises(GraphError, match=r"atoms 0 and 2 coincide"):
+        skin_list._pairs._on_device(atoms.positions, np.zeros((3, 3)), 4.0, torch.float64)
