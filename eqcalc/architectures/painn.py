@@ -58,6 +58,8 @@ class Config:
     num_radial_basis : sine functions
     cut_off : Å
     out_dim : outputs per atom, summed to the energy
+    return_potential_energy, return_force_vectors : what the bare-tensor ``forward`` returns;
+        a potential has the energy alone
     """
 
     embedding_dim: int = 128

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import ase.io
@@ -17,6 +18,7 @@ from small_models import ETHANOL_FRAMES
 
 import eqcalc.cli.evaluate
 import eqcalc.cli.train
+from eqcalc.architectures import available, config_class, is_potential, published
 from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
@@ -84,6 +86,49 @@ def test_info_without_a_model_lists_the_shipped_ones(capsys):
 
     for name in available_models():
         assert f"  {name}: " in out
+
+
+    for name in available():
+        assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("name", available())
+def test_info_shows_every_option_of_an_architecture(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run("info", name.upper()) == 0
+    out = capsys.readouterr().out
+    assert re.match(r"\w+(\+\+)?: .*\nSource: .*\n", out)
+    assert ":`" not in out
+    defaults, paper = asdict(config_class(name)()), asdict(published(name))
+    for option, default in defaults.items():
+        shown = [
+            re.escape(str(value).lower() if isinstance(value, bool) else str(value))
+            for value in (default, paper[option])
+        ]
+        assert re.search(rf"^{option} +{shown[0]} +{shown[1]}( |$)", out, re.M), option
+    assert run("info", name, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["is_potential"] is is_potential(name)
+    assert {k: v["default"] for k, v in content["options"].items()} == defaults
+    assert {k: v["published"] for k, v in content["options"].items()} == paper
+    assert all(v["meaning"] for v in content["options"].values())
+
+
+def test_info_prefers_a_model_file_to_an_architecture(models, folder, capsys):
+    (folder / "painn").mkdir()
+    assert run("info", "painn") == 0
+    assert capsys.readouterr().out.startswith("PaiNN: the polarizable")
+    (folder / "painn" / "model.pt").write_bytes(models["double"].read_bytes())
+    assert run("info", "painn") == 0
+    assert "sha256" in capsys.readouterr().out
+
+
+def test_info_suggests_an_architecture(capsys):
+    assert run("info", "nequipp") == 2
+    assert "Architectures: dimenet, " in (err := capsys.readouterr().err)
+    assert err.endswith("Did you mean 'nequip'?\n")
+    assert run("info", "models/nequip.pt") == 2
+    assert "Architectures" not in capsys.readouterr().err
 
 
 def test_info_of_an_unknown_model_ends_with_2_and_the_reason(capsys):

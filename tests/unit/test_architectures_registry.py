@@ -21,6 +21,7 @@ from eqcalc.architectures import (
     register,
     register_file,
 )
+from eqcalc.cli.architecture_options import option_groups
 from eqcalc.errors import ConfigError, UnknownArchitectureError
 
 
@@ -59,6 +60,58 @@ def test_every_potential_states_its_cutoff_and_hops(name):
 def test_classes_are_importable_from_the_package(name):
     network = load(name)
     assert getattr(architectures, network.__name__) is network
+
+
+PUBLISHED: dict[str, dict[str, object]] = {
+    "schnet": {
+        "num_interaction_blocks": 3, "hidden_dim": 64, "num_filters": 300, "lower_bound": 0.0,
+        "upper_bound": 30.0, "gamma": 10.0,
+    },
+    "painn": {"embedding_dim": 128, "num_blocks": 3, "num_radial_basis": 20, "cut_off": 5.0},
+    "dimenet": {
+        "embedding_dim": 128, "num_interaction_blocks": 6, "bilinear_dim": 8,
+        "num_spherical_basis": 7, "num_radial_basis": 6, "cut_off": 5.0, "envelope_exponent": 5,
+        "num_layers_before_skip": 1, "num_layers_after_skip": 2, "num_output_linear_layers": 3,
+    },
+    "dimenetpp": {
+        "embedding_dim": 128, "num_interaction_blocks": 4, "interaction_dim": 64, "basis_dim": 8,
+        "output_dim": 256, "num_spherical_basis": 7, "num_radial_basis": 6, "cut_off": 5.0,
+        "envelope_exponent": 5, "num_layers_before_skip": 1, "num_layers_after_skip": 2,
+        "num_output_linear_layers": 3,
+    },
+    "egnn": {"hidden_dim": 128, "num_layers": 7, "attention": True, "swish_beta": 1.0},
+    "gvp": {
+        "scalar_dim": 100, "vector_dim": 16, "edge_scalar_dim": 32, "edge_vector_dim": 1,
+        "num_layers": 5, "num_radial_basis": 16, "cutoff": 4.5, "drop_rate": 0.1,
+    },
+    "gmn": {"hidden_dim": 64, "num_layers": 4, "learnable": False},
+    "nequip": {
+        "l_max": 3, "parity": True, "num_layers": 5, "num_features": 64, "cut_off": 4.0,
+        "num_bessels": 8, "polynomial_cutoff_p": 6, "radial_mlp_depth": 3, "radial_mlp_width": 64,
+    },
+}  # fmt: skip
+"""What the papers state, and what their authors' code for them has."""
+
+
+@pytest.mark.parametrize("name", available())
+def test_published_settings_build_and_are_the_papers(name):
+    config = published(name)
+    assert isinstance(config, config_class(name))
+    assert {option: getattr(config, option) for option in PUBLISHED[name]} == PUBLISHED[name]
+    assert build(name, **asdict(config)).config == config
+
+
+@pytest.mark.parametrize("name", available())
+def test_published_settings_and_every_option_are_documented(name):
+    config = config_class(name)
+    groups = option_groups(config)
+    assert sorted(n for group in groups for n in group.names) == sorted(
+        field.name for field in fields(config)
+    )
+    assert all(group.meaning for group in groups)
+    # Where the defaults are not the paper's, the module says what is.
+    module = sys.modules[config.__module__]
+    assert "paper's" in config.__doc__ or "PUBLISHED" in module.__all__
 
 
 def test_names_are_case_insensitive():
@@ -411,3 +464,27 @@ def test_a_file_that_defines_no_such_architecture_is_refused(old, new, match, tm
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no file '.*absent\.py' to take .* 'ownnet' from"):
         register_file(tmp_path / "absent.py", "ownnet")
+
+
+def test_options_of_a_docstring_are_taken_apart():
+    @dataclass(frozen=True)
+    class Config:
+        """Options of a network; none is the paper's.
+
+        a, b : two of them,
+            on two lines; with a semicolon : and a colon
+        c : one; d : another
+        """
+
+        a: int = 1
+        b: int = 2
+        c: int = 3
+        d: int = 4
+        e: int = 5
+
+    assert option_groups(Config) == [
+        (("a", "b"), "two of them, on two lines; with a semicolon : and a colon"),
+        (("c",), "one"),
+        (("d",), "another"),
+        (("e",), ""),
+    ]
