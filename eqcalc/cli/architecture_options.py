@@ -27,7 +27,7 @@ def option_groups(config: type) -> list[OptionGroup]:
     >>> option_groups(config_class("gmn"))[2]
     OptionGroup(names=('hidden_dim',), meaning='channels F')
     """
-    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(config)]
     text = re.sub(r"\n +", " ", inspect.cleandoc(config.__doc__ or ""))
     word = "|".join(map(re.escape, known))
     entry = re.compile(rf"(?:^|; )((?:{word})(?:, (?:{word}))*) : ", re.MULTILINE)
