@@ -1,8 +1,14 @@
-"""Small untrained models and structures, for tests of everything around a network."""
+"""Small untrained models and structures, for tests of everything around a network.
+
+A new architecture needs no entry here: its integer options are cut down by rule, and an
+option that the rule should not touch, or that it cannot know, is set in :data:`OPTIONS`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -10,17 +16,51 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
+from eqcalc import architectures
 from eqcalc.architectures import build
+from eqcalc.errors import ConfigError
 from eqcalc.export import export_model
 from eqcalc.potential import Potential
 
 __all__ = [
-    "ETHANOL_FRAMES", "REFERENCE_ENERGIES", "crystal", "ethanol", "export_small", "potential",
-    "slab", "water", "write_models",
+    "ETHANOL_FRAMES", "OPTIONS", "POTENTIALS", "REFERENCE_ENERGIES", "crystal", "ethanol",
+    "export_small", "potential", "slab", "small_options", "water", "write_models",
 ]  # fmt: skip
 
 ETHANOL_FRAMES = Path(__file__).parent / "data" / "ethanol_rmd17_frames.xyz"
 REFERENCE_ENERGIES = {"H": -13.587222780835477, "C": -1029.4889999755, "O": -2041.9816003861047}
+
+POTENTIALS = [name for name in architectures.available() if architectures.is_potential(name)]
+"""Names of all architectures that have energies."""
+
+OPTIONS: dict[str, dict[str, Any]] = {}
+"""Options by architecture that replace what the rule of :func:`small_options` gives."""
+
+_WIDTH, _DEPTH, _CUTOFF = 16, 2, 4.0
+_DEPTH_WORDS = ("block", "layer", "interaction")
+_CUTOFF_NAMES = ("cutoff", "cut_off", "r_max")
+
+
+def small_options(name: str) -> dict[str, Any]:
+    """Return options of an architecture cut down to 16 channels, 2 layers and 4 Å.
+
+    Options that the architecture refuses in this combination are left at its defaults.
+    """
+    options: dict[str, Any] = {}
+    config = architectures.config_class(name)
+    for field in fields(config):
+        default = getattr(config(), field.name)
+        if field.name in _CUTOFF_NAMES:
+            options[field.name] = _CUTOFF
+        elif isinstance(default, int) and not isinstance(default, bool):
+            is_depth = any(word in field.name for word in _DEPTH_WORDS)
+            options[field.name] = min(default, _DEPTH if is_depth else _WIDTH)
+    options |= OPTIONS.get(name, {})
+    try:
+        config(**options)
+    except ConfigError:
+        return OPTIONS.get(name, {})
+    return options
 
 
 def potential(

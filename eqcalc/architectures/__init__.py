@@ -1,31 +1,61 @@
-"""The registry of architectures: this folder is the list.
+"""The registry of architectures: this folder is the list, and users add to it.
 
 A module ``name.py`` holds the class whose lower-case name is ``name`` and its
 frozen ``Config``. To add an architecture, add one file; trainer, exporter,
-command line and contract tests find it here.
+command line and contract tests find it here. An architecture that lives in a
+user's own code is made known by :func:`register` or :func:`register_file`.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
-from dataclasses import asdict, fields
-from typing import Any
+import re
+import sys
+import zlib
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from eqcalc.errors import ConfigError, UnknownArchitectureError, did_you_mean
 
-__all__ = ["available", "build", "config_class", "is_potential", "load"]
+__all__ = [
+    "available",
+    "build",
+    "config_class",
+    "is_potential",
+    "load",
+    "published",
+    "register",
+    "register_file",
+]
+
+
+class _Registered(NamedTuple):
+    """A user's architecture; from the same origin it may be registered again."""
+
+    network: type[nn.Module]
+    config: type
+    origin: str
+
+
+_registered: dict[str, _Registered] = {}
+
+_RESERVED = ("name", "file")  # keys of [architecture] in a training file that are no options
 
 
 def available() -> list[str]:
-    """Return the lower-case names of all architectures.
+    """Return the lower-case names of all architectures, registered ones included.
 
     >>> "painn" in available()
     True
     """
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted([*_shipped(), *_registered])
 
 
 def load(name: str) -> type[nn.Module]:
@@ -35,6 +65,8 @@ def load(name: str) -> type[nn.Module]:
     ------
     UnknownArchitectureError : ``name`` is not in :func:`available`.
     """
+    if name.lower() in _registered:
+        return _registered[name.lower()].network
     module = _module(name)
     for attribute in module.__all__:
         if attribute.lower() == name.lower():
@@ -47,7 +79,21 @@ def load(name: str) -> type[nn.Module]:
 
 def config_class(name: str) -> type:
     """Return the frozen dataclass of an architecture's options and defaults."""
+    if name.lower() in _registered:
+        return _registered[name.lower()].config
     return _module(name).Config
+
+
+def published(name: str) -> Any:
+    """Return the Config of the paper: the module's PUBLISHED, else the defaults.
+
+    >>> published("schnet").num_filters, config_class("schnet")().num_filters
+    (300, 50)
+    """
+    options = config_class(name)
+    if name.lower() in _registered:
+        return options()
+    return getattr(_module(name), "PUBLISHED", options())
 
 
 def build(name: str, **config: Any) -> nn.Module:
@@ -77,8 +123,139 @@ def is_potential(name: str) -> bool:
     return hasattr(load(name), "atomic_energies")
 
 
+def register(network: type[nn.Module], config: type) -> str:
+    """Make a potential of your own known, in this process, by its class's lower-case name.
+
+    Training and export look it up; a model file runs without it. A class that is defined
+    and registered again, as by a notebook's cell, replaces itself.
+
+    Parameters
+    ----------
+    network : has ``atomic_energies``; its constructor takes the options of ``config`` by
+        name, keeps them as ``self.config``, and sets ``cutoff`` (Å) and ``n_hops``
+    config : frozen dataclass, every option with a default
+
+    Returns
+    -------
+    The name.
+
+    Raises
+    ------
+    ConfigError : one of these is not so, or the name is taken.
+    """
+    return _register(network, config, None)
+
+
+def register_file(path: Path, name: str) -> None:
+    """Register the architecture of a Python file, which is run as by ``import``.
+
+    Parameters
+    ----------
+    path : of a file that defines ``Config`` and a class whose lower-case name is ``name``;
+        moved into this folder, it would be found there
+
+    Raises
+    ------
+    ConfigError : the file is missing, fails, or lacks one of them; see also :func:`register`.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise ConfigError(f"there is no file '{path}' to take the architecture '{name}' from.")
+    module = _run(path)
+    found = {key.lower(): value for key, value in vars(module).items() if _is_network(value)}
+    missing = [f"a network class named '{name}' (in any case)"] * (name.lower() not in found)
+    missing += ["a class Config"] * (not hasattr(module, "Config"))
+    if missing:
+        own = [c.__name__ for c in found.values() if c.__module__ == module.__name__]
+        raise ConfigError(
+            f"'{path}' does not define {' and '.join(missing)}; its networks: "
+            f"{', '.join(own) or 'none'}."
+        )
+    _register(found[name.lower()], module.Config, str(path))
+
+
+def _register(network: type[nn.Module], config: type, origin: str | None) -> str:
+    if not _is_network(network):
+        raise ConfigError(f"an architecture must be a subclass of nn.Module, found {network!r}.")
+    name = network.__name__.lower()
+    origin = origin or f"{network.__module__}.{network.__qualname__}"
+    if name in _shipped() or (name in _registered and _registered[name].origin != origin):
+        where = _registered[name].origin if name in _registered else "eqcalc"
+        raise ConfigError(f"the name '{name}' is taken by {where}; rename the class.")
+    if not callable(getattr(network, "atomic_energies", None)):
+        raise ConfigError(f"{network.__name__} has no atomic_energies: it is not a potential.")
+    _require_config(config, network.__name__)
+    _require_contract(network, config())
+    _registered[name] = _Registered(network, config, origin)
+    return name
+
+
+def _require_config(config: Any, network: str) -> None:
+    parameters = getattr(config, "__dataclass_params__", None)
+    if not isinstance(config, type) or parameters is None or not parameters.frozen:
+        raise ConfigError(f"the Config of {network} must be a frozen dataclass, found {config!r}.")
+    for field in fields(config):
+        if field.name in _RESERVED:
+            raise ConfigError(
+                f"the Config of {network} must not have an option '{field.name}': in a training "
+                "file that key says which architecture to take."
+            )
+        if field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"the Config of {network} needs a default for '{field.name}'.")
+
+
+def _require_contract(network: type[nn.Module], defaults: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            built = network(**asdict(defaults))
+        except TypeError as error:
+            raise ConfigError(
+                f"{network.__name__} cannot be built from the defaults of its Config: {error}."
+            ) from error
+    requirements = {
+        "config": ("the Config that it was built from", getattr(built, "config", None) == defaults),
+        "cutoff": ("a positive number of Å", _is_positive(getattr(built, "cutoff", None), float)),
+        "n_hops": ("a positive integer", _is_positive(getattr(built, "n_hops", None), int)),
+    }
+    for attribute, (expected, is_met) in requirements.items():
+        if not is_met:
+            found = getattr(built, attribute, None)
+            raise ConfigError(
+                f"{network.__name__} must set self.{attribute} to {expected}, found {found!r}."
+            )
+
+
+def _is_positive(value: Any, kind: type) -> bool:
+    kinds = (int, float) if kind is float else (int,)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_network(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+def _run(path: Path) -> ModuleType:
+    # TorchScript finds the source of a class by the name of its module.
+    stem = re.sub(r"\W", "_", path.stem)
+    module = ModuleType(f"architecture_{stem}_{zlib.crc32(str(path).encode()):08x}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
+    except Exception as error:
+        del sys.modules[module.__name__]
+        raise ConfigError(
+            f"the architecture file '{path}' fails: {type(error).__name__}: {error}."
+        ) from error
+    return module
+
+
+def _shipped() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
 def _module(name: str) -> Any:
-    if name.lower() not in available():
+    if name.lower() not in _shipped():
         raise UnknownArchitectureError(
             f"unknown architecture '{name}'; available: {', '.join(available())}."
             + did_you_mean(name, available())
@@ -89,7 +266,7 @@ def _module(name: str) -> Any:
 def __getattr__(attribute: str) -> Any:
     # ``from eqcalc.architectures import PaiNN`` imports only the modules it must.
     if not attribute.startswith("_"):
-        candidates = sorted(available(), key=lambda name: name != attribute.lower())
+        candidates = sorted(_shipped(), key=lambda name: name != attribute.lower())
         for name in candidates:
             module = importlib.import_module(f"{__name__}.{name}")
             if attribute in module.__all__ and attribute != "Config":

@@ -37,9 +37,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import require_at_least, require_positive
+from eqcalc.nn.arguments import require_at_least, require_fraction, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import channel_norm
@@ -48,6 +47,7 @@ from eqcalc.nn.scatter import sum_at_receivers
 
 __all__ = [
     "GVP",
+    "PUBLISHED",
     "Config",
     "GVPConvolution",
     "GVPLayerNorm",
@@ -60,7 +60,7 @@ _N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directl
 
 @dataclass(frozen=True)
 class Config:
-    """Options of :class:`GVP`; the defaults are the paper's for molecules.
+    """Options of :class:`GVP`; the defaults are the paper's for molecules, without dropout.
 
     scalar_dim, vector_dim : channels of an atom
     edge_scalar_dim, edge_vector_dim : channels of an edge
@@ -89,7 +89,11 @@ class Config:
         # The layer norm of a single scalar is zero.
         require_at_least(2, scalar_dim=self.scalar_dim, num_radial_basis=self.num_radial_basis)
         require_positive(cutoff=self.cutoff, avg_num_neighbors=self.avg_num_neighbors)
-        _require_rate(self.drop_rate)
+        require_fraction(drop_rate=self.drop_rate)
+
+
+PUBLISHED = Config(drop_rate=0.1)
+"""Sizes and dropout of the 2021 paper on atomic structures."""
 
 
 class GVP(nn.Module):
@@ -319,7 +323,7 @@ class VectorDropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        _require_rate(rate)
+        require_fraction(drop_rate=rate)
         self.rate = float(rate)
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -329,8 +333,3 @@ class VectorDropout(nn.Module):
         kept = torch.ones_like(vectors[:, :1])  # (n_rows, 1, C): the three components together
         kept = functional.dropout(kept, self.rate, True)
         return functional.dropout(scalars, self.rate, True), vectors * kept
-
-
-def _require_rate(rate: float) -> None:
-    if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0.0 <= rate < 1.0:
-        raise ConfigError(f"drop_rate must be at least 0 and below 1, found {rate!r}.")

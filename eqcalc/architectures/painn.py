@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
+from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import channel_norm
@@ -58,6 +59,8 @@ class Config:
     num_radial_basis : sine functions
     cut_off : Å
     out_dim : outputs per atom, summed to the energy
+    return_potential_energy, return_force_vectors : what the bare-tensor ``forward`` returns;
+        a potential has the energy alone
     """
 
     embedding_dim: int = 128
@@ -148,8 +151,10 @@ class PaiNN(nn.Module):
 
         Raises
         ------
-        GraphError : ``edge_index`` contains self-loops.
+        GraphError : a shape or an index does not match, or ``edge_index`` contains self-loops.
         """
+        require_shape("node_pos", node_pos, (atomic_num.shape[0], 3))
+        require_edge_index(edge_index, atomic_num.shape[0])
         refuse_self_loops(edge_index)
         edge_vectors = node_pos[edge_index[0]] - node_pos[edge_index[1]]
         scalars, vectors = self._features(atomic_num, edge_index, edge_vectors)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
+from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
 from eqcalc.nn.radial import gaussian_basis
@@ -162,8 +163,10 @@ class SchNet(nn.Module):
 
         Raises
         ------
-        GraphError : ``edge_index`` contains self-loops.
+        GraphError : a shape or an index does not match, or ``edge_index`` contains self-loops.
         """
+        require_shape("node_pos", node_pos, (atomic_num.shape[0], 3))
+        require_edge_index(edge_index, atomic_num.shape[0])
         refuse_self_loops(edge_index)
         edge_vectors = node_pos[edge_index[0]] - node_pos[edge_index[1]]
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)

@@ -1,4 +1,4 @@
-"""``eqcalc info``: the card of a model."""
+"""``eqcalc info``: the card of a model, or the options of an architecture."""
 
 from __future__ import annotations
 
@@ -16,25 +16,42 @@ __all__ = ["info"]
 def info(
     model: Annotated[
         Optional[str],
-        typer.Argument(help="A shipped model's name or a model file; none lists the shipped."),
+        typer.Argument(
+            help="A shipped model's name, a model file, or an architecture; none lists them."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print card.json itself.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show what a model is: elements, cutoff, units, training data, errors.
+    """Show what a model is (elements, cutoff, units, errors), or an architecture's options.
 
-    Example: [bold]eqcalc info painn-ethanol[/bold]
+    Example: [bold]eqcalc info painn-ethanol[/bold] or [bold]eqcalc info nequip[/bold]
     """
     from rich.console import Console
     from rich.markdown import Markdown
 
+    from eqcalc.cli.architecture_options import describe, print_architecture, print_architectures
+    from eqcalc.errors import UnknownModelError, did_you_mean
     from eqcalc.model_file import available_models, open_model_file, read_card
 
     if model is None:
         say("Shipped models:")
         for name in available_models():
             say(f"  {name}: {read_card(name).description}")
+        print_architectures()
         return
-    file = open_model_file(model)
+    try:
+        file = open_model_file(model)
+    except UnknownModelError as error:
+        from eqcalc.architectures import available
+
+        if model.lower() in available():
+            say(json.dumps(describe(model), indent=2)) if as_json else print_architecture(model)
+            return
+        if not model.isalnum():
+            raise
+        raise UnknownModelError(
+            f"{error} Architectures: {', '.join(available())}.{did_you_mean(model, available())}"
+        ) from error
     if as_json:
         say(json.dumps(asdict(file.card), indent=2))
         return

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eqcalc.errors import ConfigError, GraphError, listing
 
-__all__ = ["refuse_self_loops", "require_at_least", "require_positive"]
+__all__ = ["refuse_self_loops", "require_at_least", "require_fraction", "require_positive"]
 
 
 def require_at_least(minimum: int, **values: int) -> None:
@@ -22,6 +22,19 @@ def require_at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ConfigError(f"{name} must be an integer >= {minimum}, found {value!r}.")
+
+
+def require_fraction(**values: float) -> None:
+    """Check that every named value is a number of at least 0 and below 1.
+
+    Raises
+    ------
+    ConfigError : a value is not.
+    """
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0.0 <= value < 1.0:
+            raise ConfigError(f"{name} must be at least 0 and below 1, found {value!r}.")
 
 
 def require_positive(**values: float) -> None:

@@ -136,7 +136,8 @@ class TrainingConfig:
     name : of the model; licence, description : for its card
     seed : of weights and batch order
     dtype : "float32" or "float64", of the weights
-    architecture : ``name`` and the options of its Config
+    architecture : ``name`` and the options of its Config; ``file`` is the Python file of
+        an architecture that is not eqcalc's own
     """
 
     name: str
@@ -160,15 +161,18 @@ class TrainingConfig:
                 "[architecture] needs name = one of " + ", ".join(architectures.available()) + "."
             )
         options = self.architecture_arguments()
-        name = options.pop("name")
-        if not isinstance(name, str):
-            raise ConfigError(f"name in [architecture] must be a string, found {name!r}.")
+        name, file = options.pop("name"), self.architecture.get("file")
+        for key, value in (("name", name), ("file", file or "")):
+            if not isinstance(value, str):
+                raise ConfigError(f"{key} in [architecture] must be a string, found {value!r}.")
+        if file is not None:
+            architectures.register_file(self.resolve(file), name)
         _require_types(architectures.config_class(name), options, "[architecture]")
         architectures.build(name, **options)  # refuse bad options now
 
     def architecture_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``architectures.build``."""
-        return dict(self.architecture)
+        return {key: value for key, value in self.architecture.items() if key != "file"}
 
     def resolve(self, path: str) -> Path:
         """Return a path of the file as seen from here."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import ase.io
@@ -13,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from small_models import ETHANOL_FRAMES
+from small_models import ETHANOL_FRAMES, POTENTIALS, small_options
 
 import eqcalc.cli.evaluate
 import eqcalc.cli.train
+from eqcalc.architectures import available, config_class, is_potential, published
 from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
@@ -41,6 +44,13 @@ cut_off = 4.0
 batch_size = 2
 max_epochs = 2
 """
+
+TINY = {
+    "embedding_dim": 8, "hidden_dim": 8, "num_features": 8, "scalar_dim": 8, "l_max": 1,
+    "num_blocks": 1, "num_interaction_blocks": 1, "num_layers": 1, "num_spherical_basis": 3,
+    "num_layers_after_skip": 1, "num_output_linear_layers": 1, "elements": ["H", "C", "O"],
+}  # fmt: skip
+"""Options of those architectures that have them, smaller than the small ones."""
 
 
 def run(*words: object) -> int:
@@ -84,6 +94,49 @@ def test_info_without_a_model_lists_the_shipped_ones(capsys):
 
     for name in available_models():
         assert f"  {name}: " in out
+
+
+    for name in available():
+        assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("name", available())
+def test_info_shows_every_option_of_an_architecture(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run("info", name.upper()) == 0
+    out = capsys.readouterr().out
+    assert re.match(r"\w+(\+\+)?: .*\nSource: .*\n", out)
+    assert ":`" not in out
+    defaults, paper = asdict(config_class(name)()), asdict(published(name))
+    for option, default in defaults.items():
+        shown = [
+            re.escape(str(value).lower() if isinstance(value, bool) else str(value))
+            for value in (default, paper[option])
+        ]
+        assert re.search(rf"^{option} +{shown[0]} +{shown[1]}( |$)", out, re.M), option
+    assert run("info", name, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["is_potential"] is is_potential(name)
+    assert {k: v["default"] for k, v in content["options"].items()} == defaults
+    assert {k: v["published"] for k, v in content["options"].items()} == paper
+    assert all(v["meaning"] for v in content["options"].values())
+
+
+def test_info_prefers_a_model_file_to_an_architecture(models, folder, capsys):
+    (folder / "painn").mkdir()
+    assert run("info", "painn") == 0
+    assert capsys.readouterr().out.startswith("PaiNN: the polarizable")
+    (folder / "painn" / "model.pt").write_bytes(models["double"].read_bytes())
+    assert run("info", "painn") == 0
+    assert "sha256" in capsys.readouterr().out
+
+
+def test_info_suggests_an_architecture(capsys):
+    assert run("info", "nequipp") == 2
+    assert "Architectures: dimenet, " in (err := capsys.readouterr().err)
+    assert err.endswith("Did you mean 'nequip'?\n")
+    assert run("info", "models/nequip.pt") == 2
+    assert "Architectures" not in capsys.readouterr().err
 
 
 def test_info_of_an_unknown_model_ends_with_2_and_the_reason(capsys):
@@ -243,6 +296,30 @@ def test_train_then_export_gives_a_model_that_evaluate_confirms(folder, capsys):
     assert run("export", "runs/tiny", "models/tiny") == 2
     assert "pass --overwrite to replace it" in capsys.readouterr().err
     assert run("export", "runs/tiny", "models/tiny", "--overwrite") == 0
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_every_potential_trains_exports_and_evaluates(name, folder):
+    options = small_options(name) | TINY
+    known = {field.name for field in fields(config_class(name))}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in options.items() if k in known]
+    start, end = TRAINING_FILE.index("[architecture]"), TRAINING_FILE.index("[training]")
+    (folder / "train.toml").write_text(
+        "\n".join([TRAINING_FILE[:start], "[architecture]", f'name = "{name}"', *lines, ""])
+        + TRAINING_FILE[end:]
+    )
+    assert run("train", "train.toml") == 0
+    with open("runs/tiny/metrics.csv") as file:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert run("export", "runs/tiny", "models/tiny") == 0
+    assert run("evaluate", "models/tiny", ETHANOL_FRAMES, "--rows", "4:6", "-o", "out") == 0
+    card = open_model_file("models/tiny").card
+    assert (card.architecture, card.cutoff) == (name, 4.0)
+    measured = json.loads((folder / "out" / "errors.json").read_text())
+    key = "forces_mae_mev_per_a"
+    assert measured[key] == pytest.approx(card.errors[key], rel=1e-5)
 
 
 def test_evaluate_notes_frames_that_were_trained_on(folder, capsys):

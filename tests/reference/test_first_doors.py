@@ -312,6 +312,24 @@ def test_self_loops_are_refused_with_their_edges(network):
 
 
 @pytest.mark.parametrize("network", [_schnet(), _painn(True, True)], ids=["schnet", "painn"])
+@pytest.mark.parametrize(
+    ("argument", "value", "match"),
+    [
+        (1, torch.zeros(8, 3), r"node_pos must have shape \(9, 3\), found \(8, 3\)"),
+        (1, torch.zeros(9, 2), r"node_pos must have shape \(9, 3\), found \(9, 2\)"),
+        (2, torch.zeros(4, 2), r"edge_index must have shape \(2, n_edges\), found \(4, 2\)"),
+        (2, torch.tensor([[0, 9], [1, 0]]), r"must lie in 0\.\.8; out of range at edges 1\."),
+        (2, torch.tensor([[0, 1], [-1, 0]]), r"must lie in 0\.\.8; out of range at edges 0\."),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(network, argument, value, match):
+    inputs = list(_bare())
+    inputs[argument] = value
+    with pytest.raises(GraphError, match=match):
+        network(*inputs)
+
+
+@pytest.mark.parametrize("network", [_schnet(), _painn(True, True)], ids=["schnet", "painn"])
 def test_forward_leaves_its_inputs_alone(network):
     inputs = _bare()
     before = [tensor.clone() for tensor in inputs]

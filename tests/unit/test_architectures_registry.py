@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from eqcalc import architectures
-from eqcalc.architectures import available, build, config_class, is_potential, load
+from eqcalc.architectures import (
+    available,
+    build,
+    config_class,
+    is_potential,
+    load,
+    published,
+    register,
+    register_file,
+)
+from eqcalc.cli.architecture_options import option_groups
 from eqcalc.errors import ConfigError, UnknownArchitectureError
 
 
@@ -49,6 +60,58 @@ def test_every_potential_states_its_cutoff_and_hops(name):
 def test_classes_are_importable_from_the_package(name):
     network = load(name)
     assert getattr(architectures, network.__name__) is network
+
+
+PUBLISHED: dict[str, dict[str, object]] = {
+    "schnet": {
+        "num_interaction_blocks": 3, "hidden_dim": 64, "num_filters": 300, "lower_bound": 0.0,
+        "upper_bound": 30.0, "gamma": 10.0,
+    },
+    "painn": {"embedding_dim": 128, "num_blocks": 3, "num_radial_basis": 20, "cut_off": 5.0},
+    "dimenet": {
+        "embedding_dim": 128, "num_interaction_blocks": 6, "bilinear_dim": 8,
+        "num_spherical_basis": 7, "num_radial_basis": 6, "cut_off": 5.0, "envelope_exponent": 5,
+        "num_layers_before_skip": 1, "num_layers_after_skip": 2, "num_output_linear_layers": 3,
+    },
+    "dimenetpp": {
+        "embedding_dim": 128, "num_interaction_blocks": 4, "interaction_dim": 64, "basis_dim": 8,
+        "output_dim": 256, "num_spherical_basis": 7, "num_radial_basis": 6, "cut_off": 5.0,
+        "envelope_exponent": 5, "num_layers_before_skip": 1, "num_layers_after_skip": 2,
+        "num_output_linear_layers": 3,
+    },
+    "egnn": {"hidden_dim": 128, "num_layers": 7, "attention": True, "swish_beta": 1.0},
+    "gvp": {
+        "scalar_dim": 100, "vector_dim": 16, "edge_scalar_dim": 32, "edge_vector_dim": 1,
+        "num_layers": 5, "num_radial_basis": 16, "cutoff": 4.5, "drop_rate": 0.1,
+    },
+    "gmn": {"hidden_dim": 64, "num_layers": 4, "learnable": False},
+    "nequip": {
+        "l_max": 3, "parity": True, "num_layers": 5, "num_features": 64, "cut_off": 4.0,
+        "num_bessels": 8, "polynomial_cutoff_p": 6, "radial_mlp_depth": 3, "radial_mlp_width": 64,
+    },
+}  # fmt: skip
+"""What the papers state, and what their authors' code for them has."""
+
+
+@pytest.mark.parametrize("name", available())
+def test_published_settings_build_and_are_the_papers(name):
+    config = published(name)
+    assert isinstance(config, config_class(name))
+    assert {option: getattr(config, option) for option in PUBLISHED[name]} == PUBLISHED[name]
+    assert build(name, **asdict(config)).config == config
+
+
+@pytest.mark.parametrize("name", available())
+def test_published_settings_and_every_option_are_documented(name):
+    config = config_class(name)
+    groups = option_groups(config)
+    assert sorted(n for group in groups for n in group.names) == sorted(
+        field.name for field in fields(config)
+    )
+    assert all(group.meaning for group in groups)
+    # Where the defaults are not the paper's, the module says what is.
+    module = sys.modules[config.__module__]
+    assert "paper's" in config.__doc__ or "PUBLISHED" in module.__all__
 
 
 def test_names_are_case_insensitive():
@@ -101,6 +164,13 @@ def test_private_and_shared_names_are_not_architectures():
 def test_unknown_option_is_refused_with_a_suggestion(option, match):
     with pytest.raises(ConfigError, match=match):
         build("painn", **{option: 3})
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_architecture_refuses_an_unknown_option(name):
+    match = rf"^{name} has no option 'spin'; known: {fields(config_class(name))[0].name}"
+    with pytest.raises(ConfigError, match=match):
+        build(name, spin=1)
 
 
 @pytest.mark.parametrize(
@@ -175,3 +245,246 @@ def test_file_without_a_class_of_its_name_is_refused(folder_with):
         match=r"architectures/misnamed\.py must list a class named like the file in __all__",
     ):
         load("misnamed")
+
+
+# --- architectures of the user's own ------------------------------------------------------
+
+
+@pytest.fixture
+def registry(monkeypatch) -> None:
+    """Forget after the test what it registers."""
+    monkeypatch.setattr(architectures, "_registered", {})
+
+
+@dataclass(frozen=True)
+class MineConfig:
+    """Options of the network below."""
+
+    width: int = 3
+    cutoff: float = 4.0
+
+
+class Mine(nn.Module):
+    """Obeys the form, if not the contract, of an architecture."""
+
+    n_hops = 1
+
+    def __init__(self, width: int, cutoff: float) -> None:
+        super().__init__()
+        self.config = MineConfig(width, cutoff)
+        self.cutoff = cutoff
+        self.weights = nn.Parameter(torch.rand(width))
+
+    def atomic_energies(self, graph):
+        raise NotImplementedError
+
+
+@pytest.mark.usefixtures("registry")
+def test_registered_architecture_is_found_like_the_others():
+    state = torch.get_rng_state()
+    assert register(Mine, MineConfig) == "mine"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "mine" in available()
+    assert load("Mine") is Mine
+    assert config_class("mine") is MineConfig
+    assert published("mine") == MineConfig()
+    assert is_potential("mine")
+    assert build("mine", width=7).config == MineConfig(width=7)
+    with pytest.raises(ConfigError, match=r"mine has no option 'widht'.*Did you mean 'width'\?"):
+        build("mine", widht=7)
+    with pytest.raises(UnknownArchitectureError, match=r"available: .*mine.* mean 'mine'\?$"):
+        load("miine")
+    assert architectures.PaiNN is load("painn")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_class_that_is_defined_again_replaces_itself():
+    register(Mine, MineConfig)
+    again = type("Mine", (Mine,), {"__module__": Mine.__module__})
+    register(again, MineConfig)
+    assert load("mine") is again
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_name_that_is_taken_is_refused():
+    register(Mine, MineConfig)
+    other = type("MINE", (Mine,), {"__module__": "elsewhere"})
+    with pytest.raises(ConfigError, match=r"'mine' is taken by test_\w+_registry\.Mine"):
+        register(other, MineConfig)
+    assert load("mine") is Mine
+    shipped = type("PaiNN", (Mine,), {})
+    with pytest.raises(ConfigError, match=r"the name 'painn' is taken by eqcalc; rename the class"):
+        register(shipped, MineConfig)
+
+
+def _without(attribute: str) -> type:
+    def init(self, **options):
+        Mine.__init__(self, **options)
+        delattr(self, attribute)
+
+    return type("Mine", (Mine,), {"__init__": init})
+
+
+def _with(**attributes: object) -> type:
+    def init(self, **options):
+        Mine.__init__(self, **options)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    return type("Mine", (Mine,), {"__init__": init})
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("network", "match"),
+    [
+        (Mine(3, 4.0), r"an architecture must be a subclass of nn\.Module, found Mine\("),
+        (MineConfig, r"an architecture must be a subclass of nn\.Module, found <class"),
+        (type("Mine", (nn.Module,), {}), r"^Mine has no atomic_energies: it is not a potential"),
+        (_without("cutoff"), r"Mine must set self\.cutoff to a positive number of Å, found None"),
+        (_with(cutoff=-1.0), r"Mine must set self\.cutoff to a positive number of Å, found -1\.0"),
+        (_with(n_hops=None), r"Mine must set self\.n_hops to a positive integer, found None"),
+        (_with(n_hops=1.0), r"Mine must set self\.n_hops to a positive integer, found 1\.0"),
+        (_without("config"), r"Mine must set self\.config to the Config .* built from, found None"),
+        (_with(config=MineConfig(9)), r"self\.config to the Config .*, found MineConfig\(width=9"),
+    ],
+)
+def test_a_class_that_breaks_the_form_is_refused(network, match):
+    with pytest.raises(ConfigError, match=match):
+        register(network, MineConfig)
+    assert "mine" not in available()
+
+
+@dataclass
+class Thawed:
+    """Not frozen."""
+
+    width: int = 3
+
+
+@dataclass(frozen=True)
+class Demanding:
+    """Has an option without a default."""
+
+    width: int
+    cutoff: float = 4.0
+
+
+@dataclass(frozen=True)
+class OddOptions:
+    """Has an option that the class below does not take."""
+
+    depth: int = 3
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """Has an option that a training file could not set."""
+
+    file: str = ""
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        (Thawed, r"the Config of Mine must be a frozen dataclass, found <class .*Thawed"),
+        (dict, r"the Config of Mine must be a frozen dataclass, found <class 'dict'>"),
+        (MineConfig(), r"the Config of Mine must be a frozen dataclass, found MineConfig\("),
+        (Demanding, r"the Config of Mine needs a default for 'width'"),
+        (OddOptions, r"Mine cannot be built from the defaults of its Config: .*'depth'"),
+        (Reserved, r"the Config of Mine must not have an option 'file': in a training file"),
+    ],
+)
+def test_a_config_that_breaks_the_form_is_refused(config, match):
+    with pytest.raises(ConfigError, match=match):
+        register(Mine, config)
+    assert "mine" not in available()
+
+
+OWN_FILE = '''
+"""A network of its own."""
+from dataclasses import dataclass
+from eqcalc.nn.mlp import MLP
+from torch import nn
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 3
+
+class OwnNet(nn.Module):
+    cutoff, n_hops = 4.0, 1
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.config = Config(width)
+
+    def atomic_energies(self, graph):
+        raise NotImplementedError
+'''
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_file_of_ones_own_is_registered_and_read_again_after_a_change(tmp_path):
+    path = tmp_path / "my net-1.py"
+    path.write_text(OWN_FILE)
+    register_file(path, "ownnet")
+    assert build("ownnet", width=5).config.width == 5
+    path.write_text(OWN_FILE.replace("width: int = 3", "width: int = 4"))
+    register_file(path, "OwnNet")
+    assert config_class("ownnet")().width == 4
+    (tmp_path / "copy.py").write_text(OWN_FILE)
+    with pytest.raises(ConfigError, match=r"'ownnet' is taken by .*my net-1\.py; rename"):
+        register_file(tmp_path / "copy.py", "ownnet")
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("class OwnNet", "class Other", r"does not define a .* 'ownnet' .*; its networks: Other\."),
+        ("class OwnNet(nn.Module)", "class OwnNet", r"'ownnet' \(in any .*; its networks: none\."),
+        ("class Config", "class Settings", r"does not define a class Config; .*: OwnNet\."),
+        ("class OwnNet", "class OwnNet (", r"own\.py' fails: SyntaxError: .*line 11"),
+        ("import nn", "import nnn", r"own\.py' fails: ImportError: cannot import name 'nnn'"),
+        ("(frozen=True)", "", r"the Config of OwnNet must be a frozen dataclass"),
+    ],
+)
+def test_a_file_that_defines_no_such_architecture_is_refused(old, new, match, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN_FILE.replace(old, new, 1))
+    modules = set(sys.modules)
+    with pytest.raises(ConfigError, match=match):
+        register_file(path, "ownnet")
+    assert "ownnet" not in available()
+    if " fails: " in match:
+        assert set(sys.modules) == modules
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no file '.*absent\.py' to take .* 'ownnet' from"):
+        register_file(tmp_path / "absent.py", "ownnet")
+
+
+def test_options_of_a_docstring_are_taken_apart():
+    @dataclass(frozen=True)
+    class Config:
+        """Options of a network; none is the paper's.
+
+        a, b : two of them,
+            on two lines; with a semicolon : and a colon
+        c : one; d : another
+        """
+
+        a: int = 1
+        b: int = 2
+        c: int = 3
+        d: int = 4
+        e: int = 5
+
+    assert option_groups(Config) == [
+        (("a", "b"), "two of them, on two lines; with a semicolon : and a colon"),
+        (("c",), "one"),
+        (("d",), "another"),
+        (("e",), ""),
+    ]

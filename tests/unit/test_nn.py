@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eqcalc.errors import ConfigError, GraphError
-from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
+from eqcalc.nn.arguments import (
+    refuse_self_loops,
+    require_at_least,
+    require_fraction,
+    require_positive,
+)
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
 from eqcalc.nn.norm import channel_norm
@@ -188,8 +193,16 @@ def test_values_that_are_not_positive_numbers_are_refused(value):
         require_positive(gamma=1.0, cutoff=value)
 
 
+@pytest.mark.parametrize("value", [1, 1.0, -0.1, math.nan, False, "0", None])
+def test_values_that_are_no_fractions_are_refused(value):
+    match = rf"^drop_rate must be at least 0 and below 1, found {value!r}\.$"
+    with pytest.raises(ConfigError, match=match):
+        require_fraction(other=0.5, drop_rate=value)
+
+
 def test_arguments_in_range_are_accepted():
     require_at_least(2, depth=2, width=100)
+    require_fraction(drop_rate=0, other=0.999)
     require_positive(cutoff=5, gamma=1e-9)
 
 

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES, crystal, potential
 
+from eqcalc import architectures
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.engines import load_model
@@ -218,6 +219,57 @@ def test_types_are_checked_without_a_file_too():
     with pytest.raises(ConfigError, match="data in the training file must be a DataOptions"):
         TrainingConfig("x", {"path": "y"}, {"name": "painn"})  # type: ignore[arg-type]
     assert DataOptions("x", validation_rows="0:1", reference_energies={"H": -13}).path == "x"
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "04_new_architecture.py"
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch) -> Path:
+    """Return a training file whose architecture lies beside it, in own.py."""
+    monkeypatch.setattr(architectures, "_registered", {})
+    (tmp_path / "own.py").write_text(EXAMPLE.read_text())
+    content = {"name": "embeddedatom", "file": "own.py", "num_densities": 8}
+    return write_config(tmp_path, architecture=content)
+
+
+def test_an_architecture_of_ones_own_is_trained_and_exported(own_file, tmp_path, monkeypatch):
+    config = read_config(own_file)
+    assert config.architecture_arguments() == {"name": "embeddedatom", "num_densities": 8}
+    train(config, tmp_path / "run")
+    monkeypatch.setattr(architectures, "_registered", {})  # as in another process
+    finished = export_run(RunFolder(tmp_path / "run"), tmp_path / "model")
+    assert finished.card.architecture == "embeddedatom"
+    assert finished.card.config == {"num_densities": 8, "num_radial": 12, "cutoff": 4.0}
+    (tmp_path / "own.py").unlink()
+    monkeypatch.setattr(architectures, "_registered", {})
+    model = load_model(tmp_path / "model" / "model.pt", device="cpu")
+    found = evaluate(model, read_dataset(ETHANOL_FRAMES, rows="4:6").frames)
+    assert found.summary() == finished.comparison.summary()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("file", "absent.py", r"there is no file '.*absent\.py' to take .* 'embeddedatom' from"),
+        ("file", ".", r"there is no file '.*' to take the architecture 'embeddedatom' from"),
+        ("file", 3, r"file in \[architecture\] must be a string, found 3"),
+        ("name", "toy", r"own\.py' does not define a .* 'toy' .*; its networks: EmbeddedAtom\."),
+        ("name", "mlp", r"^MLP has no atomic_energies: it is not a potential"),
+        ("num_density", 8, r"no option 'num_density'.*Did you mean 'num_densities'\?"),
+        ("num_densities", 8.5, r"num_densities in \[architecture\] must be an integer, found 8\.5"),
+        ("num_densities", 0, r"num_densities must be an integer >= 1, found 0"),
+    ],
+)
+def test_a_wrong_architecture_of_ones_own_is_refused(place, value, message, own_file):
+    architecture = {"name": "embeddedatom", "file": "own.py"} | {place: value}
+    with pytest.raises(ConfigError, match=message):
+        read_config(write_config(own_file.parent, architecture=architecture))
+
+
+def test_an_architecture_of_ones_own_needs_its_file(own_file):
+    with pytest.raises(UnknownArchitectureError, match="unknown architecture 'embeddedatom'"):
+        read_config(write_config(own_file.parent, architecture__name="embeddedatom"))
 
 
 @pytest.mark.parametrize("text", ["name = ", "[data", "\xff\xfe\x00"])
