@@ -219,7 +219,6 @@ class EquivariantGraphConvolutionalLayer(nn.Module):
         self.feature = MLP(in_dim + hidden_dim, hidden_dim, in_dim, self.activation)
         self.velocity = MLP(in_dim, hidden_dim, 1, self.activation) if velocity else None
 
-    @torch.jit.unused
     def forward(
         self,
         node_feat: Tensor,
@@ -246,7 +245,8 @@ class EquivariantGraphConvolutionalLayer(nn.Module):
         GraphError : ``edge_index`` contains self-loops, or a shape does not match.
         ConfigError : a velocity is missing, or given to a layer built without.
         """
-        self._validate(node_feat, degree, coordinate, edge_index, velocity_vector)
+        if not torch.jit.is_scripting():
+            self._validate(node_feat, degree, coordinate, edge_index, velocity_vector)
         receivers = edge_index[1]
         vectors = coordinate[edge_index[0]] - coordinate[receivers]
         envelope = vectors.new_ones((vectors.shape[0], 1))
