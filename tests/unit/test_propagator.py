@@ -17,7 +17,14 @@ from ase.io.trajectory import Trajectory
 from small_models import export_small
 from torch import nn
 
-from eqcalc.dynamics import GMNDynamics, Propagator, export_propagator, find_objects
+from eqcalc import EqCalculator, load_model
+from eqcalc.dynamics import (
+    EGNNDynamics,
+    GMNDynamics,
+    Propagator,
+    export_propagator,
+    find_objects,
+)
 from eqcalc.dynamics.learned import complete_edges
 from eqcalc.dynamics.propagator_file import PropagatorPassport, open_propagator_file, verify_steps
 from eqcalc.errors import (
@@ -262,7 +269,7 @@ def test_card_says_what_the_propagator_is(path):
 def test_file_is_listed_and_read_like_any_models(path):
     from eqcalc.model_file import read_card
 
-    assert read_card(path).architecture == "gmn"
+    assert read_card(path) == Propagator(path, device="cpu").card
 
 
 FRESH_PROCESS = """
@@ -319,6 +326,23 @@ def test_exports_of_every_kind_pass_their_own_passport(tmp_path, dtype, learnabl
     for working in ("float32", "float64"):
         propagator = Propagator(tmp_path / "a.pt", device="cpu", dtype=working)
         assert propagator.card.dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_an_exported_egnn_makes_the_eager_networks_steps(tmp_path, atoms, dtype, allowed):
+    torch.manual_seed(0)
+    dynamics = EGNNDynamics(hidden_dim=8, num_layers=2).to(dtype)
+    card = export_propagator(dynamics, tmp_path / "a.pt", timestep=0.5, objects=["isolated"])
+    assert (card.architecture, card.config) == ("egnn", {"hidden_dim": 8, "num_layers": 2})
+    state = [atoms.get_initial_charges(), atoms.positions.copy(), atoms.get_velocities()]
+    q, x, v = (torch.tensor(values, dtype=dtype) for values in state)
+    start = atoms.positions.copy()
+    for _ in range(3):
+        x, v = dynamics(q, x, v, complete_edges(6, x.device), {})
+    Propagator(tmp_path / "a.pt", device="cpu").run(atoms, 3)
+    assert np.abs(atoms.positions - start).max() > 1e-2
+    for found, expected in ((atoms.positions, x), (atoms.get_velocities(), v)):
+        np.testing.assert_allclose(found, expected.detach().numpy(), rtol=0.0, atol=allowed)
 
 
 def test_name_is_the_folders_or_the_files(tmp_path):
@@ -452,6 +476,23 @@ def test_nan_from_the_model_is_an_error_that_leaves_the_atoms(tmp_path, atoms):
 def test_potentials_are_refused_with_the_class_that_takes_them(tmp_path):
     with pytest.raises(ModelFileError, match=r"is a potential \(painn\), not a propagator: use it"):
         Propagator(export_small(tmp_path / "potential.pt"), device="cpu")
+
+
+def test_a_shipped_potential_is_refused():
+    with pytest.raises(ModelFileError, match=r"painn-ethanol.* is a potential \(painn\), not"):
+        Propagator("painn-ethanol", device="cpu")
+
+
+@pytest.mark.parametrize("load", [EqCalculator, load_model])
+def test_a_propagator_is_refused_as_a_potential(path, load):
+    match = (
+        r"'.*small\.pt' is a learned dynamics \(gmn\), not a potential: it has no energy and no "
+        r"forces\. Run it with eqcalc\.dynamics\.Propagator"
+    )
+    with pytest.raises(ModelFileError, match=match):
+        load(path)
+    with pytest.raises(ModelFileError, match=match):
+        EqCalculator([path, path])
 
 
 def test_missing_files_are_refused():
