@@ -356,6 +356,10 @@ def test_verb_writes_the_data_with_progress_and_says_how_good_it_is(tmp_path):
             lambda: DynamicsOptions(velocity_weight=-1.0),
             r"velocity_weight must be 0 or positive, found -1\.0",
         ),
+        (
+            lambda: build_dynamics("gmn", {"layer_time": 0.0}),
+            r"layer_time must be a positive number, found 0\.0",
+        ),
         (lambda: build_dynamics("gnm"), r"unknown dynamics 'gnm'; .* Did you mean 'gmn'\?"),
         (
             lambda: build_dynamics("gmn", {"hiden_dim": 4}),

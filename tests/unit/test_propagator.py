@@ -258,7 +258,9 @@ def test_running_a_propagator_imports_neither_networks_nor_training():
 def test_card_says_what_the_propagator_is(path):
     card = Propagator(path, device="cpu").card
     assert (card.kind, card.architecture, card.timestep) == ("propagator", "gmn", 0.5)
-    assert card.config == {"hidden_dim": 8, "num_layers": 2, "learnable": False}
+    assert card.config == {
+        "hidden_dim": 8, "num_layers": 2, "learnable": False, "layer_time": 1.0
+    }  # fmt: skip
     assert (card.objects, card.charges) == (["isolated", "stick", "hinge"], [-1.0, 1.0])
     page = card.to_markdown()
     for words in ("# small", "a test", "**gmn**: hidden_dim = 8", "timestep: 0.5", "-1, +1",
@@ -326,6 +328,26 @@ def test_exports_of_every_kind_pass_their_own_passport(tmp_path, dtype, learnabl
     for working in ("float32", "float64"):
         propagator = Propagator(tmp_path / "a.pt", device="cpu", dtype=working)
         assert propagator.card.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_layer_time_is_the_time_that_a_layer_moves_over(tmp_path, atoms):
+    dynamics = _dynamics(layer_time=0.25)
+    q, x, v = (
+        torch.from_numpy(values.copy())
+        for values in (atoms.get_initial_charges(), atoms.positions, atoms.get_velocities())
+    )
+    objects = {kind: torch.tensor(index) for kind, index in OBJECTS.items()}
+    edges = complete_edges(6, x.device)
+    found = dynamics(q, x, v, edges, objects)
+    products = (q[edges[0]] * q[edges[1]]).unsqueeze(1)
+    speeds = torch.sqrt(v.square().sum(dim=1, keepdim=True) + 1e-8)
+    degree = torch.full((6,), 5.0, dtype=x.dtype)
+    expected = dynamics.network(speeds, x, 0.25 * v, edges, degree, objects, products)
+    torch.testing.assert_close(found[0], expected[0], rtol=0.0, atol=1e-13)
+    torch.testing.assert_close(found[1], 4.0 * expected[1], rtol=0.0, atol=1e-13)
+    export_propagator(dynamics, tmp_path / "a.pt", timestep=0.5)
+    Propagator(tmp_path / "a.pt", device="cpu").run(atoms, 1, objects=OBJECTS)
+    np.testing.assert_allclose(atoms.positions, found[0].detach().numpy(), rtol=0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
