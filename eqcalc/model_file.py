@@ -4,6 +4,8 @@ A model is a TorchScript archive (a zip) with three extra files inside:
 ``card.json`` says what the model is, ``passport.json`` holds reference frames
 (:mod:`eqcalc.passport`), ``weights.safetensors`` the weights for a later version
 that rebuilds the network from the card. Nothing is ever unpickled by Python.
+Potentials and propagators (:mod:`eqcalc.dynamics`) are files of one format; the
+card says which a file is.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Union
 
 from eqcalc.errors import ModelFileError, UnknownModelError, did_you_mean
+from eqcalc.model_card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
 
 __all__ = [
     "FORMAT_VERSION",
@@ -27,10 +30,10 @@ __all__ = [
     "available_models",
     "find_model",
     "open_model_file",
+    "open_potential",
     "read_card",
 ]
 
-FORMAT_VERSION = 1
 CARD, PASSPORT, WEIGHTS = "card.json", "passport.json", "weights.safetensors"
 MODEL_NAME = "model.pt"
 
@@ -42,95 +45,11 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """What a model is: enough to run it, rebuild it and judge it.
-
-    architecture, config : registry name and the full options of its Config
-    elements : symbols the model was trained on; others are refused
-    cutoff : Å; n_hops : message-passing steps (interaction range = cutoff · n_hops)
-    dtype : of the stored weights
-    reference_energies : eV by symbol; scale : eV
-    training_data : free form; ``compositions`` lists Hill formulas seen in training
-    errors : free form, with units in the keys
-    """
-
-    name: str
-    architecture: str
-    config: dict[str, Any]
-    elements: list[str]
-    cutoff: float
-    n_hops: int
-    dtype: str
-    reference_energies: dict[str, float]
-    scale: float
-    units: dict[str, str] = field(
-        default_factory=lambda: {"energy": "eV", "length": "Angstrom"}
-    )
-    training_data: dict[str, Any] = field(default_factory=dict)
-    errors: dict[str, Any] = field(default_factory=dict)
-    description: str = ""
-    licence: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-    def to_json(self) -> str:
-        """Return the text of ``card.json``."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelCard:
-        """Read the text of ``card.json``.
-
-        Raises
-        ------
-        ValueError, TypeError : it is not a card of this format.
-        """
-        content = json.loads(text)
-        known = {f.name for f in fields(cls)}
-        # A later minor version may add keys; what this version needs must be there.
-        return cls(**{key: value for key, value in content.items() if key in known})
-
-    def to_markdown(self) -> str:
-        """Return the card as a page to read."""
-        energies = (f"{symbol} {e:.6f}" for symbol, e in self.reference_energies.items())
-        rows = {
-            "elements": ", ".join(self.elements),
-            "cutoff": f"{self.cutoff:g} Å, {self.n_hops} message-passing steps "
-            f"(interaction range {self.cutoff * self.n_hops:g} Å)",
-            "precision": self.dtype,
-            "units": f"energy {self.units['energy']}, length {self.units['length']}, "
-            "forces eV/Å, stress eV/Å³ (tension positive)",
-            "reference energies": f"{', '.join(energies)} eV"
-            + " (a fit to totals; a single one means nothing)" * self._fitted_energies(),
-            "scale": f"{self.scale:.6g} eV",
-            "licence": self.licence or "not stated",
-            "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
-        }
-        options = ", ".join(f"{key} = {value}" for key, value in self.config.items())
-        sections = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
-        sections[-1] += f": {options}" if options else ""
-        sections.append(_markdown_list(rows))
-        if self.training_data:
-            sections.append("## Training data\n\n" + _markdown_list(self.training_data))
-        if self.errors:
-            errors = {_with_unit(key): value for key, value in self.errors.items()}
-            sections.append("## Errors\n\n" + _markdown_list(errors))
-        return "\n\n".join(section for section in sections if section) + "\n"
-
-    def _fitted_energies(self) -> bool:
-        return self.training_data.get("reference energies by") == "least_squares"
-
-    @property
-    def compositions(self) -> list[str]:
-        """Hill formulas that the model was trained on; empty where not recorded."""
-        return list(self.training_data.get("compositions", []))
-
-
-@dataclass(frozen=True)
 class ModelFile:
     """A checked model file.
 
-    path : of the archive; card : what it is; passport : text of passport.json
+    path : of the archive; passport : text of passport.json
+    card : what it is, a PropagatorCard for a propagator
     sha256 : of the file's bytes
     """
 
@@ -157,7 +76,7 @@ class ModelFile:
 
 
 def available_models() -> list[str]:
-    """Return the names of the shipped models."""
+    """Return the names of the shipped models, potentials and propagators."""
     return sorted(_shipped())
 
 
@@ -229,39 +148,44 @@ def open_model_file(source: Source) -> ModelFile:
         raise ModelFileError(f"the {PASSPORT} inside '{path}' is not readable: {error}.") from error
 
 
+def open_potential(source: Source) -> ModelFile:
+    """Do what :func:`open_model_file` does, for what shall give energies and forces.
+
+    Raises
+    ------
+    UnknownModelError : there is none.
+    ModelFileError : see :func:`open_model_file`, or it is a propagator.
+    """
+    file = open_model_file(source)
+    if isinstance(file.card, PropagatorCard):
+        raise ModelFileError(
+            f"'{file.path}' is a learned dynamics ({file.card.architecture}), not a potential: it "
+            "has no energy and no forces. Run it with eqcalc.dynamics.Propagator."
+        )
+    return file
+
+
 def read_card(source: Source) -> ModelCard:
     """Return the card of a model given by path, folder or shipped name."""
     return open_model_file(source).card
 
 
-def _with_unit(key: str) -> str:
-    """Return "forces MAE (meV/Å)" of "forces_mae_mev_per_a"; other keys as they are."""
-    for ending, unit in (("_mev_per_a3", "meV/Å³"), ("_mev_per_a", "meV/Å"), ("_mev", "meV")):
-        if key.endswith(ending):
-            words = key.removesuffix(ending).split("_")
-            unit += "/atom" * ("atom" in words)
-            return " ".join([*words[:-1], words[-1].upper()]) + f" ({unit})"
-    return key
-
-
-def _markdown_list(content: dict[str, Any]) -> str:
-    def shown(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    return "\n".join(f"- {key}: {shown(value)}" for key, value in content.items())
-
-
 def _read_card_text(text: bytes, path: Path) -> ModelCard:
     try:
-        version = json.loads(text)["format_version"]
+        content = json.loads(text)
+        version = content["format_version"]
         if version > FORMAT_VERSION:
             raise ModelFileError(
                 f"'{path}' has format version {version}; this eqcalc reads up to "
                 f"{FORMAT_VERSION}. Upgrade eqcalc to use it."
             )
-        return ModelCard.from_json(text.decode())
+        kind = content.get("kind", ModelCard.kind)  # early cards of potentials do not say
+        if kind not in CARDS:
+            raise ModelFileError(
+                f"'{path}' is a model of kind '{kind}'; this eqcalc knows {', '.join(CARDS)}. "
+                "Upgrade eqcalc to use it."
+            )
+        return CARDS[kind].from_json(text.decode())
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"the {CARD} inside '{path}' is not readable: {error}.") from error
 

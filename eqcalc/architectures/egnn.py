@@ -55,7 +55,7 @@ from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.scatter import sum_at_receivers
 
-__all__ = ["EGNN", "Config", "EquivariantGraphConvolutionalLayer"]
+__all__ = ["EGNN", "PUBLISHED", "Config", "EquivariantGraphConvolutionalLayer"]
 
 _N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
 
@@ -89,6 +89,10 @@ class Config:
             cutoff=self.cutoff, swish_beta=self.swish_beta,
             avg_num_neighbors=self.avg_num_neighbors,
         )  # fmt: skip
+
+
+PUBLISHED = Config(update_coordinates=False)
+"""The paper's network for QM9, which does not move atoms."""
 
 
 class EGNN(nn.Module):
@@ -219,7 +223,6 @@ class EquivariantGraphConvolutionalLayer(nn.Module):
         self.feature = MLP(in_dim + hidden_dim, hidden_dim, in_dim, self.activation)
         self.velocity = MLP(in_dim, hidden_dim, 1, self.activation) if velocity else None
 
-    @torch.jit.unused
     def forward(
         self,
         node_feat: Tensor,
@@ -246,7 +249,8 @@ class EquivariantGraphConvolutionalLayer(nn.Module):
         GraphError : ``edge_index`` contains self-loops, or a shape does not match.
         ConfigError : a velocity is missing, or given to a layer built without.
         """
-        self._validate(node_feat, degree, coordinate, edge_index, velocity_vector)
+        if not torch.jit.is_scripting():
+            self._validate(node_feat, degree, coordinate, edge_index, velocity_vector)
         receivers = edge_index[1]
         vectors = coordinate[edge_index[0]] - coordinate[receivers]
         envelope = vectors.new_ones((vectors.shape[0], 1))

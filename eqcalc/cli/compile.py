@@ -36,11 +36,11 @@ def compile(
     from eqcalc.engines import load_model, resolve_device
     from eqcalc.engines.devices import resolve_dtype
     from eqcalc.engines.inductor import compile_package, find_package
-    from eqcalc.model_file import open_model_file
+    from eqcalc.model_file import open_potential
 
     torch.set_num_threads(threads)
     where = resolve_device(device)
-    file = open_model_file(model)
+    file = open_potential(model)
     precision = resolve_dtype(dtype or file.card.dtype)
     if find_package(file, where, precision) is None:
         start = time.perf_counter()

@@ -13,7 +13,7 @@ __all__ = ["choose_model", "trained_on"]
 
 
 def choose_model(atoms: Atoms) -> str:
-    """Return the first shipped model that was trained on the composition of ``atoms``.
+    """Return the first shipped potential that was trained on the composition of ``atoms``.
 
     Raises
     ------
@@ -21,7 +21,8 @@ def choose_model(atoms: Atoms) -> str:
     """
     from eqcalc.model_file import available_models, read_card
 
-    shipped = {name: read_card(name).compositions for name in available_models()}
+    cards = {name: read_card(name) for name in available_models()}
+    shipped = {name: card.compositions for name, card in cards.items() if card.kind == "potential"}
     for name, compositions in shipped.items():
         if trained_on(compositions, atoms):
             return name

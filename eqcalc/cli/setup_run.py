@@ -32,15 +32,16 @@ def set_up_run(
     ------
     StructureError : the structure cannot be read.
     ConfigError : no model was given and no shipped one fits.
+    ModelFileError : the model is no potential, or cannot be read.
     """
     from eqcalc.calculator import EqCalculator
-    from eqcalc.model_file import open_model_file
+    from eqcalc.model_file import open_potential
     from eqcalc.simulate.structures import read_structure
 
     atoms = read_structure(structure)
     _set_threads(options.threads, len(atoms))
     model = choose_model(atoms) if options.model is None else options.model
-    file = open_model_file(model)
+    file = open_potential(model)
     if options.model is None:
         known = ", ".join(file.card.compositions)
         # only formulas were compared, and the user did not choose

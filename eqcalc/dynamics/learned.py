@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from eqcalc.architectures.egnn import EquivariantGraphConvolutionalLayer
 from eqcalc.architectures.gmn import GMN
 from eqcalc.errors import ConfigError, did_you_mean
-from eqcalc.nn.arguments import require_at_least
+from eqcalc.nn.arguments import require_at_least, require_positive
 
 __all__ = ["LEARNED_DYNAMICS", "EGNNDynamics", "GMNDynamics", "build_dynamics", "complete_edges"]
 
@@ -28,15 +28,33 @@ class GMNDynamics(nn.Module):
 
     Nothing but products of charges enters, so that exchanging the sign of all of them
     changes nothing, as in the physics.
+
+    Parameters
+    ----------
+    hidden_dim, num_layers, learnable : see :class:`eqcalc.architectures.gmn.Config`
+    layer_time : time that a layer moves particles over. A layer adds its velocity to the
+        position, so that timestep / num_layers makes straight motion the easiest thing to
+        learn; the published 1 suits large steps, whose velocities nobody needs
+
+    Raises
+    ------
+    ConfigError : a size is not a positive integer, or the time not a positive number.
     """
 
     def __init__(
-        self, hidden_dim: int = 64, num_layers: int = 4, learnable: bool = False
+        self,
+        hidden_dim: int = 64,
+        num_layers: int = 4,
+        learnable: bool = False,
+        layer_time: float = 1.0,
     ) -> None:
         super().__init__()
+        require_positive(layer_time=layer_time)
         self.config = {
-            "hidden_dim": hidden_dim, "num_layers": num_layers, "learnable": learnable
+            "hidden_dim": hidden_dim, "num_layers": num_layers, "learnable": learnable,
+            "layer_time": layer_time,
         }  # fmt: skip
+        self.layer_time = float(layer_time)
         self.network = GMN(1, hidden_dim, num_layers, 1, learnable)
 
     def forward(
@@ -49,10 +67,11 @@ class GMNDynamics(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return positions and velocities after one step."""
         products = (charges[edge_index[0]] * charges[edge_index[1]]).unsqueeze(1)
-        return self.network(
-            speeds(velocities).unsqueeze(1), positions, velocities, edge_index,
+        x, moved = self.network(
+            speeds(velocities).unsqueeze(1), positions, self.layer_time * velocities, edge_index,
             in_degree(edge_index, positions), object_index, products,
         )  # fmt: skip
+        return x, moved / self.layer_time
 
 
 class EGNNDynamics(nn.Module):

@@ -14,7 +14,6 @@ times and charges are those of the training data.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,14 +22,13 @@ import torch
 from torch import Tensor
 
 from eqcalc.errors import ModelFileError
-from eqcalc.model_file import CARD, ModelCard, ModelFile, Source, open_model_file
+from eqcalc.model_card import PropagatorCard
+from eqcalc.model_file import ModelFile, Source, open_model_file
 
 __all__ = [
-    "KIND", "PropagatorCard", "PropagatorFrame", "PropagatorPassport", "Step",
+    "PropagatorCard", "PropagatorFrame", "PropagatorPassport", "Step",
     "open_propagator_file", "record_steps", "verify_steps",
 ]  # fmt: skip
-
-KIND = "propagator"
 
 Step = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
 """(charges, positions, velocities, object_index) -> positions, velocities."""
@@ -38,46 +36,6 @@ Step = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], tuple[Tensor, Tenso
 # Relative to the largest number of the frame. float32 has a unit roundoff of 6e-8, and
 # four layers of sums over a few neighbours lose two to three digits of it.
 TOLERANCES: dict[str, float] = {"float64": 1e-10, "float32": 1e-4}
-
-
-@dataclass(frozen=True)
-class PropagatorCard(ModelCard):
-    """What a propagator is; fields of potentials are empty.
-
-    timestep : time that one step covers
-    objects : kinds seen in training; charges, mass : of the particles seen in training
-    """
-
-    units: dict[str, str] = field(
-        default_factory=lambda: {"energy": "none", "length": "1", "time": "1"}
-    )
-    kind: str = KIND
-    timestep: float = 1.0
-    objects: list[str] = field(default_factory=list)
-    charges: list[float] = field(default_factory=list)
-    mass: float = 1.0
-
-    def to_markdown(self) -> str:
-        """Return the card as a page to read."""
-        rows: dict[str, Any] = {
-            "kind": "learned dynamics: positions and velocities one timestep later, no energy",
-            "timestep": f"{self.timestep:g}",
-            "objects": ", ".join(self.objects),
-            "particles": f"charges {', '.join(f'{q:+g}' for q in self.charges)}, "
-            f"mass {self.mass:g}, no box",
-            "units": "none: those of the training data",
-            "precision": self.dtype,
-            "licence": self.licence or "not stated",
-            "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
-        }
-        options = ", ".join(f"{key} = {value}" for key, value in self.config.items())
-        page = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
-        page[-1] += f": {options}" if options else ""
-        page.append(_bullets(rows))
-        for title, content in (("Training data", self.training_data), ("Errors", self.errors)):
-            if content:
-                page.append(f"## {title}\n\n{_bullets(content)}")
-        return "\n\n".join(part for part in page if part) + "\n"
 
 
 @dataclass(frozen=True)
@@ -139,15 +97,12 @@ def open_propagator_file(source: Source) -> tuple[ModelFile, PropagatorCard]:
     ModelFileError : it is unreadable, damaged or foreign, or a potential.
     """
     file = open_model_file(source)
-    with zipfile.ZipFile(file.path) as archive:
-        name = next(n for n in archive.namelist() if n.endswith(f"/extra/{CARD}"))
-        text = archive.read(name).decode()
-    if json.loads(text).get("kind") != KIND:
+    if not isinstance(file.card, PropagatorCard):
         raise ModelFileError(
             f"'{file.path}' is a potential ({file.card.architecture}), not a propagator: use it "
             "with eqcalc.EqCalculator."
         )
-    return file, PropagatorCard.from_json(text)  # type: ignore[return-value]
+    return file, file.card
 
 
 def record_steps(
@@ -194,10 +149,3 @@ def verify_steps(
                     f"with torch {torch.__version__}. Try dtype='float64' or device='cpu', or "
                     "export it again."
                 )
-
-
-def _bullets(content: dict[str, Any]) -> str:
-    lines = []
-    for key, value in content.items():
-        lines.append(f"- {key}: {value:.4g}" if isinstance(value, float) else f"- {key}: {value}")
-    return "\n".join(lines)

@@ -31,6 +31,8 @@ class DynamicsOptions:
     horizon : frames ahead
     velocity_weight : of the velocities' MSE beside that of the positions; a model
         that shall make more than one step needs it
+    gradient_clip : largest norm of the gradient of a batch, None for any; one close
+        encounter in the data can otherwise undo all that was learned
     flip_charges : exchange the sign of all charges of a sample at random, which is a
         symmetry of the data; of no effect on a dynamics that knows it
     validate_every : epochs
@@ -46,6 +48,7 @@ class DynamicsOptions:
     batch_size: int = 200
     learning_rate: float = 5e-4
     velocity_weight: float = 0.0
+    gradient_clip: float | None = None
     flip_charges: bool = True
     validate_every: int = 5
     seed: int = 0
@@ -56,6 +59,8 @@ class DynamicsOptions:
             validate_every=self.validate_every,
         )  # fmt: skip
         require_positive(learning_rate=self.learning_rate)
+        if self.gradient_clip is not None:
+            require_positive(gradient_clip=self.gradient_clip)
         if not 0.0 <= self.velocity_weight < float("inf"):
             raise ConfigError(
                 f"velocity_weight must be 0 or positive, found {self.velocity_weight}."
@@ -128,6 +133,8 @@ def train_dynamics(
                 )
             optimizer.zero_grad()
             loss.backward()
+            if options.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(dynamics.parameters(), options.gradient_clip)
             optimizer.step()
             losses.append(loss.item())
         if epoch % options.validate_every == 0 or epoch == options.n_epochs:

@@ -14,7 +14,7 @@ from eqcalc.engines.devices import resolve_device, resolve_dtype
 from eqcalc.engines.inductor import InductorEngine, compile_package
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, did_you_mean
-from eqcalc.model_file import ModelCard, ModelFile, Source, open_model_file
+from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.passport import Passport, verify
 
 __all__ = ["ENGINES", "Engine", "Model", "load_model", "resolve_device"]
@@ -102,7 +102,8 @@ def load_model(
 
     Raises
     ------
-    ModelFileError : the file is missing, damaged, foreign, or gives other numbers here.
+    ModelFileError : the file is missing, damaged, foreign, a propagator, or gives other
+        numbers here.
     DeviceError : CUDA was asked for and there is none.
     ConfigError : an unknown device, dtype or engine.
 
@@ -116,7 +117,7 @@ def load_model(
             f"unknown engine '{engine}'; known: {', '.join(known)}." + did_you_mean(engine, known)
         )
     where = resolve_device(device)
-    file = open_model_file(source)
+    file = open_potential(source)
     precision = resolve_dtype(dtype if dtype is not None else file.card.dtype)
     *faster, always = ENGINES
     not_used: dict[str, str] = {}

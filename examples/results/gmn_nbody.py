@@ -1,17 +1,21 @@
 """Train the shipped propagator gmn-nbody and write models/gmn-nbody.
 
-    python examples/results/gmn_nbody.py [--epochs 60] [--output models/gmn-nbody]
+    python examples/results/gmn_nbody.py [--epochs 10] [--output models/gmn-nbody]
 
 Three free particles, two sticks and a hinge; from frames 0, 4, ..., 48 to the frame 0.2
 units of time later, by the mean squared error of positions and velocities, so that the
-propagator can make one step after the other. (Steps of a whole unit, as in the published
-task, are less accurate over the same time.)
+propagator can make one step after the other. One thread of a busy 2-core CPU takes about
+five minutes.
+
+The errors on the card are those of the exported file, run by Propagator in the file's own
+precision, on samples of another seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,100 +27,142 @@ from eqcalc.dynamics import (
     NBodySystem,
     Propagator,
     build_dynamics,
-    evaluate_dynamics,
     export_propagator,
     simulate,
     train_dynamics,
 )
+from eqcalc.model_file import ModelCard
 
 SYSTEM = NBodySystem(3, 2, 1)
-N_TRAIN, N_VALIDATION, N_TEST = 500, 100, 200
-SEED = 7
-HORIZON = 2
+N_TRAIN, N_VALIDATION, N_TEST = 1000, 100, 100
+SEED, TEST_SEED = 7, 8
+HORIZON = 2  # frames, 0.1 of time each
+TIMESTEP = 0.2
 START_FRAMES = tuple(range(0, 50 - HORIZON + 1, 4))
+RATES = {1e-3: 0.6, 3e-4: 0.2, 1e-4: 0.2}
+"""Learning rate: share of the epochs."""
+TIMES = (1, 2, 5)
+"""Of a run from frame 0, where its error is measured."""
 DESCRIPTION = (
     "A learned dynamics (GMN) of charged particles, rigid sticks and hinges: one step is 0.2 units "
-    "of time, 200 steps of the integrator that made its data."
+    "of time, 200 steps of the integrator that made its data. A demonstration, good for about 1 "
+    "unit of time: there it halves the mean squared error of straight motion; after 2 units a "
+    "particle is typically 0.5 away from where it belongs, and after 5 the run is no forecast."
 )
 
 
 def main() -> None:
     """Simulate, train, export and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("models/gmn-nbody"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = simulate(SYSTEM, N_TRAIN + N_VALIDATION + N_TEST, seed=SEED)
-    train = data.samples(slice(0, N_TRAIN))
-    validation = data.samples(slice(N_TRAIN, N_TRAIN + N_VALIDATION))
-    test = data.samples(slice(N_TRAIN + N_VALIDATION, None))
     torch.manual_seed(SEED)
-    dynamics = build_dynamics("gmn")
-    options = DynamicsOptions(
-        start_frames=START_FRAMES, horizon=HORIZON, n_epochs=arguments.epochs,
-        velocity_weight=1.0, seed=SEED,
-    )  # fmt: skip
-    best = train_dynamics(
-        dynamics, train, validation, options, lambda now: print(now, flush=True)
-    )
-    errors = errors_of(dynamics.double(), test, options)
+    dynamics = build_dynamics("gmn", {"num_layers": 4, "layer_time": TIMESTEP / 4})
+    n_epochs = train(dynamics, arguments.epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        export(dynamics, Path(folder) / "model.pt", n_epochs, {})
+        propagator = Propagator(Path(folder) / "model.pt", device="cpu")
+        errors = errors_of(propagator, simulate(SYSTEM, N_TEST, seed=TEST_SEED))
     path = arguments.output / "model.pt"
-    card = export_propagator(
-        dynamics, path, timestep=options.horizon * data.frame_time, description=DESCRIPTION,
-        licence="MIT", errors=errors, overwrite=True,
-        training_data={
-            "made by": "eqcalc.dynamics.simulate",
-            "system": "3 isolated particles, 2 sticks, 1 hinge",
-            "samples": N_TRAIN, "start frames": list(START_FRAMES), "seed": SEED,
-            "epochs": best.epoch,
-        },
-    )  # fmt: skip
-    errors |= rollout_errors(Propagator(path, device="cpu"), test)
+    card = export(dynamics, path, n_epochs, errors)
     (arguments.output / "card.md").write_text(card.to_markdown())
     (arguments.output / "metrics.json").write_text(json.dumps(errors, indent=1) + "\n")
-    print(json.dumps(errors, indent=1))
+    print(card.to_markdown())
 
 
-def errors_of(
-    dynamics: torch.nn.Module, test: NBodyData, options: DynamicsOptions
-) -> dict[str, float]:
-    """Return the errors of one step on the test samples, and of motion at constant velocity."""
-    found = evaluate_dynamics(dynamics, test, options)
+def train(dynamics: torch.nn.Module, n_epochs: int) -> int:
+    """Train in place with falling learning rates; return the number of epochs."""
+    data = simulate(SYSTEM, N_TRAIN + N_VALIDATION, seed=SEED)
+    samples, validation = data.samples(slice(N_TRAIN)), data.samples(slice(N_TRAIN, None))
+    done = 0
+    for rate, share in RATES.items():
+        options = DynamicsOptions(
+            start_frames=START_FRAMES, horizon=HORIZON, n_epochs=max(1, round(share * n_epochs)),
+            learning_rate=rate, velocity_weight=1.0, gradient_clip=1.0, validate_every=1,
+            seed=SEED + done,
+        )  # fmt: skip
+        print(f"learning rate {rate:g}", flush=True)
+        train_dynamics(dynamics, samples, validation, options, lambda now: print(now, flush=True))
+        done += options.n_epochs
+    return done
+
+
+def export(
+    dynamics: torch.nn.Module, path: Path, n_epochs: int, errors: dict[str, float]
+) -> ModelCard:
+    """Write the file, float32 as trained."""
+    return export_propagator(
+        dynamics, path, name="gmn-nbody", timestep=TIMESTEP, description=DESCRIPTION,
+        licence="MIT", errors=errors, overwrite=True,
+        training_data={
+            "made by": "python examples/results/gmn_nbody.py",
+            "system": "3 isolated particles, 2 sticks, 1 hinge (eqcalc.dynamics.simulate)",
+            "samples": N_TRAIN, "start frames": list(START_FRAMES), "seed": SEED,
+            "epochs": n_epochs,
+        },
+    )  # fmt: skip
+
+
+def errors_of(propagator: Propagator, data: NBodyData) -> dict[str, float]:
+    """Return the errors of one step, and of runs from frame 0; of straight motion beside them.
+
+    MSE: mean over samples, particles and the three directions. A few close encounters make most
+    of it, so a run's median distance of a particle from where it belongs is given too.
+    """
+    return one_step_errors(propagator, data) | run_errors(propagator, data)
+
+
+def one_step_errors(propagator: Propagator, data: NBodyData) -> dict[str, float]:
+    """Return the errors of a step from each of the start frames."""
     start, end = np.array(START_FRAMES), np.array(START_FRAMES) + HORIZON
-    step = HORIZON * test.frame_time
-    straight = test.positions[:, start] + step * test.velocities[:, start]
-    unchanged = test.velocities[:, start] - test.velocities[:, end]
+    x, v, rod_error = data.positions[:, end].copy(), data.velocities[:, end].copy(), 0.0
+    i, j = data.system.rods
+    for sample in range(len(data)):
+        for row, frame in enumerate(START_FRAMES):
+            atoms = data.atoms(sample, frame)
+            before = atoms.positions[i] - atoms.positions[j]
+            propagator.run(atoms, 1)
+            x[sample, row], v[sample, row] = atoms.positions, atoms.get_velocities()
+            after = atoms.positions[i] - atoms.positions[j]
+            change = np.linalg.norm(after, axis=1) - np.linalg.norm(before, axis=1)
+            rod_error = max(rod_error, float(np.abs(change).max()))
+    step = HORIZON * data.frame_time
+    straight = data.positions[:, start] + step * data.velocities[:, start]
     return {
-        "position_mse": found.position_mse,
-        "velocity_mse": found.velocity_mse,
-        "rod_error": found.rod_error,
-        "position_mse_at_constant_velocity": float(
-            np.square(straight - test.positions[:, end]).mean()
+        "position_mse": _mse(x, data.positions[:, end]),
+        "position_mse_at_constant_velocity": _mse(straight, data.positions[:, end]),
+        "velocity_mse": _mse(v, data.velocities[:, end]),
+        "velocity_mse_at_constant_velocity": _mse(
+            data.velocities[:, start], data.velocities[:, end]
         ),
-        "velocity_mse_at_constant_velocity": float(np.square(unchanged).mean()),
+        "rod_error": rod_error,
     }
 
 
-def rollout_errors(propagator: Propagator, test: NBodyData) -> dict[str, float]:
-    """Return the position MSE 1, 2 and 4 units of time after frame 0, over 50 samples."""
-    per_unit = round(1.0 / propagator.card.timestep)
-    squares, straight = [], []
-    for sample in range(50):
-        atoms = test.atoms(sample, 0)
-        expected, v = test.positions[sample, :41:HORIZON], atoms.get_velocities()
-        found = [atoms.positions.copy() for _ in propagator.irun(atoms, 4 * per_unit)]
-        times = propagator.card.timestep * np.arange(len(found))
-        unforced = found[0] + times[:, np.newaxis, np.newaxis] * v
-        squares.append(np.square(np.array(found) - expected).mean((1, 2)))
-        straight.append(np.square(unforced - expected).mean((1, 2)))
+def run_errors(propagator: Propagator, data: NBodyData) -> dict[str, float]:
+    """Return the errors of runs from frame 0 after some times."""
+    frames = [round(time / data.frame_time) for time in TIMES]
+    expected = data.positions[:, frames]
+    found = np.empty_like(expected)
+    for sample in range(len(data)):
+        atoms = data.atoms(sample, 0)
+        run = [atoms.positions.copy() for _ in propagator.irun(atoms, frames[-1] // HORIZON)]
+        found[sample] = [run[frame // HORIZON] for frame in frames]
+    elapsed = np.array(TIMES)[:, np.newaxis, np.newaxis]
+    straight = data.positions[:, :1] + elapsed * data.velocities[:, :1]
     errors = {}
-    for unit in (1, 2, 4):
-        errors[f"position_mse_at_time_{unit}"] = float(np.mean(squares, axis=0)[unit * per_unit])
-        errors[f"position_mse_at_time_{unit}_at_constant_velocity"] = float(
-            np.mean(straight, axis=0)[unit * per_unit]
-        )
+    for k, time in enumerate(TIMES):
+        for values, ending in ((found, ""), (straight, "_at_constant_velocity")):
+            apart = np.linalg.norm(values[:, k] - expected[:, k], axis=-1)
+            errors[f"position_mse_at_time_{time}{ending}"] = _mse(values[:, k], expected[:, k])
+            errors[f"median_distance_at_time_{time}{ending}"] = float(np.median(apart))
     return errors
+
+
+def _mse(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.square(found - expected).mean())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "simulate"))
 
 from springs import Springs, ethanol
 
-SHIPPED = {"painn-water": ["H2O", "H128O64"], "nequip-ethanol": ["C2H6O"]}
+SHIPPED = {"painn-water": ["H2O", "H128O64"], "nequip-ethanol": ["C2H6O"], "gmn-nbody": []}
+PROPAGATORS = ["gmn-nbody"]
 ASKED_FOR = []
 
 
@@ -23,7 +24,8 @@ def eq_calculator(model, *, device, dtype, engine, skin):
 
 
 def model_file_of(name) -> SimpleNamespace:
-    card = SimpleNamespace(name=str(name), compositions=SHIPPED.get(str(name), []))
+    kind = "propagator" if str(name) in PROPAGATORS else "potential"
+    card = SimpleNamespace(name=str(name), compositions=SHIPPED.get(str(name), []), kind=kind)
     return SimpleNamespace(card=card, path=Path(f"models/{name}/model.pt"), sha256="9a12")
 
 
@@ -31,7 +33,7 @@ def fakes() -> dict[str, ModuleType]:
     """Return the stand-ins by module name, for ``sys.modules``."""
     model_file, calculator = ModuleType("eqcalc.model_file"), ModuleType("eqcalc.calculator")
     model_file.available_models = lambda: list(SHIPPED)
-    model_file.open_model_file = model_file_of
+    model_file.open_model_file = model_file.open_potential = model_file_of
     model_file.read_card = lambda name: model_file_of(name).card
     calculator.EqCalculator = eq_calculator
     return {"eqcalc.model_file": model_file, "eqcalc.calculator": calculator}

@@ -14,7 +14,7 @@ from typing import get_type_hints
 import ase.io
 import pytest
 from ase.build import bulk, molecule
-from fake_models import ASKED_FOR, fakes
+from fake_models import ASKED_FOR, SHIPPED, fakes
 
 import eqcalc.cli
 from eqcalc.cli import main
@@ -228,6 +228,13 @@ def test_choose_model_lists_what_there_is(folder):
     with pytest.raises(ConfigError, match=r"trained on CH4.*painn-water \(H2O, H128O64\).*--model"):
         choose_model(molecule("CH4"))
     assert choose_model(molecule("H2O")) == "painn-water"
+
+
+def test_choose_model_never_offers_a_propagator(folder, monkeypatch):
+    monkeypatch.setitem(SHIPPED, "gmn-nbody", ["CH4"])
+    with pytest.raises(ConfigError, match=r"trained on CH4\. Shipped are: painn-water") as caught:
+        choose_model(molecule("CH4"))
+    assert "gmn-nbody" not in str(caught.value)
 
 
 def test_trained_on_compares_crystals_of_any_size():

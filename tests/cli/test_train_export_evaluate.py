@@ -94,8 +94,6 @@ def test_info_without_a_model_lists_the_shipped_ones(capsys):
 
     for name in available_models():
         assert f"  {name}: " in out
-
-
     for name in available():
         assert f"  {name} " in out
 
@@ -137,6 +135,31 @@ def test_info_suggests_an_architecture(capsys):
     assert err.endswith("Did you mean 'nequip'?\n")
     assert run("info", "models/nequip.pt") == 2
     assert "Architectures" not in capsys.readouterr().err
+
+
+def test_info_shows_the_card_of_a_propagator(capsys):
+    assert run("info", "gmn-nbody") == 0
+    out = capsys.readouterr().out
+    for part in ("learned dynamics", "eqcalc.dynamics.Propagator", "timestep: 0.2", "no box"):
+        assert part in out
+    assert "eV" not in out
+    assert run("info", "gmn-nbody", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "propagator"
+
+
+@pytest.mark.parametrize("words", ["md {} -n 2 -m", "relax {} -m"])
+def test_md_and_relax_refuse_a_propagator(folder, capsys, words):
+    assert run(*words.format(ETHANOL_FRAMES).split(), "gmn-nbody") == 2
+    captured = capsys.readouterr()
+    assert "is a learned dynamics (gmn), not a potential" in captured.err
+    assert "Run it with eqcalc.dynamics.Propagator." in captured.err
+    assert "note:" not in captured.out
+    assert [path.name for path in folder.iterdir()] == ["train.toml"]
+
+
+def test_evaluate_refuses_a_propagator(folder, capsys):
+    assert run("evaluate", "gmn-nbody", ETHANOL_FRAMES) == 2
+    assert "is a learned dynamics (gmn), not a potential" in capsys.readouterr().err
 
 
 def test_info_of_an_unknown_model_ends_with_2_and_the_reason(capsys):

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from eqcalc.architectures import EGNN, EquivariantGraphConvolutionalLayer, build
 from eqcalc.errors import ConfigError, GraphError
+from eqcalc.export import read_archive, write_archive
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.cutoff import polynomial_envelope
 
@@ -147,6 +148,27 @@ def test_layer_equals_the_equations_written_as_loops(options, velocity, n):
             assert one is None
         else:
             np.testing.assert_allclose(one.detach().numpy(), other, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("velocity", "options"),
+    [
+        *((velocity, options) for velocity in (False, True) for options in OPTIONS),
+        (True, {"cutoff": 2.0}),
+        (False, {"moves_atoms": False}),
+    ],
+)
+def test_scripted_layer_gives_the_eager_numbers(velocity, options):
+    layer = _layer(velocity, **options)
+    features, degree, x, index, v = _inputs()
+    arguments = (features, degree, x, index, v if velocity else None)
+    scripted = read_archive(write_archive(layer, layer, "{}", "{}"))
+    for _ in range(3):
+        found = scripted(*arguments)
+    for one, other in zip(found, layer(*arguments), strict=True):
+        assert (one is None) == (other is None)
+        if other is not None:
+            torch.testing.assert_close(one, other, **EXACT)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=LABELS)

@@ -1,5 +1,6 @@
-"""The shipped models are what their cards say, and they hold molecular dynamics."""
+"""The shipped models are what their cards say, and they hold dynamics."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ase.io import read
 
 from eqcalc import EqCalculator, available_models, load_model
 from eqcalc.data import read_dataset
+from eqcalc.dynamics import NBodySystem, Propagator, simulate
 from eqcalc.evaluation import evaluate
 from eqcalc.model_file import find_model, read_card
 from eqcalc.simulate import MDSettings, run_md
@@ -18,13 +20,27 @@ ROOT = Path(__file__).parents[2]
 ETHANOL = ROOT.parent / "shared" / "data" / "rmd17" / "npz_data" / "rmd17_ethanol.npz"
 
 
-@pytest.mark.parametrize("name", available_models())
+KINDS = {name: read_card(name).kind for name in available_models()}
+
+
+def test_models_of_both_kinds_are_shipped():
+    assert KINDS == {"gmn-nbody": "propagator", "painn-ethanol": "potential"}
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_model_folder_agrees_with_the_card_inside(name):
     folder, card = find_model(name).parent, read_card(name)
     assert card.name == name
     assert (folder / "card.md").read_text() == card.to_markdown()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics.items() >= card.errors.items()
+    assert card.errors
+    assert card.licence
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind == "potential"])
+def test_potential_was_trained_by_the_file_beside_it(name):
+    folder, card = find_model(name).parent, read_card(name)
     config = read_config(folder / "train.toml")
     assert config.name == name
     given = {key: value for key, value in config.architecture.items() if key != "name"}
@@ -59,3 +75,71 @@ def test_painn_ethanol_stays_bonded_at_500_kelvin(tmp_path):
         distances = frame.get_all_distances()
         assert distances[bonded].max() < 1.9
         assert distances[~bonded].min() > 1.4
+
+
+# --- the propagator
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """Return the script that the card of gmn-nbody names."""
+    words = read_card("gmn-nbody").training_data["made by"].split()
+    assert words[0] == "python"
+    spec = importlib.util.spec_from_file_location("recipe", ROOT / words[1])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Return samples that no training, validation or test of gmn-nbody has seen."""
+    return simulate(NBodySystem(3, 2, 1), 30, n_steps=2000, seed=1234)
+
+
+def test_gmn_nbody_makes_the_errors_of_its_card(recipe):
+    propagator = Propagator("gmn-nbody", device="cpu")
+    data = simulate(recipe.SYSTEM, recipe.N_TEST, seed=recipe.TEST_SEED)
+    found = recipe.errors_of(propagator, data)
+    on_card = dict(propagator.card.errors)
+    assert found.pop("rod_error") < 2e-6  # float32's own rounding, not a figure to repeat
+    assert on_card.pop("rod_error") < 2e-6
+    assert found == pytest.approx(on_card, rel=1e-2)
+
+
+def test_gmn_nbody_is_closer_than_straight_motion_on_fresh_samples(fresh):
+    propagator = Propagator("gmn-nbody", device="cpu")
+    apart, straight = [], []
+    for sample in range(len(fresh)):
+        atoms = fresh.atoms(sample, 0)
+        unforced = atoms.positions + 1.0 * atoms.get_velocities()
+        propagator.run(atoms, 5)
+        assert propagator.get_time() == pytest.approx(1.0)
+        expected = fresh.positions[sample, 10]
+        apart.append(np.linalg.norm(atoms.positions - expected, axis=1))
+        straight.append(np.linalg.norm(unforced - expected, axis=1))
+    on_card = propagator.card.errors["median_distance_at_time_1"]
+    assert np.median(apart) < 1.25 * on_card
+    assert np.median(apart) < 0.8 * np.median(straight)
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(None, 2e-5), ("float64", 1e-12)])
+def test_gmn_nbody_keeps_the_lengths_of_rods(fresh, dtype, allowed):
+    propagator = Propagator("gmn-nbody", device="cpu", dtype=dtype)
+    for sample in range(5):
+        atoms = fresh.atoms(sample, 0)
+        start = atoms.positions.copy()
+        propagator.run(atoms, 25)
+        first, second = fresh.system.rods
+        lengths = np.linalg.norm(atoms.positions[first] - atoms.positions[second], axis=1)
+        assert np.abs(atoms.positions - start).max() > 0.1
+        assert np.abs(lengths - fresh.rod_lengths()[sample, 0]).max() < allowed
+
+
+def test_gmn_nbody_makes_the_same_run_again(fresh):
+    ends = []
+    for _ in range(2):
+        atoms = fresh.atoms(0, 0)
+        Propagator("gmn-nbody", device="cpu").run(atoms, 25)
+        ends.append(np.stack([atoms.positions, atoms.get_velocities()]))
+    np.testing.assert_array_equal(ends[0], ends[1])

@@ -19,7 +19,7 @@ PACKAGE = Path(eqcalc.__file__).parent
 
 _BASE = {"errors", "units", "files"}
 _GRAPHS = _BASE | {"graph", "neighbours"}
-_RUNNING = _GRAPHS | {"passport", "model_file", "engines"}
+_RUNNING = _GRAPHS | {"passport", "model_card", "model_file", "engines"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     # running a model file: no network in sight
     "neighbours": _BASE | {"graph"},
     "passport": _GRAPHS,
-    "model_file": _BASE,
+    "model_card": set(),
+    "model_file": _BASE | {"model_card"},
     "engines": _GRAPHS | {"passport", "model_file"},
     "calculator": _RUNNING,
     "simulate": _RUNNING | {"calculator"},

@@ -15,6 +15,7 @@ import eqcalc
 from eqcalc import model_file
 from eqcalc.engines import load_model
 from eqcalc.errors import EqcalcError, ModelFileError, UnknownModelError
+from eqcalc.model_card import PropagatorCard
 from eqcalc.model_file import (
     CARD,
     FORMAT_VERSION,
@@ -23,6 +24,7 @@ from eqcalc.model_file import (
     available_models,
     find_model,
     open_model_file,
+    open_potential,
     read_card,
 )
 
@@ -270,6 +272,30 @@ def test_an_archive_without_card_or_passport_is_refused(entry, models, tmp_path)
     path = rewrite(models["double"], tmp_path / "model.pt", {entry: lambda _: None})
     with pytest.raises(ModelFileError, match="not a model of eqcalc"):
         open_model_file(path)
+
+
+def test_an_unknown_kind_of_model_is_refused(models, tmp_path):
+    path = with_card(models["double"], tmp_path / "model.pt", kind="charge model")
+    with pytest.raises(
+        ModelFileError, match=r"model\.pt' is a model of kind 'charge model'; this eqcalc knows "
+        r"potential, propagator\. Upgrade"
+    ):  # fmt: skip
+        open_model_file(path)
+
+
+def test_a_card_that_does_not_say_its_kind_is_a_potentials(models, tmp_path):
+    path = with_card(models["double"], tmp_path / "model.pt", kind=None)
+    assert open_potential(path).card == open_model_file(models["double"]).card
+    assert open_potential(path).card.kind == "potential"
+
+
+def test_a_propagator_is_opened_with_its_card_and_refused_as_a_potential(models, tmp_path):
+    path = with_card(models["double"], tmp_path / "a.pt", kind="propagator", timestep=0.5)
+    card = open_model_file(path).card
+    assert isinstance(card, PropagatorCard)
+    assert (card.timestep, read_card(path)) == (0.5, card)
+    with pytest.raises(ModelFileError, match=r"a\.pt' is a learned dynamics \(painn\), not a pot"):
+        open_potential(path)
 
 
 def test_unknown_keys_of_a_later_card_are_passed_over(models, tmp_path):

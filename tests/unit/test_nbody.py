@@ -261,6 +261,19 @@ def test_training_lowers_the_error_and_keeps_the_best_weights(short, name):
     assert loss == pytest.approx(best.validation_loss, rel=1e-5)
 
 
+def test_gradients_are_clipped_only_when_asked(short):
+    norms = {}
+    for clip in (None, 1e-3):
+        torch.manual_seed(0)
+        dynamics = build_dynamics("gmn", {"hidden_dim": 8, "num_layers": 2})
+        options = DynamicsOptions((0,), 3, n_epochs=1, gradient_clip=clip)
+        train_dynamics(dynamics, short, short, options)
+        gradients = [p.grad for p in dynamics.parameters() if p.grad is not None]
+        norms[clip] = float(torch.nn.utils.get_total_norm(gradients))
+    assert norms[None] > 1e-2
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_gmn_keeps_the_rods_in_a_batch_and_egnn_does_not(short):
     options = DynamicsOptions(start_frames=(0, 1), horizon=3, batch_size=5)
     torch.manual_seed(0)
@@ -338,9 +351,14 @@ def test_verb_writes_the_data_with_progress_and_says_how_good_it_is(tmp_path):
         ),
         (lambda: DynamicsOptions(n_epochs=0), r"n_epochs must be an integer >= 1, found 0"),
         (lambda: DynamicsOptions(learning_rate=0), r"learning_rate must be a positive number"),
+        (lambda: DynamicsOptions(gradient_clip=0.0), r"gradient_clip must be a positive number"),
         (
             lambda: DynamicsOptions(velocity_weight=-1.0),
             r"velocity_weight must be 0 or positive, found -1\.0",
+        ),
+        (
+            lambda: build_dynamics("gmn", {"layer_time": 0.0}),
+            r"layer_time must be a positive number, found 0\.0",
         ),
         (lambda: build_dynamics("gnm"), r"unknown dynamics 'gnm'; .* Did you mean 'gmn'\?"),
         (

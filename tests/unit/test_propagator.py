@@ -17,7 +17,14 @@ from ase.io.trajectory import Trajectory
 from small_models import export_small
 from torch import nn
 
-from eqcalc.dynamics import GMNDynamics, Propagator, export_propagator, find_objects
+from eqcalc import EqCalculator, load_model
+from eqcalc.dynamics import (
+    EGNNDynamics,
+    GMNDynamics,
+    Propagator,
+    export_propagator,
+    find_objects,
+)
 from eqcalc.dynamics.learned import complete_edges
 from eqcalc.dynamics.propagator_file import PropagatorPassport, open_propagator_file, verify_steps
 from eqcalc.errors import (
@@ -251,7 +258,9 @@ def test_running_a_propagator_imports_neither_networks_nor_training():
 def test_card_says_what_the_propagator_is(path):
     card = Propagator(path, device="cpu").card
     assert (card.kind, card.architecture, card.timestep) == ("propagator", "gmn", 0.5)
-    assert card.config == {"hidden_dim": 8, "num_layers": 2, "learnable": False}
+    assert card.config == {
+        "hidden_dim": 8, "num_layers": 2, "learnable": False, "layer_time": 1.0
+    }  # fmt: skip
     assert (card.objects, card.charges) == (["isolated", "stick", "hinge"], [-1.0, 1.0])
     page = card.to_markdown()
     for words in ("# small", "a test", "**gmn**: hidden_dim = 8", "timestep: 0.5", "-1, +1",
@@ -262,7 +271,7 @@ def test_card_says_what_the_propagator_is(path):
 def test_file_is_listed_and_read_like_any_models(path):
     from eqcalc.model_file import read_card
 
-    assert read_card(path).architecture == "gmn"
+    assert read_card(path) == Propagator(path, device="cpu").card
 
 
 FRESH_PROCESS = """
@@ -319,6 +328,43 @@ def test_exports_of_every_kind_pass_their_own_passport(tmp_path, dtype, learnabl
     for working in ("float32", "float64"):
         propagator = Propagator(tmp_path / "a.pt", device="cpu", dtype=working)
         assert propagator.card.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_layer_time_is_the_time_that_a_layer_moves_over(tmp_path, atoms):
+    dynamics = _dynamics(layer_time=0.25)
+    q, x, v = (
+        torch.from_numpy(values.copy())
+        for values in (atoms.get_initial_charges(), atoms.positions, atoms.get_velocities())
+    )
+    objects = {kind: torch.tensor(index) for kind, index in OBJECTS.items()}
+    edges = complete_edges(6, x.device)
+    found = dynamics(q, x, v, edges, objects)
+    products = (q[edges[0]] * q[edges[1]]).unsqueeze(1)
+    speeds = torch.sqrt(v.square().sum(dim=1, keepdim=True) + 1e-8)
+    degree = torch.full((6,), 5.0, dtype=x.dtype)
+    expected = dynamics.network(speeds, x, 0.25 * v, edges, degree, objects, products)
+    torch.testing.assert_close(found[0], expected[0], rtol=0.0, atol=1e-13)
+    torch.testing.assert_close(found[1], 4.0 * expected[1], rtol=0.0, atol=1e-13)
+    export_propagator(dynamics, tmp_path / "a.pt", timestep=0.5)
+    Propagator(tmp_path / "a.pt", device="cpu").run(atoms, 1, objects=OBJECTS)
+    np.testing.assert_allclose(atoms.positions, found[0].detach().numpy(), rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_an_exported_egnn_makes_the_eager_networks_steps(tmp_path, atoms, dtype, allowed):
+    torch.manual_seed(0)
+    dynamics = EGNNDynamics(hidden_dim=8, num_layers=2).to(dtype)
+    card = export_propagator(dynamics, tmp_path / "a.pt", timestep=0.5, objects=["isolated"])
+    assert (card.architecture, card.config) == ("egnn", {"hidden_dim": 8, "num_layers": 2})
+    state = [atoms.get_initial_charges(), atoms.positions.copy(), atoms.get_velocities()]
+    q, x, v = (torch.tensor(values, dtype=dtype) for values in state)
+    start = atoms.positions.copy()
+    for _ in range(3):
+        x, v = dynamics(q, x, v, complete_edges(6, x.device), {})
+    Propagator(tmp_path / "a.pt", device="cpu").run(atoms, 3)
+    assert np.abs(atoms.positions - start).max() > 1e-2
+    for found, expected in ((atoms.positions, x), (atoms.get_velocities(), v)):
+        np.testing.assert_allclose(found, expected.detach().numpy(), rtol=0.0, atol=allowed)
 
 
 def test_name_is_the_folders_or_the_files(tmp_path):
@@ -452,6 +498,23 @@ def test_nan_from_the_model_is_an_error_that_leaves_the_atoms(tmp_path, atoms):
 def test_potentials_are_refused_with_the_class_that_takes_them(tmp_path):
     with pytest.raises(ModelFileError, match=r"is a potential \(painn\), not a propagator: use it"):
         Propagator(export_small(tmp_path / "potential.pt"), device="cpu")
+
+
+def test_a_shipped_potential_is_refused():
+    with pytest.raises(ModelFileError, match=r"painn-ethanol.* is a potential \(painn\), not"):
+        Propagator("painn-ethanol", device="cpu")
+
+
+@pytest.mark.parametrize("load", [EqCalculator, load_model])
+def test_a_propagator_is_refused_as_a_potential(path, load):
+    match = (
+        r"'.*small\.pt' is a learned dynamics \(gmn\), not a potential: it has no energy and no "
+        r"forces\. Run it with eqcalc\.dynamics\.Propagator"
+    )
+    with pytest.raises(ModelFileError, match=match):
+        load(path)
+    with pytest.raises(ModelFileError, match=match):
+        EqCalculator([path, path])
 
 
 def test_missing_files_are_refused():
