@@ -35,12 +35,14 @@ ALLOWED: dict[str, set[str]] = {
     "passport": _GRAPHS,
     "model_file": _BASE,
     "engines": _GRAPHS | {"passport", "model_file"},
-    "calculator": _RUNNING,
-    "simulate": _RUNNING | {"calculator"},
+    "batched": _RUNNING,
+    "exact_cache": set(),
+    "calculator": _RUNNING | {"batched", "exact_cache"},
+    "simulate": _RUNNING | {"calculator", "batched", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
     "data": _GRAPHS,
-    "evaluation": _RUNNING | {"calculator", "data"},
+    "evaluation": _RUNNING | {"batched", "calculator", "data"},
     "plots": _RUNNING | {"calculator", "data", "evaluation"},
     # making models
     "export": _GRAPHS
