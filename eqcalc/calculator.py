@@ -206,7 +206,7 @@ class EqCalculator(ExactCache):
         self,
         structures: Iterable[Atoms],
         *,
-        max_edges: int = MAX_EDGES,
+        max_edges: Optional[int] = None,
         names: Optional[Sequence[str]] = None,
     ) -> list[dict[str, Any]]:
         """Return the results of every structure, from few calls of the model.
@@ -219,7 +219,7 @@ class EqCalculator(ExactCache):
         Parameters
         ----------
         max_edges : neighbouring structures are joined up to so many edges (or atoms, where
-            there are more of them); a larger structure goes alone
+            there are more of them), 20 000 by default; a larger structure goes alone
         names : what messages call each structure; "structure 0", ... by default
 
         Raises
@@ -233,11 +233,12 @@ class EqCalculator(ExactCache):
                 "calculate_many needs a list of structures, found a single ase.Atoms; "
                 "pass [atoms], or use get_forces()."
             )
-        if max_edges < 1:
-            raise ConfigError(f"max_edges must be at least 1, found {max_edges}.")
+        largest = MAX_EDGES if max_edges is None else max_edges
+        if largest < 1:
+            raise ConfigError(f"max_edges must be at least 1, found {largest}.")
         results: list[dict[str, Any]] = []
         graphs = self._named_graphs(structures, names)
-        for group in grouped(graphs, lambda named: size_of(named.graph), max_edges):
+        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
             results += self._evaluate_group(group)
         return results
 

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "batched": _RUNNING,
     "exact_cache": set(),
     "calculator": _RUNNING | {"batched", "exact_cache"},
-    "simulate": _RUNNING | {"calculator", "batched", "exact_cache"},
+    "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
     "data": _GRAPHS,
