@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     # data, and models judged against them
     "data": _GRAPHS,
     "evaluation": _RUNNING | {"batched", "calculator", "data"},
-    "plots": _RUNNING | {"calculator", "data", "evaluation"},
+    "bench": _RUNNING | {"calculator", "simulate"},
+    "plots": _RUNNING | {"calculator", "data", "evaluation", "bench"},
     # making models
     "export": _GRAPHS
     | {"nn", "architectures", "potential", "passport", "model_file", "engines.devices"},
