@@ -104,7 +104,7 @@ def bench(
 
 def _systems(names: Sequence[str], sizes: str | None) -> dict[str, Atoms]:
     """Return the structures by what the table calls them."""
-    from eqcalc.bench import load_structure, parse_sizes, repeated
+    from eqcalc.bench_structures import load_structure, parse_sizes, repeated
 
     cells = None if sizes is None else parse_sizes(sizes)
     if cells is not None and len(names) > 1:

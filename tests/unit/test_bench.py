@@ -24,13 +24,11 @@ from eqcalc.bench import (
     Timing,
     check_elements,
     growth_exponent,
-    load_structure,
     machine,
     measure,
-    parse_sizes,
     ready_engines,
-    repeated,
 )
+from eqcalc.bench_structures import load_structure, parse_sizes, repeated
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import (
     ConfigError,

@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     # data, and models judged against them
     "data": _GRAPHS,
     "evaluation": _RUNNING | {"batched", "calculator", "data"},
-    "bench": _RUNNING | {"calculator", "simulate"},
+    "bench_structures": _BASE | {"simulate"},
+    "bench": _RUNNING | {"calculator"},
     "plots": _RUNNING | {"calculator", "data", "evaluation", "bench"},
     # making models
     "export": _GRAPHS
