@@ -82,7 +82,7 @@ PUBLISHED: dict[str, dict[str, object]] = {
     "egnn": {
         "hidden_dim": 128, "num_layers": 7, "attention": True, "swish_beta": 1.0,
         "update_coordinates": False,
-    },  # fmt: skip
+    },
     "gvp": {
         "scalar_dim": 100, "vector_dim": 16, "edge_scalar_dim": 32, "edge_vector_dim": 1,
         "num_layers": 5, "num_radial_basis": 16, "cutoff": 4.5, "drop_rate": 0.1,
