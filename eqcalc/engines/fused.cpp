@@ -7,6 +7,11 @@
 // vector:  s_i   = sum_j Wa(d_ij) a_j
 //          v_i   = sum_j r_ij/d_ij Wb(d_ij) b_j + Wc(d_ij) c_j      (c_j and v_i: 3 components)
 //
+// paths:   M_i[p, m3] = sum_j W_p(d_ij) sum_m1 A_ij[p, m3, m1] h_j[s(p), m1]
+//
+// where every path p joins one irrep s(p) of the sender's features to one block of the sums,
+// and the couplings A of an edge come from outside.
+//
 // Shapes: x (n, F); the vector kernel's features are [a, b, c_x, c_y, c_z] (n, 5F), its sums
 // [s, v_x, v_y, v_z] (n, 4F). table (n_rows, F or 3F); row k belongs to d = (k - 1) h.
 // edge_index (2, E), row 0 sender j, row 1 receiver i; vectors r_j - r_i (E, 3).
@@ -132,6 +137,85 @@ void vector_gradient(const Edge<T>& e, int64_t F, const T* __restrict table,
   grad_vector[2] = radial * z + qz * e.inverse;
 }
 
+// One path: where its features, couplings and sums begin, in numbers, and how they go on.
+struct Path {
+  int64_t x, d1, a, a_stride, d3, out, out_stride;
+};
+
+constexpr int64_t kPathColumns = 7;
+
+template <typename T, int D1>
+void path_sum(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
+              const T* __restrict x, const T* __restrict a, T* __restrict out) {
+  const T* xs = x + q.x;
+  T w[64];
+  for (int64_t first = 0; first < C; first += 64) {
+    const int64_t n = std::min<int64_t>(64, C - first);
+#pragma omp simd
+    for (int64_t f = 0; f < n; ++f) w[f] = VALUE(c + first, W, f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = a + q.a + m3 * q.a_stride;
+      T* o = out + q.out + m3 * q.out_stride + first;
+      const T* h = xs + first;
+#pragma omp simd
+      for (int64_t f = 0; f < n; ++f) {
+        T sum = 0;
+        for (int m1 = 0; m1 < D1; ++m1) sum += row[m1] * h[m1 * C + f];
+        o[f] += w[f] * sum;
+      }
+    }
+  }
+}
+
+template <typename T, int D1>
+T path_gradient(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
+                const T* __restrict x, const T* __restrict a, const T* __restrict g,
+                T* __restrict grad_x, T* __restrict grad_a) {
+  const T* xs = x + q.x;
+  T* gx = grad_x + q.x;
+  T w[64], v[64], slope = 0;
+  for (int64_t first = 0; first < C; first += 64) {
+    const int64_t n = std::min<int64_t>(64, C - first);
+#pragma omp simd
+    for (int64_t f = 0; f < n; ++f) {
+      w[f] = VALUE(c + first, W, f);
+      v[f] = SLOPE(c + first, W, f);
+    }
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = a + q.a + m3 * q.a_stride;
+      const T* go = g + q.out + m3 * q.out_stride + first;
+      const T* h = xs + first;
+      T* gh = gx + first;
+      T sums[D1] = {};
+#pragma omp simd reduction(+ : slope, sums)
+      for (int64_t f = 0; f < n; ++f) {
+        T sum = 0;
+        const T gw = go[f] * w[f];
+        for (int m1 = 0; m1 < D1; ++m1) {
+          sum += row[m1] * h[m1 * C + f];
+          gh[m1 * C + f] += row[m1] * gw;
+          sums[m1] += gw * h[m1 * C + f];
+        }
+        slope += go[f] * v[f] * sum;
+      }
+      T* ga = grad_a + q.a + m3 * q.a_stride;
+      for (int m1 = 0; m1 < D1; ++m1) ga[m1] += sums[m1];
+    }
+  }
+  return slope;
+}
+
+#define FOR_DEGREE(d1, CALL)                        \
+  switch (d1) {                                     \
+    case 1: { constexpr int D = 1; CALL; break; }   \
+    case 3: { constexpr int D = 3; CALL; break; }   \
+    case 5: { constexpr int D = 5; CALL; break; }   \
+    case 7: { constexpr int D = 7; CALL; break; }   \
+    case 9: { constexpr int D = 9; CALL; break; }   \
+    case 11: { constexpr int D = 11; CALL; break; } \
+    case 13: { constexpr int D = 13; CALL; break; } \
+  }
+
 void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
            const Tensor& index, int64_t n_features, int64_t n_filters) {
   TORCH_CHECK(features.dim() == 2 && table.dim() == 2 && vectors.dim() == 2, "three matrices");
@@ -143,6 +227,11 @@ void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
                   vectors.size(1) == 3,
               "edge_index and vectors differ");
   TORCH_CHECK(index.scalar_type() == at::kLong, "edge_index must be int64");
+  if (index.numel() > 0) {
+    const auto [low, high] = at::aminmax(index);
+    TORCH_CHECK(low.item<int64_t>() >= 0 && high.item<int64_t>() < features.size(0),
+                "edge_index must lie in 0..", features.size(0) - 1);
+  }
   TORCH_CHECK(table.scalar_type() == features.scalar_type() &&
                   vectors.scalar_type() == features.scalar_type(),
               "features, table and vectors differ in precision");
@@ -262,6 +351,88 @@ std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g_, const T
   return {grad_p, grad_vectors};
 }
 
+void check_paths(const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
+                 const Tensor& vectors, const Tensor& index, int64_t width) {
+  TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
+                  paths.scalar_type() == at::kLong && paths.size(0) > 0,
+              "paths must be int64 (n_paths, ", kPathColumns, ")");
+  TORCH_CHECK(table.size(1) % paths.size(0) == 0, "paths and table differ");
+  TORCH_CHECK(a.dim() == 2 && a.size(0) == vectors.size(0) && a.scalar_type() == x.scalar_type(),
+              "couplings and vectors differ");
+  check(x, table, vectors, index, x.size(1), table.size(1));
+  const int64_t C = table.size(1) / paths.size(0);
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  for (int64_t p = 0; p < paths.size(0); ++p) {
+    TORCH_CHECK(q[p].x >= 0 && q[p].x + q[p].d1 * C <= x.size(1) && q[p].d1 % 2 == 1 &&
+                    q[p].d1 <= 13 && q[p].d3 >= 1 && q[p].a >= 0 &&
+                    q[p].a + (q[p].d3 - 1) * q[p].a_stride + q[p].d1 <= a.size(1) &&
+                    q[p].out >= 0 && q[p].out + (q[p].d3 - 1) * q[p].out_stride + C <= width,
+                "path ", p, " is out of range");
+  }
+}
+
+Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_,
+                        const Tensor& table_, const Tensor& vectors_, const Tensor& index_,
+                        double per_h, int64_t width) {
+  const auto x = x_.contiguous(), a = a_.contiguous(), paths = paths_.contiguous();
+  const auto table = table_.contiguous(), vectors = vectors_.contiguous();
+  const auto index = index_.contiguous();
+  check_paths(x, a, paths, table, vectors, index, width);
+  const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
+  const int64_t D_x = x.size(1), D_a = a.size(1);
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  Tensor out;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "path_convolution", [&] {
+    const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
+               *pa = a.data_ptr<scalar_t>();
+    out = over_edges<scalar_t>(
+        x, width, table, vectors, index, per_h,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+          for (int64_t p = 0; p < n_paths; ++p) {
+            FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], C, W, pc + e.row * W + p * C,
+                                                       px + e.j * D_x, pa + k * D_a,
+                                                       own + e.i * width)))
+          }
+        });
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
+    const Tensor& g_, const Tensor& x_, const Tensor& a_, const Tensor& paths_,
+    const Tensor& table_, const Tensor& vectors_, const Tensor& index_, double per_h) {
+  const auto g = g_.contiguous(), x = x_.contiguous(), a = a_.contiguous();
+  const auto paths = paths_.contiguous(), table = table_.contiguous();
+  const auto vectors = vectors_.contiguous(), index = index_.contiguous();
+  check_paths(x, a, paths, table, vectors, index, g.size(1));
+  const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
+  const int64_t D_x = x.size(1), D_a = a.size(1), width = g.size(1);
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  auto grad_vectors = at::zeros_like(vectors);
+  auto grad_a = at::zeros_like(a);
+  Tensor grad_x;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "path_convolution_backward", [&] {
+    const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
+               *pa = a.data_ptr<scalar_t>(), *pg = g.data_ptr<scalar_t>();
+    auto *pv = grad_vectors.data_ptr<scalar_t>(), *pga = grad_a.data_ptr<scalar_t>();
+    grad_x = over_edges<scalar_t>(
+        x, D_x, table, vectors, index, per_h,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+          scalar_t slope = 0;
+          for (int64_t p = 0; p < n_paths; ++p) {
+            FOR_DEGREE(q[p].d1, (slope += path_gradient<scalar_t, D>(
+                                     e, q[p], C, W, pc + e.row * W + p * C, px + e.j * D_x,
+                                     pa + k * D_a, pg + e.i * width, own + e.j * D_x,
+                                     pga + k * D_a)))
+          }
+          pv[3 * k] = slope * e.x;
+          pv[3 * k + 1] = slope * e.y;
+          pv[3 * k + 2] = slope * e.z;
+        });
+  });
+  return {grad_x, grad_a, grad_vectors};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(eqcalc, m) {
@@ -274,6 +445,11 @@ TORCH_LIBRARY(eqcalc, m) {
         "float per_h) -> Tensor", pure);
   m.def("vector_convolution_backward(Tensor g, Tensor p, Tensor table, Tensor vectors, "
         "Tensor edge_index, float per_h) -> (Tensor, Tensor)", pure);
+  m.def("path_convolution(Tensor x, Tensor couplings, Tensor paths, Tensor table, "
+        "Tensor vectors, Tensor edge_index, float per_h, int width) -> Tensor", pure);
+  m.def("path_convolution_backward(Tensor g, Tensor x, Tensor couplings, Tensor paths, "
+        "Tensor table, Tensor vectors, Tensor edge_index, float per_h) "
+        "-> (Tensor, Tensor, Tensor)", pure);
 }
 
 TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
@@ -281,4 +457,6 @@ TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
   m.impl("scalar_convolution_backward", &scalar_convolution_backward);
   m.impl("vector_convolution", &vector_convolution);
   m.impl("vector_convolution_backward", &vector_convolution_backward);
+  m.impl("path_convolution", &path_convolution);
+  m.impl("path_convolution_backward", &path_convolution_backward);
 }
