@@ -238,7 +238,7 @@ def test_a_tabulated_network_is_the_network(name, with_kernels, portable):
         network = build(name, **NETWORKS[name]).double()
     exact = Potential(network, REFERENCE_ENERGIES).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    tabulated = Potential(network.tabulated(torch.float64, 1e-9), REFERENCE_ENERGIES).eval()
+    tabulated = Potential(network.tabulated(torch.float64, 1e-8), REFERENCE_ENERGIES).eval()
     assert tabulated.cutoff == exact.cutoff
     assert tabulated.n_hops == exact.n_hops
     for atoms in (ethanol(), crystal(), slab()):
@@ -246,8 +246,8 @@ def test_a_tabulated_network_is_the_network(name, with_kernels, portable):
         expected, found = exact.evaluate(graph), tabulated.evaluate(graph)
         scale = float(expected.forces.abs().max())
         assert scale > 1e-3
-        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-7 * scale)
-        torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-8)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-6 * scale)
+        torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-7)
     for key, value in network.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
