@@ -13,28 +13,41 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
-from ase.outputs import Properties
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eqcalc.batched import MAX_EDGES, grouped, predict, size_of
 from eqcalc.engines import Model, load_model
-from eqcalc.errors import ConfigError, NonFiniteError, UnsupportedElementError, listing
-from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, virials_from_edge_gradients
+from eqcalc.errors import (
+    ConfigError,
+    GraphError,
+    NonFiniteError,
+    UnsupportedElementError,
+    listing,
+)
+from eqcalc.exact_cache import ExactCache, State
+from eqcalc.graph import (
+    VOIGT,
+    AtomicGraph,
+    batch_graphs,
+    forces_from_edge_gradients,
+    virials_from_edge_gradients,
+)
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
 
 __all__ = ["EqCalculator"]
 
 
-class EqCalculator(Calculator):
+class EqCalculator(ExactCache):
     """Energies, forces and stress of a model file.
 
     Results, in eV and Å: ``energy``, ``free_energy`` (the same), ``energies``,
@@ -58,8 +71,6 @@ class EqCalculator(Calculator):
     ConfigError : an empty committee, or one whose members differ in dtype or share
         no element.
     """
-
-    _last: Optional[_State] = None
 
     name = "eqcalc"
     implemented_properties = [  # noqa: RUF012  (ASE's own pattern)
@@ -146,34 +157,6 @@ class EqCalculator(Calculator):
             )
         return {}
 
-    @property
-    def atoms(self) -> Optional[Atoms]:
-        """The structure of the present results: numbers, positions, cell and pbc.
-
-        Made when asked for: a copy at every step is a fifth of the calculator's overhead.
-        """
-        return None if self._last is None else self._last.atoms()
-
-    @atoms.setter
-    def atoms(self, atoms: Optional[Atoms]) -> None:
-        self._last = None if atoms is None else _State.of(atoms)
-
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what changed since the last calculation, exactly.
-
-        ASE's own check costs as much as a small model. These models depend on
-        numbers, positions, cell and pbc and on nothing else.
-        """
-        last, now = self._last, _State.of(atoms)
-        if last is None or len(last.numbers) != len(now.numbers):
-            return list(all_changes)
-        return [name for name, a, b in zip(now._fields, last, now, strict=True) if a != b]
-
-    def export_properties(self) -> Properties:
-        """Return the results that ASE has a name for."""
-        known = {k: v for k, v in self.results.items() if k in self.implemented_properties}
-        return Properties(known)
-
     @torch.inference_mode(False)  # there, nothing can be differentiated
     def calculate(
         self,
@@ -205,33 +188,114 @@ class EqCalculator(Calculator):
         self._last = None  # until this succeeds, nothing is known of any structure
         graph = self.neighbours.graph(atoms)
         self._refuse_unknown_elements(atoms)
-        members = [self._evaluate(model, graph) for model in self.models]
+        members, gradients = [], []
+        for model in self.models:
+            member, edge_gradients = self._evaluate(model, graph)
+            members.append(member)
+            gradients.append(edge_gradients)
         results: dict[str, Any] = _mean(members)
         if periodic:
-            results |= self._stress(graph, atoms, members, "stresses" in properties)
+            results |= self._stress(graph, atoms, gradients, "stresses" in properties)
         if len(members) > 1:
             results |= _spread(members)
         self.results = results
-        self._last = _State.of(atoms)
+        self._last = State.of(atoms)
 
-    def _evaluate(self, model: Model, graph: AtomicGraph) -> _Member:
+    @torch.inference_mode(False)
+    def calculate_many(
+        self,
+        structures: Iterable[Atoms],
+        *,
+        max_edges: Optional[int] = None,
+        names: Optional[Sequence[str]] = None,
+    ) -> list[dict[str, Any]]:
+        """Return the results of every structure, from few calls of the model.
+
+        The results are those of one :meth:`calculate` per structure, to rounding: energy,
+        free_energy, energies, forces; stress where all three directions are periodic; the
+        spreads of a committee. Sizes, elements and boundary conditions may differ. Neither
+        the structures nor the calculator's present results change.
+
+        Parameters
+        ----------
+        max_edges : neighbouring structures are joined up to so many edges (or atoms, where
+            there are more of them), 20 000 by default; a larger structure goes alone
+        names : what messages call each structure; "structure 0", ... by default
+
+        Raises
+        ------
+        GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does; the
+            message begins with the name of the structure.
+        ConfigError : something else than structures, too few names, ``max_edges`` below 1.
+        """
+        if isinstance(structures, Atoms):
+            raise ConfigError(
+                "calculate_many needs a list of structures, found a single ase.Atoms; "
+                "pass [atoms], or use get_forces()."
+            )
+        largest = MAX_EDGES if max_edges is None else max_edges
+        if largest < 1:
+            raise ConfigError(f"max_edges must be at least 1, found {largest}.")
+        results: list[dict[str, Any]] = []
+        graphs = self._named_graphs(structures, names)
+        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
+            results += self._evaluate_group(group)
+        return results
+
+    def _named_graphs(
+        self, structures: Iterable[Atoms], names: Optional[Sequence[str]]
+    ) -> Iterator[_Named]:
+        # A list of its own: that of a simulation which goes on beside this is kept. With a
+        # skin, displacements of one structure need one search.
+        own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
+        for index, atoms in enumerate(structures):
+            if names is not None and index >= len(names):
+                raise ConfigError(f"expected a name for each structure, found {len(names)}.")
+            name = f"structure {index}" if names is None else names[index]
+            if not isinstance(atoms, Atoms):
+                raise ConfigError(f"{name}: expected ase.Atoms, found {type(atoms).__name__}.")
+            try:
+                graph = own.graph(atoms)
+                self._check_elements(atoms)
+            except (GraphError, UnsupportedElementError) as error:
+                raise type(error)(f"{name}: {error}") from error
+            yield _Named(name, graph, bool(atoms.pbc.all()))
+
+    def _evaluate_group(self, group: list[_Named]) -> list[dict[str, Any]]:
+        graph = batch_graphs([named.graph for named in group])
+        predictions = [predict(model, graph) for model in self.models]
+        stress = np.mean([prediction.stress for prediction in predictions], axis=0)
+        results = []
+        first = 0
+        for k, (name, single, periodic) in enumerate(group):
+            here = slice(first, first + single.n_owned)
+            first = here.stop
+            # Copies: a result that is kept shall not keep those of all others.
+            members = [_Member(p.energies[here].copy(), p.forces[here].copy()) for p in predictions]
+            for model, member in zip(self.models, members, strict=True):
+                _refuse_not_finite(model, member, f"{name}: ")
+            found = _mean(members)
+            if periodic:
+                found["stress"] = stress[k].copy()
+            if len(members) > 1:
+                found |= _spread(members)
+            results.append(found)
+        return results
+
+    def _evaluate(self, model: Model, graph: AtomicGraph) -> tuple[_Member, Tensor]:
         energies, gradients = model(
             graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
         )
         n_atoms = graph.n_owned
         forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
-        member = _Member(energies.cpu().numpy(), forces.cpu().numpy(), gradients)
-        if not math.isfinite(member.energy) or not np.isfinite(member.forces).all():
-            raise NonFiniteError(
-                f"model '{model.card.name}' returned NaN or infinity for these {n_atoms} atoms; "
-                "the structure is far outside what it was trained on (look at the last frames)."
-            )
-        return member
+        member = _Member(energies.cpu().numpy(), forces.cpu().numpy())
+        _refuse_not_finite(model, member)
+        return member, gradients
 
     def _stress(
-        self, graph: AtomicGraph, atoms: Atoms, members: list[_Member], per_atom: bool
+        self, graph: AtomicGraph, atoms: Atoms, of_members: list[Tensor], per_atom: bool
     ) -> dict[str, Any]:
-        gradients = torch.stack([member.gradients for member in members]).mean(dim=0)
+        gradients = torch.stack(of_members).mean(dim=0)  # (n_edges, 3)
         volume = atoms.get_volume()
         if not per_atom:
             virial = graph.edge_vectors.to(torch.float64).T @ gradients.to(torch.float64)
@@ -244,8 +308,11 @@ class EqCalculator(Calculator):
 
     def _refuse_unknown_elements(self, atoms: Atoms) -> None:
         numbers = atoms.numbers.tobytes()
-        if numbers == self._checked_numbers:
-            return
+        if numbers != self._checked_numbers:
+            self._check_elements(atoms)
+            self._checked_numbers = numbers
+
+    def _check_elements(self, atoms: Atoms) -> None:
         symbols = [chemical_symbols[z] for z in atoms.numbers]
         unknown = sorted(set(symbols) - self._elements)
         if unknown:
@@ -255,43 +322,32 @@ class EqCalculator(Calculator):
                 f"model '{self.card.name}' does not know {', '.join(unknown)} "
                 f"(atoms {listing(where)}); it was trained on {', '.join(known)}."
             )
-        self._checked_numbers = numbers
 
 
-class _State(NamedTuple):
-    """What the results depend on, as bytes: copied and compared in a microsecond."""
+class _Named(NamedTuple):
+    """The graph of a structure, what messages call it, and whether it has a stress."""
 
-    numbers: bytes
-    positions: bytes
-    cell: bytes
-    pbc: bytes
-
-    @classmethod
-    def of(cls, atoms: Atoms) -> _State:
-        return cls(
-            atoms.numbers.tobytes(),
-            np.asarray(atoms.positions, dtype=np.float64).tobytes(),
-            atoms.cell.array.tobytes(),
-            atoms.pbc.tobytes(),
-        )
-
-    def atoms(self) -> Atoms:
-        return Atoms(
-            np.frombuffer(self.numbers, dtype=int),
-            np.frombuffer(self.positions).reshape(-1, 3),
-            cell=np.frombuffer(self.cell).reshape(3, 3),
-            pbc=np.frombuffer(self.pbc, dtype=bool),
-        )
+    name: str
+    graph: AtomicGraph
+    periodic: bool
 
 
 class _Member:
     """What one model says of the atoms."""
 
-    def __init__(self, energies: NDArray, forces: NDArray, gradients: Tensor) -> None:
+    def __init__(self, energies: NDArray, forces: NDArray) -> None:
         self.energies = energies  # (n_atoms,), eV
         self.forces = forces  # (n_atoms, 3), eV/Å
-        self.gradients = gradients  # (n_edges, 3), eV/Å
         self.energy = float(energies.sum())
+
+
+def _refuse_not_finite(model: Model, member: _Member, where: str = "") -> None:
+    if not math.isfinite(member.energy) or not np.isfinite(member.forces).all():
+        raise NonFiniteError(
+            f"{where}model '{model.card.name}' returned NaN or infinity for these "
+            f"{len(member.energies)} atoms; the structure is far outside what it was trained on "
+            "(look at the last frames)."
+        )
 
 
 def _mean(members: list[_Member]) -> dict[str, Any]:

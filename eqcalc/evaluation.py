@@ -5,7 +5,7 @@ The exported file is what is judged, through an engine, as a simulation runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -14,21 +14,14 @@ import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from eqcalc.batched import MAX_EDGES, grouped, predict, size_of
 from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
 from eqcalc.data.frames import LabelledFrame
 from eqcalc.engines import Model
 from eqcalc.errors import DataError, UnsupportedElementError, listing
-from eqcalc.graph import (
-    VOIGT,
-    forces_from_edge_gradients,
-    sum_over_structures,
-    virials_from_edge_gradients,
-    volumes,
-)
+from eqcalc.graph import sum_over_structures
 
 __all__ = ["Comparison", "Errors", "Quantity", "evaluate"]
-
-_BATCH_EDGES = 20_000  # enough to keep the processor busy, small enough for any memory
 
 
 @dataclass(frozen=True)
@@ -112,44 +105,37 @@ def evaluate(
     if len(frames) == 0:
         raise DataError("evaluate needs at least one frame, found none.")
     _refuse_unknown_elements(model, frames)
+    graphs = _graphs(model, frames, source)
     rows = []
-    graphs: list[LabelledGraph] = []
-    n_edges = 0
+    done = 0
+    for group in grouped(graphs, lambda labelled: size_of(labelled.graph), MAX_EDGES):
+        rows.append(_evaluate_batch(model, collate(group)))
+        done += len(group)
+        if progress is not None:
+            progress(done)
+    return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
+
+
+def _graphs(
+    model: Model, frames: Sequence[LabelledFrame], source: str
+) -> Iterator[LabelledGraph]:
     for index, frame in enumerate(frames):
-        (labelled,) = labelled_graphs(
+        yield from labelled_graphs(
             [frame], model.card.cutoff, model.dtype, first=index, source=source
         )
-        graphs.append(labelled)
-        n_edges += labelled.graph.edge_index.shape[1]
-        if n_edges >= _BATCH_EDGES or index == len(frames) - 1:
-            rows.append(_evaluate_batch(model, collate(graphs)))
-            graphs, n_edges = [], 0
-            if progress is not None:
-                progress(index + 1)
-    return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
 
 
 def _evaluate_batch(model: Model, batch: LabelledGraph) -> tuple[NDArray, ...]:
     graph = batch.graph
-    device = model.device
-    n_atoms = graph.atomic_numbers.shape[0]
-    edge_index, edge_vectors = graph.edge_index.to(device), graph.edge_vectors.to(device)
-    energies, gradients = model(
-        graph.atomic_numbers.to(device), edge_vectors, edge_index, n_atoms
+    found = predict(model, graph)
+    energy = sum_over_structures(
+        torch.from_numpy(found.energies), graph.structure_index, graph.n_structures
     )
-    index = graph.structure_index.to(device)
-    energy = sum_over_structures(energies, index, graph.n_structures)
     sizes = torch.bincount(graph.structure_index, minlength=graph.n_structures)
-    forces = forces_from_edge_gradients(gradients, edge_index, n_atoms)
-    virials = virials_from_edge_gradients(gradients, edge_vectors, edge_index, n_atoms)
-    virial = sum_over_structures(virials, index, graph.n_structures).cpu()
-    voigt = torch.stack([virial[:, a, b] for a, b in VOIGT], dim=1)
-    volume = volumes(graph.cell)
-    stress = torch.full_like(voigt, torch.nan)
-    closed = volume > 0
-    stress[closed] = voigt[closed] / volume[closed].unsqueeze(1)
-    columns = (energy, batch.energy, sizes, forces, batch.forces, stress, batch.stress)
-    return tuple(column.detach().cpu().numpy() for column in columns)
+    labels = (batch.energy.numpy(), batch.forces.numpy(), batch.stress.numpy())
+    return (
+        energy.numpy(), labels[0], sizes.numpy(), found.forces, labels[1], found.stress, labels[2]
+    )  # fmt: skip
 
 
 def _comparison(n_frames: int, columns: Sequence[NDArray]) -> Comparison:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from eqcalc.bench import Measurement, growth_exponent
 from eqcalc.evaluation import Comparison, Quantity
 
-__all__ = ["parity_plot"]
+__all__ = ["growth_plot", "parity_plot"]
 
 _COLOURS = {"energy_per_atom": "#4059ad", "forces": "#2a9d6f", "stress": "#c8553d"}
+_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "stress": "Stress"}
 
 
@@ -25,6 +29,36 @@ def parity_plot(comparison: Comparison, title: str) -> bytes:
     for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(axes, quantity)
     figure.suptitle(f"{title}, {comparison.n_frames} frames", fontsize=10, color="0.3")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def growth_plot(measurements: Sequence[Measurement], title: str) -> bytes:
+    """Return a PNG of µs per atom over the number of atoms, a line per engine."""
+    figure = Figure(figsize=(6.0, 4.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    engines = dict.fromkeys(measurement.engine for measurement in measurements)
+    for engine, colour in zip(engines, cycle(_COLOURS.values())):
+        shown = [m for m in measurements if m.engine == engine]
+        n_atoms = np.array([m.n_atoms for m in shown])
+        times = np.array([m.us_per_atom for m in shown])  # (n_sizes, 3): median, low, high
+        spread = [times[:, 0] - times[:, 1], times[:, 2] - times[:, 0]]
+        exponent = growth_exponent(shown)
+        axes.errorbar(
+            n_atoms, times[:, 0], yerr=spread, fmt="o-", ms=5, lw=1.2, capsize=3, color=colour,
+            label=f"{engine}: step ~ atoms$^{{{exponent:.2f}}}$",
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="atoms", ylabel="time of a step (µs per atom)")
+    axes.xaxis.set_major_locator(FixedLocator(sorted({m.n_atoms for m in measurements})))
+    axes.xaxis.set_minor_locator(NullLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_minor_formatter(_PLAIN)
+    axes.grid(which="both", alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)  # off the error bars
+    axes.set_title(title, fontsize=10, color="0.3")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

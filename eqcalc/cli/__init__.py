@@ -21,7 +21,9 @@ from eqcalc.errors import EqcalcError
 
 __all__ = ["VERBS", "build_app", "main"]
 
-VERBS: tuple[str, ...] = ("md", "relax", "info", "train", "evaluate", "export", "compile", "nbody")
+VERBS: tuple[str, ...] = (
+    "md", "relax", "info", "train", "evaluate", "export", "compile", "bench", "nbody",
+)  # fmt: skip
 """In the order of ``--help``. Verb ``x`` is the function ``x`` of ``eqcalc.cli.x``."""
 
 _HELP = "Trained equivariant networks as an ASE calculator: dynamics, relaxation, training."

@@ -1,7 +1,8 @@
 """Molecular dynamics and relaxation with any ASE calculator.
 
 A run is a folder: the trajectory, a table, a plot, the last structure and a
-manifest that says what it was made with and how it ended.
+manifest that says what it was made with and how it ended. Bands of images and Hessians
+go through few, large model calls (:func:`share_calculator`, :func:`hessian`).
 
 >>> from ase.build import molecule
 >>> from ase.calculators.emt import EMT
@@ -10,6 +11,8 @@ manifest that says what it was made with and how it ended.
 1
 """
 
+from eqcalc.simulate.hessian import hessian
+from eqcalc.simulate.images import share_calculator
 from eqcalc.simulate.interrupts import StopRequested
 from eqcalc.simulate.md import MDProgress, MDResult, MDRun, run_md
 from eqcalc.simulate.relax import RelaxResult, RelaxRun, RelaxStep, run_relax
@@ -26,7 +29,9 @@ __all__ = [
     "RelaxSettings",
     "RelaxStep",
     "StopRequested",
+    "hessian",
     "read_structure",
     "run_md",
     "run_relax",
+    "share_calculator",
 ]

@@ -48,7 +48,8 @@ class Counted:
     """A model that counts its calls and may answer with its own numbers."""
 
     def __init__(self, model: Model, answer: Callable | None = None) -> None:
-        self.model, self.card, self.answer, self.n_calls = model, model.card, answer, 0
+        self.model, self.card, self.device = model, model.card, model.device
+        self.answer, self.n_calls = answer, 0
 
     def __call__(self, *tensors):
         self.n_calls += 1

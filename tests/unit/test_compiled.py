@@ -15,6 +15,7 @@ from ase import Atoms
 from small_models import ETHANOL_FRAMES, crystal, ethanol, potential, slab
 
 from eqcalc import EqCalculator
+from eqcalc.bench import BenchCalculator, measure, ready_engines
 from eqcalc.cli import main
 from eqcalc.engines import load_model
 from eqcalc.engines.inductor import compile_package
@@ -192,6 +193,22 @@ def test_forces_of_the_package_are_the_gradient_of_its_energy(compiled):
             moved.positions[atom, axis] += sign * h
             energy.append(calculator.get_potential_energy(moved))
         assert -(energy[0] - energy[1]) / (2 * h) == pytest.approx(forces[atom, axis], abs=1e-6)
+
+
+@pytest.mark.parametrize("max_edges", [1, 20_000])
+def test_many_structures_through_the_package_are_those_one_by_one(max_edges, compiled):
+    fast, slow = EqCalculator(compiled), EqCalculator(compiled, engine="torchscript")
+    together = fast.calculate_many(structures().values(), max_edges=max_edges)
+    for found, (name, atoms) in zip(together, structures().items(), strict=True):
+        slow.calculate(atoms)
+        for key, value in slow.results.items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-11, atol=1e-11, err_msg=name)
+
+
+def test_bench_takes_the_package_once_it_is_there(compiled):
+    assert ready_engines(compiled, device="cpu") == (["inductor", "torchscript"], {})
+    timed = BenchCalculator(compiled, engine="inductor", device="cpu")
+    assert measure(timed, crystal(), "crystal", seconds=1e-3).engine == "inductor"
 
 
 def test_ghost_atoms_carry_messages_and_no_energy(compiled):

@@ -36,13 +36,17 @@ ALLOWED: dict[str, set[str]] = {
     "model_card": set(),
     "model_file": _BASE | {"model_card"},
     "engines": _GRAPHS | {"passport", "model_file"},
-    "calculator": _RUNNING,
-    "simulate": _RUNNING | {"calculator"},
+    "batched": _RUNNING,
+    "exact_cache": set(),
+    "calculator": _RUNNING | {"batched", "exact_cache"},
+    "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
     "data": _GRAPHS,
-    "evaluation": _RUNNING | {"calculator", "data"},
-    "plots": _RUNNING | {"calculator", "data", "evaluation"},
+    "evaluation": _RUNNING | {"batched", "calculator", "data"},
+    "bench_structures": _BASE | {"simulate"},
+    "bench": _RUNNING | {"calculator"},
+    "plots": _RUNNING | {"calculator", "data", "evaluation", "bench"},
     # making models
     "export": _GRAPHS
     | {"nn", "architectures", "potential", "passport", "model_file", "engines.devices"},

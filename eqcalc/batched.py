@@ -1,0 +1,95 @@
+"""Many structures through a model in few calls.
+
+Shapes: n_atoms, n_edges, n_structures of the joined graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eqcalc.engines import Model
+from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, volumes
+
+__all__ = ["MAX_EDGES", "Predictions", "grouped", "predict", "size_of"]
+
+MAX_EDGES = 20_000
+"""Edges of one model call: enough to keep a processor busy, small enough for any memory."""
+
+T = TypeVar("T")
+
+
+class Predictions(NamedTuple):
+    """What a model says of all structures of a graph, float64.
+
+    energies : (n_atoms,), eV
+    forces : (n_atoms, 3), eV/Å
+    stress : (n_structures, 6), eV/Å³, Voigt; NaN where a direction is open
+    """
+
+    energies: NDArray
+    forces: NDArray
+    stress: NDArray
+
+
+def grouped(
+    items: Iterable[T], size: Callable[[T], int], largest: int
+) -> Iterator[list[T]]:
+    """Yield neighbouring items whose sizes add up to ``largest`` at most; items are asked for late.
+
+    An item that is larger stands alone.
+
+    >>> list(grouped([3, 4, 2, 9, 1], size=lambda item: item, largest=8))
+    [[3, 4], [2], [9], [1]]
+    """
+    group: list[T] = []
+    total = 0
+    for item in items:
+        n = size(item)
+        if group and total + n > largest:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += n
+    if group:
+        yield group
+
+
+def size_of(graph: AtomicGraph) -> int:
+    """Return the number of edges, or of atoms where there are more of them."""
+    return max(graph.edge_index.shape[1], graph.atomic_numbers.shape[0])
+
+
+@torch.inference_mode(False)  # what is made there can never be differentiated
+def predict(model: Model, graph: AtomicGraph) -> Predictions:
+    """Run a model once on a graph of any number of structures.
+
+    Parameters
+    ----------
+    graph : on any device, without ghost atoms, edge vectors in the model's precision
+    """
+    device = model.device
+    n_atoms = graph.atomic_numbers.shape[0]
+    edge_index, edge_vectors = graph.edge_index.to(device), graph.edge_vectors.to(device)
+    energies, gradients = model(
+        graph.atomic_numbers.to(device), edge_vectors, edge_index, n_atoms
+    )
+    forces = forces_from_edge_gradients(gradients, edge_index, n_atoms)
+    stress = np.full((graph.n_structures, len(VOIGT)), np.nan)
+    volume = volumes(graph.cell).cpu().numpy()
+    closed = volume > 0
+    if closed.any():
+        r, g = edge_vectors.to(torch.float64), gradients.to(torch.float64)
+        structure = graph.structure_index.to(device).index_select(0, edge_index[1])
+        virials = r.new_zeros((graph.n_structures, 3, 3))
+        virials = virials.index_add(0, structure, r.unsqueeze(2) * g.unsqueeze(1))
+        virials = 0.5 * (virials + virials.transpose(1, 2))
+        voigt = torch.stack([virials[:, a, b] for a, b in VOIGT], dim=1).cpu().numpy()
+        stress[closed] = voigt[closed] / volume[closed, None]
+    return Predictions(
+        energies.to(torch.float64).cpu().numpy(), forces.cpu().numpy(), stress
+    )

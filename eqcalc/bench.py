@@ -1,0 +1,308 @@
+"""How long a step of dynamics takes with a model, and where the time goes.
+
+A step of ASE's VelocityVerlet is split into
+
+    neighbours  the list of edges, kept or built anew
+    model       one call of the engine: energies and edge gradients
+    host        what is left of the calculator: forces, stress, checks, results
+    ase         the integrator and ASE's own handling of atoms and results
+
+Each block of steps starts from the same positions and velocities. A number is the median
+over the blocks, with the smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from ase import Atoms, units
+from ase.data import chemical_symbols
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from torch import Tensor
+
+from eqcalc import __version__
+from eqcalc.calculator import EqCalculator
+from eqcalc.engines import ENGINES, Engine, load_model
+from eqcalc.errors import EngineError, EngineWarning, UnsupportedElementError, listing
+from eqcalc.graph import AtomicGraph
+from eqcalc.model_file import ModelCard, Source
+from eqcalc.neighbours import SkinList
+
+__all__ = [
+    "BenchCalculator", "Measurement", "Timing", "check_elements", "growth_exponent", "machine",
+    "measure", "ready_engines",
+]  # fmt: skip
+
+N_BLOCKS = 7
+_WARM_UP = 5  # steps; TorchScript compiles during its first calls
+_MOST_STEPS = 500  # of a block
+_TIMESTEP_FS, _TEMPERATURE_K = 0.05, 10.0  # slow: an untrained model shall not blow it up
+_BUSY = 0.95  # share of a core below which something else was running
+
+
+class Timing(NamedTuple):
+    """ms per step: median, smallest and largest over the blocks."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Timing:
+        """Return the timing of the blocks' values."""
+        return cls(float(np.median(values)), float(min(values)), float(max(values)))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one engine takes for one structure.
+
+    step, neighbours, model, host, ase : ms per step, see the module
+    fresh_list : ms for a neighbour list built anew
+    n_builds : lists that were built during all blocks
+    cpu_share : processor time over wall time; below 1 with one thread, something else ran
+    """
+
+    structure: str
+    n_atoms: int
+    n_edges: int
+    engine: str
+    step: Timing
+    neighbours: Timing
+    model: Timing
+    host: Timing
+    ase: Timing
+    fresh_list: Timing
+    n_blocks: int
+    n_steps: int
+    n_builds: int
+    cpu_share: float
+
+    @property
+    def us_per_atom(self) -> Timing:
+        """The step in µs per atom."""
+        return Timing(*(1e3 * value / self.n_atoms for value in self.step))
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether one thread did not have a core to itself."""
+        return torch.get_num_threads() == 1 and self.cpu_share < _BUSY
+
+
+class _Stopwatch:
+    """Adds up the seconds spent inside ``with`` blocks, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - self._start
+
+
+class _TimedEngine:
+    """An engine under a stopwatch."""
+
+    def __init__(self, engine: Engine, watch: _Stopwatch) -> None:
+        self.engine, self.watch = engine, watch
+        self.name, self.device, self.dtype = engine.name, engine.device, engine.dtype
+
+    def __call__(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
+    ) -> tuple[Tensor, Tensor]:
+        with self.watch:
+            return self.engine(atomic_numbers, edge_vectors, edge_index, n_owned)
+
+
+class _TimedList(SkinList):
+    """A neighbour list under a stopwatch."""
+
+    watch: _Stopwatch
+
+    def graph(self, atoms: Atoms) -> AtomicGraph:
+        with self.watch:
+            return super().graph(atoms)
+
+
+class BenchCalculator(EqCalculator):
+    """An EqCalculator whose parts run under stopwatches.
+
+    Raises
+    ------
+    EngineError : the engine that was asked for cannot run the model here.
+    """
+
+    def __init__(self, model: Source, *, engine: str, **options: Any) -> None:
+        with warnings.catch_warnings():
+            # Elsewhere another engine may stand in; here its times would be taken for these.
+            warnings.simplefilter("error", EngineWarning)
+            try:
+                super().__init__(model, engine=engine, **options)
+            except EngineWarning as warning:
+                raise EngineError(f"engine '{engine}' cannot be measured: {warning}") from warning
+        device = self.models[0].device
+        self.watches = {part: _Stopwatch(device) for part in ("neighbours", "model", "all")}
+        timed: Any = _TimedEngine(self.models[0].engine, self.watches["model"])
+        self.models = [replace(self.models[0], engine=timed)]
+        old = self.neighbours
+        self.neighbours = _TimedList(old.cutoff, old.skin, dtype=old.dtype, device=old.device)
+        self.neighbours.watch = self.watches["neighbours"]
+
+    def calculate(self, *arguments: Any, **options: Any) -> None:
+        """Compute as EqCalculator does, under the stopwatch of the whole."""
+        with self.watches["all"]:
+            super().calculate(*arguments, **options)
+
+
+def measure(
+    calculator: BenchCalculator,
+    atoms: Atoms,
+    name: str,
+    *,
+    seconds: float = 3.0,
+    progress: Optional[Callable[[], None]] = None,
+) -> Measurement:
+    """Time steps of VelocityVerlet.
+
+    Parameters
+    ----------
+    name : of the structure, for the report
+    seconds : about how long the timed steps take together; each block has two at least
+    progress : called after each block
+    """
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    MaxwellBoltzmannDistribution(
+        atoms, temperature_K=_TEMPERATURE_K, rng=np.random.default_rng(0)
+    )
+    positions, momenta = atoms.get_positions(), atoms.get_momenta()
+    graph = calculator.neighbours.graph(atoms)
+    _run(atoms, _WARM_UP)
+    per_step = _run(atoms, 2) / 2
+    n_steps = int(np.clip(round(seconds / N_BLOCKS / per_step), 2, _MOST_STEPS))
+    rows = []
+    n_builds, cpu, wall = 0, 0.0, 0.0
+    for _ in range(N_BLOCKS):
+        atoms.set_positions(positions)
+        atoms.set_momenta(momenta)
+        atoms.get_forces()  # the block's first step finds them, as every other step does
+        for watch in calculator.watches.values():
+            watch.seconds = 0.0
+        builds_before, cpu_before = calculator.neighbours.n_builds, time.process_time()
+        total = _run(atoms, n_steps)
+        cpu += time.process_time() - cpu_before
+        wall += total
+        n_builds += calculator.neighbours.n_builds - builds_before
+        neighbours, model, inside = (watch.seconds for watch in calculator.watches.values())
+        rows.append((total, neighbours, model, inside - neighbours - model, total - inside))
+        if progress is not None:
+            progress()
+    step, in_list, in_model, in_host, in_ase = (
+        Timing.of(column) for column in 1e3 * np.array(rows).T / n_steps
+    )
+    return Measurement(
+        name, len(atoms), graph.edge_index.shape[1], calculator.models[0].engine.name,
+        step, in_list, in_model, in_host, in_ase, _fresh_list(calculator, atoms),
+        N_BLOCKS, n_steps, n_builds, cpu / wall,
+    )  # fmt: skip
+
+
+def _run(atoms: Atoms, n_steps: int) -> float:
+    """Return the seconds of so many steps."""
+    dynamics = VelocityVerlet(atoms, timestep=_TIMESTEP_FS * units.fs)
+    start = time.perf_counter()
+    dynamics.run(n_steps)
+    return time.perf_counter() - start
+
+
+def _fresh_list(calculator: EqCalculator, atoms: Atoms) -> Timing:
+    old = calculator.neighbours
+    values = []
+    for _ in range(N_BLOCKS):
+        fresh = SkinList(old.cutoff, old.skin, dtype=old.dtype, device=old.device)
+        start = time.perf_counter()
+        fresh.graph(atoms)
+        values.append(1e3 * (time.perf_counter() - start))
+    return Timing.of(values)
+
+
+def ready_engines(
+    source: Source, *, device: str = "auto", dtype: Optional[str] = None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the engines that run a model here without compiling, and why others do not."""
+    not_used = dict(load_model(source, device=device, dtype=dtype).not_used)
+    return [name for name in ENGINES if name not in not_used], not_used
+
+
+def check_elements(card: ModelCard, structures: dict[str, Atoms]) -> None:
+    """Refuse structures that a model does not know, before anything is measured.
+
+    Raises
+    ------
+    UnsupportedElementError : the message names the structure.
+    """
+    for name, atoms in structures.items():
+        symbols = {chemical_symbols[z] for z in atoms.numbers}
+        unknown = sorted(symbols - set(card.elements))
+        if unknown:
+            raise UnsupportedElementError(
+                f"model '{card.name}' does not know {listing(unknown)} of '{name}'; "
+                f"it was trained on {', '.join(card.elements)}."
+            )
+
+
+def growth_exponent(measurements: Sequence[Measurement]) -> float:
+    """Return p of the least-squares fit: time of a step ~ (number of atoms)**p."""
+    sizes = np.log([measurement.n_atoms for measurement in measurements])
+    times = np.log([measurement.step.median for measurement in measurements])
+    return float(np.polyfit(sizes, times, 1)[0])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what the times depend on besides the model.
+
+    ``load`` is the load average of the last minute, None where the system has none;
+    ``is_busy`` says that it exceeds the number of cores.
+    """
+    load = None
+    with contextlib.suppress(AttributeError, OSError):  # no Unix
+        load = round(os.getloadavg()[0], 2)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    capability = torch.backends.cpu.get_cpu_capability()
+    cuda = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {
+        "cpu": f"{_processor()} ({capability})",
+        "cores": cores,
+        **cuda,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "eqcalc": __version__,
+        "python": platform.python_version(),
+        "load": load,
+        "is_busy": load is not None and load > cores,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):  # no Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,78 @@
+"""The Hessian by central differences of the forces, many displacements per model call.
+
+    from ase.vibrations import VibrationsData
+    from eqcalc.simulate import hessian
+
+    modes = VibrationsData.from_2d(atoms, hessian(atoms, EqCalculator("painn-ethanol")))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from eqcalc.errors import ConfigError, listing
+
+if TYPE_CHECKING:
+    from eqcalc.calculator import EqCalculator
+
+__all__ = ["hessian"]
+
+
+def hessian(
+    atoms: Atoms,
+    calculator: EqCalculator,
+    *,
+    indices: Optional[Sequence[int]] = None,
+    displacement: float = 0.01,
+    max_edges: Optional[int] = None,
+) -> NDArray:
+    """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², the mean with its transpose, as ``ase.vibrations`` does.
+
+    Constraints are ignored: name the atoms that move instead.
+
+    Parameters
+    ----------
+    indices : of the n atoms that move, all by default
+    displacement : Å, to either side; wants a model in float64 (``dtype="float64"``)
+    max_edges : see :meth:`eqcalc.EqCalculator.calculate_many`
+
+    Raises
+    ------
+    ConfigError : an index that is not there or stands twice, a displacement that is not
+        positive and finite.
+    GraphError, UnsupportedElementError, NonFiniteError : see ``calculate_many``.
+    """
+    moving = list(range(len(atoms))) if indices is None else [int(k) for k in indices]
+    strange = [k for k in moving if not 0 <= k < len(atoms)]
+    if strange or len(set(moving)) < len(moving):
+        raise ConfigError(
+            f"indices must be different and lie in 0..{len(atoms) - 1}, found {listing(moving)}."
+        )
+    if not 0.0 < displacement < np.inf:
+        raise ConfigError(
+            f"displacement must be positive and finite (Å), found {displacement}."
+        )
+    # Read from an iterator: the displaced structures of a large system never exist together.
+    found = calculator.calculate_many(_displaced(atoms, moving, displacement), max_edges=max_edges)
+    forces = np.array([results["forces"][moving].ravel() for results in found])
+    n = 3 * len(moving)
+    forces = forces.reshape(n, 2, n)  # (coordinate, side, force)
+    slopes = (forces[:, 0] - forces[:, 1]) / (2.0 * displacement)
+    return 0.5 * (slopes + slopes.T)
+
+
+def _displaced(atoms: Atoms, moving: list[int], displacement: float) -> Iterator[Atoms]:
+    """Yield the structures with each coordinate below, then above its value."""
+    for k in moving:
+        for axis in range(3):
+            for step in (-displacement, displacement):
+                moved = Atoms(
+                    atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc
+                )
+                moved.positions[k, axis] += step
+                yield moved

@@ -1,0 +1,145 @@
+"""The verb bench."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import ase.io
+import pytest
+import torch
+from small_models import crystal
+
+import eqcalc.bench
+from eqcalc.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working directory with crystal.xyz; no compiled package anywhere."""
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    ase.io.write("crystal.xyz", crystal())
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    """Return the exit code of ``eqcalc bench WORDS``."""
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", *map(str, words), "--seconds", "0.001", "--device", "cpu"])
+    return int(caught.value.code or 0)
+
+
+def test_bench_prints_a_row_for_each_structure_and_why_an_engine_is_missing(
+    models, folder, capsys
+):
+    assert run(models["double"], "ethanol", "crystal.xyz") == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    (header,) = [line for line in lines if line.startswith("structure")]
+    assert header.split() == [
+        "structure", "atoms", "engine", "ms/step", "min..max", "list", "model", "host", "ASE",
+        "µs/atom",
+    ]  # fmt: skip
+    rows = [line.split() for line in lines[lines.index(header) + 1 :][:2]]
+    assert [row[:3] for row in rows] == [
+        ["ethanol", "9", "torchscript"], ["crystal.xyz", "8", "torchscript"]
+    ]  # fmt: skip
+    for row in rows:
+        low, high = map(float, row[4].split(".."))
+        assert 0 < low <= float(row[3]) <= high
+    assert "not inductor: not compiled for cpu" in out
+    assert f"torch    {torch.__version__}" in out
+    assert "step 14/14  crystal.xyz, torchscript" in out
+    assert list(folder.glob("*.png")) + list(folder.glob("*.json")) == []
+
+
+def test_bench_over_sizes_writes_numbers_and_a_picture(models, folder, capsys):
+    words = (models["double"], "crystal.xyz", "--sizes", "1,2,4")
+    assert run(*words, "--plot", "growth.png", "--json", "times.json", "--skin", 0.3) == 0
+    out = capsys.readouterr().out
+    content = json.loads((folder / "times.json").read_text())
+    found = content["measurements"]
+    assert [one["n_atoms"] for one in found] == [8, 16, 32]
+    assert [one["structure"] for one in found] == [f"crystal.xyz x{n}" for n in (1, 2, 4)]
+    for one in found:
+        timing = one["step_ms"]
+        assert 0 < timing["low"] <= timing["median"] <= timing["high"]
+        assert one["n_edges"] == found[0]["n_edges"] * one["n_atoms"] // 8
+    exponent = content["growth_exponents"]["torchscript"]
+    assert f"torchscript: time grows as atoms^{exponent:.2f}" in out
+    assert content["model"]["name"] == "double"
+    assert content["options"]["skin"] == 0.3
+    assert content["machine"]["torch"] == torch.__version__
+    assert (folder / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_takes_the_engines_that_are_named_once_each(models, folder, capsys):
+    assert run(models["double"], "ethanol", "--engine", "torchscript", "--engine", "torchscript",
+               "--json", "t.json") == 0  # fmt: skip
+    content = json.loads((folder / "t.json").read_text())
+    assert [one["engine"] for one in content["measurements"]] == ["torchscript"]
+    assert content["not_used"] == {}
+
+
+def test_bench_sets_the_threads(models, folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert run(models["double"], "ethanol", "--threads", 2) == 0
+    assert run(models["double"], "ethanol") == 0
+    assert asked == [2, 1]
+
+
+def test_bench_says_when_others_use_the_machine(models, folder, capsys, monkeypatch):
+    monkeypatch.setattr(eqcalc.bench, "_BUSY", 0.0)
+    assert run(models["double"], "ethanol") == 0
+    assert "unreliable" not in capsys.readouterr().out
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    assert run(models["double"], "ethanol") == 0
+    assert "unreliable: the load average was 99.0 on" in capsys.readouterr().out
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(eqcalc.bench, "_BUSY", 1e9)
+    assert run(models["double"], "ethanol") == 0
+    assert "unreliable: during 1 of 1 measurements another process" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("ethanl",), "Did you mean 'ethanol'?"),
+        (("missing.xyz",), "no structure file 'missing.xyz'"),
+        (("cu32",), "does not know Cu of 'cu32'; it was trained on H, C, O."),
+        (("ethanol", "--sizes", "1,2"), "'ethanol' is open in all directions"),
+        (("water24", "--sizes", "2"), "--sizes takes two or more different numbers of cells"),
+        (("water24", "crystal.xyz", "--sizes", "1,2"), "--sizes takes one structure, found 2"),
+        (("ethanol", "ethanol"), "'ethanol' stands twice among the structures"),
+        (("ethanol", "--plot", "a.png"), "--plot draws times over sizes; give --sizes too"),
+        (("ethanol", "--engine", "inducto"), "Did you mean 'inductor'?"),
+        (("ethanol", "--device", "gpu"), "unknown device 'gpu'"),
+        (("ethanol", "--dtype", "float16"), "unknown dtype 'float16'"),
+        (("ethanol", "--skin", "-1"), "skin must be zero or positive"),
+        (("ethanol", "--json", "crystal.xyz"), "'crystal.xyz' exists; choose another file"),
+        (("ethanol", "--json", "no/t.json"), "the folder of 'no/t.json' does not exist"),
+    ],
+)
+def test_bench_explains_a_wrong_option(words, reason, models, folder, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", str(models["double"]), *words, "--seconds", "0.001"])
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert reason in captured.err
+    assert "ms/step" not in captured.out
+
+
+def test_bench_replaces_outputs_when_told(models, folder, capsys):
+    (folder / "t.json").write_text("old")
+    assert run(models["double"], "ethanol", "--json", "t.json", "--overwrite") == 0
+    assert json.loads((folder / "t.json").read_text())["model"]["name"] == "double"
+
+
+def test_bench_of_an_unknown_model_says_which_there_are(folder, capsys):
+    assert run("painn-ethanl", "ethanol") == 2
+    assert "Did you mean 'painn-ethanol'?" in capsys.readouterr().err
