@@ -254,7 +254,10 @@ def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> N
 
 
 def rebuild_potential(file: ModelFile) -> Potential:
-    """Return the eager potential of a model file, from its card and weights.
+    """Return the eager potential of a model file, from its card, weights and constants.
+
+    Constants that are no weights (such as the centres of Gaussians) are the archive's own:
+    whoever wrote it may have rounded them to float32.
 
     Raises
     ------
@@ -267,7 +270,11 @@ def rebuild_potential(file: ModelFile) -> Potential:
             network.to(resolve_dtype(card.dtype)), card.reference_energies, scale=card.scale
         )
         potential.load_state_dict(load_safetensors(file.weights()))
-    except (EqcalcError, RuntimeError, TypeError, SafetensorError) as error:
+        constants = dict(read_archive(file.path.read_bytes()).named_buffers())
+        for prefix, module in potential.named_modules(prefix="potential"):
+            for name in module._buffers:
+                module._buffers[name] = constants[f"{prefix}.{name}"].clone()
+    except (EqcalcError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise ModelFileError(
             f"the network of '{file.path}' cannot be rebuilt from its card and weights: "
             f"{str(error).strip().splitlines()[0]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eqcalc.engines.kernels import build_kernels, load_kernels
+from eqcalc.engines.kernels import build_kernels, kernels_checksum, load_kernels
 from eqcalc.engines.package_cache import PackageCache, package_key
 from eqcalc.errors import EngineError
 from eqcalc.model_file import ModelFile
@@ -84,7 +84,7 @@ class InductorEngine:
 
 def find_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path | None:
     """Return the path of a model's compiled package, or None."""
-    return PackageCache().find(package_key(file.sha256, device, dtype))
+    return PackageCache().find(_key(file, device, dtype))
 
 
 def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path:
@@ -103,12 +103,17 @@ def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -
         compile_model(file, package, device, dtype)
 
     try:
-        return PackageCache().make(package_key(file.sha256, device, dtype), compile_to)
+        return PackageCache().make(_key(file, device, dtype), compile_to)
     except Exception as error:  # tracer, exporter, C++ compiler: no common class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise EngineError(
             f"'{file.card.name}' cannot be compiled for {_target(device, dtype)}: {reason}"
         ) from error
+
+
+def _key(file: ModelFile, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    key = package_key(file.sha256, device, dtype)
+    return key | {"kernels": kernels_checksum()} if device.type == "cpu" else key
 
 
 def _target(device: torch.device, dtype: torch.dtype) -> str:

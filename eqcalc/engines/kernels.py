@@ -17,7 +17,7 @@ import torch
 from eqcalc.engines.package_cache import PackageCache, machine_key
 from eqcalc.errors import EngineError
 
-__all__ = ["build_kernels", "load_kernels"]
+__all__ = ["build_kernels", "kernels_checksum", "load_kernels"]
 
 SOURCE = Path(__file__).with_name("fused.cpp")
 
@@ -46,13 +46,17 @@ def build_kernels() -> None:
     _cache().make(_key(), _build)
 
 
+def kernels_checksum() -> str:
+    """Return what tells one version of the kernels from another."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+
+
 def _cache() -> PackageCache:
     return PackageCache(suffix=".so")
 
 
 def _key() -> dict[str, str]:
-    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    return machine_key(torch.device("cpu")) | {"kernels": source}
+    return machine_key(torch.device("cpu")) | {"kernels": kernels_checksum()}
 
 
 def _build(library: Path) -> None:
