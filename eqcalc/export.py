@@ -37,10 +37,15 @@ from eqcalc.files import write_whole
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, ModelCard, ModelFile
 from eqcalc.neighbours import build_graph
+from eqcalc.nn.fused import enable_kernels
 from eqcalc.passport import Passport, record, verify
 from eqcalc.potential import Potential, atomic_number
 
 __all__ = ["compile_model", "export_model", "read_archive", "rebuild_potential", "write_archive"]
+
+
+# Of filters and their slopes, relative; float32 rounds the sums of a network as much.
+_TABLE_TOLERANCE = 3e-6
 
 
 class ExportedModel(nn.Module):
@@ -249,7 +254,10 @@ def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> N
 
 
 def rebuild_potential(file: ModelFile) -> Potential:
-    """Return the eager potential of a model file, from its card and weights.
+    """Return the eager potential of a model file, from its card, weights and constants.
+
+    Constants that are no weights (such as the centres of Gaussians) are the archive's own:
+    whoever wrote it may have rounded them to float32.
 
     Raises
     ------
@@ -262,7 +270,11 @@ def rebuild_potential(file: ModelFile) -> Potential:
             network.to(resolve_dtype(card.dtype)), card.reference_energies, scale=card.scale
         )
         potential.load_state_dict(load_safetensors(file.weights()))
-    except (EqcalcError, RuntimeError, TypeError, SafetensorError) as error:
+        constants = dict(read_archive(file.path.read_bytes()).named_buffers())
+        for prefix, module in potential.named_modules(prefix="potential"):
+            for name in module._buffers:
+                module._buffers[name] = constants[f"{prefix}.{name}"].clone()
+    except (EqcalcError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise ModelFileError(
             f"the network of '{file.path}' cannot be rebuilt from its card and weights: "
             f"{str(error).strip().splitlines()[0]}"
@@ -290,7 +302,10 @@ def compile_model(
     from torch.fx.experimental import _config as fx_config
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    potential = rebuild_potential(file).to(dtype).to(device)
+    potential = rebuild_potential(file)
+    if device.type == "cpu" and dtype == torch.float32 and enable_kernels():
+        _tabulate(potential, dtype)
+    potential = potential.to(dtype).to(device)
 
     def evaluate(
         atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, weights: Tensor
@@ -318,3 +333,11 @@ def compile_model(
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
         program = torch.export.export(traced, example, dynamic_shapes=shapes)
         aoti_compile_and_package(program, package_path=str(package))
+
+
+def _tabulate(potential: Potential, dtype: torch.dtype) -> None:
+    """Replace the network by its tabulated form, where it has one and that is accurate."""
+    tabulated = getattr(potential.architecture, "tabulated", None)
+    if tabulated is not None:
+        potential.architecture = tabulated(dtype, _TABLE_TOLERANCE)
+        potential.requires_grad_(False)

@@ -44,11 +44,13 @@ and the self-connection is scaled as one linear map for each species, where the 
 code divides both by √(number of species).
 """
 
+import copy
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Optional, Union
+from typing import Any, Optional, Union, cast
 
 import torch
 from ase.data import atomic_numbers as _number_of
@@ -59,6 +61,7 @@ from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import require_at_least, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.fused import PathConvolution
 from eqcalc.nn.so3 import (
     EdgeCouplings,
     EquivariantLinear,
@@ -73,6 +76,7 @@ from eqcalc.nn.so3 import (
     layout_before_gate,
     path_layout,
 )
+from eqcalc.nn.spline import fit_table
 
 __all__ = ["Config", "NequIP"]
 
@@ -184,20 +188,79 @@ class NequIP(nn.Module):
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
-        known_or_not = self.species_of.index_select(0, graph.atomic_numbers)
-        species = known_or_not.clamp(min=0)
+        species = self.known_species(graph.atomic_numbers)
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         radial = self.radial_basis(distances)  # (n_edges, num_bessels)
         couplings = self.edge_couplings(graph.edge_vectors)
         features = [self.embedding(species).unsqueeze(1)]  # (n_atoms, 1, n_channels)
         for interaction in self.interactions:
             features = interaction(features, radial, couplings, graph.edge_index, species)
-        energies = self.readout(features[0]).squeeze(2).squeeze(1)  # (n_atoms,)
+        return self.species_energies(features[0], species, graph.atomic_numbers)
+
+    @torch.jit.unused
+    def tabulated(self, dtype: torch.dtype, tolerance: float) -> nn.Module:
+        """Return an equal potential for inference, its radial networks in tables.
+
+        Parameters
+        ----------
+        tolerance : of every table, see :func:`eqcalc.nn.spline.fit_table`
+        """
+        return TabulatedNequIP(self, dtype, tolerance)
+
+    def known_species(self, atomic_numbers: Tensor) -> Tensor:
+        """Return the row of each atom's parameters; the first for elements without."""
+        return self.species_of.index_select(0, atomic_numbers).clamp(min=0)
+
+    def species_energies(self, scalars: Tensor, species: Tensor, atomic_numbers: Tensor) -> Tensor:
+        """Return energies (n_atoms,) of scalars (n_atoms, 1, n_channels); NaN without species."""
+        energies = self.readout(scalars).squeeze(2).squeeze(1)  # (n_atoms,)
         if self.species_scale is not None:
             energies = energies * self.species_scale.index_select(0, species)
         if self.species_shift is not None:
             energies = energies + self.species_shift.index_select(0, species)
-        return energies.masked_fill(known_or_not < 0, math.nan)
+        unknown = self.species_of.index_select(0, atomic_numbers) < 0
+        return energies.masked_fill(unknown, math.nan)
+
+
+class TabulatedNequIP(nn.Module):
+    """NequIP with its radial networks in tables and each convolution in one fused sum."""
+
+    species_of: Tensor
+
+    def __init__(self, network: NequIP, dtype: torch.dtype, tolerance: float) -> None:
+        super().__init__()
+        config, exact = network.config, copy.deepcopy(network).double()
+        self.cutoff, self.n_hops = network.cutoff, network.n_hops
+
+        def weights(distances: Tensor, layer: int) -> Tensor:
+            interaction = cast("Interaction", exact.interactions[layer])
+            radial = exact.radial_basis(distances)
+            return interaction.message_factor * interaction.radial_network(radial)
+
+        self.network = copy.deepcopy(network).to(dtype)
+        self.convolutions = nn.ModuleList(
+            PathConvolution(
+                cast("Interaction", self.network.interactions[k]).product,
+                fit_table(functools.partial(weights, layer=k), self.cutoff, dtype, tolerance),
+                self.network.edge_couplings,
+                config.num_features,
+            )
+            for k in range(self.n_hops)
+        )
+
+    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
+        """Return energies (n_atoms,) in the potential's scaled units."""
+        network = self.network
+        species = network.known_species(graph.atomic_numbers)
+        couplings = network.edge_couplings(graph.edge_vectors)
+        features = [network.embedding(species).unsqueeze(1)]  # (n_atoms, 1, n_channels)
+        for layer, convolution in zip(network.interactions, self.convolutions, strict=True):
+            interaction = cast("Interaction", layer)
+            messages = convolution(
+                interaction.mix_before(features), couplings, graph.edge_vectors, graph.edge_index
+            )
+            features = interaction.update(messages, features, species)
+        return network.species_energies(features[0], species, graph.atomic_numbers)
 
 
 class BesselBasis(nn.Module):
@@ -263,6 +326,12 @@ class Interaction(nn.Module):
         # The factor 1/√n̄ acts on the weights: they are the smallest factor of a message.
         weights = self.message_factor * self.radial_network(radial)
         messages = self.product(self.mix_before(features), couplings, weights, edge_index)
+        return self.update(messages, features, species)
+
+    def update(
+        self, messages: list[Tensor], features: list[Tensor], species: Tensor
+    ) -> list[Tensor]:
+        """Return the new features from the sums of messages and the old features."""
         mixed = self.mix_after(messages)
         if self.self_connection is not None:
             mixed = self.self_connection(mixed, features, species)

@@ -30,8 +30,10 @@ derivatives instead of the cosine, so that forces are smooth at the cutoff; the
 norm is √(Σ V² + 1e-8), which has derivatives at zero.
 """
 
+import copy
+import functools
 from dataclasses import dataclass
-from typing import Union
+from typing import Union, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +42,12 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.fused import vector_convolution
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import channel_norm
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.spline import SplineTable, fit_table
 
 __all__ = ["Config", "PaiNN"]
 
@@ -134,6 +138,16 @@ class PaiNN(nn.Module):
         return self.readout(scalars).sum(dim=1)
 
     @torch.jit.unused
+    def tabulated(self, dtype: torch.dtype, tolerance: float) -> nn.Module:
+        """Return an equal potential for inference, its filters in tables.
+
+        Parameters
+        ----------
+        tolerance : of every table, see :func:`eqcalc.nn.spline.fit_table`
+        """
+        return TabulatedPaiNN(self, dtype, tolerance)
+
+    @torch.jit.unused
     def forward(
         self, atomic_num: Tensor, node_pos: Tensor, edge_index: Tensor
     ) -> Union[Tensor, tuple[Tensor, Tensor]]:
@@ -164,15 +178,19 @@ class PaiNN(nn.Module):
         forces = self.force_head(scalars, vectors)
         return (outputs.sum(), forces) if self.config.return_potential_energy else forces
 
+    def block_filters(self, distances: Tensor) -> list[Tensor]:
+        """Return the filters (n_edges, 3F) of every block."""
+        envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
+        filters = self.filters(self.radial_basis(distances)) * envelope
+        return filters.split(3 * self.n_channels, dim=1)
+
     def _features(
         self, atomic_numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor
     ) -> tuple[Tensor, Tensor]:
         n_atoms = atomic_numbers.shape[0]
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)  # (n_edges,)
         directions = edge_vectors / distances.unsqueeze(1)  # (n_edges, 3)
-        envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
-        filters = self.filters(self.radial_basis(distances)) * envelope
-        block_filters = filters.split(3 * self.n_channels, dim=1)  # (n_edges, 3F) each
+        block_filters = self.block_filters(distances)  # (n_edges, 3F) each
 
         scalars = self.embedding(atomic_numbers)  # (n_atoms, F)
         vectors = scalars.new_zeros((n_atoms, 3, scalars.shape[1]))  # (n_atoms, 3, F)
@@ -182,6 +200,49 @@ class PaiNN(nn.Module):
             )
             scalars, vectors = update(scalars, vectors)
         return scalars, vectors
+
+
+class TabulatedPaiNN(nn.Module):
+    """PaiNN with its filters in tables and each block's messages in one fused sum.
+
+    The products of vectors and their factors are taken on atoms, before the sum: all
+    messages are linear in the features of the sender then.
+    """
+
+    def __init__(self, network: PaiNN, dtype: torch.dtype, tolerance: float) -> None:
+        super().__init__()
+        self.cutoff, self.n_hops = network.cutoff, network.n_hops
+        self.n_channels = network.n_channels
+        exact = copy.deepcopy(network).double()
+
+        def filters(distances: Tensor, block: int) -> Tensor:
+            return exact.block_filters(distances)[block]
+
+        self.tables = nn.ModuleList(
+            fit_table(functools.partial(filters, block=k), self.cutoff, dtype, tolerance)
+            for k in range(self.n_hops)
+        )
+        network = copy.deepcopy(network).to(dtype)
+        self.embedding, self.readout = network.embedding, network.readout
+        self.mixes = nn.ModuleList(cast("Message", m).mix for m in network.messages)
+        self.updates = network.updates
+
+    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
+        """Return energies (n_atoms,) in the potential's scaled units."""
+        scalars = self.embedding(graph.atomic_numbers)  # (n_atoms, F)
+        n_atoms, n = scalars.shape
+        vectors = scalars.new_zeros((n_atoms, 3, n))
+        for table, mix, update in zip(self.tables, self.mixes, self.updates, strict=True):
+            a, b, c = mix(scalars).split(n, dim=1)
+            products = (vectors * c.unsqueeze(1)).reshape(n_atoms, 3 * n)
+            sums = vector_convolution(
+                torch.cat([a, b, products], dim=1), cast("SplineTable", table),
+                graph.edge_vectors, graph.edge_index,
+            )  # fmt: skip
+            scalars = scalars + sums[:, :n]
+            vectors = vectors + sums[:, n:].reshape(n_atoms, 3, n)
+            scalars, vectors = update(scalars, vectors)
+        return self.readout(scalars).sum(dim=1)
 
 
 class Message(nn.Module):

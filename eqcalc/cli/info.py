@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -57,3 +58,20 @@ def info(
         return
     Console(highlight=False).print(Markdown(file.card.to_markdown()))
     say(f"\nfile    {file.path} ({file.path.stat().st_size / 1e6:.1f} MB)\nsha256  {file.sha256}")
+    if file.card.kind == "potential":
+        _say_engine(file.path)
+
+
+def _say_engine(path: Path) -> None:
+    """Say what would run the model here; a card is worth reading where nothing can."""
+    import torch
+
+    from eqcalc.engines import load_model
+    from eqcalc.errors import EqcalcError
+
+    torch.set_num_threads(1)  # as md does for a molecule, and eqcalc compile
+    try:
+        report = load_model(path).engine_report()
+    except EqcalcError as error:
+        report = f"none: {error}"
+    say("engine  " + report.replace("\n", "\n        "))

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from eqcalc.engines.kernels import build_kernels, kernels_checksum, load_kernels
 from eqcalc.engines.package_cache import PackageCache, package_key
 from eqcalc.errors import EngineError
 from eqcalc.model_file import ModelFile
@@ -37,6 +38,7 @@ class InductorEngine:
                 f"not compiled for {_target(device, dtype)}; run: "
                 f"eqcalc compile {file.path}{_options(file, device, dtype)}"
             )
+        load_kernels()  # the package may call them
         try:
             index = -1 if device.index is None else device.index
             # One copy per thread would be needed only if threads shared an engine.
@@ -82,7 +84,7 @@ class InductorEngine:
 
 def find_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path | None:
     """Return the path of a model's compiled package, or None."""
-    return PackageCache().find(package_key(file.sha256, device, dtype))
+    return PackageCache().find(_key(file, device, dtype))
 
 
 def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path:
@@ -94,16 +96,24 @@ def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -
     """
     from eqcalc.export import compile_model
 
+    def compile_to(package: Path) -> None:
+        if device.type == "cpu":
+            build_kernels()
+            load_kernels()
+        compile_model(file, package, device, dtype)
+
     try:
-        return PackageCache().make(
-            package_key(file.sha256, device, dtype),
-            lambda package: compile_model(file, package, device, dtype),
-        )
+        return PackageCache().make(_key(file, device, dtype), compile_to)
     except Exception as error:  # tracer, exporter, C++ compiler: no common class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise EngineError(
             f"'{file.card.name}' cannot be compiled for {_target(device, dtype)}: {reason}"
         ) from error
+
+
+def _key(file: ModelFile, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    key = package_key(file.sha256, device, dtype)
+    return key | {"kernels": kernels_checksum()} if device.type == "cpu" else key
 
 
 def _target(device: torch.device, dtype: torch.dtype) -> str:

@@ -22,7 +22,7 @@ from eqcalc import __version__
 from eqcalc.errors import OutputError
 from eqcalc.files import write_whole
 
-__all__ = ["PackageCache", "cache_folder", "package_key"]
+__all__ = ["PackageCache", "cache_folder", "machine_key", "package_key"]
 
 _LAYOUT = 1  # of the compiled function's arguments; another one must not find old packages
 _KEY_LENGTH = 24
@@ -46,15 +46,18 @@ def package_key(sha256: str, device: torch.device, dtype: torch.dtype) -> dict[s
     key = {
         "model": sha256,
         "eqcalc": f"{__version__}, layout {_LAYOUT}",
-        "torch": torch.__version__,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": device.type,
     }
-    if device.type == "cuda":
-        return key | {"hardware": torch.cuda.get_device_name(device)}
-    # Code for another processor of a shared home folder may be illegal here, and the number
-    # of threads is compiled in.
-    return key | {"hardware": _processor(), "threads": str(torch.get_num_threads())}
+    if device.type == "cpu":  # the number of threads is compiled in
+        key["threads"] = str(torch.get_num_threads())
+    return key | machine_key(device)
+
+
+def machine_key(device: torch.device) -> dict[str, str]:
+    """Return torch's version and what tells machines apart for which code is compiled."""
+    # Code for another processor of a shared home folder may be illegal here.
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"torch": torch.__version__, "device": device.type, "hardware": hardware}
 
 
 class PackageCache:
@@ -63,15 +66,17 @@ class PackageCache:
     Parameters
     ----------
     folder : default :func:`cache_folder`; made when the first package is
+    suffix : of the packages' file names
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, suffix: str = ".pt2") -> None:
         self.folder = cache_folder() if folder is None else folder
+        self.suffix = suffix
 
     def path(self, key: dict[str, str]) -> Path:
         """Return where the package of a key lies, or would lie."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{digest[:_KEY_LENGTH]}.pt2"
+        return self.folder / (digest[:_KEY_LENGTH] + self.suffix)
 
     def find(self, key: dict[str, str]) -> Path | None:
         """Return a whole, undamaged package, or None."""
@@ -103,7 +108,7 @@ class PackageCache:
             if found is not None:
                 return found
             _entry(path).unlink(missing_ok=True)
-            unfinished = path.with_name(f"{path.stem}.{os.getpid()}.pt2")
+            unfinished = path.with_name(f"{path.stem}.{os.getpid()}{self.suffix}")
             try:
                 compile_to(unfinished)
                 checksum = _sha256(unfinished)

@@ -1,4 +1,4 @@
-"""Every potential of the registry, eager and exported, in both precisions."""
+"""Every potential of the registry, eager and exported, in both precisions; compiled if slow."""
 
 from __future__ import annotations
 
@@ -30,12 +30,24 @@ def model_files(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def subjects(model_files):
+def package_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Keep what is compiled in a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("packages")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def subjects(model_files, package_cache):
     """Return a function (name, form, dtype) -> Subject."""
 
     @cache
     def subject(name: str, form: str, dtype: str) -> Subject:
         label = f"{name}, {form}, {dtype}"
+        if form == "compiled":
+            model = load_model(model_files(name), device="cpu", dtype=dtype, engine="inductor")
+            assert model.engine.name == "inductor", model.engine_report()
+            return exported_subject(model, label)
         if form == "exported":
             model = load_model(model_files(name), device="cpu", dtype=dtype)
             return exported_subject(model, label)
@@ -48,14 +60,26 @@ def subjects(model_files):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test that asks for them all architectures, forms and precisions."""
     forms, dtypes = ("eager", "exported"), ("float64", "float32")
+    # A compilation takes up to a minute. In float32 some of them have tables and kernels.
+    compiled = [(n, "compiled", "float32") for n in POTENTIALS]
+    compiled_exact = [(n, "compiled", "float64") for n in ("painn", "schnet")]
     if "name" in metafunc.fixturenames:
         metafunc.parametrize("name", POTENTIALS)
     if "subject" in metafunc.fixturenames:
         cases = [(n, f, d) for n in POTENTIALS for f in forms for d in dtypes]
-        metafunc.parametrize("subject", cases, ids=map("-".join, cases), indirect=True)
+        _parametrize(metafunc, "subject", cases, compiled + compiled_exact)
     if "exact_subject" in metafunc.fixturenames:
         cases = [(n, f, "float64") for n in POTENTIALS for f in forms]
-        metafunc.parametrize("exact_subject", cases, ids=map("-".join, cases), indirect=True)
+        _parametrize(metafunc, "exact_subject", cases, compiled_exact)
+
+
+def _parametrize(
+    metafunc: pytest.Metafunc, fixture: str,
+    cases: list[tuple[str, str, str]], slow: list[tuple[str, str, str]],
+) -> None:  # fmt: skip
+    parameters = [pytest.param(case, id="-".join(case)) for case in cases]
+    parameters += [pytest.param(c, id="-".join(c), marks=pytest.mark.slow) for c in slow]
+    metafunc.parametrize(fixture, parameters, indirect=True)
 
 
 @pytest.fixture

@@ -163,6 +163,12 @@ def test_exported_file_gives_the_eager_numbers(name, subjects):
         laws.assert_same_numbers(subjects(name, "exported", dtype), subjects(name, "eager", dtype))
 
 
+@pytest.mark.slow
+def test_compiled_package_gives_the_eager_numbers(name, subjects):
+    compiled, eager = (subjects(name, form, "float32") for form in ("compiled", "eager"))
+    laws.assert_same_numbers(compiled, eager)
+
+
 def test_reference_energies_keep_float64_in_a_float32_model(name, tmp_path):
     potential = small_potential(name, REAL_REFERENCE_ENERGIES)
     export_model(potential, tmp_path / "model.pt", elements=REAL_REFERENCE_ENERGIES)

@@ -17,7 +17,7 @@ from small_models import ETHANOL_FRAMES, crystal, ethanol, potential, slab
 from eqcalc import EqCalculator
 from eqcalc.bench import BenchCalculator, measure, ready_engines
 from eqcalc.cli import main
-from eqcalc.engines import load_model
+from eqcalc.engines import inductor, load_model
 from eqcalc.engines.inductor import compile_package
 from eqcalc.engines.package_cache import PackageCache, cache_folder, package_key
 from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, OutputError
@@ -45,7 +45,7 @@ def package(models, tmp_path_factory) -> Path:
 @pytest.fixture
 def compiled(models, package) -> Path:
     """Return the model "double", its package in the cache."""
-    key = package_key(open_model_file(models["double"]).sha256, CPU, torch.float64)
+    key = inductor._key(open_model_file(models["double"]), CPU, torch.float64)
     PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
     return models["double"]
 
@@ -265,7 +265,7 @@ def test_a_committee_reports_every_member(compiled, models):
 
 
 def test_a_damaged_package_is_not_run(compiled):
-    key = package_key(open_model_file(compiled).sha256, CPU, torch.float64)
+    key = inductor._key(open_model_file(compiled), CPU, torch.float64)
     path = PackageCache().path(key)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -274,7 +274,7 @@ def test_a_damaged_package_is_not_run(compiled):
 
 
 def test_a_package_that_torch_cannot_load_is_not_run(models):
-    key = package_key(open_model_file(models["double"]).sha256, CPU, torch.float64)
+    key = inductor._key(open_model_file(models["double"]), CPU, torch.float64)
     PackageCache().make(key, lambda path: path.write_bytes(b"no package"))
     report = load_model(models["double"]).engine_report()
     assert "torchscript on cpu" in report
@@ -283,7 +283,7 @@ def test_a_package_that_torch_cannot_load_is_not_run(models):
 
 def test_a_package_that_fails_the_passport_is_not_run(models, package):
     # The package of one model under the key of another: its numbers are wrong.
-    key = package_key(open_model_file(models["other"]).sha256, CPU, torch.float64)
+    key = inductor._key(open_model_file(models["other"]), CPU, torch.float64)
     PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
     model = load_model(models["other"])
     assert model.engine.name == "torchscript"

@@ -28,6 +28,7 @@ l1 + l2 + l3 is even (they keep natural parity natural) or odd; its rows are (l3
 """
 
 import math
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ from eqcalc.nn.so3.coupling import clebsch_gordan
 from eqcalc.nn.so3.harmonics import spherical_harmonics
 from eqcalc.nn.so3.irreps import Irrep, Layout
 
-__all__ = ["EdgeCouplings", "TensorProduct", "path_layout"]
+__all__ = ["EdgeCouplings", "PathTable", "TensorProduct", "path_layout", "path_table"]
 
 
 class EdgeCouplings(nn.Module):
@@ -160,6 +161,54 @@ class TensorProduct(nn.Module):
             for target, message in zip(self.targets[k], messages):  # noqa: B905
                 sums[target].append(sum_at_receivers(message, edge_index[1], n_atoms))
         return [torch.cat(blocks, dim=2) for blocks in sums]
+
+
+class PathTable(NamedTuple):
+    """Every path of a tensor product, for kernels that go through them one by one.
+
+    Features, couplings and results are taken as one row of numbers each: the features of
+    all input irreps one after the other, as are the couplings of all groups, and the results.
+
+    rows : of each path, in the order of the weights: where its features begin, 2l1+1, where
+        its couplings begin and their stride in m3, 2l3+1, where its results begin and their
+        stride in m3
+    shapes : (2l3+1, n_paths · C) of each result
+    """
+
+    rows: list[tuple[int, ...]]
+    shapes: list[tuple[int, int]]
+
+
+def path_table(product: TensorProduct, couplings: EdgeCouplings, n_channels: int) -> PathTable:
+    """Return the paths of a product with ``n_channels`` channels of every input irrep."""
+    groups = [cast("PathGroup", group) for group in product.groups]
+    dims_in: dict[int, int] = {}
+    n_paths = [0] * product.n_targets
+    dims_out = [0] * product.n_targets
+    for k, group in enumerate(groups):
+        dims_in[product.sources[k]] = couplings.source_dims[product.couplings[k]]
+        for position, target in enumerate(product.targets[k]):
+            n_paths[target] += group.weight_sizes[position] // n_channels
+            dims_out[target] = group.target_dims[position]
+    first_x = [sum(dims_in.get(s, 0) for s in range(source)) for source in range(len(dims_in) + 1)]
+    shapes = [(d, n * n_channels) for d, n in zip(dims_out, n_paths, strict=True)]
+    first_out = [sum(d * n for d, n in shapes[:t]) for t in range(len(shapes))]
+    seen = [0] * product.n_targets
+    rows: list[tuple[int, ...]] = []
+    for k, group in enumerate(groups):
+        d1 = couplings.source_dims[product.couplings[k]]
+        begin = sum(couplings.sizes[: product.couplings[k]]) + group.first_row * d1
+        for position, target in enumerate(product.targets[k]):
+            d3, n = group.target_dims[position], group.weight_sizes[position] // n_channels
+            row = sum(group.row_sizes[: group.kept[position]])
+            for path in range(n):
+                rows.append((
+                    first_x[product.sources[k]] * n_channels, d1,
+                    begin + (row + path) * d1, n * d1,
+                    d3, first_out[target] + seen[target] * n_channels, shapes[target][1],
+                ))  # fmt: skip
+                seen[target] += 1
+    return PathTable(rows, shapes)
 
 
 class PathGroup(nn.Module):

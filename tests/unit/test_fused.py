@@ -1,0 +1,305 @@
+"""Tabulated filters, and the kernels that sum neighbours' features under them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ase.build import bulk, molecule
+from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab
+
+from eqcalc.architectures import build
+from eqcalc.engines import kernels
+from eqcalc.engines.kernels import build_kernels, load_kernels
+from eqcalc.errors import ConfigError, EngineError
+from eqcalc.neighbours import build_graph
+from eqcalc.nn import fused
+from eqcalc.nn.fused import PathConvolution, scalar_convolution, vector_convolution
+from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
+from eqcalc.nn.spline import SplineTable, fit_table
+from eqcalc.potential import Potential
+
+CUTOFF = 4.0
+KERNELS = ("scalar", "vector", "paths")
+
+NETWORKS = {
+    "schnet": {"num_interaction_blocks": 2, "hidden_dim": 20, "num_filters": 12, "cutoff": CUTOFF},
+    "painn": {"num_blocks": 2, "embedding_dim": 20, "num_radial_basis": 8, "cut_off": CUTOFF},
+    "nequip": {
+        "num_layers": 3, "num_features": 20, "l_max": 2, "radial_mlp_width": 16,
+        "cut_off": CUTOFF, "elements": list(REFERENCE_ENERGIES),
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built(tmp_path_factory):
+    """Build and load the kernels once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        build_kernels()
+        assert load_kernels()
+        assert fused.enable_kernels()
+
+
+@pytest.fixture
+def portable(monkeypatch):
+    """Return a switch that takes the kernels out of use."""
+    return lambda: monkeypatch.setattr(fused, "_enabled", [])
+
+
+def waves(n_channels: int):
+    """Return filters that are smooth, zero at the cutoff and different in every channel."""
+    orders = torch.arange(n_channels, dtype=torch.float64).remainder(13.0) / 4.0
+
+    def filters(distances):
+        d = distances.unsqueeze(1)
+        return torch.cos(orders * d) * (1.0 - (d / CUTOFF) ** 2).clamp(min=0.0) ** 3
+
+    return filters
+
+
+def graph_of(atoms, dtype=torch.float64):
+    graph = build_graph(atoms, CUTOFF, dtype=dtype)
+    return graph.edge_vectors, graph.edge_index, len(atoms)
+
+
+# --- tables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])
+def test_a_table_has_the_accuracy_asked_for_in_values_and_slopes(tolerance):
+    filters = waves(6)
+    table = fit_table(filters, CUTOFF, torch.float64, tolerance)
+    d = torch.linspace(0.01, CUTOFF, 3001, dtype=torch.float64)
+    one = torch.ones_like(d)
+    found, slope = torch.func.jvp(table, (d,), (one,))
+    expected, expected_slope = torch.func.jvp(filters, (d,), (one,))
+    assert float((found - expected).abs().max()) <= 1.2 * tolerance * float(expected.abs().max())
+    assert float((slope - expected_slope).abs().max()) <= 1.2 * tolerance * float(
+        expected_slope.abs().max()
+    )
+
+
+def test_more_accuracy_takes_more_intervals():
+    sizes = [fit_table(waves(3), CUTOFF, torch.float64, t).n_intervals for t in (1e-4, 1e-9)]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_table_is_twice_continuously_differentiable():
+    table = fit_table(waves(2), CUTOFF, torch.float64, 1e-5)
+    h = 1.0 / table.per_h
+    knots = torch.arange(1, table.n_intervals, dtype=torch.float64) * h
+    one = torch.ones_like(knots)
+
+    def second(d):
+        return torch.func.jvp(lambda x: torch.func.jvp(table, (x,), (one,))[1], (d,), (one,))[1]
+
+    eps = 1e-9
+    torch.testing.assert_close(second(knots - eps), second(knots + eps), rtol=0, atol=1e-5)
+
+
+def test_a_table_is_zero_from_the_cutoff_on_and_finite_at_zero():
+    table = fit_table(waves(2), CUTOFF, torch.float64, 1e-5)
+    assert table(torch.tensor([CUTOFF, 2 * CUTOFF, 1e9], dtype=torch.float64)).abs().max() == 0
+    torch.testing.assert_close(
+        table(torch.zeros(1, dtype=torch.float64)), torch.ones(1, 2, dtype=torch.float64)
+    )
+
+
+def test_filters_that_no_table_reproduces_are_refused():
+    with pytest.raises(ConfigError, match=r"8192 intervals .* to .* only; expected 1\.0e-07"):
+        fit_table(lambda d: torch.sin(1e4 * d).unsqueeze(1), CUTOFF, torch.float64, 1e-7)
+
+
+# --- kernels -----------------------------------------------------------------------------
+
+
+def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int):
+    """Return call(features, edge_vectors) and its two arguments."""
+    vectors, index, n_atoms = graph_of(atoms, dtype)
+    generator = torch.Generator().manual_seed(5)
+
+    def table(n):
+        return fit_table(waves(n), CUTOFF, dtype, 1e-3)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    if kernel == "scalar":
+        filters = table(n_channels)
+        return lambda x, v: scalar_convolution(x, filters, v, index), random(
+            n_atoms, n_channels
+        ), vectors
+    if kernel == "vector":
+        filters = table(3 * n_channels)
+        return lambda x, v: vector_convolution(x, filters, v, index), random(
+            n_atoms, 5 * n_channels
+        ), vectors
+    irreps = irreps_up_to(2, True)
+    couplings = EdgeCouplings(2, True)
+    product = TensorProduct(irreps, irreps, n_channels, couplings)
+    convolution = PathConvolution(product, table(product.n_weights), couplings, n_channels)
+    dims = [2 * irrep.l + 1 for irrep in irreps]
+
+    def call(x, v):
+        parts = x.split([dim * n_channels for dim in dims], dim=1)
+        features = [p.reshape(-1, d, n_channels) for p, d in zip(parts, dims, strict=True)]
+        sums = convolution(features, couplings(v), v, index)
+        return torch.cat([s.flatten(1) for s in sums], dim=1)
+
+    return call, random(n_atoms, sum(dims) * n_channels), vectors
+
+
+def with_gradients(call, features, vectors):
+    features, vectors = features.clone().requires_grad_(), vectors.clone().requires_grad_()
+    out = call(features, vectors)
+    weights = torch.cos(torch.arange(out.numel(), dtype=torch.float64)).reshape(out.shape)
+    total = (out * weights.to(out.dtype)).sum()
+    return out.detach(), *torch.autograd.grad(total, [features, vectors])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_channels", [1, 16, 70])
+@pytest.mark.parametrize("make", [ethanol, crystal])
+def test_a_kernel_agrees_with_the_portable_sum(kernel, dtype, n_channels, make, portable):
+    arguments = case(kernel, dtype, make(), n_channels)
+    found = with_gradients(*arguments)
+    portable()
+    expected = with_gradients(*arguments)
+    relative = 1e-12 if dtype == torch.float64 else 2e-5
+    for a, b in zip(found, expected, strict=True):
+        assert float(b.abs().max()) > 1e-2
+        torch.testing.assert_close(a, b, rtol=0, atol=relative * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_derivatives_of_a_kernel_are_finite_differences(kernel):
+    call, features, vectors = case(kernel, torch.float64, molecule("H2O"), 3)
+    features.requires_grad_()
+    vectors.requires_grad_()
+    assert torch.autograd.gradcheck(call, (features, vectors), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_edges_beyond_the_table_contribute_nothing(kernel):
+    call, features, vectors = case(kernel, torch.float64, ethanol(), 4)
+    far = vectors.clone()
+    far[3] *= 20.0
+    _, gradient, of_edges = with_gradients(call, features, far)
+    assert torch.isfinite(gradient).all()
+    assert float(of_edges[3].abs().max()) == 0.0
+    assert float(of_edges[2].abs().max()) > 0.0
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_several_threads_give_what_one_gives(kernel):
+    arguments = case(kernel, torch.float64, bulk("Cu", cubic=True) * (3, 3, 3), 4)
+    assert len(arguments[2]) > 2 * 512  # else one chunk
+    one = with_gradients(*arguments)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        several = with_gradients(*arguments)
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(several, one, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+def test_kernels_refuse_what_would_read_outside():
+    vectors, index, n_atoms = graph_of(ethanol())
+    x = torch.zeros(n_atoms, 4, dtype=torch.float64)
+    table = fit_table(waves(4), CUTOFF, torch.float64, 1e-3)
+    with pytest.raises(RuntimeError, match="features and table differ in channels"):
+        scalar_convolution(x[:, :3], table, vectors, index)
+    with pytest.raises(RuntimeError, match="edge_index and vectors differ"):
+        scalar_convolution(x, table, vectors[1:], index)
+    with pytest.raises(RuntimeError, match="differ in precision"):
+        scalar_convolution(x.float(), table, vectors, index)
+    with pytest.raises(RuntimeError, match="int64"):
+        scalar_convolution(x, table, vectors, index.to(torch.int32))
+    with pytest.raises(RuntimeError, match="four rows"):
+        scalar_convolution(x, SplineTable(table.table[:3], CUTOFF), vectors, index)
+    with pytest.raises(RuntimeError, match=r"edge_index must lie in 0\.\.8"):
+        scalar_convolution(x, table, vectors, index + 1)
+
+
+# --- networks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_a_tabulated_network_is_the_network(name, with_kernels, portable):
+    if not with_kernels:
+        portable()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = build(name, **NETWORKS[name]).double()
+    exact = Potential(network, REFERENCE_ENERGIES).eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    tabulated = Potential(network.tabulated(torch.float64, 3e-8), REFERENCE_ENERGIES).eval()
+    assert tabulated.cutoff == exact.cutoff
+    assert tabulated.n_hops == exact.n_hops
+    for atoms in (ethanol(), crystal(), slab()):
+        graph = build_graph(atoms, CUTOFF)
+        expected, found = exact.evaluate(graph), tabulated.evaluate(graph)
+        scale = float(expected.forces.abs().max())
+        assert scale > 1e-3
+        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-6 * scale)
+        torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-7)
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_forces_of_a_tabulated_network_are_its_gradient(name):
+    """Coarse tables are as consistent as fine ones: forces are derivatives of the splines."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = build(name, **NETWORKS[name]).double()
+    tabulated = Potential(network.tabulated(torch.float64, 1e-2), REFERENCE_ENERGIES).eval()
+    atoms, h = crystal(), 1e-4
+    forces = tabulated.evaluate(build_graph(atoms, CUTOFF)).forces
+    for atom, axis in ((0, 0), (3, 1), (7, 2)):
+        energy = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * h
+            energy.append(float(tabulated.evaluate(build_graph(moved, CUTOFF)).energy))
+        slope = (energy[0] - energy[1]) / (2 * h)
+        assert -slope == pytest.approx(float(forces[atom, axis]), abs=2e-6)
+
+
+# --- building ----------------------------------------------------------------------------
+
+
+def test_without_a_compiler_the_kernels_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(EngineError, match=r"no C\+\+ compiler; install g\+\+ or set CXX"):
+        build_kernels()
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    with pytest.raises(EngineError, match=r"cannot run the C\+\+ compiler '.*none'"):
+        build_kernels()
+    monkeypatch.delenv("CXX")
+    source = tmp_path / "broken.cpp"
+    source.write_text("int main() { return x; }\n")
+    monkeypatch.setattr(kernels, "SOURCE", source)
+    with pytest.raises(EngineError, match=r"failed: .*error.*x"):
+        build_kernels()
+
+
+def test_kernels_are_not_loaded_where_they_were_not_built(monkeypatch, tmp_path):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "_loaded", [])
+    assert not load_kernels()
+
+
+def test_the_source_is_shipped():
+    assert "TORCH_LIBRARY(eqcalc" in kernels.SOURCE.read_text()
