@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -21,6 +22,10 @@ def compile(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads to compile for; md takes 1 below 100 atoms.")
     ] = 1,
+    file: Annotated[
+        Optional[Path],
+        typer.Option(help="Python file of the model's architecture, where it is not eqcalc's."),
+    ] = None,
 ) -> None:
     """Compile a model for this machine, so that every later run is faster.
 
@@ -33,6 +38,7 @@ def compile(
     import torch
     from rich.console import Console
 
+    from eqcalc.architectures import register_file
     from eqcalc.engines import load_model, resolve_device
     from eqcalc.engines.devices import resolve_dtype
     from eqcalc.engines.inductor import compile_package, find_package
@@ -40,12 +46,15 @@ def compile(
 
     torch.set_num_threads(threads)
     where = resolve_device(device)
-    file = open_potential(model)
-    precision = resolve_dtype(dtype or file.card.dtype)
-    if find_package(file, where, precision) is None:
+    archive = open_potential(model)
+    card = archive.card
+    if file is not None:
+        register_file(file, card.architecture)
+    precision = resolve_dtype(dtype or card.dtype)
+    if find_package(archive, where, precision) is None:
         start = time.perf_counter()
-        with Console().status(f"compiling {file.card.name} for {where}, a minute or so ..."):
-            compile_package(file, where, precision)
+        with Console().status(f"compiling {card.name} for {where}, a minute or so ..."):
+            compile_package(archive, where, precision)
         say(f"compiled in {time.perf_counter() - start:.0f} s")
-    say(f"package {find_package(file, where, precision)}")
+    say(f"package {find_package(archive, where, precision)}")
     say(load_model(model, device=device, dtype=dtype).engine_report())

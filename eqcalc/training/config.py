@@ -165,14 +165,21 @@ class TrainingConfig:
         for key, value in (("name", name), ("file", file or "")):
             if not isinstance(value, str):
                 raise ConfigError(f"{key} in [architecture] must be a string, found {value!r}.")
-        if file is not None:
-            architectures.register_file(self.resolve(file), name)
+        network = self.network_file
+        if network is not None:
+            architectures.register_file(network, name)
         _require_types(architectures.config_class(name), options, "[architecture]")
         architectures.build(name, **options)  # refuse bad options now
 
     def architecture_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``architectures.build``."""
         return {key: value for key, value in self.architecture.items() if key != "file"}
+
+    @property
+    def network_file(self) -> Optional[Path]:
+        """The Python file of an architecture that is not eqcalc's own, None for those."""
+        file = self.architecture.get("file")
+        return None if file is None else self.resolve(file)
 
     def resolve(self, path: str) -> Path:
         """Return a path of the file as seen from here."""

@@ -17,13 +17,15 @@ EVENTS = "tensorboard"
 
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
+_NETWORK = "network.py"
 
 
 class RunFolder:
     """The folder of one training run.
 
-    ``train.toml`` is the configuration as it was; ``manifest.json`` says when and
-    from where; ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` are the training's.
+    ``train.toml`` is the configuration as it was, ``network.py`` the file of an architecture
+    that is not eqcalc's own; ``manifest.json`` says when and from where; ``metrics.csv``,
+    ``best.ckpt`` and ``last.ckpt`` are the training's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,15 +44,21 @@ class RunFolder:
         Raises
         ------
         OutputError : the folder cannot be written.
+        ConfigError : resuming with a network file that has changed.
         """
+        if resume:
+            self._refuse_changed_network(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for name in (_METRICS, _BEST, _LAST):
+                for name in (_METRICS, _BEST, _LAST, _NETWORK):
                     (self.path / name).unlink(missing_ok=True)
                 shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
             raise OutputError(f"cannot use '{self.path}' for a training run: {error}.") from error
+        network = config.network_file
+        if network is not None and not resume:
+            write_whole(self.path / _NETWORK, network.read_bytes())
         if config.source is not None:
             if config.source.resolve() != (self.path / _CONFIG).resolve():
                 write_whole(self.path / _CONFIG, config.source.read_bytes())
@@ -65,7 +73,8 @@ class RunFolder:
 
         Raises
         ------
-        ConfigError : the folder holds no run, or its configuration is not readable.
+        ConfigError : the folder holds no run, its configuration is not readable, or the
+            network file has changed since.
         """
         try:
             manifest = json.loads((self.path / _MANIFEST).read_text())
@@ -75,4 +84,17 @@ class RunFolder:
                 f"'{self.path}' is not a training run (it has no readable {_MANIFEST}); give the "
                 "folder that eqcalc train wrote."
             ) from error
-        return read_config(self.path / _CONFIG, folder)
+        config = read_config(self.path / _CONFIG, folder)
+        self._refuse_changed_network(config)
+        return config
+
+    def _refuse_changed_network(self, config: TrainingConfig) -> None:
+        """Compare with the copy: trained weights in another network are silent nonsense."""
+        network, copy = config.network_file, self.path / _NETWORK
+        if network is None or not copy.exists():
+            return
+        if network.read_bytes() != copy.read_bytes():
+            raise ConfigError(
+                f"'{network}' has changed since the training in '{self.path}' began; put back "
+                f"what it was ('{copy}'), or train anew."
+            )

@@ -19,6 +19,7 @@ from small_models import ETHANOL_FRAMES, POTENTIALS, small_options
 
 import eqcalc.cli.evaluate
 import eqcalc.cli.train
+from eqcalc import architectures
 from eqcalc.architectures import available, config_class, is_potential, published
 from eqcalc.cli import main
 from eqcalc.data import read_dataset
@@ -44,6 +45,8 @@ cut_off = 4.0
 batch_size = 2
 max_epochs = 2
 """
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "04_new_architecture.py"
 
 TINY = {
     "embedding_dim": 8, "hidden_dim": 8, "num_features": 8, "scalar_dim": 8, "l_max": 1,
@@ -343,6 +346,45 @@ def test_every_potential_trains_exports_and_evaluates(name, folder):
     measured = json.loads((folder / "out" / "errors.json").read_text())
     key = "forces_mae_mev_per_a"
     assert measured[key] == pytest.approx(card.errors[key], rel=1e-5)
+
+
+@pytest.fixture
+def own_network(folder, monkeypatch) -> Path:
+    """Return the file of a network of one's own, which train.toml names."""
+    monkeypatch.setattr(architectures, "_registered", {})
+    path = folder / "my_network.py"
+    path.write_bytes(EXAMPLE.read_bytes())
+    start, end = TRAINING_FILE.index("[architecture]"), TRAINING_FILE.index("[training]")
+    own = '[architecture]\nname = "embeddedatom"\nfile = "my_network.py"\n'
+    (folder / "train.toml").write_text(TRAINING_FILE[:start] + own + TRAINING_FILE[end:])
+    return path
+
+
+def test_a_network_file_that_changed_after_training_is_refused(own_network, capsys):
+    assert run("train", "train.toml", "-o", "run") == 0
+    assert run("export", "run", "before") == 0
+    trained = own_network.read_bytes()
+    assert Path("run/network.py").read_bytes() == trained
+    own_network.write_bytes(trained + b"# another word\n")
+    message = f"'{own_network.name}' has changed since the training in 'run' began"
+    for words in (("export", "run", "after"), ("train", "train.toml", "-o", "run", "--resume")):
+        assert run(*words) == 2
+        assert message in capsys.readouterr().err.replace(f"{own_network.parent}/", "")
+    own_network.write_bytes(Path("run/network.py").read_bytes())
+    assert run("export", "run", "after") == 0
+
+
+def test_compile_takes_the_file_of_a_network_of_ones_own(own_network, capsys, monkeypatch):
+    monkeypatch.setenv("EQCALC_CACHE", str(own_network.parent / "cache"))
+    assert run("train", "train.toml", "-o", "run") == 0
+    assert run("export", "run", "model") == 0
+    monkeypatch.setattr(architectures, "_registered", {})
+    assert run("compile", "model") == 2
+    assert "unknown architecture 'embeddedatom'" in capsys.readouterr().err
+    assert run("compile", "model", "--file", "absent.py") == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert run("compile", "model", "--file", own_network.name) == 0
+    assert "inductor on cpu in float32, passport reproduced" in capsys.readouterr().out
 
 
 def test_evaluate_notes_frames_that_were_trained_on(folder, capsys):
