@@ -227,11 +227,16 @@ void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
                   vectors.size(1) == 3,
               "edge_index and vectors differ");
   TORCH_CHECK(index.scalar_type() == at::kLong, "edge_index must be int64");
-  if (index.numel() > 0) {
-    const auto [low, high] = at::aminmax(index);
-    TORCH_CHECK(low.item<int64_t>() >= 0 && high.item<int64_t>() < features.size(0),
-                "edge_index must lie in 0..", features.size(0) - 1);
+  // By hand: torch's operations would take longer than the sums of a small molecule.
+  const auto contiguous = index.contiguous();
+  const int64_t* ids = contiguous.data_ptr<int64_t>();
+  int64_t low = 0, high = -1;
+  for (int64_t k = 0; k < contiguous.numel(); ++k) {
+    low = std::min(low, ids[k]);
+    high = std::max(high, ids[k]);
   }
+  TORCH_CHECK(low >= 0 && high < features.size(0), "edge_index must lie in 0..",
+              features.size(0) - 1);
   TORCH_CHECK(table.scalar_type() == features.scalar_type() &&
                   vectors.scalar_type() == features.scalar_type(),
               "features, table and vectors differ in precision");

@@ -250,8 +250,8 @@ def _parts(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## All networks",
         "",
-        "Published or default widths at 5 Å (PaiNN, SchNet and NequIP as above). 'Around' is what a "
-        "step costs beyond the call of the model: list, host and ASE.",
+        "ms per step; published or default widths at 5 Å (PaiNN, SchNet and NequIP as above). "
+        "'Around' is what a step costs beyond the call of the model: list, host and ASE.",
         "",
         "| network | structure | edges | TorchScript | compiled | faster | around |",
         "|---|---|---|---|---|---|---|",
