@@ -284,12 +284,15 @@ def test_ghost_atoms_carry_messages_and_no_energy(pair):
 
 
 def test_a_result_is_not_overwritten_by_the_next_call(pair):
-    model = pair[0].models[0]
-    kept = []
-    for atoms in breathing(8):
+    model, n_captures, kept = pair[0].models[0], set(), []
+    for seed in range(6):
+        atoms = crystal()
+        atoms.rattle(0.02, seed=seed)
         graph = build_graph(atoms, 4.0)
         found = model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
         kept.append((found, [tensor.clone() for tensor in found]))
+        n_captures.add(model.engine.n_captures)
+    assert len(n_captures) == 1  # all came from one graph
     for found, copies in kept:
         assert all(map(torch.equal, found, copies))
 
