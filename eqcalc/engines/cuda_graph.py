@@ -138,7 +138,7 @@ class CudaGraphEngine:
             raise EngineError(
                 f"{self.inner.name} cannot be captured as a CUDA graph (for "
                 f"{buffers.bucket.n_atoms} atoms and {buffers.bucket.n_edges} edges): "
-                f"{_reason(error)}"
+                f"{_reason(error)}; engine='{self.inner.name}' runs it without"
             ) from error
         self.n_captures += 1
         return recording

@@ -319,28 +319,46 @@ def test_single_precision_replays_reproduce_the_passport(models, stand_in):
 # --- which buckets are captured ----------------------------------------------------------
 
 
+def chains() -> list[Atoms]:
+    """Return twenty chains of hydrogen, each with a bucket of its own."""
+    return [Atoms(n * "H", [[0, 0, 0.9 * k] for k in range(n)]) for n in range(20, 420, 20)]
+
+
 def test_sizes_that_never_come_again_are_not_captured_once_the_room_is_used(pair):
     replaying, plain = pair
     engine = engine_of(replaying)
-    chain = [Atoms(n * "H", [[0, 0, 0.9 * k] for k in range(n)]) for n in range(20, 420, 20)]
-    for atoms in chain:
+    for atoms in chains():
         assert_same_results(replaying, plain, atoms)
     assert engine.n_captures == len(engine._kept) == 8
 
 
-def test_a_size_that_comes_often_takes_the_place_of_the_oldest(pair):
+def test_a_size_that_comes_often_takes_the_place_of_what_was_not_used_longest(pair):
     replaying, plain = pair
     engine = engine_of(replaying)
-    chain = [Atoms(n * "H", [[0, 0, 0.9 * k] for k in range(n)]) for n in range(20, 420, 20)]
-    for atoms in chain:
+    for atoms in chains():
         replaying.calculate(atoms)
+    replaying.calculate(chains()[0])  # was captured, and is now the youngest
+    n_edges = build_graph(chains()[0], 4.0).edge_index.shape[1]
+    used = bucket_of(20, n_edges, 20, with_weights=False)
+    assert next(reversed(engine._kept)) == used
     oldest = next(iter(engine._kept))
     for _ in range(20):
-        assert_same_results(replaying, plain, chain[-1])
+        assert_same_results(replaying, plain, chains()[-1])
     assert engine.n_captures == 9
     assert len(engine._kept) == 8
     assert oldest not in engine._kept
+    assert used in engine._kept
     assert next(reversed(engine._kept)).n_atoms >= 400
+
+
+def test_two_frequent_sizes_do_not_take_each_others_place_in_turn(pair):
+    replaying, plain = pair
+    for atoms in chains():
+        replaying.calculate(atoms)
+    for _ in range(20):
+        for atoms in chains()[-2:]:
+            assert_same_results(replaying, plain, atoms)
+    assert engine_of(replaying).n_captures == 9
 
 
 # --- choice and refusals -----------------------------------------------------------------
@@ -380,7 +398,7 @@ def test_a_model_that_cannot_be_captured_runs_without_and_the_report_says_why(
     assert model.engine.name == "torchscript"
     assert (
         "not cudagraph: torchscript cannot be captured as a CUDA graph (for 32 atoms and 128 "
-        "edges): called a synchronizing CUDA operation"
+        "edges): called a synchronizing CUDA operation; engine='torchscript' runs it without"
     ) in model.engine_report()
     with pytest.warns(EngineWarning, match=r"with torchscript: .* called a synchronizing CUDA"):
         load_model(models["double"], device="cpu", engine="cudagraph")
@@ -394,7 +412,7 @@ def test_a_capture_that_fails_during_a_run_is_an_error_and_leaves_what_was_captu
     monkeypatch.setattr(RefusingRecorder, "message", "CUDA out of memory. Tried to allocate 1 GiB")
     calculator = EqCalculator(models["double"], device="cpu")  # captures two buckets
     calculator.calculate(crystal())
-    with pytest.raises(EngineError, match=r"cannot be captured .*: CUDA out of memory\. Tried"):
+    with pytest.raises(EngineError, match=r"captured .*: CUDA out of memory\. .* engine='torchsc"):
         calculator.calculate(crystal().repeat(2))
     assert_same_results(
         calculator, EqCalculator(models["double"], device="cpu", engine="torchscript"), water()
