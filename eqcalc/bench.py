@@ -33,7 +33,7 @@ from torch import Tensor
 
 from eqcalc import __version__
 from eqcalc.calculator import EqCalculator
-from eqcalc.engines import ENGINES, Engine, load_model
+from eqcalc.engines import Engine, engines_on, load_model
 from eqcalc.errors import EngineError, EngineWarning, UnsupportedElementError, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelCard, Source
@@ -246,8 +246,9 @@ def ready_engines(
     source: Source, *, device: str = "auto", dtype: Optional[str] = None
 ) -> tuple[list[str], dict[str, str]]:
     """Return the engines that run a model here without compiling, and why others do not."""
-    not_used = dict(load_model(source, device=device, dtype=dtype).not_used)
-    return [name for name in ENGINES if name not in not_used], not_used
+    model = load_model(source, device=device, dtype=dtype)
+    not_used = dict(model.not_used)
+    return [name for name in engines_on(model.device) if name not in not_used], not_used
 
 
 def check_elements(card: ModelCard, structures: dict[str, Atoms]) -> None:

@@ -61,7 +61,7 @@ class EqCalculator(ExactCache):
     model : a shipped model's name, a path, or several of them (a committee: the mean)
     device : "auto", "cpu", "cuda" or "cuda:N"
     dtype : "float32", "float64" or None for the file's own; forces are always float64
-    engine : "auto", "inductor" or "torchscript", see :func:`eqcalc.load_model`
+    engine : "auto", "cudagraph", "inductor" or "torchscript", see :func:`eqcalc.load_model`
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
         a fresh one at every call. Results do not depend on it.
 
@@ -288,7 +288,10 @@ class EqCalculator(ExactCache):
         )
         n_atoms = graph.n_owned
         forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
-        member = _Member(energies.cpu().numpy(), forces.cpu().numpy())
+        if forces.device.type == "cpu":
+            member = _Member(energies.numpy(), forces.numpy())
+        else:
+            member = _downloaded(energies, forces)
         _refuse_not_finite(model, member)
         return member, gradients
 
@@ -339,6 +342,12 @@ class _Member:
         self.energies = energies  # (n_atoms,), eV
         self.forces = forces  # (n_atoms, 3), eV/Å
         self.energy = float(energies.sum())
+
+
+def _downloaded(energies: Tensor, forces: Tensor) -> _Member:
+    """Return float64 energies (n_atoms,) and forces (n_atoms, 3), in one transfer."""
+    table = torch.cat([energies.to(torch.float64).unsqueeze(1), forces], dim=1).cpu().numpy()
+    return _Member(table[:, 0].copy(), table[:, 1:].copy())
 
 
 def _refuse_not_finite(model: Model, member: _Member, where: str = "") -> None:

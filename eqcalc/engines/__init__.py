@@ -10,6 +10,7 @@ from typing import Optional, Protocol
 import torch
 from torch import Tensor
 
+from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.devices import resolve_device, resolve_dtype
 from eqcalc.engines.inductor import InductorEngine, compile_package
 from eqcalc.engines.torchscript import TorchScriptEngine
@@ -17,13 +18,17 @@ from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileErro
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.passport import Passport, verify
 
-__all__ = ["ENGINES", "Engine", "Model", "load_model", "resolve_device"]
+__all__ = ["ENGINES", "Engine", "Model", "engines_on", "load_model", "resolve_device"]
 
 
 class Engine(Protocol):
-    """What runs a model: built from a file, a device and a precision."""
+    """What runs a model: built from a file, a device and a precision.
+
+    device_types : "cpu", "cuda"; the devices on which it can run at all
+    """
 
     name: str
+    device_types: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
 
@@ -36,6 +41,7 @@ class Engine(Protocol):
 
 
 ENGINES: dict[str, type[Engine]] = {
+    "cudagraph": CudaGraphEngine,
     "inductor": InductorEngine,
     "torchscript": TorchScriptEngine,
 }
@@ -67,7 +73,10 @@ class Model:
     def engine_report(self) -> str:
         """Return which engine runs, and why no faster one does, in a few lines."""
         precision = str(self.dtype).removeprefix("torch.")
-        lines = [f"{self.engine.name} on {self.device} in {precision}, passport reproduced"]
+        name = self.engine.name
+        if isinstance(self.engine, CudaGraphEngine):
+            name += f" over {self.engine.inner.name}"
+        lines = [f"{name} on {self.device} in {precision}, passport reproduced"]
         return "\n".join([*lines, *(f"not {name}: {why}" for name, why in self.not_used.items())])
 
     @property
@@ -97,8 +106,9 @@ def load_model(
     source : a shipped model's name, or the path of a model file
     device : "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"
     dtype : "float32", "float64", or None for the file's own
-    engine : "torchscript"; "inductor", compiled at the first use; or "auto", the fastest
-        that is ready and passes: it compiles nothing (``eqcalc compile`` does)
+    engine : "torchscript"; "inductor", compiled at the first use; "cudagraph", which replays
+        inductor where it is compiled, else torchscript; or "auto", the fastest that is ready
+        and passes: it compiles nothing (``eqcalc compile`` does)
 
     Raises
     ------
@@ -119,21 +129,30 @@ def load_model(
     where = resolve_device(device)
     file = open_potential(source)
     precision = resolve_dtype(dtype if dtype is not None else file.card.dtype)
-    *faster, always = ENGINES
+    *faster, always = engines_on(where) if engine == "auto" else [engine, list(ENGINES)[-1]]
     not_used: dict[str, str] = {}
-    for name in faster if engine == "auto" else [engine]:
+    for name in faster:
         if name == always:
             break
         try:
-            if name == engine:
+            if engine == "inductor":
                 compile_package(file, where, precision)
-            return Model(file, _proven(name, file, where, precision), not_used)
+            found = _proven(name, file, where, precision)
         except (EngineError, ModelFileError) as error:
             not_used[name] = str(error)
             if name == engine:
                 warnings.warn(f"running '{file.card.name}' with {always}: {error}",
                               EngineWarning, stacklevel=2)  # fmt: skip
+            continue
+        if isinstance(found, CudaGraphEngine):
+            not_used |= found.not_inner
+        return Model(file, found, not_used)
     return Model(file, _proven(always, file, where, precision), not_used)
+
+
+def engines_on(device: torch.device) -> list[str]:
+    """Return the names of the engines that exist for a kind of device, fastest first."""
+    return [name for name, engine in ENGINES.items() if device.type in engine.device_types]
 
 
 def _proven(

@@ -27,6 +27,7 @@ class InductorEngine:
     """
 
     name = "inductor"
+    device_types: tuple[str, ...] = ("cpu", "cuda")
 
     def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
@@ -41,13 +42,19 @@ class InductorEngine:
         load_kernels()  # the package may call them
         try:
             index = -1 if device.index is None else device.index
-            # One copy per thread would be needed only if threads shared an engine.
-            self._package = torch._inductor.aoti_load_package(str(path), device_index=index)
+            # One copy per thread would be needed only if threads shared an engine. Without
+            # threads the package also takes part in the capture of a CUDA graph.
+            alone = {"run_single_threaded": True} if device.type == "cuda" else {}
+            self._package = torch._inductor.aoti_load_package(
+                str(path), device_index=index, **alone
+            )
         except RuntimeError as error:
             raise EngineError(
                 f"torch {torch.__version__} cannot load the compiled package '{path}': "
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
+        self._weights = torch.ones(0, dtype=torch.float64, device=device)
+        self._weights_n_owned = 0
 
     def __call__(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
@@ -58,9 +65,20 @@ class InductorEngine:
             atomic_numbers, edge_vectors, edge_index = self._padded(
                 atomic_numbers, edge_vectors, edge_index
             )
-        weights = self._weights(atomic_numbers.shape[0], n_owned)
-        energies, gradients = self._package(atomic_numbers, edge_vectors, edge_index, weights)
+        weights = self._weights_of(atomic_numbers.shape[0], n_owned)
+        energies, gradients = self.run(atomic_numbers, edge_vectors, edge_index, weights)
         return (energies[:n_atoms], gradients[:n_edges]) if is_small else (energies, gradients)
+
+    def run(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run the package on two atoms and two edges at least.
+
+        Parameters
+        ----------
+        weights : (n_atoms,) float64; 1 for owned atoms, 0 for others
+        """
+        return self._package(atomic_numbers, edge_vectors, edge_index, weights)
 
     def _padded(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor
@@ -76,10 +94,13 @@ class InductorEngine:
             torch.cat([edge_index, pair], dim=1),
         )
 
-    def _weights(self, n_atoms: int, n_owned: int) -> Tensor:
-        weights = torch.ones(n_atoms, dtype=torch.float64, device=self.device)
-        weights[n_owned:] = 0.0
-        return weights
+    def _weights_of(self, n_atoms: int, n_owned: int) -> Tensor:
+        """Return the weights; in a simulation they are those of the step before."""
+        if self._weights.shape[0] != n_atoms or self._weights_n_owned != n_owned:
+            self._weights = torch.ones(n_atoms, dtype=torch.float64, device=self.device)
+            self._weights[n_owned:] = 0.0
+            self._weights_n_owned = n_owned
+        return self._weights
 
 
 def find_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path | None:

@@ -25,6 +25,7 @@ class TorchScriptEngine:
     """
 
     name = "torchscript"
+    device_types: tuple[str, ...] = ("cpu", "cuda")
 
     def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device

@@ -26,6 +26,7 @@ from small_models import crystal, ethanol, potential, slab, water
 
 from eqcalc import EqCalculator
 from eqcalc.calculator import EqCalculator as Home
+from eqcalc.calculator import _downloaded
 from eqcalc.engines import Model
 from eqcalc.errors import (
     ConfigError,
@@ -783,3 +784,29 @@ def test_neb_runs_with_one_calculator_or_one_per_image(shared, models):
     BFGS(band, logfile=None).run(fmax=0.0, steps=3)
     assert np.isfinite(band.get_forces()).all()
     assert np.abs(band.get_forces()).max() != before
+
+
+def test_energies_and_forces_come_from_a_device_as_they_are():
+    energies, forces = torch.randn(5, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    member = _downloaded(energies, forces)
+    np.testing.assert_array_equal(member.energies, energies)
+    np.testing.assert_array_equal(member.forces, forces)
+    assert member.energy == float(energies.numpy().sum())
+    for array in (member.energies, member.forces):  # no views that keep each other alive
+        assert array.base is None
+        assert array.flags.c_contiguous
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gpu_results_are_those_of_the_cpu(dtype, models):
+    on_gpu, on_cpu = (
+        EqCalculator(models["double"], device=device, dtype=dtype) for device in ("cuda", "cpu")
+    )
+    atol = {"float32": 2e-5, "float64": 1e-10}[dtype]
+    for atoms in (ethanol(), crystal(), slab(), water(), crystal()):
+        for calculator in (on_gpu, on_cpu):
+            calculator.calculate(atoms)
+        assert on_gpu.results.keys() == on_cpu.results.keys()
+        for name, value in on_cpu.results.items():
+            np.testing.assert_allclose(on_gpu.results[name], value, 1e-9, atol, err_msg=name)

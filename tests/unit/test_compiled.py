@@ -13,11 +13,13 @@ import pytest
 import torch
 from ase import Atoms
 from small_models import ETHANOL_FRAMES, crystal, ethanol, potential, slab
+from test_cuda_graph import StandInRecorder, assert_same_results, breathing
 
 from eqcalc import EqCalculator
 from eqcalc.bench import BenchCalculator, measure, ready_engines
 from eqcalc.cli import main
-from eqcalc.engines import inductor, load_model
+from eqcalc.engines import cuda_graph, inductor, load_model
+from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.inductor import compile_package
 from eqcalc.engines.package_cache import PackageCache, cache_folder, package_key
 from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, OutputError
@@ -233,6 +235,35 @@ def test_a_thousand_different_sizes_need_one_package(compiled):
             other.positions += (5.0 * k, 0.3 * k, 0)
             atoms += other
         np.testing.assert_allclose(fast.get_forces(atoms), slow.get_forces(atoms), atol=1e-11)
+
+
+def test_weights_are_made_anew_only_where_a_count_changes(compiled):
+    engine = load_model(compiled).engine
+    for n_atoms, n_owned in ((9, 9), (9, 4), (7, 4), (7, 0), (0, 0), (9, 9)):
+        weights = engine._weights_of(n_atoms, n_owned)
+        assert weights.dtype == torch.float64
+        assert weights.tolist() == [1.0] * n_owned + [0.0] * (n_atoms - n_owned)
+        assert engine._weights_of(n_atoms, n_owned) is weights
+
+
+def test_where_graphs_are_captured_the_package_is_what_is_replayed(compiled, monkeypatch):
+    plain = EqCalculator(compiled, engine="torchscript")
+    monkeypatch.setattr(CudaGraphEngine, "device_types", ("cpu",))
+    monkeypatch.setattr(cuda_graph, "CudaRecorder", StandInRecorder)
+    replaying = EqCalculator(compiled, device="cpu")
+    report = "cudagraph over inductor on cpu in float64, passport reproduced"
+    assert replaying.engine_report() == report
+    for atoms in [*structures().values(), *breathing(12), *structures().values()]:
+        assert_same_results(replaying, plain, atoms)
+    graph = build_graph(ethanol(), 4.0)
+    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
+    before = replaying.models[0].engine.n_captures
+    for n_owned in (0, 4, 9, 4):  # weights, unlike a count, are not frozen in
+        found = replaying.models[0](*arguments, n_owned)
+        expected = plain.models[0](*arguments, n_owned)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    assert replaying.models[0].engine.n_captures == before
 
 
 # --- choice and fallbacks ----------------------------------------------------------------

@@ -31,7 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "architectures": _BASE | {"graph", "nn"},
     "potential": _BASE | {"graph", "nn", "architectures"},
     # running a model file: no network in sight
-    "neighbours": _BASE | {"graph"},
+    "lattice": set(),
+    "cell_list": {"lattice"},
+    "neighbours": _BASE | {"graph", "lattice", "cell_list"},
     "passport": _GRAPHS,
     "model_card": set(),
     "model_file": _BASE | {"model_card"},

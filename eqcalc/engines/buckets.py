@@ -1,0 +1,120 @@
+"""Inputs of fixed size and place, for what can only be run again as it once ran.
+
+A captured graph has the sizes and the addresses of its tensors frozen in. So inputs are
+copied into buffers that are somewhat larger, a *bucket*, and what is left over is filled up
+without an effect on the real atoms:
+
+- pad atoms stand behind the real ones, hence are the last receivers;
+- pad edges join pad atoms, stand behind the real ones, hence leave the edges sorted by
+  receiver, and are longer than the cutoff, hence have no effect even there.
+
+The reverse of a pad edge need not be among them: no network looks for it.
+
+Shapes: n_atoms, n_edges of the structure; N_atoms, N_edges of its bucket.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Bucket", "Buffers", "bucket_of"]
+
+# Pad edges are spread over as many atoms: sums of thousands at one place are slow on a GPU.
+_PAD_ATOMS = 16
+_FEWEST_ATOMS, _FEWEST_EDGES = 32, 128
+
+
+class Bucket(NamedTuple):
+    """Sizes of the buffers, and the count of owned atoms that is frozen in.
+
+    n_owned : the first so many atoms of the buffers contribute energy
+    """
+
+    n_atoms: int
+    n_edges: int
+    n_owned: int
+
+
+def bucket_of(n_atoms: int, n_edges: int, n_owned: int, *, with_weights: bool) -> Bucket:
+    """Return the bucket of a graph.
+
+    Sizes grow in steps of 1/16 to 1/8, so that the number of edges can change a little
+    without another bucket and the work on pads stays small.
+
+    >>> bucket_of(100, 3000, 100, with_weights=False)
+    Bucket(n_atoms=120, n_edges=3072, n_owned=120)
+    >>> bucket_of(100, 3000, 60, with_weights=False)
+    Bucket(n_atoms=120, n_edges=3072, n_owned=60)
+
+    Parameters
+    ----------
+    with_weights : what runs takes the owned atoms as a tensor of weights, which can change
+        between runs; otherwise as a number, which cannot
+    """
+    atoms = max(_rounded_up(n_atoms + _PAD_ATOMS), _FEWEST_ATOMS)
+    edges = max(_rounded_up(n_edges), _FEWEST_EDGES)
+    # Without ghosts the pad atoms may be owned as well: they only add to the energy, by
+    # what nobody reads. So one bucket serves structures of several sizes.
+    is_whole = with_weights or n_owned == n_atoms
+    return Bucket(atoms, edges, atoms if is_whole else n_owned)
+
+
+class Buffers:
+    """The inputs of one bucket; they stay where they are for as long as this lives.
+
+    atomic_numbers : (N_atoms,) int64
+    edge_vectors : (N_edges, 3), Å
+    edge_index : (2, N_edges) int64
+    weights : (N_atoms,) float64; 1 for the owned atoms of the structure, 0 for all others
+
+    Parameters
+    ----------
+    reach : Å; length of the pad edges, beyond the cutoff
+    """
+
+    def __init__(
+        self, bucket: Bucket, reach: float, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.bucket = bucket
+        self.atomic_numbers = torch.ones(bucket.n_atoms, dtype=torch.int64, device=device)
+        self.weights = torch.zeros(bucket.n_atoms, dtype=torch.float64, device=device)
+        self._pad_edges = _pad_edges(bucket).to(device)  # (2, N_edges)
+        self.edge_index = self._pad_edges.clone()
+        self._pad_vector = torch.tensor([[reach, 0.0, 0.0]], dtype=dtype, device=device)
+        self.edge_vectors = self._pad_vector.repeat(bucket.n_edges, 1)
+
+    @torch.no_grad()
+    def fill(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
+    ) -> None:
+        """Copy a graph of this bucket, and put pads over all that the last one left behind."""
+        n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
+        self.atomic_numbers[:n_atoms].copy_(atomic_numbers)
+        self.atomic_numbers[n_atoms:].copy_(atomic_numbers[0])  # an element that is known
+        self.edge_vectors[:n_edges].copy_(edge_vectors)
+        self.edge_vectors[n_edges:].copy_(self._pad_vector)
+        self.edge_index[:, :n_edges].copy_(edge_index)
+        self.edge_index[:, n_edges:].copy_(self._pad_edges[:, n_edges:])
+        self.weights[:n_owned].fill_(1.0)
+        self.weights[n_owned:].fill_(0.0)
+
+
+def _rounded_up(n: int) -> int:
+    """Return n with four significant binary digits, rounded up."""
+    step = 1 << max((n - 1).bit_length() - 4, 0)
+    return -(-n // step) * step
+
+
+def _pad_edges(bucket: Bucket) -> Tensor:
+    """Return the edge at every place (2, N_edges) as if it were a pad.
+
+    The last eighth, which alone is pads in most buckets, is spread over all pad atoms.
+    """
+    most = max(bucket.n_edges // 8, _FEWEST_EDGES)
+    from_end = torch.arange(bucket.n_edges - 1, -1, -1)
+    place = (_PAD_ATOMS - 1 - from_end * _PAD_ATOMS // most).clamp(min=0)  # never decreases
+    first = bucket.n_atoms - _PAD_ATOMS
+    return torch.stack([first + (place + 1) % _PAD_ATOMS, first + place])
