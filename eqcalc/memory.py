@@ -27,7 +27,11 @@ __all__ = [
 
 _SAMPLE_EDGES = 6_000  # of the smallest measured call: far above what the page size blurs
 _SPARE = 4  # atoms without edges per atom with edges, in the call that tells atoms from edges
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|bad_alloc", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|bad_alloc"
+    r"|aoti_torch_empty_strided.*API call failed",  # all that a compiled package may tell
+    re.IGNORECASE | re.DOTALL,
+)
 _PROCESS, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -49,7 +53,9 @@ class MemoryLaw:
 
 
 def measure_law(model: Model, graph: AtomicGraph) -> Optional[MemoryLaw]:
-    """Measure calls on samples of a structure; None where the system does not tell peaks.
+    """Measure calls on samples of a structure.
+
+    None where the system does not tell peaks, and where not even the samples fit.
 
     Parameters
     ----------
@@ -62,19 +68,31 @@ def measure_law(model: Model, graph: AtomicGraph) -> Optional[MemoryLaw]:
         _sample(graph, 2 * n_sampled, 0),
         _sample(graph, n_sampled, _SPARE * n_sampled),
     ]
-    model(*_arguments(samples[1]))  # what is set up once shall not be counted
-    peaks = []
-    for sample in samples:
-        peak = peak_of(partial(model, *_arguments(sample)), model.device)
-        if peak is None:
-            return None
-        peaks.append(peak)
+    peaks = _peaks(model, samples)
+    if peaks is None:
+        return None
     edges = [sample.edge_index.shape[1] for sample in samples]
     per_atom = max(0.0, (peaks[2] - peaks[0]) / (_SPARE * n_sampled))
     growth = peaks[1] - peaks[0] - per_atom * n_sampled
     per_edge = max(0.0, growth / max(edges[1] - edges[0], 1))
     fixed = max(0.0, peaks[0] - per_edge * edges[0] - per_atom * n_sampled)
     return MemoryLaw(fixed, per_edge, per_atom)
+
+
+def _peaks(model: Model, samples: list[AtomicGraph]) -> Optional[list[int]]:
+    calls = [
+        partial(model, each.atomic_numbers, each.edge_vectors, each.edge_index, each.n_owned)
+        for each in samples
+    ]
+    try:
+        calls[1]()  # what is set up once shall not be counted
+        found = [peak_of(call, model.device) for call in calls]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    known = [peak for peak in found if peak is not None]
+    return known if len(known) == len(calls) else None
 
 
 def _sample(graph: AtomicGraph, n_sampled: int, n_spare: int) -> AtomicGraph:
@@ -98,10 +116,6 @@ def _sample(graph: AtomicGraph, n_sampled: int, n_spare: int) -> AtomicGraph:
         numbers, edge_index, graph.edge_vectors.index_select(0, edges),
         torch.zeros_like(numbers), 1, len(numbers), graph.cell[:1],
     )  # fmt: skip
-
-
-def _arguments(graph: AtomicGraph) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    return graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> Optional[int]:
