@@ -11,11 +11,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from eqcalc.engines import Model
 from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, volumes
 
-__all__ = ["MAX_EDGES", "Predictions", "grouped", "predict", "size_of"]
+__all__ = [
+    "MAX_EDGES", "Predictions", "collect", "grouped", "on_device", "predict", "size_of",
+]  # fmt: skip
 
 MAX_EDGES = 20_000
 """Edges of one model call: enough to keep a processor busy, small enough for any memory."""
@@ -72,19 +75,39 @@ def predict(model: Model, graph: AtomicGraph) -> Predictions:
     ----------
     graph : on any device, without ghost atoms, edge vectors in the model's precision
     """
-    device = model.device
-    n_atoms = graph.atomic_numbers.shape[0]
-    edge_index, edge_vectors = graph.edge_index.to(device), graph.edge_vectors.to(device)
+    graph = on_device(graph, model.device)
     energies, gradients = model(
-        graph.atomic_numbers.to(device), edge_vectors, edge_index, n_atoms
+        graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
     )
-    forces = forces_from_edge_gradients(gradients, edge_index, n_atoms)
+    return collect(graph, energies, gradients)
+
+
+def on_device(graph: AtomicGraph, device: torch.device) -> AtomicGraph:
+    """Return a graph whose tensors lie on a device."""
+    return graph._replace(
+        atomic_numbers=graph.atomic_numbers.to(device),
+        edge_index=graph.edge_index.to(device),
+        edge_vectors=graph.edge_vectors.to(device),
+        structure_index=graph.structure_index.to(device),
+        cell=graph.cell.to(device),
+    )
+
+
+def collect(graph: AtomicGraph, energies: Tensor, gradients: Tensor) -> Predictions:
+    """Return what a model's answer says of all structures.
+
+    Parameters
+    ----------
+    energies : (n_atoms,), eV; gradients : (n_edges, 3), eV/Å
+    """
+    edge_index = graph.edge_index
+    forces = forces_from_edge_gradients(gradients, edge_index, graph.atomic_numbers.shape[0])
     stress = np.full((graph.n_structures, len(VOIGT)), np.nan)
     volume = volumes(graph.cell).cpu().numpy()
     closed = volume > 0
     if closed.any():
-        r, g = edge_vectors.to(torch.float64), gradients.to(torch.float64)
-        structure = graph.structure_index.to(device).index_select(0, edge_index[1])
+        r, g = graph.edge_vectors.to(torch.float64), gradients.to(torch.float64)
+        structure = graph.structure_index.index_select(0, edge_index[1])
         virials = r.new_zeros((graph.n_structures, 3, 3))
         virials = virials.index_add(0, structure, r.unsqueeze(2) * g.unsqueeze(1))
         virials = 0.5 * (virials + virials.transpose(1, 2))

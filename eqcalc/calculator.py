@@ -24,7 +24,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqcalc.batched import MAX_EDGES, grouped, predict, size_of
+from eqcalc.batched import MAX_EDGES, collect, grouped, on_device, size_of
+from eqcalc.blockwise import Blockwise, MemoryForecast
+from eqcalc.chunks import box_coordinates, side_by_side
 from eqcalc.engines import Model, load_model
 from eqcalc.errors import (
     ConfigError,
@@ -69,7 +71,7 @@ class EqCalculator(ExactCache):
     ------
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
     ConfigError : an empty committee, or one whose members differ in dtype or share
-        no element.
+        no element; ``max_edges`` below 1.
     """
 
     name = "eqcalc"
@@ -86,15 +88,18 @@ class EqCalculator(ExactCache):
         dtype: Optional[str] = None,
         engine: str = "auto",
         skin: float = 0.5,
+        max_edges: Optional[int] = None,
     ) -> None:
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))
         sources: list[Source] = [model] if alone else list(model)  # type: ignore
         if len(sources) == 0:
             raise ConfigError("a committee needs at least one model, found an empty list.")
+        _check_max_edges(max_edges)
         self._arguments: dict[str, Any] = {
             "model": model if alone else sources,
             "device": device, "dtype": dtype, "engine": engine, "skin": skin,
+            "max_edges": max_edges,
         }  # fmt: skip
         self.models: list[Model] = [
             load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
@@ -105,6 +110,7 @@ class EqCalculator(ExactCache):
                 f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
                 " pass dtype='float32' or 'float64'."
             )
+        self._blockwise = [Blockwise(max_edges) for _ in self.models]
         # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
         cutoff = max(member.card.cutoff for member in self.models)
         self.neighbours = SkinList(
@@ -171,6 +177,8 @@ class EqCalculator(ExactCache):
         GraphError : zero atoms, NaN positions, coincident atoms, a cell without volume.
         UnsupportedElementError : an element that a model was not trained on.
         NonFiniteError : a model returned NaN or infinity.
+        NotEnoughMemoryError : memory does not suffice, not even for small blocks.
+        ConfigError : an atom's energy depends on more than ``max_edges`` edges.
         PropertyNotImplementedError : stress where a direction is open.
         """
         atoms = self.atoms if atoms is None else atoms
@@ -189,8 +197,8 @@ class EqCalculator(ExactCache):
         graph = self.neighbours.graph(atoms)
         self._refuse_unknown_elements(atoms)
         members, gradients = [], []
-        for model in self.models:
-            member, edge_gradients = self._evaluate(model, graph)
+        for model, blockwise in zip(self.models, self._blockwise, strict=True):
+            member, edge_gradients = self._evaluate(model, blockwise, graph, atoms)
             members.append(member)
             gradients.append(edge_gradients)
         results: dict[str, Any] = _mean(members)
@@ -200,6 +208,27 @@ class EqCalculator(ExactCache):
             results |= _spread(members)
         self.results = results
         self._last = State.of(atoms)
+
+    @torch.inference_mode(False)
+    def memory_forecast(self, atoms: Atoms) -> Optional[MemoryForecast]:
+        """Return what memory an evaluation takes, and in how many blocks it is made.
+
+        None for a structure that fits any memory (20 000 edges), and where the system does
+        not tell what a call needs. Of a committee: of its neediest member.
+
+        Raises
+        ------
+        NotEnoughMemoryError, ConfigError, GraphError, UnsupportedElementError : as
+            :meth:`calculate` does.
+        """
+        graph = self.neighbours.graph(atoms)
+        self._refuse_unknown_elements(atoms)
+        forecasts = [
+            blockwise.forecast(model, graph, lambda: box_coordinates(atoms))
+            for model, blockwise in zip(self.models, self._blockwise, strict=True)
+        ]
+        known = [forecast for forecast in forecasts if forecast is not None]
+        return max(known, key=lambda forecast: forecast.needed, default=None)
 
     @torch.inference_mode(False)
     def calculate_many(
@@ -219,13 +248,15 @@ class EqCalculator(ExactCache):
         Parameters
         ----------
         max_edges : neighbouring structures are joined up to so many edges (or atoms, where
-            there are more of them), 20 000 by default; a larger structure goes alone
+            there are more of them), 20 000 by default and never more than the calculator's
+            ``max_edges``; a larger structure goes alone, in blocks where that asks for them
         names : what messages call each structure; "structure 0", ... by default
 
         Raises
         ------
         GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does; the
             message begins with the name of the structure.
+        NotEnoughMemoryError : as :meth:`calculate` does.
         ConfigError : something else than structures, too few names, ``max_edges`` below 1.
         """
         if isinstance(structures, Atoms):
@@ -233,9 +264,9 @@ class EqCalculator(ExactCache):
                 "calculate_many needs a list of structures, found a single ase.Atoms; "
                 "pass [atoms], or use get_forces()."
             )
+        _check_max_edges(max_edges)
         largest = MAX_EDGES if max_edges is None else max_edges
-        if largest < 1:
-            raise ConfigError(f"max_edges must be at least 1, found {largest}.")
+        largest = min(largest, self._arguments["max_edges"] or largest)
         results: list[dict[str, Any]] = []
         graphs = self._named_graphs(structures, names)
         for group in grouped(graphs, lambda named: size_of(named.graph), largest):
@@ -259,15 +290,23 @@ class EqCalculator(ExactCache):
                 self._check_elements(atoms)
             except (GraphError, UnsupportedElementError) as error:
                 raise type(error)(f"{name}: {error}") from error
-            yield _Named(name, graph, bool(atoms.pbc.all()))
+            yield _Named(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
 
     def _evaluate_group(self, group: list[_Named]) -> list[dict[str, Any]]:
         graph = batch_graphs([named.graph for named in group])
-        predictions = [predict(model, graph) for model in self.models]
+        graph = on_device(graph, self.models[0].device)
+
+        def coordinates() -> NDArray:
+            return side_by_side([named.coordinates for named in group])
+
+        predictions = [
+            collect(graph, *blockwise(model, graph, coordinates))
+            for model, blockwise in zip(self.models, self._blockwise, strict=True)
+        ]
         stress = np.mean([prediction.stress for prediction in predictions], axis=0)
         results = []
         first = 0
-        for k, (name, single, periodic) in enumerate(group):
+        for k, (name, single, periodic, _) in enumerate(group):
             here = slice(first, first + single.n_owned)
             first = here.stop
             # Copies: a result that is kept shall not keep those of all others.
@@ -282,10 +321,10 @@ class EqCalculator(ExactCache):
             results.append(found)
         return results
 
-    def _evaluate(self, model: Model, graph: AtomicGraph) -> tuple[_Member, Tensor]:
-        energies, gradients = model(
-            graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
-        )
+    def _evaluate(
+        self, model: Model, blockwise: Blockwise, graph: AtomicGraph, atoms: Atoms
+    ) -> tuple[_Member, Tensor]:
+        energies, gradients = blockwise(model, graph, lambda: box_coordinates(atoms))
         n_atoms = graph.n_owned
         forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
         if forces.device.type == "cpu":
@@ -328,11 +367,16 @@ class EqCalculator(ExactCache):
 
 
 class _Named(NamedTuple):
-    """The graph of a structure, what messages call it, and whether it has a stress."""
+    """The graph of a structure and what else is needed: the structure itself may change.
+
+    periodic : whether it has a stress
+    coordinates : (n_atoms, 3), see :func:`eqcalc.chunks.box_coordinates`
+    """
 
     name: str
     graph: AtomicGraph
     periodic: bool
+    coordinates: NDArray
 
 
 class _Member:
@@ -348,6 +392,11 @@ def _downloaded(energies: Tensor, forces: Tensor) -> _Member:
     """Return float64 energies (n_atoms,) and forces (n_atoms, 3), in one transfer."""
     table = torch.cat([energies.to(torch.float64).unsqueeze(1), forces], dim=1).cpu().numpy()
     return _Member(table[:, 0].copy(), table[:, 1:].copy())
+
+
+def _check_max_edges(max_edges: Optional[int]) -> None:
+    if max_edges is not None and max_edges < 1:
+        raise ConfigError(f"max_edges must be at least 1, found {max_edges}.")
 
 
 def _refuse_not_finite(model: Model, member: _Member, where: str = "") -> None:

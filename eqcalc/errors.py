@@ -21,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelFileError",
     "NonFiniteError",
+    "NotEnoughMemoryError",
     "OutputError",
     "OutputExistsError",
     "StructureError",
@@ -78,6 +79,10 @@ class EngineWarning(UserWarning):
 
 class NonFiniteError(EqcalcError, ArithmeticError):
     """NaN or infinity from a model, or a structure that flies apart."""
+
+
+class NotEnoughMemoryError(EqcalcError, MemoryError):
+    """A structure for whose smallest part memory does not suffice."""
 
 
 class DataError(EqcalcError, ValueError):

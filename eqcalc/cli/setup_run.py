@@ -33,6 +33,7 @@ def set_up_run(
     StructureError : the structure cannot be read.
     ConfigError : no model was given and no shipped one fits.
     ModelFileError : the model is no potential, or cannot be read.
+    NotEnoughMemoryError : memory does not suffice for the structure, not even in blocks.
     """
     from eqcalc.calculator import EqCalculator
     from eqcalc.model_file import open_potential
@@ -62,6 +63,9 @@ def set_up_run(
         engine=options.engine,
         skin=options.skin,
     )
+    forecast = calculator.memory_forecast(atoms)
+    if forecast is not None:
+        say(f"memory: {forecast}", style="yellow" if forecast.n_blocks > 1 else "")
     source = {
         "structure": str(structure),
         "model": {"name": file.card.name, "path": str(file.path), "sha256": file.sha256},

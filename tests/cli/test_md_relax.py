@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import get_type_hints
 
 import ase.io
+import fake_models
 import pytest
 from ase.build import bulk, molecule
 from fake_models import ASKED_FOR, SHIPPED, fakes
 
 import eqcalc.cli
+from eqcalc.blockwise import MemoryForecast
 from eqcalc.cli import main
 from eqcalc.cli.md import md
 from eqcalc.cli.model_choice import choose_model, trained_on
@@ -119,6 +121,27 @@ def test_velocities_of_the_file_are_announced(folder, capsys, ensemble, effect):
     assert run("md", "moving.xyz", "-n", 2, "-e", ensemble) == 0
     kelvin = {"nvt-langevin": 514}.get(ensemble, 587)  # spread over 24 instead of 21
     assert f"velocities from the file ({kelvin} K); {effect}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["md", "relax"])
+@pytest.mark.parametrize(
+    ("forecast", "line"),
+    [
+        (None, None),
+        (MemoryForecast(1_200_000_000, 20_000_000_000, 1, 1.0), "about 1.2 GB of 20 GB"),
+        (
+            MemoryForecast(60_000_000_000, 20_000_000_000, 8, 2.71),
+            "about 60 GB, 20 GB are available: evaluated in 8 blocks, 2.7 times the work",
+        ),
+    ],
+)
+def test_memory_of_large_structures_is_foretold(
+    verb, forecast, line, folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(fake_models, "FORECAST", forecast)
+    assert run(verb, "ethanol.xyz", "-n", 2) == 0
+    out = capsys.readouterr().out
+    assert f"\nmemory: {line}\n" in out if line else "memory" not in out
 
 
 @pytest.mark.parametrize(

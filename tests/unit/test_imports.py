@@ -39,8 +39,11 @@ ALLOWED: dict[str, set[str]] = {
     "model_file": _BASE | {"model_card"},
     "engines": _GRAPHS | {"passport", "model_file"},
     "batched": _RUNNING,
+    "chunks": {"graph"},
+    "memory": _RUNNING,
+    "blockwise": _RUNNING | {"batched", "chunks", "memory"},
     "exact_cache": set(),
-    "calculator": _RUNNING | {"batched", "exact_cache"},
+    "calculator": _RUNNING | {"batched", "blockwise", "chunks", "exact_cache"},
     "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
