@@ -12,7 +12,7 @@ import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol, Union
+from typing import NamedTuple, Optional, Protocol, Union
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ class Recorder(Protocol):
 class CudaGraphEngine:
     """Replay the compiled package of a model, or its archive where it is not compiled.
 
-    What a call returns are copies: the next one overwrites the graph's own outputs.
+    What a call returns are copies: the next one overwrites the graph's own outputs. Where
+    there is no memory for another graph, the engine inside runs the call as it is.
 
     Attributes
     ----------
@@ -73,7 +74,7 @@ class CudaGraphEngine:
     Raises
     ------
     EngineError : the device is not CUDA; at a call: the model cannot be captured, because
-        it waits for the device (as networks of angles do), or memory does not suffice.
+        it waits for the device (as networks of angles do).
     """
 
     name = "cudagraph"
@@ -96,6 +97,7 @@ class CudaGraphEngine:
         self._recorder: Recorder = CudaRecorder(device)
         self._kept: OrderedDict[Bucket, tuple[Buffers, Recording]] = OrderedDict()  # oldest first
         self._asked: Counter[Bucket] = Counter()
+        self._most_kept = _MOST_KEPT  # fewer once memory ran out
 
     def __call__(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
@@ -110,7 +112,11 @@ class CudaGraphEngine:
         elif self._is_worth_a_capture(bucket):
             buffers = Buffers(bucket, self._reach, self.dtype, self.device)
             buffers.fill(*arguments)  # before the capture, which runs on them
-            self._kept[bucket] = buffers, self._capture(buffers)
+            captured = self._capture(buffers)
+            if captured is None:
+                self._most_kept = len(self._kept)
+                return self.inner(*arguments)
+            self._kept[bucket] = buffers, captured
         else:
             return self.inner(*arguments)
         recording = self._kept[bucket][1]
@@ -120,8 +126,10 @@ class CudaGraphEngine:
 
     def _is_worth_a_capture(self, bucket: Bucket) -> bool:
         """Whether there is room, or the bucket is asked for so often that room is made."""
-        if len(self._kept) < _MOST_KEPT:
+        if len(self._kept) < self._most_kept:
             return True
+        if self._most_kept == 0:
+            return False
         if len(self._asked) > _MOST_KEPT * _PATIENCE:  # sizes that never came again
             self._asked.clear()
         self._asked[bucket] += 1
@@ -131,10 +139,13 @@ class CudaGraphEngine:
         self._kept.popitem(last=False)
         return True
 
-    def _capture(self, buffers: Buffers) -> Recording:
+    def _capture(self, buffers: Buffers) -> Optional[Recording]:
+        """Return the recording, or None where memory does not suffice."""
         try:
             recording = self._recorder.record(lambda: self._run(buffers))
         except RuntimeError as error:  # of the model, of CUDA, out of memory: no other class
+            if "out of memory" in str(error):  # TorchScript hides torch's class for it
+                return None
             raise EngineError(
                 f"{self.inner.name} cannot be captured as a CUDA graph (for "
                 f"{buffers.bucket.n_atoms} atoms and {buffers.bucket.n_edges} edges): "

@@ -409,14 +409,34 @@ def test_a_capture_that_fails_during_a_run_is_an_error_and_leaves_what_was_captu
 ):
     monkeypatch.setattr(cuda_graph, "CudaRecorder", RefusingRecorder)
     monkeypatch.setattr(RefusingRecorder, "first_failure", 3)
-    monkeypatch.setattr(RefusingRecorder, "message", "CUDA out of memory. Tried to allocate 1 GiB")
+    monkeypatch.setattr(RefusingRecorder, "message", "CUDA error: no more of it\nmore")
     calculator = EqCalculator(models["double"], device="cpu")  # captures two buckets
     calculator.calculate(crystal())
-    with pytest.raises(EngineError, match=r"captured .*: CUDA out of memory\. .* engine='torchsc"):
+    with pytest.raises(EngineError, match=r"captured .*: CUDA error: no more of it; engine="):
         calculator.calculate(crystal().repeat(2))
     assert_same_results(
         calculator, EqCalculator(models["double"], device="cpu", engine="torchscript"), water()
     )
+
+
+@pytest.mark.parametrize("n_captured", [0, 2])
+def test_without_memory_for_another_graph_the_engine_inside_runs(
+    n_captured, models, stand_in, monkeypatch
+):
+    model = load_model(models["double"], device="cpu", engine="cudagraph")
+    model.engine._kept.clear()
+    model.engine._recorder = RefusingRecorder(CPU)
+    monkeypatch.setattr(RefusingRecorder, "first_failure", n_captured)
+    monkeypatch.setattr(RefusingRecorder, "message", "CUDA out of memory. Tried to allocate 1 GiB")
+    plain = load_model(models["double"], device="cpu", engine="torchscript")
+    before = model.engine.n_captures
+    for _ in range(3):
+        for n in (1, 2, 3, 4):
+            graph = build_graph(crystal().repeat((n, 1, 1)), 4.0)
+            inputs = graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+            for found, expected in zip(model(*inputs), plain(*inputs), strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert model.engine.n_captures == before + n_captured
 
 
 @pytest.mark.parametrize(
