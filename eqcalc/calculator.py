@@ -63,7 +63,8 @@ class EqCalculator(ExactCache):
     dtype : "float32", "float64" or None for the file's own; forces are always float64
     engine : "auto", "inductor" or "torchscript", see :func:`eqcalc.load_model`
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
-        a fresh one at every call. Results do not depend on it.
+        a fresh one at every call, "auto" looks for the skin that costs least while it runs.
+        Results do not depend on it.
 
     Raises
     ------
@@ -85,7 +86,7 @@ class EqCalculator(ExactCache):
         device: str = "auto",
         dtype: Optional[str] = None,
         engine: str = "auto",
-        skin: float = 0.5,
+        skin: Union[float, str] = 0.5,
     ) -> None:
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))

@@ -18,7 +18,7 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 _BASE = {"errors", "units", "files"}
-_GRAPHS = _BASE | {"graph", "neighbours"}
+_GRAPHS = _BASE | {"graph", "skin_tuner", "neighbours"}
 _RUNNING = _GRAPHS | {"passport", "model_card", "model_file", "engines"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "architectures": _BASE | {"graph", "nn"},
     "potential": _BASE | {"graph", "nn", "architectures"},
     # running a model file: no network in sight
-    "neighbours": _BASE | {"graph"},
+    "skin_tuner": set(),
+    "neighbours": _BASE | {"graph", "skin_tuner"},
     "passport": _GRAPHS,
     "model_card": set(),
     "model_file": _BASE | {"model_card"},
