@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from eqcalc.engines import Model
 from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, volumes
+from eqcalc.reduction import ForceSum
 
 __all__ = ["MAX_EDGES", "Predictions", "grouped", "predict", "size_of"]
 
@@ -65,7 +66,9 @@ def size_of(graph: AtomicGraph) -> int:
 
 
 @torch.inference_mode(False)  # what is made there can never be differentiated
-def predict(model: Model, graph: AtomicGraph) -> Predictions:
+def predict(
+    model: Model, graph: AtomicGraph, sum_forces: ForceSum = forces_from_edge_gradients
+) -> Predictions:
     """Run a model once on a graph of any number of structures.
 
     Parameters
@@ -78,7 +81,7 @@ def predict(model: Model, graph: AtomicGraph) -> Predictions:
     energies, gradients = model(
         graph.atomic_numbers.to(device), edge_vectors, edge_index, n_atoms
     )
-    forces = forces_from_edge_gradients(gradients, edge_index, n_atoms)
+    forces = sum_forces(gradients, edge_index, n_atoms)
     stress = np.full((graph.n_structures, len(VOIGT)), np.nan)
     volume = volumes(graph.cell).cpu().numpy()
     closed = volume > 0

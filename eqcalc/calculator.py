@@ -38,11 +38,11 @@ from eqcalc.graph import (
     VOIGT,
     AtomicGraph,
     batch_graphs,
-    forces_from_edge_gradients,
     virials_from_edge_gradients,
 )
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
+from eqcalc.reduction import resolve_reduction
 
 __all__ = ["EqCalculator"]
 
@@ -65,9 +65,12 @@ class EqCalculator(ExactCache):
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
         a fresh one at every call, "auto" looks for the skin that costs least while it runs.
         Results do not depend on it.
+    reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
+        forces are the same in every bit at every run on a GPU too
 
     Raises
     ------
+    MissingDependencyError : torch-scatter is asked for and cannot be imported.
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
     ConfigError : an empty committee, or one whose members differ in dtype or share
         no element.
@@ -87,6 +90,7 @@ class EqCalculator(ExactCache):
         dtype: Optional[str] = None,
         engine: str = "auto",
         skin: Union[float, str] = 0.5,
+        reduction: str = "torch",
     ) -> None:
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))
@@ -96,7 +100,9 @@ class EqCalculator(ExactCache):
         self._arguments: dict[str, Any] = {
             "model": model if alone else sources,
             "device": device, "dtype": dtype, "engine": engine, "skin": skin,
+            "reduction": reduction,
         }  # fmt: skip
+        self._sum_forces = resolve_reduction(reduction)
         self.models: list[Model] = [
             load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
         ]
@@ -264,7 +270,7 @@ class EqCalculator(ExactCache):
 
     def _evaluate_group(self, group: list[_Named]) -> list[dict[str, Any]]:
         graph = batch_graphs([named.graph for named in group])
-        predictions = [predict(model, graph) for model in self.models]
+        predictions = [predict(model, graph, self._sum_forces) for model in self.models]
         stress = np.mean([prediction.stress for prediction in predictions], axis=0)
         results = []
         first = 0
@@ -288,7 +294,7 @@ class EqCalculator(ExactCache):
             graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
         )
         n_atoms = graph.n_owned
-        forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
+        forces = self._sum_forces(gradients, graph.edge_index, n_atoms)
         member = _Member(energies.cpu().numpy(), forces.cpu().numpy())
         _refuse_not_finite(model, member)
         return member, gradients

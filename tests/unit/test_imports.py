@@ -33,13 +33,14 @@ ALLOWED: dict[str, set[str]] = {
     # running a model file: no network in sight
     "skin_tuner": set(),
     "neighbours": _BASE | {"graph", "skin_tuner"},
+    "reduction": _BASE | {"graph"},
     "passport": _GRAPHS,
     "model_card": set(),
     "model_file": _BASE | {"model_card"},
     "engines": _GRAPHS | {"passport", "model_file"},
-    "batched": _RUNNING,
+    "batched": _RUNNING | {"reduction"},
     "exact_cache": set(),
-    "calculator": _RUNNING | {"batched", "exact_cache"},
+    "calculator": _RUNNING | {"batched", "exact_cache", "reduction"},
     "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
