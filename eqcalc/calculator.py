@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eqcalc.batched import MAX_EDGES, grouped, predict, size_of
-from eqcalc.engines import Model, load_model
+from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
 from eqcalc.errors import (
     ConfigError,
     GraphError,
@@ -112,6 +112,10 @@ class EqCalculator(ExactCache):
                 f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
                 " pass dtype='float32' or 'float64'."
             )
+        self._together: Optional[CommitteeEngine] = None
+        self._why_together = ""
+        if len(self.models) > 1:
+            self._together, self._why_together = load_committee(self.models, engine)
         # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
         cutoff = max(member.card.cutoff for member in self.models)
         self.neighbours = SkinList(
@@ -131,10 +135,14 @@ class EqCalculator(ExactCache):
         return self.models[0].card
 
     def engine_report(self) -> str:
-        """Return which engine runs each model, and why no faster one does."""
+        """Return which engine runs each model, and why no faster one does.
+
+        The last line says whether a committee runs in one pass.
+        """
         if len(self.models) == 1:
             return self.models[0].engine_report()
-        return "\n".join(f"{m.card.name}: {m.engine_report()}" for m in self.models)
+        members = [f"{m.card.name}: {m.engine_report()}" for m in self.models]
+        return "\n".join([*members, self._why_together])
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the arguments that ASE writes into trajectories and databases."""
@@ -196,9 +204,10 @@ class EqCalculator(ExactCache):
         graph = self.neighbours.graph(atoms)
         self._refuse_unknown_elements(atoms)
         members, gradients = [], []
-        for model in self.models:
-            member, edge_gradients = self._evaluate(model, graph)
-            members.append(member)
+        for model, (energies, edge_gradients) in zip(
+            self.models, self._outputs(graph), strict=True
+        ):
+            members.append(self._member(model, graph, energies, edge_gradients))
             gradients.append(edge_gradients)
         results: dict[str, Any] = _mean(members)
         if periodic:
@@ -289,15 +298,20 @@ class EqCalculator(ExactCache):
             results.append(found)
         return results
 
-    def _evaluate(self, model: Model, graph: AtomicGraph) -> tuple[_Member, Tensor]:
-        energies, gradients = model(
-            graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
-        )
-        n_atoms = graph.n_owned
-        forces = self._sum_forces(gradients, graph.edge_index, n_atoms)
+    def _outputs(self, graph: AtomicGraph) -> list[tuple[Tensor, Tensor]]:
+        """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
+        tensors = graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+        if self._together is None:
+            return [model(*tensors) for model in self.models]
+        return list(zip(*self._together(*tensors), strict=True))
+
+    def _member(
+        self, model: Model, graph: AtomicGraph, energies: Tensor, gradients: Tensor
+    ) -> _Member:
+        forces = self._sum_forces(gradients, graph.edge_index, graph.n_owned)
         member = _Member(energies.cpu().numpy(), forces.cpu().numpy())
         _refuse_not_finite(model, member)
-        return member, gradients
+        return member
 
     def _stress(
         self, graph: AtomicGraph, atoms: Atoms, of_members: list[Tensor], per_atom: bool
