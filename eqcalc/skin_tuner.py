@@ -13,6 +13,7 @@ and keeps an eye on the two beside it; the cost is flat around its minimum, so l
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,17 +28,23 @@ LADDER: tuple[float, ...] = tuple(_FIRST * _FACTOR**k for k in range(-12, 10))
 
 _START = LADDER.index(_FIRST)
 _WINDOW = 16  # lists that a rung remembers: motion changes, and one list says little
-_ENOUGH = 3  # lists after which a rung's medians are worth comparing
+_ENOUGH = 3  # lists of a rung before it is compared
 _LOOK_EVERY = 6  # lists; one of them goes to a neighbouring rung
 _NEGLIGIBLE = 0.01  # share of a list's time below which its search may be repeated
 
 
 class _Life(NamedTuple):
-    """One list: seconds of the call that built it and of all later ones, number of calls."""
+    """One list.
 
-    first: float
-    later: float
-    n_calls: int
+    first, later : seconds of the call that built it, and of all later ones together
+    least : seconds of the quickest later call: all do the same work, and others disturb some
+    n_calls : the first one included
+    """
+
+    first: float = 0.0
+    later: float = 0.0
+    least: float = math.inf
+    n_calls: int = 0
 
 
 class SkinTuner:
@@ -59,7 +66,7 @@ class SkinTuner:
         self.clock = clock
         self._rung = _START
         self._lives: dict[int, deque[_Life]] = {}
-        self._life = _Life(0.0, 0.0, 0)
+        self._life = _Life()
         self._n_lists = 0
 
     @property
@@ -72,22 +79,21 @@ class SkinTuner:
 
         Else a list that lasts for ever, in a crystal say, would never be compared.
         """
-        first, later, _ = self._life
-        return later > 0.0 and first <= _NEGLIGIBLE * later
+        return 0.0 < self._life.first <= _NEGLIGIBLE * self._life.later
 
     def note(self, seconds: float, *, built: bool) -> None:
         """Take down what one call cost, and whether it built the list."""
         if built:
-            self._life = _Life(seconds, 0.0, 1)
+            self._life = _Life(first=seconds, n_calls=1)
         elif self._life.n_calls > 0:  # else the call that built it raised an error
-            first, later, n_calls = self._life
-            self._life = _Life(first, later + seconds, n_calls + 1)
+            first, later, least, n_calls = self._life
+            self._life = _Life(first, later + seconds, min(least, seconds), n_calls + 1)
 
     def next_skin(self) -> float:
         """End the present list, if there is one, and return the skin of the next."""
         if self._life.n_calls > 0:
             self._lives.setdefault(self._rung, deque(maxlen=_WINDOW)).append(self._life)
-            self._life = _Life(0.0, 0.0, 0)
+            self._life = _Life()
             self._n_lists += 1
             self._rung = self._choose()
         return self.skin
@@ -96,8 +102,11 @@ class SkinTuner:
         best = min(self._lives, key=self._cost)
         beside = best + 1, best - 1
         on_ladder = [rung for rung in (best, *beside) if 0 <= rung < len(LADDER)]
+        # One list says little where atoms move at random: a neighbour that lost by bad luck
+        # gets more of them as the best one does.
+        enough = max(_ENOUGH, len(self._lives[best]) // 2)
         for rung in on_ladder:
-            if len(self._lives.get(rung, ())) < _ENOUGH:
+            if len(self._lives.get(rung, ())) < enough:
                 return rung
         n_looks, remainder = divmod(self._n_lists, _LOOK_EVERY)
         look = beside[n_looks % 2] if remainder == 0 else best
@@ -107,6 +116,6 @@ class SkinTuner:
         """Return seconds per call; medians, because other processes disturb some lists."""
         lives = self._lives[rung]
         n_calls = fmean(life.n_calls for life in lives)
-        later = [life.later / (life.n_calls - 1) for life in lives if life.n_calls > 1]
+        later = [life.least for life in lives if life.n_calls > 1]
         kept = median(later) if later else 0.0
         return (median(life.first for life in lives) + (n_calls - 1.0) * kept) / n_calls
