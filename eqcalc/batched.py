@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eqcalc.engines import Model
 from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, volumes
+from eqcalc.reduction import ForceSum
 
 __all__ = [
     "MAX_EDGES", "Predictions", "collect", "grouped", "on_device", "predict", "size_of",
@@ -68,7 +69,9 @@ def size_of(graph: AtomicGraph) -> int:
 
 
 @torch.inference_mode(False)  # what is made there can never be differentiated
-def predict(model: Model, graph: AtomicGraph) -> Predictions:
+def predict(
+    model: Model, graph: AtomicGraph, sum_forces: ForceSum = forces_from_edge_gradients
+) -> Predictions:
     """Run a model once on a graph of any number of structures.
 
     Parameters
@@ -79,7 +82,7 @@ def predict(model: Model, graph: AtomicGraph) -> Predictions:
     energies, gradients = model(
         graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
     )
-    return collect(graph, energies, gradients)
+    return collect(graph, energies, gradients, sum_forces)
 
 
 def on_device(graph: AtomicGraph, device: torch.device) -> AtomicGraph:
@@ -93,21 +96,26 @@ def on_device(graph: AtomicGraph, device: torch.device) -> AtomicGraph:
     )
 
 
-def collect(graph: AtomicGraph, energies: Tensor, gradients: Tensor) -> Predictions:
+def collect(
+    graph: AtomicGraph,
+    energies: Tensor,
+    gradients: Tensor,
+    sum_forces: ForceSum = forces_from_edge_gradients,
+) -> Predictions:
     """Return what a model's answer says of all structures.
 
     Parameters
     ----------
     energies : (n_atoms,), eV; gradients : (n_edges, 3), eV/Å
+    sum_forces : see :mod:`eqcalc.reduction`
     """
-    edge_index = graph.edge_index
-    forces = forces_from_edge_gradients(gradients, edge_index, graph.atomic_numbers.shape[0])
+    forces = sum_forces(gradients, graph.edge_index, graph.atomic_numbers.shape[0])
     stress = np.full((graph.n_structures, len(VOIGT)), np.nan)
     volume = volumes(graph.cell).cpu().numpy()
     closed = volume > 0
     if closed.any():
         r, g = graph.edge_vectors.to(torch.float64), gradients.to(torch.float64)
-        structure = graph.structure_index.index_select(0, edge_index[1])
+        structure = graph.structure_index.index_select(0, graph.edge_index[1])
         virials = r.new_zeros((graph.n_structures, 3, 3))
         virials = virials.index_add(0, structure, r.unsqueeze(2) * g.unsqueeze(1))
         virials = 0.5 * (virials + virials.transpose(1, 2))

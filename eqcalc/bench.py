@@ -161,7 +161,9 @@ class BenchCalculator(EqCalculator):
         timed: Any = _TimedEngine(self.models[0].engine, self.watches["model"])
         self.models = [replace(self.models[0], engine=timed)]
         old = self.neighbours
-        self.neighbours = _TimedList(old.cutoff, old.skin, dtype=old.dtype, device=old.device)
+        self.neighbours = _TimedList(
+            old.cutoff, self._arguments["skin"], dtype=old.dtype, device=old.device
+        )
         self.neighbours.watch = self.watches["neighbours"]
 
     def calculate(self, *arguments: Any, **options: Any) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from eqcalc.batched import MAX_EDGES, collect, grouped, on_device, size_of
 from eqcalc.blockwise import Blockwise, MemoryForecast
 from eqcalc.chunks import box_coordinates, side_by_side
-from eqcalc.engines import Model, load_model
+from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
 from eqcalc.errors import (
     ConfigError,
     GraphError,
@@ -40,11 +40,11 @@ from eqcalc.graph import (
     VOIGT,
     AtomicGraph,
     batch_graphs,
-    forces_from_edge_gradients,
     virials_from_edge_gradients,
 )
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
+from eqcalc.reduction import resolve_reduction
 
 __all__ = ["EqCalculator"]
 
@@ -65,10 +65,14 @@ class EqCalculator(ExactCache):
     dtype : "float32", "float64" or None for the file's own; forces are always float64
     engine : "auto", "cudagraph", "inductor" or "torchscript", see :func:`eqcalc.load_model`
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
-        a fresh one at every call. Results do not depend on it.
+        a fresh one at every call, "auto" looks for the skin that costs least while it runs.
+        Results do not depend on it.
+    reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
+        forces are the same in every bit at every run on a GPU too
 
     Raises
     ------
+    MissingDependencyError : torch-scatter is asked for and cannot be imported.
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
     ConfigError : an empty committee, or one whose members differ in dtype or share
         no element; ``max_edges`` below 1.
@@ -87,8 +91,9 @@ class EqCalculator(ExactCache):
         device: str = "auto",
         dtype: Optional[str] = None,
         engine: str = "auto",
-        skin: float = 0.5,
+        skin: Union[float, str] = 0.5,
         max_edges: Optional[int] = None,
+        reduction: str = "torch",
     ) -> None:
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))
@@ -99,8 +104,9 @@ class EqCalculator(ExactCache):
         self._arguments: dict[str, Any] = {
             "model": model if alone else sources,
             "device": device, "dtype": dtype, "engine": engine, "skin": skin,
-            "max_edges": max_edges,
+            "max_edges": max_edges, "reduction": reduction,
         }  # fmt: skip
+        self._sum_forces = resolve_reduction(reduction)
         self.models: list[Model] = [
             load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
         ]
@@ -111,6 +117,12 @@ class EqCalculator(ExactCache):
                 " pass dtype='float32' or 'float64'."
             )
         self._blockwise = [Blockwise(max_edges) for _ in self.models]
+        self._together: Optional[CommitteeEngine] = None
+        self._why_together = ""
+        if len(self.models) > 1:
+            self._together, self._why_together = load_committee(self.models, engine)
+        # One pass pays for small structures; large ones may have to be evaluated in blocks.
+        self._most_together = MAX_EDGES if max_edges is None else min(MAX_EDGES, max_edges)
         # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
         cutoff = max(member.card.cutoff for member in self.models)
         self.neighbours = SkinList(
@@ -130,10 +142,14 @@ class EqCalculator(ExactCache):
         return self.models[0].card
 
     def engine_report(self) -> str:
-        """Return which engine runs each model, and why no faster one does."""
+        """Return which engine runs each model, and why no faster one does.
+
+        The last line says whether a committee runs in one pass.
+        """
         if len(self.models) == 1:
             return self.models[0].engine_report()
-        return "\n".join(f"{m.card.name}: {m.engine_report()}" for m in self.models)
+        members = [f"{m.card.name}: {m.engine_report()}" for m in self.models]
+        return "\n".join([*members, self._why_together])
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the arguments that ASE writes into trajectories and databases."""
@@ -197,9 +213,10 @@ class EqCalculator(ExactCache):
         graph = self.neighbours.graph(atoms)
         self._refuse_unknown_elements(atoms)
         members, gradients = [], []
-        for model, blockwise in zip(self.models, self._blockwise, strict=True):
-            member, edge_gradients = self._evaluate(model, blockwise, graph, atoms)
-            members.append(member)
+        for model, (energies, edge_gradients) in zip(
+            self.models, self._outputs(graph, atoms), strict=True
+        ):
+            members.append(self._member(model, graph, energies, edge_gradients))
             gradients.append(edge_gradients)
         results: dict[str, Any] = _mean(members)
         if periodic:
@@ -300,7 +317,7 @@ class EqCalculator(ExactCache):
             return side_by_side([named.coordinates for named in group])
 
         predictions = [
-            collect(graph, *blockwise(model, graph, coordinates))
+            collect(graph, *blockwise(model, graph, coordinates), self._sum_forces)
             for model, blockwise in zip(self.models, self._blockwise, strict=True)
         ]
         stress = np.mean([prediction.stress for prediction in predictions], axis=0)
@@ -321,18 +338,26 @@ class EqCalculator(ExactCache):
             results.append(found)
         return results
 
-    def _evaluate(
-        self, model: Model, blockwise: Blockwise, graph: AtomicGraph, atoms: Atoms
-    ) -> tuple[_Member, Tensor]:
-        energies, gradients = blockwise(model, graph, lambda: box_coordinates(atoms))
-        n_atoms = graph.n_owned
-        forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
+    def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
+        """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
+        if self._together is not None and graph.edge_index.shape[1] <= self._most_together:
+            tensors = graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+            return list(zip(*self._together(*tensors), strict=True))
+        return [
+            blockwise(model, graph, lambda: box_coordinates(atoms))
+            for model, blockwise in zip(self.models, self._blockwise, strict=True)
+        ]
+
+    def _member(
+        self, model: Model, graph: AtomicGraph, energies: Tensor, gradients: Tensor
+    ) -> _Member:
+        forces = self._sum_forces(gradients, graph.edge_index, graph.n_owned)
         if forces.device.type == "cpu":
             member = _Member(energies.numpy(), forces.numpy())
         else:
             member = _downloaded(energies, forces)
         _refuse_not_finite(model, member)
-        return member, gradients
+        return member
 
     def _stress(
         self, graph: AtomicGraph, atoms: Atoms, of_members: list[Tensor], per_atom: bool

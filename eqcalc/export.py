@@ -10,7 +10,7 @@ import copy
 import io
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -41,7 +41,10 @@ from eqcalc.nn.fused import enable_kernels
 from eqcalc.passport import Passport, record, verify
 from eqcalc.potential import Potential, atomic_number
 
-__all__ = ["compile_model", "export_model", "read_archive", "rebuild_potential", "write_archive"]
+__all__ = [
+    "compile_committee", "compile_model", "export_model", "read_archive", "rebuild_potential",
+    "write_archive",
+]  # fmt: skip
 
 
 # Of filters and their slopes, relative; float32 rounds the sums of a network as much.
@@ -297,30 +300,69 @@ def compile_model(
     ModelFileError : see :func:`rebuild_potential`.
     Exception : whatever tracer and compiler raise; there is no common class.
     """
+    potential = _for_inference(file, device, dtype)
+
+    def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return _differentiate(potential, *tensors)
+
+    _compile(evaluate, [file], package, device, dtype)
+
+
+def compile_committee(
+    files: Sequence[ModelFile], package: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Compile several models into one package that returns the answers of all.
+
+    The networks may differ. The package takes what that of :func:`compile_model` takes and
+    returns energies (n_members, n_atoms) and edge gradients (n_members, n_edges, 3).
+
+    Raises
+    ------
+    ModelFileError, Exception : as :func:`compile_model` does.
+    """
+    potentials = [_for_inference(file, device, dtype) for file in files]
+
+    def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        members = [_differentiate(potential, *tensors) for potential in potentials]
+        energies, gradients = zip(*members, strict=True)
+        return torch.stack(energies), torch.stack(gradients)
+
+    _compile(evaluate, files, package, device, dtype)
+
+
+def _for_inference(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Potential:
+    potential = rebuild_potential(file)
+    if device.type == "cpu" and dtype == torch.float32 and enable_kernels():
+        _tabulate(potential, dtype)
+    return potential.to(dtype).to(device)
+
+
+def _differentiate(
+    potential: Potential, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    with torch.enable_grad():
+        graph = AtomicGraph(
+            atomic_numbers, edge_index, edge_vectors, torch.zeros_like(atomic_numbers),
+            1, atomic_numbers.shape[0], edge_vectors.new_zeros((1, 3, 3)),
+        )  # fmt: skip
+        energies, gradients = potential.differentiate(graph, weights)
+    return energies.detach(), gradients
+
+
+def _compile(
+    evaluate: Callable[..., tuple[Tensor, Tensor]], files: Sequence[ModelFile], package: Path,
+    device: torch.device, dtype: torch.dtype,
+) -> None:  # fmt: skip
     # The compiler takes a second to import; writing a model file does not need it.
     from torch._inductor import aoti_compile_and_package
     from torch.fx.experimental import _config as fx_config
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    potential = rebuild_potential(file)
-    if device.type == "cpu" and dtype == torch.float32 and enable_kernels():
-        _tabulate(potential, dtype)
-    potential = potential.to(dtype).to(device)
-
-    def evaluate(
-        atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            n_atoms = atomic_numbers.shape[0]
-            graph = AtomicGraph(
-                atomic_numbers, edge_index, edge_vectors, torch.zeros_like(atomic_numbers),
-                1, n_atoms, edge_vectors.new_zeros((1, 3, 3)),
-            )  # fmt: skip
-            energies, gradients = potential.differentiate(graph, weights)
-        return energies.detach(), gradients
-
-    frame = _clusters([atomic_number(symbol) for symbol in file.card.elements], file.card.cutoff)[1]
-    graph = build_graph(frame, file.card.cutoff, dtype=dtype, device=device)
+    numbers = sorted({atomic_number(symbol) for file in files for symbol in file.card.elements})
+    cutoff = max(file.card.cutoff for file in files)
+    frame = _clusters(numbers, cutoff)[1]
+    graph = build_graph(frame, cutoff, dtype=dtype, device=device)
     weights = torch.ones(len(frame), dtype=torch.float64, device=device)
     example = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights)
     # Else sizes that happen to be equal here, such as atoms and channels, would count as one.

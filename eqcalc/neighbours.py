@@ -6,6 +6,8 @@ Shapes: n_atoms, n_edges. ``lattice`` is the cell (Å) with zero rows along open
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eqcalc.cell_list import find_pairs
-from eqcalc.errors import ConfigError, GraphError, listing
+from eqcalc.errors import ConfigError, GraphError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.lattice import complete, reduced
+from eqcalc.skin_tuner import SkinTuner
 
 __all__ = ["SkinList", "Structure", "build_graph"]
 
@@ -92,41 +95,65 @@ class SkinList:
     perpendicular to the reference's periodic ones: the proof asks no more, so it
     covers slabs and wires too. Wrapped atoms show as a large u, hence a rebuild.
 
+    Parameters
+    ----------
+    skin : Å; with 0 every call builds; "auto" lets a :class:`~eqcalc.skin_tuner.SkinTuner`
+        choose the skin of each list from the times of those before
+    clock : seconds, for "auto"
+
     Attributes
     ----------
-    cutoff, skin : Å; with skin = 0 every call builds
+    cutoff, skin : Å; of the present list
+    tuner : what chooses the skin, None where it is fixed
     n_calls, n_builds : calls of :meth:`graph`, and how many of them built the list
     reference : the :class:`Structure` of the last build, None before the first
 
     Raises
     ------
     GraphError : the cutoff is not positive and finite.
-    ConfigError : the skin is negative or not finite.
+    ConfigError : the skin is negative, not finite, or another word than "auto".
     """
 
     def __init__(
         self,
         cutoff: float,
-        skin: float,
+        skin: float | str,
         *,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         _check_cutoff(cutoff)
-        if not 0.0 <= skin < math.inf:
-            raise ConfigError(f"skin must be zero or positive and finite (Å), found {skin}.")
-        self.cutoff, self.skin = float(cutoff), float(skin)
+        self.tuner = SkinTuner(clock) if skin == "auto" else None
+        self.cutoff = float(cutoff)
+        self.skin = _checked_skin(skin) if self.tuner is None else self.tuner.skin
         self.dtype, self.device = dtype, torch.device(device)
         self.n_calls = self.n_builds = 0
         self.reference: Structure | None = None
 
     def graph(self, atoms: Atoms) -> AtomicGraph:
         """Return what ``build_graph(atoms, cutoff)`` returns, and raise what it raises."""
+        if self.tuner is None:
+            return self._graph(atoms)
+        start, n_builds = self.tuner.clock(), self.n_builds
+        graph = self._graph(atoms)
+        self.tuner.note(self.tuner.clock() - start, built=self.n_builds > n_builds)
+        return graph
+
+    def _graph(self, atoms: Atoms) -> AtomicGraph:
         self.n_calls += 1
         lattice = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-        if self.reference is None or not self._is_complete(self.reference, atoms, lattice):
+        is_due = self.tuner is not None and self.tuner.is_due
+        if (
+            self.reference is None
+            or is_due
+            or not self._is_complete(self.reference, atoms, lattice)
+        ):
             structure = _checked(atoms)
-            self._pairs = _Pairs(structure, self.cutoff + self.skin, self.device)
+            skin = self.skin if self.tuner is None else self.tuner.next_skin()
+            self._pairs = _Pairs(structure, self.cutoff + skin, self.device)
+            # Only now: where the search failed, the old list and its skin still belong together.
+            self.skin = skin
             # Bytes compare in a tenth of the time of array_equal; this runs at each MD step.
             self._identity = atoms.numbers.tobytes(), atoms.pbc.tobytes()
             self.reference = structure
@@ -233,6 +260,17 @@ class _Pairs:
             f"atoms {first} and {second} coincide: expected a distance (to any image) of at least "
             f"{_COINCIDENT} Å, found {float(distances.min()):.2g} Å; remove one or mend the cell."
         )
+
+
+def _checked_skin(skin: float | str) -> float:
+    if isinstance(skin, str):
+        raise ConfigError(
+            f"skin must be zero or positive and finite (Å), or 'auto'; found '{skin}'."
+            + did_you_mean(skin, ["auto"])
+        )
+    if not 0.0 <= skin < math.inf:
+        raise ConfigError(f"skin must be zero or positive and finite (Å), found {skin}.")
+    return float(skin)
 
 
 def _check_cutoff(cutoff: float) -> None:

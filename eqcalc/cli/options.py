@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, Union
 
 import typer
 
@@ -44,7 +44,23 @@ Dtype = Annotated[
     typer.Option(help="float32 or float64. Default: the model's own.", show_default=False),
 ]
 Engine = Annotated[str, typer.Option(help="What runs the model; auto takes the best there is.")]
-Skin = Annotated[float, typer.Option(help="Å by which the neighbour list looks ahead.")]
+
+
+def _number_or_word(text: Union[str, float]) -> Union[str, float]:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # the calculator knows the words
+
+
+Skin = Annotated[
+    Any,  # Union[float, str], which typer does not take
+    typer.Option(
+        help="Å by which the neighbour list looks ahead, or auto: found during the run.",
+        parser=_number_or_word,
+        metavar="FLOAT|auto",
+    ),
+]
 Threads = Annotated[
     Optional[int],
     typer.Option(
@@ -63,5 +79,5 @@ class CalculatorOptions:
     device: str
     dtype: str | None
     engine: str
-    skin: float
+    skin: Union[float, str]
     threads: int | None

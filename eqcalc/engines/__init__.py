@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional, Protocol
 
 import torch
 from torch import Tensor
 
+from eqcalc.engines.committee import CommitteeEngine, compile_committee_package
 from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.devices import resolve_device, resolve_dtype
 from eqcalc.engines.inductor import InductorEngine, compile_package
@@ -18,7 +19,10 @@ from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileErro
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.passport import Passport, verify
 
-__all__ = ["ENGINES", "Engine", "Model", "engines_on", "load_model", "resolve_device"]
+__all__ = [
+    "ENGINES", "CommitteeEngine", "Engine", "Model", "engines_on", "load_committee", "load_model",
+    "resolve_device",
+]  # fmt: skip
 
 
 class Engine(Protocol):
@@ -153,6 +157,33 @@ def load_model(
 def engines_on(device: torch.device) -> list[str]:
     """Return the names of the engines that exist for a kind of device, fastest first."""
     return [name for name, engine in ENGINES.items() if device.type in engine.device_types]
+
+
+def load_committee(
+    models: Sequence[Model], engine: str = "auto"
+) -> tuple[Optional[CommitteeEngine], str]:
+    """Return what runs loaded models in one pass, or None, and one line that says why.
+
+    Parameters
+    ----------
+    models : on one device, in one precision
+    engine : as for :func:`load_model`; "inductor" compiles them together at the first use
+    """
+    if engine not in ("auto", "inductor"):
+        return None, f"one by one: {engine} was asked for"
+    device, dtype = models[0].device, models[0].dtype
+    files = [model.file for model in models]
+    try:
+        if engine == "inductor":
+            compile_committee_package(files, device, dtype)
+        together = CommitteeEngine(files, device, dtype)
+    except (EngineError, ModelFileError) as error:
+        return None, f"one by one: {error}"
+    precision = str(dtype).removeprefix("torch.")
+    return together, (
+        f"all {len(files)} in one pass: {together.name} on {device} in {precision}, "
+        "passports reproduced"
+    )
 
 
 def _proven(

@@ -12,33 +12,32 @@ from eqcalc.engines.package_cache import PackageCache, package_key
 from eqcalc.errors import EngineError
 from eqcalc.model_file import ModelFile
 
-__all__ = ["InductorEngine", "compile_package", "find_package"]
+__all__ = [
+    "CompiledPackage", "InductorEngine", "compile_package", "find_package", "key_of",
+    "options_of", "prepare_kernels", "target_name",
+]  # fmt: skip
 
 _FEWEST = 2  # atoms and edges: the compiler takes sizes 0 and 1 for constants
 
 
-class InductorEngine:
-    """Run the compiled package of a model.
+class CompiledPackage:
+    """A package that torch has loaded, for any number of atoms and edges.
+
+    Parameters
+    ----------
+    reach : Å; beyond every network's cutoff
 
     Raises
     ------
-    EngineError : the model was not compiled for this device and precision, or torch
-        cannot load the package.
+    EngineError : torch cannot load the package.
     """
 
-    name = "inductor"
-    device_types: tuple[str, ...] = ("cpu", "cuda")
-
-    def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, path: Path, device: torch.device, dtype: torch.dtype, *, reach: float
+    ) -> None:
         self.device = device
         self.dtype = dtype
-        self._reach = 2.0 * file.card.cutoff
-        path = find_package(file, device, dtype)
-        if path is None:
-            raise EngineError(
-                f"not compiled for {_target(device, dtype)}; run: "
-                f"eqcalc compile {file.path}{_options(file, device, dtype)}"
-            )
+        self._reach = reach
         load_kernels()  # the package may call them
         try:
             index = -1 if device.index is None else device.index
@@ -48,7 +47,7 @@ class InductorEngine:
             self._package = torch._inductor.aoti_load_package(
                 str(path), device_index=index, **alone
             )
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # of torch 2.6: it takes fewer arguments
             raise EngineError(
                 f"torch {torch.__version__} cannot load the compiled package '{path}': "
                 f"{str(error).strip().splitlines()[0]}"
@@ -67,7 +66,9 @@ class InductorEngine:
             )
         weights = self._weights_of(atomic_numbers.shape[0], n_owned)
         energies, gradients = self.run(atomic_numbers, edge_vectors, edge_index, weights)
-        return (energies[:n_atoms], gradients[:n_edges]) if is_small else (energies, gradients)
+        if is_small:  # atoms and edges come last; the members of a committee before them
+            return energies[..., :n_atoms], gradients[..., :n_edges, :]
+        return energies, gradients
 
     def run(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, weights: Tensor
@@ -103,9 +104,31 @@ class InductorEngine:
         return self._weights
 
 
+class InductorEngine(CompiledPackage):
+    """Run the compiled package of a model.
+
+    Raises
+    ------
+    EngineError : the model was not compiled for this device and precision, or torch
+        cannot load the package.
+    """
+
+    name = "inductor"
+    device_types: tuple[str, ...] = ("cpu", "cuda")
+
+    def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
+        path = find_package(file, device, dtype)
+        if path is None:
+            raise EngineError(
+                f"not compiled for {target_name(device, dtype)}; run: "
+                f"eqcalc compile {file.path}{options_of(file, device, dtype)}"
+            )
+        super().__init__(path, device, dtype, reach=2.0 * file.card.cutoff)
+
+
 def find_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path | None:
     """Return the path of a model's compiled package, or None."""
-    return PackageCache().find(_key(file, device, dtype))
+    return PackageCache().find(key_of(file, device, dtype))
 
 
 def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path:
@@ -118,32 +141,39 @@ def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -
     from eqcalc.export import compile_model
 
     def compile_to(package: Path) -> None:
-        if device.type == "cpu":
-            build_kernels()
-            load_kernels()
+        prepare_kernels(device)
         compile_model(file, package, device, dtype)
 
     try:
-        return PackageCache().make(_key(file, device, dtype), compile_to)
+        return PackageCache().make(key_of(file, device, dtype), compile_to)
     except Exception as error:  # tracer, exporter, C++ compiler: no common class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise EngineError(
-            f"'{file.card.name}' cannot be compiled for {_target(device, dtype)}: {reason}"
+            f"'{file.card.name}' cannot be compiled for {target_name(device, dtype)}: {reason}"
         ) from error
 
 
-def _key(file: ModelFile, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+def prepare_kernels(device: torch.device) -> None:
+    """Build and load the kernels that networks are compiled with on this device."""
+    if device.type == "cpu":
+        build_kernels()
+        load_kernels()
+
+
+def key_of(file: ModelFile, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Return all that a model's package depends on."""
     key = package_key(file.sha256, device, dtype)
     return key | {"kernels": kernels_checksum()} if device.type == "cpu" else key
 
 
-def _target(device: torch.device, dtype: torch.dtype) -> str:
+def target_name(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what a package is compiled for, in words."""
     n = torch.get_num_threads()
     threads = f", {n} thread{'s' * (n > 1)}" if device.type == "cpu" else ""
     return f"{device}, {str(dtype).removeprefix('torch.')}{threads}"
 
 
-def _options(file: ModelFile, device: torch.device, dtype: torch.dtype) -> str:
+def options_of(file: ModelFile, device: torch.device, dtype: torch.dtype) -> str:
     """Return the options of ``eqcalc compile`` that are not its defaults."""
     name = str(dtype).removeprefix("torch.")
     words = [f"--dtype {name}"] * (name != file.card.dtype)

@@ -548,6 +548,7 @@ def test_todict_holds_plain_values(models):
         "device": "cpu",
         "engine": "auto",
         "skin": 0.25,
+        "reduction": "torch",
     }
 
 

@@ -47,7 +47,7 @@ def package(models, tmp_path_factory) -> Path:
 @pytest.fixture
 def compiled(models, package) -> Path:
     """Return the model "double", its package in the cache."""
-    key = inductor._key(open_model_file(models["double"]), CPU, torch.float64)
+    key = inductor.key_of(open_model_file(models["double"]), CPU, torch.float64)
     PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
     return models["double"]
 
@@ -293,10 +293,11 @@ def test_a_committee_reports_every_member(compiled, models):
     report = EqCalculator([compiled, models["other"]]).engine_report().splitlines()
     assert report[0] == "double: inductor on cpu in float64, passport reproduced"
     assert report[1] == "other: torchscript on cpu in float64, passport reproduced"
+    assert report[-1].startswith("one by one: not compiled together for cpu, float64")
 
 
 def test_a_damaged_package_is_not_run(compiled):
-    key = inductor._key(open_model_file(compiled), CPU, torch.float64)
+    key = inductor.key_of(open_model_file(compiled), CPU, torch.float64)
     path = PackageCache().path(key)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -305,7 +306,7 @@ def test_a_damaged_package_is_not_run(compiled):
 
 
 def test_a_package_that_torch_cannot_load_is_not_run(models):
-    key = inductor._key(open_model_file(models["double"]), CPU, torch.float64)
+    key = inductor.key_of(open_model_file(models["double"]), CPU, torch.float64)
     PackageCache().make(key, lambda path: path.write_bytes(b"no package"))
     report = load_model(models["double"]).engine_report()
     assert "torchscript on cpu" in report
@@ -314,7 +315,7 @@ def test_a_package_that_torch_cannot_load_is_not_run(models):
 
 def test_a_package_that_fails_the_passport_is_not_run(models, package):
     # The package of one model under the key of another: its numbers are wrong.
-    key = inductor._key(open_model_file(models["other"]), CPU, torch.float64)
+    key = inductor.key_of(open_model_file(models["other"]), CPU, torch.float64)
     PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
     model = load_model(models["other"])
     assert model.engine.name == "torchscript"

@@ -18,7 +18,7 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 _BASE = {"errors", "units", "files"}
-_GRAPHS = _BASE | {"graph", "neighbours"}
+_GRAPHS = _BASE | {"graph", "skin_tuner", "neighbours"}
 _RUNNING = _GRAPHS | {"passport", "model_card", "model_file", "engines"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -33,17 +33,19 @@ ALLOWED: dict[str, set[str]] = {
     # running a model file: no network in sight
     "lattice": set(),
     "cell_list": {"lattice"},
-    "neighbours": _BASE | {"graph", "lattice", "cell_list"},
+    "skin_tuner": set(),
+    "neighbours": _BASE | {"graph", "lattice", "cell_list", "skin_tuner"},
+    "reduction": _BASE | {"graph"},
     "passport": _GRAPHS,
     "model_card": set(),
     "model_file": _BASE | {"model_card"},
     "engines": _GRAPHS | {"passport", "model_file"},
-    "batched": _RUNNING,
+    "batched": _RUNNING | {"reduction"},
     "chunks": {"graph"},
     "memory": _RUNNING,
     "blockwise": _RUNNING | {"batched", "chunks", "memory"},
     "exact_cache": set(),
-    "calculator": _RUNNING | {"batched", "blockwise", "chunks", "exact_cache"},
+    "calculator": _RUNNING | {"batched", "blockwise", "chunks", "exact_cache", "reduction"},
     "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them

@@ -1,0 +1,80 @@
+"""Ways to sum edge gradients to forces; each returns the same to rounding.
+
+==============  ============================================  ==========================
+name            how                                           on a GPU
+==============  ============================================  ==========================
+torch           index_add, :mod:`eqcalc.graph`                the order of additions, and
+                                                              the last bit, vary by run
+torch-scatter   sums over sorted edges, segment by segment    equal inputs, equal bits
+==============  ============================================  ==========================
+
+torch-scatter is an optional dependency, for inference: its sums lose second derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eqcalc.errors import ConfigError, MissingDependencyError, did_you_mean
+from eqcalc.graph import forces_from_edge_gradients
+
+__all__ = ["REDUCTIONS", "ForceSum", "forces_from_segments", "resolve_reduction"]
+
+ForceSum = Callable[[Tensor, Tensor, int], Tensor]
+"""(edge_gradients, edge_index, n_atoms) -> forces (n_atoms, 3), float64."""
+
+
+def forces_from_segments(edge_gradients: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
+    """Return what :func:`eqcalc.graph.forces_from_edge_gradients` does, by torch-scatter.
+
+    Parameters
+    ----------
+    edge_gradients : (n_edges, 3), eV/Å; ∂E/∂(edge_vectors)
+    edge_index : (2, n_edges), sorted by receiver
+    """
+    gradients = edge_gradients.to(torch.float64)
+    senders, order = edge_index[0].sort(stable=True)
+    received = _segment_sums(gradients, edge_index[1], n_atoms)
+    return received - _segment_sums(gradients.index_select(0, order), senders, n_atoms)
+
+
+def _segment_sums(values: Tensor, atoms: Tensor, n_atoms: int) -> Tensor:
+    """Sum values (n_edges, 3) of sorted atoms (n_edges,) to (n_atoms, 3)."""
+    from torch_scatter import segment_csr
+
+    first = torch.arange(n_atoms + 1, device=atoms.device)
+    return segment_csr(values, torch.searchsorted(atoms.contiguous(), first), reduce="sum")
+
+
+REDUCTIONS: dict[str, ForceSum] = {
+    "torch": forces_from_edge_gradients,
+    "torch-scatter": forces_from_segments,
+}
+
+
+def resolve_reduction(name: str) -> ForceSum:
+    """Return the sum of a name.
+
+    Raises
+    ------
+    ConfigError : another name.
+    MissingDependencyError : its package is not installed, or does not fit this torch.
+    """
+    if name not in REDUCTIONS:
+        raise ConfigError(
+            f"unknown reduction '{name}'; known: {', '.join(REDUCTIONS)}."
+            + did_you_mean(str(name), REDUCTIONS)
+        )
+    if name == "torch-scatter":
+        try:
+            import torch_scatter  # noqa: F401
+        except (ImportError, OSError) as error:  # OSError: built for another torch
+            raise MissingDependencyError(
+                f"reduction='torch-scatter' needs torch-scatter, which cannot be imported "
+                f"({error}); run pip install --no-build-isolation 'eqcalc[scatter]', which builds "
+                "it for this torch in some minutes, or keep reduction='torch'."
+            ) from error
+    return REDUCTIONS[name]

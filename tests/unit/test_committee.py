@@ -1,0 +1,268 @@
+"""A committee in one pass: the answers of its members, its package, its fallbacks."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab, small_options
+
+from eqcalc import EqCalculator
+from eqcalc.architectures import build
+from eqcalc.cli import main
+from eqcalc.engines import load_model
+from eqcalc.engines.committee import (
+    CommitteeEngine,
+    _key,
+    compile_committee_package,
+    find_committee_package,
+)
+from eqcalc.engines.package_cache import PackageCache, cache_folder
+from eqcalc.errors import EngineError, EngineWarning, ModelFileError
+from eqcalc.export import compile_committee, export_model
+from eqcalc.model_file import open_model_file
+from eqcalc.neighbours import build_graph
+from eqcalc.potential import Potential
+
+CPU = torch.device("cpu")
+PRECISIONS = [torch.float32, torch.float64]
+NAMES = ("short", "schnet")  # another cutoff, another architecture
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def members(models, tmp_path_factory) -> list[Path]:
+    path = tmp_path_factory.mktemp("members") / "schnet.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = build("schnet", **small_options("schnet"))
+    export_model(Potential(network.double(), REFERENCE_ENERGIES), path, elements=REFERENCE_ENERGIES)
+    return [models.get(name, path) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def packages(members, tmp_path_factory) -> dict[torch.dtype, Path]:
+    """Return the package of the committee in either precision."""
+    folder = tmp_path_factory.mktemp("packages")
+    paths = {dtype: folder / f"{str(dtype).removeprefix('torch.')}.pt2" for dtype in PRECISIONS}
+    files = [open_model_file(path) for path in members]
+    for dtype, path in paths.items():
+        compile_committee(files, path, CPU, dtype)
+    return paths
+
+
+@pytest.fixture
+def compiled(members, packages) -> list[Path]:
+    """Return the members, their package in the cache."""
+    files = [open_model_file(path) for path in members]
+    for dtype, package in packages.items():
+        content = package.read_bytes()
+        PackageCache().make(_key(files, CPU, dtype), lambda path, c=content: path.write_bytes(c))
+    return members
+
+
+def structures() -> dict[str, Atoms]:
+    return {
+        "molecule": ethanol(), "crystal": crystal(), "slab": slab(), "one atom": Atoms("O"),
+        "two apart": Atoms("CO", [[0, 0, 0], [0, 0, 9.0]]),
+    }  # fmt: skip
+
+
+def last_line(calculator: EqCalculator) -> str:
+    return calculator.engine_report().splitlines()[-1]
+
+
+# --- numbers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_each_slice_is_the_answer_of_that_member(dtype, compiled):
+    files = [open_model_file(path) for path in compiled]
+    together = CommitteeEngine(files, CPU, dtype)
+    name = str(dtype).removeprefix("torch.")
+    alone = [load_model(path, dtype=name, engine="torchscript") for path in compiled]
+    atol = 1e-11 if dtype == torch.float64 else 2e-5
+    for label, atoms in structures().items():
+        graph = build_graph(atoms, 4.0, dtype=dtype)
+        tensors = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
+        for n_owned in (graph.n_owned, graph.n_owned // 2):
+            energies, gradients = together(*tensors, n_owned)
+            assert energies.shape == (2, len(atoms))
+            assert gradients.shape == (2, graph.edge_index.shape[1], 3)
+            for member, model in enumerate(alone):
+                expected_energies, expected_gradients = model(*tensors, n_owned)
+                where = f"{label}, member {member}"
+                torch.testing.assert_close(
+                    energies[member], expected_energies, rtol=0, atol=atol, msg=where
+                )
+                torch.testing.assert_close(
+                    gradients[member], expected_gradients, rtol=0, atol=atol, msg=where
+                )
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 2e-5), ("float64", 1e-11)])
+def test_results_of_one_pass_are_those_of_one_by_one(dtype, atol, compiled):
+    one_pass = EqCalculator(compiled, dtype=dtype)
+    one_by_one = EqCalculator(compiled, dtype=dtype, engine="torchscript")
+    assert last_line(one_pass) == (
+        f"all 2 in one pass: inductor on cpu in {dtype}, passports reproduced"
+    )
+    assert last_line(one_by_one) == "one by one: torchscript was asked for"
+    for label, atoms in structures().items():
+        properties = ["stresses"] if atoms.pbc.all() else ["energy"]
+        one_pass.calculate(atoms, properties)
+        one_by_one.calculate(atoms, properties)
+        assert one_pass.results.keys() == one_by_one.results.keys()
+        for key, value in one_by_one.results.items():
+            np.testing.assert_allclose(
+                one_pass.results[key], value, rtol=0, atol=atol, err_msg=f"{label}, {key}"
+            )
+
+
+def test_one_pass_calls_the_package_once_and_no_member(compiled, monkeypatch):
+    calculator, calls = EqCalculator(compiled), []
+    together = calculator._together
+    assert together is not None
+    calculator._together = lambda *tensors: calls.append(1) or together(*tensors)  # type: ignore
+    for model in calculator.models:
+        monkeypatch.setattr(model.engine, "_module", None)  # a call of it would fail
+    calculator.get_forces(crystal())
+    calculator.get_forces(ethanol())
+    assert calls == [1, 1]
+
+
+def test_copies_run_in_one_pass_too(compiled):
+    twin = copy.deepcopy(EqCalculator(compiled))
+    assert last_line(twin).startswith("all 2 in one pass")
+
+
+# --- fallbacks ---------------------------------------------------------------------------
+
+
+def test_members_that_were_not_compiled_together_run_one_by_one(members):
+    calculator = EqCalculator(members[:2], dtype="float32")
+    assert calculator._together is None
+    paths = f"{members[0]} {members[1]}"
+    assert last_line(calculator) == (
+        "one by one: not compiled together for cpu, float32, 1 thread; "
+        f"run: eqcalc compile {paths} --dtype float32"
+    )
+    assert not cache_folder().exists()
+
+
+@pytest.mark.parametrize("change", ["order", "number", "threads"])
+def test_a_package_belongs_to_its_members_in_their_order(change, compiled, monkeypatch):
+    other = {"order": compiled[::-1], "number": [*compiled, compiled[0]], "threads": compiled}
+    if change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert "not compiled together" in last_line(EqCalculator(other[change]))
+
+
+def test_a_slice_that_fails_its_passport_is_not_used(compiled, packages):
+    """The right package under the key of another order: the slices are exchanged."""
+    files = [open_model_file(path) for path in compiled[::-1]]
+    content = packages[torch.float64].read_bytes()
+    PackageCache().make(_key(files, CPU, torch.float64), lambda path: path.write_bytes(content))
+    with pytest.raises(ModelFileError, match=r"in a committee: the model does not reproduce"):
+        CommitteeEngine(files, CPU, torch.float64)
+    calculator = EqCalculator(compiled[::-1])
+    assert "one by one" in last_line(calculator)
+    assert "does not reproduce its own passport" in last_line(calculator)
+    expected = EqCalculator(compiled).get_forces(ethanol())
+    np.testing.assert_allclose(calculator.get_forces(ethanol()), expected, rtol=0, atol=1e-11)
+
+
+def test_a_package_that_torch_cannot_load_is_not_used(members):
+    files = [open_model_file(path) for path in members]
+    PackageCache().make(_key(files, CPU, torch.float64), lambda path: path.write_bytes(b"no"))
+    with pytest.raises(EngineError, match="cannot load the compiled package"):
+        CommitteeEngine(files, CPU, torch.float64)
+    assert "one by one: torch" in last_line(EqCalculator(members))
+
+
+def fail(*arguments: object) -> None:
+    raise RuntimeError("no compiler\nand a long trace")
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """Leave the C++ kernels unbuilt, which takes a while in an empty cache."""
+    for name in ("inductor", "committee"):
+        monkeypatch.setattr(f"eqcalc.engines.{name}.prepare_kernels", lambda device: None)
+
+
+def test_a_committee_that_cannot_be_compiled_says_why(members, monkeypatch, no_kernels):
+    monkeypatch.setattr("eqcalc.export.compile_committee", fail)
+    files = [open_model_file(path) for path in members[:2]]
+    message = r"'short', 'schnet' cannot be compiled together for cpu, float64, 1 .*: no compiler$"
+    with pytest.raises(EngineError, match=message):
+        compile_committee_package(files, CPU, torch.float64)
+    assert find_committee_package(files, CPU, torch.float64) is None
+
+
+def copied(package: Path) -> Callable[..., None]:
+    def quick(files: object, path: Path, *target: object) -> None:
+        path.write_bytes(package.read_bytes())
+
+    return quick
+
+
+def test_asking_for_inductor_compiles_the_committee_at_the_first_use(
+    members, packages, monkeypatch, no_kernels
+):
+    monkeypatch.setattr("eqcalc.export.compile_model", fail)  # the members take torchscript then
+    monkeypatch.setattr(
+        "eqcalc.export.compile_committee", copied(packages[torch.float64])
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EngineWarning)
+        calculator = EqCalculator(members, engine="inductor")
+    assert last_line(calculator).startswith("all 2 in one pass")
+
+
+def test_a_model_alone_has_no_committee(models):
+    calculator = EqCalculator([models["double"]])
+    assert calculator._together is None
+    assert "one by one" not in calculator.engine_report()
+
+
+# --- the verb ----------------------------------------------------------------------------
+
+
+def test_the_verb_compiles_members_and_committee(
+    members, packages, capsys, monkeypatch, no_kernels
+):
+    compiled_alone = []
+
+    def alone(file: object, path: Path, *target: object) -> None:
+        compiled_alone.append(file)
+        path.write_bytes(b"no package")  # the members run with torchscript then
+
+    monkeypatch.setattr("eqcalc.export.compile_model", alone)
+    monkeypatch.setattr("eqcalc.export.compile_committee", copied(packages[torch.float64]))
+    for n_compiled in (3, 0):  # the second time, all is there
+        with pytest.raises(SystemExit) as stop:
+            main(["compile", *map(str, members)])
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        assert out.count("compiled in") == n_compiled
+        assert out.count("package /") >= 3
+        assert "all 2 in one pass: inductor on cpu in float64" in " ".join(out.split())
+    assert len(compiled_alone) == 2
+
+
+def test_the_verb_refuses_members_of_mixed_precision(models, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["compile", str(models["double"]), str(models["single"])])
+    assert stop.value.code == 2
+    assert "the models differ in dtype; give --dtype float32 or" in capsys.readouterr().err
