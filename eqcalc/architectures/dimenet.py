@@ -291,7 +291,8 @@ class Bilinear(nn.Module):
         weights = weights.view(n_atoms, n_columns, n_columns * radial.shape[2])
         sums = torch.bmm(weights.transpose(1, 2), x)  # Σ_k, (n_atoms, n_columns * n_b, F)
         sums = sums.view(n_atoms * n_columns, radial.shape[2] * x.shape[2])
-        return self.mix(sums.index_select(0, angular.sent))  # (n_edges, F)
+        # Mixed before edges take their rows: a few rows too many, but n_b times as narrow.
+        return self.mix(sums).index_select(0, angular.sent)  # (n_edges, F)
 
 
 def _validate_bare(
