@@ -18,14 +18,17 @@ symbol         variable
 =============  ==========================================================
 m              ``messages`` (n_edges, F)
 rbf            ``radial`` (n_edges, n_radial)
-sbf            ``angular`` (n_edges, n_columns, n_spherical * n_radial)
-(W sbf)_b      ``weights`` (n_edges, n_columns, n_bilinear)
-cos α          ``cosines`` (n_edges, n_columns)
-k→j of j→i     ``incoming`` (n_edges, n_columns), see :mod:`eqcalc.nn.triplets`
+cos α          ``cosines`` (n_atoms, n_columns, n_columns), [j, k→j, j→i]
+sbf            ``angular``: ``bessel`` of k→j times ``harmonics`` of the cell
+(W sbf)_b      ``weights`` (n_atoms, n_columns, n_columns * n_bilinear)
 =============  ==========================================================
 
-Shapes: n_atoms, n_edges, n_triplets, F = embedding_dim, n_bilinear = bilinear_dim,
+Shapes: n_atoms, n_edges, n_columns (edges that an atom receives or sends, see
+:mod:`eqcalc.nn.triplets`), n_triplets, F = embedding_dim, n_bilinear = bilinear_dim,
 n_radial = num_radial_basis, n_spherical = num_spherical_basis.
+
+Triplets k→j→i are the cells of one table per middle atom j, and Σ_k is a product of matrices
+of each j. W sbf = Σ_l (Σ_n W_ln bessel_ln) harmonics_l: the sum over n needs edges only.
 
 An edge at the cutoff has no effect: its rbf vanishes in the output block and in x_kj, its
 sbf in the bilinear layer, each as u with two derivatives.
@@ -48,18 +51,27 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.nn.activation import activation_name, build_activation
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
-from eqcalc.nn.bessel import BesselBasis, SphericalBesselBasis, legendre_basis
-from eqcalc.nn.directional import Embedding, Interaction, Output, dense
+from eqcalc.nn.bessel import BesselBasis, SphericalBesselBasis
+from eqcalc.nn.directional import (
+    AngularBasis,
+    Embedding,
+    Interaction,
+    Output,
+    angular_basis,
+    dense,
+    radial_weights,
+)
 from eqcalc.nn.triplets import (
     Triplets,
     build_triplets,
     cosines_at_middle,
-    gather_rows,
+    lay_out,
     tabulate_triplets,
     validate_angle_index,
 )
 
 __all__ = ["Config", "DimeNet"]
+
 
 @dataclass(frozen=True)
 class Config:
@@ -134,7 +146,6 @@ class DirectionalNetwork(nn.Module):
         self.cutoff = float(config.cut_off)
         self.n_hops = config.num_interaction_blocks + 1  # the embedding block sees two atoms
         p = config.envelope_exponent + 1
-        self.n_spherical = config.num_spherical_basis
         self.radial_basis = BesselBasis(config.num_radial_basis, self.cutoff, p)
         self.spherical_basis = SphericalBesselBasis(
             config.num_spherical_basis, config.num_radial_basis, self.cutoff, p
@@ -149,7 +160,7 @@ class DirectionalNetwork(nn.Module):
         n_atoms = graph.atomic_numbers.shape[0]
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         triplets = build_triplets(graph.edge_index, graph.edge_vectors, n_atoms)
-        cosines = cosines_at_middle(graph.edge_vectors, distances, triplets.incoming)
+        cosines = cosines_at_middle(graph.edge_vectors, distances, triplets)
         return self._atomic_outputs(
             graph.atomic_numbers, graph.edge_index, triplets, distances, cosines
         ).sum(dim=1)
@@ -179,10 +190,10 @@ class DirectionalNetwork(nn.Module):
             not positive.
         """
         _validate_bare(atomic_number, edge_index, angle_index, distance, angle)
-        triplets, places = tabulate_triplets(angle_index, edge_index.shape[1])
-        cosines = angle.new_zeros(triplets.incoming.numel()).index_add(0, places, angle.cos())
+        triplets, cells = tabulate_triplets(edge_index, angle_index, atomic_number.shape[0])
+        cosines = angle.new_zeros(triplets.is_triplet.numel()).index_copy(0, cells, angle.cos())
         return self._atomic_outputs(
-            atomic_number, edge_index, triplets, distance, cosines.view_as(triplets.incoming)
+            atomic_number, edge_index, triplets, distance, cosines.view_as(triplets.is_triplet)
         ).sum(dim=0)
 
     def _atomic_outputs(
@@ -195,17 +206,11 @@ class DirectionalNetwork(nn.Module):
     ) -> Tensor:
         n_atoms = atomic_numbers.shape[0]
         radial = self.radial_basis(distances)  # (n_edges, n_radial)
-        incoming = triplets.incoming
-        # Fillings of the table get a basis of zeros, and so no part in any sum over k.
-        harmonics = legendre_basis(cosines, self.n_spherical)
-        harmonics = harmonics * triplets.is_triplet.to(harmonics.dtype).unsqueeze(2)
-        angular = gather_rows(self.spherical_basis(distances), incoming)
-        angular = (angular * harmonics.unsqueeze(3)).flatten(2)  # (n_edges, n_columns, n_angular)
-
+        angular = angular_basis(self.spherical_basis(distances), cosines, triplets)
         messages = self.embedding(atomic_numbers, edge_index, radial)  # (n_edges, F)
         total = self.first_output(messages, radial, edge_index[1], n_atoms)
         for interaction, output in zip(self.interactions, self.outputs):  # noqa: B905
-            messages = interaction(messages, radial, angular, incoming)
+            messages = interaction(messages, radial, angular)
             total = total + output(messages, radial, edge_index[1], n_atoms)
         return total  # (n_atoms, out_dim)
 
@@ -277,10 +282,17 @@ class Bilinear(nn.Module):
         self.mix = nn.Linear(n_bilinear * n_features, n_features, bias=False)
         nn.init.normal_(self.mix.weight, std=0.2 / n_features)
 
-    def forward(self, x_kj: Tensor, angular: Tensor, incoming: Tensor) -> Tensor:
-        weights = self.angular(angular)  # (n_edges, n_columns, n_bilinear)
-        sums = torch.bmm(weights.transpose(1, 2), gather_rows(x_kj, incoming))
-        return self.mix(sums.flatten(1))  # (n_edges, F)
+    def forward(self, x_kj: Tensor, angular: AngularBasis) -> Tensor:
+        n_atoms, n_columns, n_spherical, _ = angular.harmonics.shape
+        x = lay_out(x_kj, angular.received, n_atoms, n_columns)  # (n_atoms, n_columns, F)
+        radial = radial_weights(self.angular.weight, angular.bessel)  # (..., n_spherical, n_b)
+        harmonics = angular.harmonics.view(n_atoms * n_columns, n_spherical, n_columns)
+        weights = torch.bmm(harmonics.transpose(1, 2), radial)  # Σ_l
+        weights = weights.view(n_atoms, n_columns, n_columns * radial.shape[2])
+        sums = torch.bmm(weights.transpose(1, 2), x)  # Σ_k, (n_atoms, n_columns * n_b, F)
+        sums = sums.view(n_atoms * n_columns, radial.shape[2] * x.shape[2])
+        # Mixed before edges take their rows: a few rows too many, but n_b times as narrow.
+        return self.mix(sums).index_select(0, angular.sent)  # (n_edges, F)
 
 
 def _validate_bare(

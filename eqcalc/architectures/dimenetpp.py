@@ -12,11 +12,13 @@ NeurIPS (2020), arXiv:2011.14115. All that is not stated here is DimeNet's
 symbol         variable
 =============  ==========================================================
 W↓, W↑         ``down``, ``up``: F -> interaction_dim -> F
-W W sbf        ``weights`` (n_edges, n_columns, interaction_dim)
+W W sbf        ``radial`` (n_atoms * n_columns, n_spherical, interaction_dim) of k→j,
+               summed over l with ``harmonics`` of the cell
 B              ``basis_dim``
 =============  ==========================================================
 
-Shapes: n_edges, n_columns (edges k→j of an edge j→i), F = embedding_dim.
+Shapes: n_atoms, n_edges, n_columns (edges that an atom receives or sends),
+F = embedding_dim, n_spherical = num_spherical_basis.
 
 Deviations from the paper: those of DimeNet; the weights of sbf start smaller.
 """
@@ -31,8 +33,8 @@ from torch import Tensor, nn
 from eqcalc.architectures.dimenet import DirectionalNetwork, require_directional_sizes
 from eqcalc.nn.activation import activation_name, build_activation
 from eqcalc.nn.arguments import require_at_least
-from eqcalc.nn.directional import Interaction, Output, dense
-from eqcalc.nn.triplets import gather_rows
+from eqcalc.nn.directional import AngularBasis, Interaction, Output, dense, radial_weights
+from eqcalc.nn.triplets import lay_out
 
 __all__ = ["Config", "DimeNetPP"]
 
@@ -148,11 +150,21 @@ class Hadamard(nn.Module):
         self.down = dense(n_features, n_narrow, bias=False)
         self.up = dense(n_narrow, n_features, bias=False)
 
-    def forward(self, x_kj: Tensor, angular: Tensor, incoming: Tensor) -> Tensor:
-        weights = self.angular(angular)  # (n_edges, n_columns, interaction_dim)
+    def forward(self, x_kj: Tensor, angular: AngularBasis) -> Tensor:
+        n_atoms, n_columns, n_spherical, _ = angular.harmonics.shape
         narrow = self.activation(self.down(x_kj))  # (n_edges, interaction_dim)
-        summed = (gather_rows(narrow, incoming) * weights).sum(dim=1)
+        narrow = lay_out(narrow, angular.received, n_atoms, n_columns).flatten(0, 1)
+        radial = radial_weights(self.angular_weight(), angular.bessel)
+        terms = (narrow.unsqueeze(1) * radial).reshape(n_atoms, n_columns * n_spherical, -1)
+        harmonics = angular.harmonics.view(n_atoms, n_columns * n_spherical, n_columns)
+        summed = torch.bmm(harmonics.transpose(1, 2), terms)  # Σ_kl, at each edge that j sends
+        summed = summed.flatten(0, 1).index_select(0, angular.sent)  # (n_edges, interaction_dim)
         return self.activation(self.up(summed))  # (n_edges, F)
+
+    def angular_weight(self) -> Tensor:
+        """Return both linear maps of sbf as one, (interaction_dim, n_spherical * n_radial)."""
+        first, second = self.angular[0].weight, self.angular[1].weight
+        return torch.mm(second, first)  # type: ignore[arg-type]
 
 
 def two_steps(n_in: int, n_between: int, n_out: int, size: float = 1.0) -> nn.Sequential:

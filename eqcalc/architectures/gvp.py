@@ -185,12 +185,12 @@ class GVPConvolution(nn.Module):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__()
-        (s, v), (edge_s, edge_v), act = atom, edge, nn.SiLU()
+        (s, v), act = atom, nn.SiLU()
         self.messages = nn.ModuleList(
             [
-                GeometricVectorPerceptron((2 * s + edge_s, 2 * v + edge_v), atom, act),
+                FirstOfMessage(atom, edge, act),
                 GeometricVectorPerceptron(atom, atom, act),
-                GeometricVectorPerceptron(atom, atom),
+                LastOfMessage(atom),
             ]
         )
         self.transform = nn.ModuleList(
@@ -219,19 +219,9 @@ class GVPConvolution(nn.Module):
         edge_scalars, edge_vectors : (n_edges, edge_s), (n_edges, 3, edge_v)
         shares : (n_edges, 1); the weight of each message in its receiver's sum
         """
-        n_atoms, senders, receivers = scalars.shape[0], edge_index[0], edge_index[1]
-        s = torch.cat(
-            [scalars.index_select(0, senders), edge_scalars, scalars.index_select(0, receivers)],
-            dim=1,
-        )
-        v = torch.cat(
-            [vectors.index_select(0, senders), edge_vectors, vectors.index_select(0, receivers)],
-            dim=2,
-        )
-        for message in self.messages:
-            s, v = message(s, v)  # (n_edges, S), (n_edges, 3, C) from the first on
-        s = sum_at_receivers(s * shares, receivers, n_atoms)
-        v = sum_at_receivers(v * shares.unsqueeze(2), receivers, n_atoms)
+        s, v = self.messages[0](scalars, vectors, edge_scalars, edge_vectors, edge_index)
+        s, v = self.messages[1](s, v)  # (n_edges, S), (n_edges, 3, C)
+        s, v = self.messages[2](s, v, shares, edge_index[1], scalars.shape[0])
         s, v = self.dropout(s, v)
         scalars, vectors = self.message_norm(scalars + s, vectors + v)
 
@@ -242,19 +232,8 @@ class GVPConvolution(nn.Module):
         return self.transform_norm(scalars + s, vectors + v)
 
 
-class GeometricVectorPerceptron(nn.Module):
-    """Map scalars and vectors to scalars and vectors, equivariantly.
-
-    Parameters
-    ----------
-    n_in, n_out : (scalars, vectors), channels; at least one vector in, none out is allowed
-    activation : σ of the scalars; None means the identity
-    gate_activation : σ⁺ of the vectors' gate; None means the identity
-
-    Raises
-    ------
-    ConfigError : a number of channels is too small.
-    """
+class _Perceptron(nn.Module):
+    """The parameters of a perceptron, and what follows V_h and s_m."""
 
     def __init__(
         self,
@@ -275,16 +254,108 @@ class GeometricVectorPerceptron(nn.Module):
         self.mix_vectors = nn.Linear(n_hidden, n_out[1], bias=False) if has_vectors else None
         self.gate = nn.Linear(n_out[0], n_out[1]) if has_vectors else None  # W_g
 
-    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (n_rows, S), (n_rows, 3, C) to the same with the channels out."""
-        hidden = self.to_hidden(vectors)  # (n_rows, 3, H)
-        mixed_scalars = self.mix_scalars(torch.cat([scalars, channel_norm(hidden)], dim=1))
+    def finish(self, mixed_scalars: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s', V' from s_m (n_rows, S) and V_h (n_rows, 3, H)."""
         if self.mix_vectors is not None and self.gate is not None:
             gate = torch.sigmoid(self.gate(self.gate_activation(mixed_scalars))).unsqueeze(1)
             vectors = gate * self.mix_vectors(hidden)
         else:
-            vectors = vectors.new_zeros((vectors.shape[0], 3, 0))
+            vectors = hidden.new_zeros((hidden.shape[0], 3, 0))
         return self.activation(mixed_scalars), vectors
+
+
+class GeometricVectorPerceptron(_Perceptron):
+    """Map scalars and vectors to scalars and vectors, equivariantly.
+
+    Parameters
+    ----------
+    n_in, n_out : (scalars, vectors), channels; at least one vector in, none out is allowed
+    activation : σ of the scalars; None means the identity
+    gate_activation : σ⁺ of the vectors' gate; None means the identity
+
+    Raises
+    ------
+    ConfigError : a number of channels is too small.
+    """
+
+    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (n_rows, S), (n_rows, 3, C) to the same with the channels out."""
+        hidden = self.to_hidden(vectors)  # (n_rows, 3, H)
+        mixed_scalars = self.mix_scalars(torch.cat([scalars, channel_norm(hidden)], dim=1))
+        return self.finish(mixed_scalars, hidden)
+
+
+class FirstOfMessage(_Perceptron):
+    """P₁([s_j, e_ij, s_i], [V_j, V_ij, V_i]), whose linear maps act on atoms where they can.
+
+    W [x_j, x_ij, x_i] is W_j x_j + W_ij x_ij + W_i x_i with the columns of W: the first and
+    the last are products on atoms, and only their results are gathered.
+
+    Parameters
+    ----------
+    atom, edge : (scalars, vectors), channels of atoms and edges
+    """
+
+    def __init__(self, atom: tuple[int, int], edge: tuple[int, int], activation: nn.Module) -> None:
+        (s, v), (edge_s, edge_v) = atom, edge
+        super().__init__((2 * s + edge_s, 2 * v + edge_v), atom, activation)
+        self.vector_columns = [v, edge_v, v]
+        self.scalar_columns = [s, edge_s, s, max(2 * v + edge_v, v)]
+
+    def forward(
+        self,
+        scalars: Tensor,
+        vectors: Tensor,
+        edge_scalars: Tensor,
+        edge_vectors: Tensor,
+        edge_index: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return s (n_edges, S), V (n_edges, 3, C)."""
+        w_j, w_ij, w_i = self.to_hidden.weight.split(self.vector_columns, dim=1)
+        hidden = functional.linear(edge_vectors, w_ij) + _to_edges(
+            functional.linear(vectors, w_j), functional.linear(vectors, w_i), edge_index
+        )  # (n_edges, 3, H)
+        w_j, w_ij, w_i, w_norm = self.mix_scalars.weight.split(self.scalar_columns, dim=1)
+        mixed_scalars = (
+            functional.linear(edge_scalars, w_ij, self.mix_scalars.bias)
+            + functional.linear(channel_norm(hidden), w_norm)
+            + _to_edges(
+                functional.linear(scalars, w_j), functional.linear(scalars, w_i), edge_index
+            )
+        )  # (n_edges, S)
+        return self.finish(mixed_scalars, hidden)
+
+
+class LastOfMessage(_Perceptron):
+    """Σ_j of P₃, which has no activation: W_m is left for the sum of what it acts on.
+
+    The gate needs s_m of every edge, but W_g s_m + b is one linear map of the same input.
+
+    Parameters
+    ----------
+    atom : (scalars, vectors), channels
+    """
+
+    def __init__(self, atom: tuple[int, int]) -> None:
+        super().__init__(atom, atom)
+
+    def forward(
+        self, scalars: Tensor, vectors: Tensor, shares: Tensor, receivers: Tensor, n_atoms: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return sums (n_atoms, S), (n_atoms, 3, C) weighted with shares (n_edges, 1)."""
+        hidden = self.to_hidden(vectors)  # (n_edges, 3, H)
+        inputs = torch.cat([scalars, channel_norm(hidden)], dim=1)  # (n_edges, S + H)
+        weight, bias = self.mix_scalars.weight, self.mix_scalars.bias
+        gate_weight = torch.mm(self.gate.weight, weight)  # type: ignore[union-attr]
+        gate_bias = self.gate(bias)  # type: ignore[misc]
+        gate = torch.sigmoid(functional.linear(inputs, gate_weight, gate_bias)).unsqueeze(1)
+        vectors = gate * self.mix_vectors(hidden)  # type: ignore[misc]
+        summed = sum_at_receivers(inputs * shares, receivers, n_atoms)
+        total_share = sum_at_receivers(shares, receivers, n_atoms)
+        return (
+            functional.linear(summed, weight) + total_share * bias,
+            sum_at_receivers(vectors * shares.unsqueeze(2), receivers, n_atoms),
+        )
 
 
 class GVPLayerNorm(nn.Module):
@@ -333,3 +404,8 @@ class VectorDropout(nn.Module):
         kept = torch.ones_like(vectors[:, :1])  # (n_rows, 1, C): the three components together
         kept = functional.dropout(kept, self.rate, True)
         return functional.dropout(scalars, self.rate, True), vectors * kept
+
+
+def _to_edges(of_sender: Tensor, of_receiver: Tensor, edge_index: Tensor) -> Tensor:
+    """Return the sum of what sender and receiver have: (n_atoms, ...) -> (n_edges, ...)."""
+    return of_sender.index_select(0, edge_index[0]) + of_receiver.index_select(0, edge_index[1])

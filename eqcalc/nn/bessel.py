@@ -111,8 +111,8 @@ class SphericalBesselBasis(nn.Module):
         return (powers * values).to(distances.dtype)
 
 
-def legendre_basis(cosines: Tensor, n_spherical: int) -> Tensor:
-    """Return Y_l(α) = √((2l+1)/4π) P_l(cos α), shape (..., n_spherical).
+def legendre_basis(cosines: Tensor, n_spherical: int, dim: int = -1) -> Tensor:
+    """Return Y_l(α) = √((2l+1)/4π) P_l(cos α), with l as a new dimension: by default the last.
 
     A polynomial in cos α: the angle itself has no derivative at 0 and 180°.
 
@@ -128,7 +128,7 @@ def legendre_basis(cosines: Tensor, n_spherical: int) -> Tensor:
     scaled = [
         math.sqrt((2 * l + 1) / (4.0 * math.pi)) * polynomials[l] for l in range(n_spherical)
     ]
-    return torch.stack(scaled, dim=-1)
+    return torch.stack(scaled, dim=dim)
 
 
 def spherical_bessel_zeros(n_orders: int, n_zeros: int) -> NDArray[np.float64]:

@@ -3,18 +3,47 @@
 Source: Gasteiger, Groß, Günnemann, ICLR (2020), arXiv:2003.03123, figure 4. The equations
 stand in :mod:`eqcalc.architectures.dimenet`.
 
-Shapes: n_atoms, n_edges, n_columns (edges k→j of an edge j→i, see
-:mod:`eqcalc.nn.triplets`), F features, n_radial, n_out.
+Shapes: n_atoms, n_edges, n_columns (edges that an atom receives or sends, see
+:mod:`eqcalc.nn.triplets`), F features, n_radial, n_spherical, n_out.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from eqcalc.nn.bessel import legendre_basis
 from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.triplets import Triplets, lay_out
 
-__all__ = ["Embedding", "Interaction", "Output", "Residual", "dense"]
+__all__ = [
+    "AngularBasis",
+    "Embedding",
+    "Interaction",
+    "Output",
+    "Residual",
+    "angular_basis",
+    "dense",
+    "radial_weights",
+]
 
 _N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
+
+
+class AngularBasis(NamedTuple):
+    """The factors of sbf_kji = bessel_kj · harmonics_kji, laid out by the middle atom j.
+
+    bessel : (n_spherical, n_atoms * n_columns, n_radial); of the edges k→j, zero for fillings
+    harmonics : (n_atoms, n_columns, n_spherical, n_columns), [j, in, l, out]; zero where
+        there is no triplet
+    received, sent : (n_edges,); places of the edges, see :class:`Triplets`
+    """
+
+    bessel: Tensor
+    harmonics: Tensor
+    received: Tensor
+    sent: Tensor
 
 
 class Embedding(nn.Module):
@@ -29,10 +58,13 @@ class Embedding(nn.Module):
 
     def forward(self, atomic_numbers: Tensor, edge_index: Tensor, radial: Tensor) -> Tensor:
         species = self.species(atomic_numbers)  # (n_atoms, F)
-        senders = species.index_select(0, edge_index[0])
-        receivers = species.index_select(0, edge_index[1])
+        # The columns of W that act on h are applied to atoms, not to edges.
+        of_sender, of_receiver, of_edge = self.mix.weight.chunk(3, dim=1)
         radial = self.activation(self.radial(radial))
-        return self.activation(self.mix(torch.cat([senders, receivers, radial], dim=1)))
+        mixed = functional.linear(radial, of_edge, self.mix.bias)
+        mixed = mixed + functional.linear(species, of_sender).index_select(0, edge_index[0])
+        mixed = mixed + functional.linear(species, of_receiver).index_select(0, edge_index[1])
+        return self.activation(mixed)
 
 
 class Interaction(nn.Module):
@@ -42,7 +74,7 @@ class Interaction(nn.Module):
     ----------
     n_before_skip, n_after_skip : residual layers before and after m is added
     radial : n_radial -> F, applied to rbf_kj
-    gather : (x_kj, angular, incoming) -> Σ_k over the triplets of each edge, (n_edges, F)
+    gather : (x_kj, angular) -> Σ_k over the triplets of each edge, (n_edges, F)
     """
 
     def __init__(
@@ -68,12 +100,10 @@ class Interaction(nn.Module):
             *(Residual(n_features, activation) for _ in range(n_after_skip))
         )
 
-    def forward(
-        self, messages: Tensor, radial: Tensor, angular: Tensor, incoming: Tensor
-    ) -> Tensor:
+    def forward(self, messages: Tensor, radial: Tensor, angular: AngularBasis) -> Tensor:
         x_ji = self.activation(self.own(messages))  # (n_edges, F)
         x_kj = self.activation(self.neighbour(messages)) * self.radial(radial)
-        y = self.before_skip(x_ji + self.gather(x_kj, angular, incoming))
+        y = self.before_skip(x_ji + self.gather(x_kj, angular))
         return self.after_skip(messages + self.activation(self.skip(y)))
 
 
@@ -124,6 +154,35 @@ class Residual(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return y + self.activation(self.second(self.activation(self.first(y))))
+
+
+def angular_basis(bessel: Tensor, cosines: Tensor, triplets: Triplets) -> AngularBasis:
+    """Lay out both factors of sbf.
+
+    Parameters
+    ----------
+    bessel : (n_edges, n_spherical, n_radial)
+    cosines : (n_atoms, n_columns, n_columns), of the triplets' cells
+    """
+    n_atoms, n_columns = cosines.shape[0], cosines.shape[1]
+    harmonics = legendre_basis(cosines, bessel.shape[1], dim=2)
+    harmonics = harmonics * triplets.is_triplet.to(harmonics.dtype).unsqueeze(2)
+    bessel = lay_out(bessel, triplets.received, n_atoms, n_columns).flatten(0, 1)
+    return AngularBasis(bessel.transpose(0, 1), harmonics, triplets.received, triplets.sent)
+
+
+def radial_weights(weight: Tensor, bessel: Tensor) -> Tensor:
+    """Return Σ_n W_b,(l n) bessel_ln of the edges k→j, (n_atoms * n_columns, n_spherical, n_b).
+
+    What W does to sbf before it meets the harmonics: once per edge, not once per triplet.
+
+    Parameters
+    ----------
+    weight : (n_b, n_spherical * n_radial); a linear map of sbf
+    bessel : of :class:`AngularBasis`
+    """
+    weight = weight.view(weight.shape[0], bessel.shape[0], bessel.shape[2])
+    return torch.bmm(bessel, weight.permute(1, 2, 0)).transpose(0, 1)
 
 
 def dense(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
