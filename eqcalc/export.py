@@ -38,6 +38,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, ModelCard, ModelFile
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.fused import enable_kernels
+from eqcalc.nn.row_products import use_row_products
 from eqcalc.passport import Passport, record, verify
 from eqcalc.potential import Potential, atomic_number
 
@@ -332,7 +333,7 @@ def compile_committee(
 
 def _for_inference(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Potential:
     potential = rebuild_potential(file)
-    if device.type == "cpu" and dtype == torch.float32 and enable_kernels():
+    if _has_kernels(device, dtype):
         _tabulate(potential, dtype)
     return potential.to(dtype).to(device)
 
@@ -368,6 +369,8 @@ def _compile(
     # Else sizes that happen to be equal here, such as atoms and channels, would count as one.
     with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         traced = make_fx(evaluate, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+    if _has_kernels(device, dtype):
+        use_row_products(traced)
     atoms, edges = torch.export.Dim("n_atoms", min=2), torch.export.Dim("n_edges", min=2)
     shapes = ({0: atoms}, {0: edges}, {1: edges}, {0: atoms})
     with warnings.catch_warnings():
@@ -375,6 +378,10 @@ def _compile(
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
         program = torch.export.export(traced, example, dynamic_shapes=shapes)
         aoti_compile_and_package(program, package_path=str(package))
+
+
+def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype == torch.float32 and enable_kernels()
 
 
 def _tabulate(potential: Potential, dtype: torch.dtype) -> None:

@@ -206,7 +206,7 @@ class EquivariantGraphConvolutionalLayer(nn.Module):
         if velocity and not moves_atoms:
             raise ConfigError("velocity=True needs moves_atoms=True: velocities move atoms.")
         self.in_dim = in_dim
-        self.cutoff = cutoff
+        self.cutoff = None if cutoff is None else float(cutoff)
         self.normalize = normalize
         self.moves_atoms = moves_atoms
         self.activation = Swish(swish_beta)

@@ -125,7 +125,7 @@ class SchNet(nn.Module):
             num_interaction_blocks, hidden_dim, num_filters, cutoff, lower_bound,
             upper_bound, gamma,
         )  # fmt: skip
-        self.cutoff = cutoff
+        self.cutoff = None if cutoff is None else float(cutoff)
         self.n_hops = num_interaction_blocks
         upper = self.config.last_centre
         spacing = (upper - lower_bound) / (num_filters - 1)

@@ -12,6 +12,9 @@
 // where every path p joins one irrep s(p) of the sender's features to one block of the sums,
 // and the couplings A of an edge come from outside.
 //
+// rows_times: x w for a constant w. Libraries of matrix products copy w into an order of their
+// own at every call, which takes as long as the product itself for the few rows of a molecule.
+//
 // Shapes: x (n, F); the vector kernel's features are [a, b, c_x, c_y, c_z] (n, 5F), its sums
 // [s, v_x, v_y, v_z] (n, 4F). table (n_rows, F or 3F); row k belongs to d = (k - 1) h.
 // edge_index (2, E), row 0 sender j, row 1 receiver i; vectors r_j - r_i (E, 3).
@@ -438,6 +441,57 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
   return {grad_x, grad_a, grad_vectors};
 }
 
+// R rows times C vectors of columns, summed in registers. Each number is summed over k in
+// order, whatever the number of rows.
+template <typename T, int R, int C>
+void product_block(int64_t K, int64_t N, const T* x, const T* w, T* out) {
+  typedef T V __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
+  constexpr int64_t L = 64 / sizeof(T);
+  V sums[R][C] = {};
+  for (int64_t k = 0; k < K; ++k) {
+    V row[C];
+    for (int c = 0; c < C; ++c) row[c] = *reinterpret_cast<const V*>(w + k * N + c * L);
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) sums[r][c] += x[r * K + k] * row[c];
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) *reinterpret_cast<V*>(out + r * N + c * L) = sums[r][c];
+}
+
+template <typename T, int C>
+void product_columns(int64_t M, int64_t K, int64_t N, const T* x, const T* w, T* out) {
+  const auto advance = [&](int64_t r) { M -= r, x += r * K, out += r * N; };
+  while (M >= 9) product_block<T, 9, C>(K, N, x, w, out), advance(9);
+  if (M >= 6) product_block<T, 6, C>(K, N, x, w, out), advance(6);
+  if (M >= 4) product_block<T, 4, C>(K, N, x, w, out), advance(4);
+  if (M >= 2) product_block<T, 2, C>(K, N, x, w, out), advance(2);
+  if (M >= 1) product_block<T, 1, C>(K, N, x, w, out);
+}
+
+Tensor rows_times(const Tensor& x_, const Tensor& w_) {
+  TORCH_CHECK(x_.dim() == 2 && w_.dim() == 2 && x_.size(1) == w_.size(0), "two matrices that fit");
+  TORCH_CHECK(x_.scalar_type() == w_.scalar_type(), "x and w differ in precision");
+  const auto x = x_.contiguous(), w = w_.contiguous();
+  const int64_t M = x.size(0), K = x.size(1), N = w.size(1);
+  TORCH_CHECK(N * w.element_size() % 64 == 0, "the columns of w must fill vectors of 64 bytes");
+  auto out = at::empty({M, N}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rows_times", [&] {
+    constexpr int64_t L = 64 / sizeof(scalar_t);
+    const auto *px = x.data_ptr<scalar_t>(), *pw = w.data_ptr<scalar_t>();
+    auto* po = out.data_ptr<scalar_t>();
+    at::parallel_for(0, M, 64, [&](int64_t first, int64_t last) {
+      const int64_t m = last - first;
+      const auto* rows = px + first * K;
+      auto* sums = po + first * N;
+      int64_t c = 0;
+      for (; c + 2 * L <= N; c += 2 * L)
+        product_columns<scalar_t, 2>(m, K, N, rows, pw + c, sums + c);
+      if (c < N) product_columns<scalar_t, 1>(m, K, N, rows, pw + c, sums + c);
+    });
+  });
+  return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(eqcalc, m) {
@@ -455,6 +509,7 @@ TORCH_LIBRARY(eqcalc, m) {
   m.def("path_convolution_backward(Tensor g, Tensor x, Tensor couplings, Tensor paths, "
         "Tensor table, Tensor vectors, Tensor edge_index, float per_h) "
         "-> (Tensor, Tensor, Tensor)", pure);
+  m.def("rows_times(Tensor x, Tensor w) -> Tensor", pure);
 }
 
 TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
@@ -464,4 +519,5 @@ TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
   m.impl("vector_convolution_backward", &vector_convolution_backward);
   m.impl("path_convolution", &path_convolution);
   m.impl("path_convolution_backward", &path_convolution_backward);
+  m.impl("rows_times", &rows_times);
 }

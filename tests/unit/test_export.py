@@ -101,6 +101,17 @@ def test_an_existing_file_is_refused_and_kept(tmp_path):
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_a_cutoff_may_be_a_whole_number(name, tmp_path):
+    options = small_options(name)
+    (key,) = {"cutoff", "cut_off"} & set(options)
+    network = build(name, **options | {key: 4})
+    card = export_model(
+        Potential(network, REFERENCE_ENERGIES), tmp_path / "model.pt", elements="H"
+    )
+    assert card.cutoff == 4.0
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot create the folder of '.*model\.pt'"):

@@ -1,0 +1,165 @@
+"""Matrix products with constant weights, by the kernel for few rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import REFERENCE_ENERGIES
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
+
+from eqcalc.engines.kernels import build_kernels, load_kernels
+from eqcalc.nn import fused
+from eqcalc.nn.row_products import use_row_products
+
+LANES = {torch.float32: 16, torch.float64: 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built(tmp_path_factory):
+    """Build and load the kernels once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        build_kernels()
+        assert load_kernels()
+        assert fused.enable_kernels()
+
+
+def numbers(*shape: int, dtype=torch.float64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def traced(function, *example):
+    """Return the graph of a function, and a count of its matrix products of either kind."""
+    module = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+
+    def count(*names: str) -> int:
+        return sum(node.name.split("_")[0] in names for node in module.graph.nodes)
+
+    return module, count
+
+
+# --- the kernel --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", LANES)
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 3, 5, 8, 9, 10, 17, 18, 31, 200])
+@pytest.mark.parametrize("n_vectors", [1, 2, 3, 8])
+def test_products_are_those_of_torch(dtype, n_rows, n_vectors):
+    x = numbers(n_rows, 37, dtype=dtype)
+    w = numbers(37, n_vectors * LANES[dtype], dtype=dtype, seed=1)
+    found, expected = torch.ops.eqcalc.rows_times(x, w), x.double() @ w.double()
+    assert found.dtype == dtype
+    torch.testing.assert_close(
+        found.double(), expected, rtol=0, atol=200 * torch.finfo(dtype).eps
+    )
+
+
+def test_a_row_does_not_depend_on_how_many_there_are():
+    x, w = numbers(30, 64), numbers(64, 32, seed=1)
+    whole = torch.ops.eqcalc.rows_times(x, w)
+    for n in range(1, 30):
+        assert torch.equal(torch.ops.eqcalc.rows_times(x[:n], w), whole[:n])
+
+
+def test_strided_matrices_and_several_threads():
+    x, w = numbers(37, 400).T, numbers(16, 37, seed=1).T
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = torch.ops.eqcalc.rows_times(x, w)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found, x @ w, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "message"),
+    [
+        (numbers(3, 4), numbers(5, 8), "two matrices that fit"),
+        (numbers(4), numbers(4, 8), "two matrices that fit"),
+        (numbers(3, 4).float(), numbers(4, 16), "differ in precision"),
+        (numbers(3, 4), numbers(4, 9), "vectors of 64 bytes"),
+    ],
+)
+def test_the_kernel_refuses_what_it_cannot_multiply(x, w, message):
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.eqcalc.rows_times(x, w)
+
+
+# --- graphs ------------------------------------------------------------------------------
+
+
+def test_layers_and_their_derivatives_are_replaced():
+    first, second = torch.nn.Linear(24, 32).double(), torch.nn.Linear(32, 16, bias=False).double()
+    network = torch.nn.Sequential(first, torch.nn.SiLU(), second).requires_grad_(False)
+
+    def function(x):
+        with torch.enable_grad():
+            x = x.requires_grad_(True)
+            y = network(x).square().sum(dim=1)
+            return y.detach(), torch.autograd.grad(y.sum(), x)[0]
+
+    x = numbers(6, 24)
+    module, count = traced(function, x)
+    assert count("mm", "addmm") == 4
+    assert use_row_products(module) == 4
+    assert (count("mm", "addmm"), count("rows")) == (0, 4)
+    for n in (6, 1, 50):
+        x = numbers(n, 24, seed=n)
+        for found, expected in zip(module(x), function(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_slices_of_weights_are_constants_too():
+    weights = numbers(48, 40)
+
+    def function(x):
+        return functional.linear(x, weights[:32, 8:])
+
+    x = numbers(5, 32)
+    module, _ = traced(function, x)
+    assert use_row_products(module) == 1
+    torch.testing.assert_close(module(x), function(x), rtol=0, atol=1e-12)
+
+
+WIDE, ODD, SHORT, NARROW = (numbers(*s) for s in ((32, 32), (32, 33), (8, 32), (32, 16)))
+
+
+@pytest.mark.parametrize(
+    ("function", "example"),
+    [
+        (lambda x, y: x @ y, (numbers(5, 32), WIDE)),  # no constant
+        (lambda x: x @ ODD, (numbers(5, 32),)),  # columns between vectors
+        (lambda x: x @ SHORT, (numbers(5, 8),)),  # nothing to gain
+        (lambda x: torch.addmm(x[:, :16], x, NARROW, beta=2), (numbers(5, 32),)),
+    ],
+)
+def test_other_products_stay(function, example):
+    module, count = traced(function, *example)
+    assert use_row_products(module) == 0
+    assert count("mm", "addmm") == 1
+    torch.testing.assert_close(module(*example), function(*example), rtol=0, atol=0)
+
+
+def test_a_compiled_network_multiplies_by_the_kernel(tmp_path):
+    from eqcalc.architectures import build
+    from eqcalc.export import compile_model, export_model
+    from eqcalc.model_file import open_model_file
+    from eqcalc.potential import Potential
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        options = {"num_interaction_blocks": 1, "hidden_dim": 16, "num_filters": 8, "cutoff": 4.0}
+        network = build("schnet", **options)
+    path = tmp_path / "model.pt"
+    export_model(Potential(network, REFERENCE_ENERGIES), path, elements=["H", "O"])
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        patch.setattr(
+            "eqcalc.export.use_row_products", lambda graph: seen.append(use_row_products(graph))
+        )
+        compile_model(
+            open_model_file(path), tmp_path / "p.pt2", torch.device("cpu"), torch.float32
+        )
+    assert seen[0] > 4
