@@ -3,9 +3,12 @@
 A step of ASE's VelocityVerlet is split into
 
     neighbours  the list of edges, kept or built anew
+    transfer    positions to the device, results back; zero on a CPU
     model       one call of the engine: energies and edge gradients
     host        what is left of the calculator: forces, stress, checks, results
     ase         the integrator and ASE's own handling of atoms and results
+
+How much of ``model`` the gradient takes is known where the network can also run alone.
 
 Each block of steps starts from the same positions and velocities. A number is the median
 over the blocks, with the smallest and the largest.
@@ -29,15 +32,18 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eqcalc import __version__
 from eqcalc.calculator import EqCalculator
 from eqcalc.engines import Engine, engines_on, load_model
+from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import EngineError, EngineWarning, UnsupportedElementError, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
+from eqcalc.transfers import Transfers
 
 __all__ = [
     "BenchCalculator", "Measurement", "Timing", "check_elements", "growth_exponent", "machine",
@@ -47,7 +53,9 @@ __all__ = [
 N_BLOCKS = 7
 _WARM_UP = 5  # steps; TorchScript compiles during its first calls
 _MOST_STEPS = 500  # of a block
+_SHARE_ALONE = 5  # so many times fewer calls of the network alone, to tell its gradient
 _TIMESTEP_FS, _TEMPERATURE_K = 0.05, 10.0  # slow: an untrained model shall not blow it up
+_WATCHED = ("neighbours", "upload", "model", "download", "all")
 _BUSY = 0.95  # share of a core below which something else was running
 
 
@@ -68,7 +76,8 @@ class Timing(NamedTuple):
 class Measurement:
     """What one engine takes for one structure.
 
-    step, neighbours, model, host, ase : ms per step, see the module
+    step, neighbours, transfer, model, host, ase : ms per step, see the module
+    gradient : ms of ``model`` beyond the energies; None where one graph makes both
     fresh_list : ms for a neighbour list built anew
     n_builds : lists that were built during all blocks
     cpu_share : processor time over wall time; below 1 with one thread, something else ran
@@ -80,7 +89,9 @@ class Measurement:
     engine: str
     step: Timing
     neighbours: Timing
+    transfer: Timing
     model: Timing
+    gradient: Optional[Timing]
     host: Timing
     ase: Timing
     fresh_list: Timing
@@ -108,12 +119,16 @@ class _Stopwatch:
         self.seconds = 0.0
 
     def __enter__(self) -> None:
+        self._wait()  # else what was started before would count as this
         self._start = time.perf_counter()
 
     def __exit__(self, *error: object) -> None:
+        self._wait()
+        self.seconds += time.perf_counter() - self._start
+
+    def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.seconds += time.perf_counter() - self._start
 
 
 class _TimedEngine:
@@ -140,6 +155,22 @@ class _TimedList(SkinList):
             return super().graph(atoms)
 
 
+class _TimedTransfers(Transfers):
+    """Transfers under stopwatches."""
+
+    def __init__(self, device: torch.device, up: _Stopwatch, down: _Stopwatch) -> None:
+        super().__init__(device)
+        self._up, self._down = up, down
+
+    def upload(self, positions: NDArray, lattice: NDArray) -> tuple[Tensor, Tensor]:
+        with self._up:
+            return super().upload(positions, lattice)
+
+    def download(self, energies: Tensor, forces: Tensor) -> tuple[NDArray, NDArray]:
+        with self._down:
+            return super().download(energies, forces)
+
+
 class BenchCalculator(EqCalculator):
     """An EqCalculator whose parts run under stopwatches.
 
@@ -157,7 +188,7 @@ class BenchCalculator(EqCalculator):
             except EngineWarning as warning:
                 raise EngineError(f"engine '{engine}' cannot be measured: {warning}") from warning
         device = self.models[0].device
-        self.watches = {part: _Stopwatch(device) for part in ("neighbours", "model", "all")}
+        self.watches = {part: _Stopwatch(device) for part in _WATCHED}
         timed: Any = _TimedEngine(self.models[0].engine, self.watches["model"])
         self.models = [replace(self.models[0], engine=timed)]
         old = self.neighbours
@@ -165,11 +196,26 @@ class BenchCalculator(EqCalculator):
             old.cutoff, self._arguments["skin"], dtype=old.dtype, device=old.device
         )
         self.neighbours.watch = self.watches["neighbours"]
+        self.neighbours.transfers = _TimedTransfers(
+            device, self.watches["upload"], self.watches["download"]
+        )
 
     def calculate(self, *arguments: Any, **options: Any) -> None:
         """Compute as EqCalculator does, under the stopwatch of the whole."""
         with self.watches["all"]:
             super().calculate(*arguments, **options)
+
+    def energies_alone(self, graph: AtomicGraph, n_calls: int) -> Optional[float]:
+        """Return the seconds of a call without its gradient; None where that cannot be."""
+        timed: Any = self.models[0].engine
+        engine = timed.engine
+        if not isinstance(engine, TorchScriptEngine):
+            return None
+        watch = _Stopwatch(engine.device)
+        with watch:
+            for _ in range(n_calls):
+                engine.energies(graph)
+        return watch.seconds / n_calls
 
 
 def measure(
@@ -198,7 +244,7 @@ def measure(
     _run(atoms, _WARM_UP)
     per_step = _run(atoms, 2) / 2
     n_steps = int(np.clip(round(seconds / N_BLOCKS / per_step), 2, _MOST_STEPS))
-    rows = []
+    rows, alone = [], []
     n_builds, cpu, wall = 0, 0.0, 0.0
     for _ in range(N_BLOCKS):
         atoms.set_positions(positions)
@@ -211,17 +257,23 @@ def measure(
         cpu += time.process_time() - cpu_before
         wall += total
         n_builds += calculator.neighbours.n_builds - builds_before
-        neighbours, model, inside = (watch.seconds for watch in calculator.watches.values())
-        rows.append((total, neighbours, model, inside - neighbours - model, total - inside))
+        neighbours, up, model, down, inside = (
+            watch.seconds for watch in calculator.watches.values()
+        )
+        host = inside - neighbours - model - down  # the list holds the upload
+        rows.append((total, neighbours - up, up + down, model, host, total - inside))
+        alone.append(calculator.energies_alone(graph, max(2, n_steps // _SHARE_ALONE)))
         if progress is not None:
             progress()
-    step, in_list, in_model, in_host, in_ase = (
-        Timing.of(column) for column in 1e3 * np.array(rows).T / n_steps
-    )
+    table = 1e3 * np.array(rows).T / n_steps
+    step, in_list, in_transfer, in_model, in_host, in_ase = map(Timing.of, table)
+    energies = [1e3 * seconds for seconds in alone if seconds is not None]
+    # Of medians, not by block: the two were not timed at once.
+    gradient = Timing.of(np.median(table[3]) - energies) if energies else None
     return Measurement(
         name, len(atoms), graph.edge_index.shape[1], calculator.models[0].engine.name,
-        step, in_list, in_model, in_host, in_ase, _fresh_list(calculator, atoms),
-        N_BLOCKS, n_steps, n_builds, cpu / wall,
+        step, in_list, in_transfer, in_model, gradient, in_host, in_ase,
+        _fresh_list(calculator, atoms), N_BLOCKS, n_steps, n_builds, cpu / wall,
     )  # fmt: skip
 
 

@@ -352,10 +352,10 @@ class EqCalculator(ExactCache):
         self, model: Model, graph: AtomicGraph, energies: Tensor, gradients: Tensor
     ) -> _Member:
         forces = self._sum_forces(gradients, graph.edge_index, graph.n_owned)
-        if forces.device.type == "cpu":
-            member = _Member(energies.numpy(), forces.numpy())
+        if self.neighbours.transfers.needed:
+            member = _Member(*self.neighbours.transfers.download(energies, forces))
         else:
-            member = _downloaded(energies, forces)
+            member = _Member(energies.numpy(), forces.numpy())
         _refuse_not_finite(model, member)
         return member
 
@@ -411,12 +411,6 @@ class _Member:
         self.energies = energies  # (n_atoms,), eV
         self.forces = forces  # (n_atoms, 3), eV/Å
         self.energy = float(energies.sum())
-
-
-def _downloaded(energies: Tensor, forces: Tensor) -> _Member:
-    """Return float64 energies (n_atoms,) and forces (n_atoms, 3), in one transfer."""
-    table = torch.cat([energies.to(torch.float64).unsqueeze(1), forces], dim=1).cpu().numpy()
-    return _Member(table[:, 0].copy(), table[:, 1:].copy())
 
 
 def _check_max_edges(max_edges: Optional[int]) -> None:

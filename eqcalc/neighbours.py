@@ -22,6 +22,7 @@ from eqcalc.errors import ConfigError, GraphError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.lattice import complete, reduced
 from eqcalc.skin_tuner import SkinTuner
+from eqcalc.transfers import Transfers
 
 __all__ = ["SkinList", "Structure", "build_graph"]
 
@@ -72,8 +73,9 @@ def build_graph(
     """
     _check_cutoff(cutoff)
     structure = _checked(atoms)
-    pairs = _Pairs(structure, cutoff, torch.device(device))
-    return pairs.graph(structure.positions, structure.lattice, cutoff, dtype)
+    transfers = Transfers(torch.device(device))
+    pairs = _Pairs(structure, cutoff, transfers.device)
+    return pairs.graph(structure.positions, structure.lattice, cutoff, dtype, transfers)
 
 
 class SkinList:
@@ -104,6 +106,7 @@ class SkinList:
     Attributes
     ----------
     cutoff, skin : Å; of the present list
+    transfers : what moves data to the device and back
     tuner : what chooses the skin, None where it is fixed
     n_calls, n_builds : calls of :meth:`graph`, and how many of them built the list
     reference : the :class:`Structure` of the last build, None before the first
@@ -128,6 +131,7 @@ class SkinList:
         self.cutoff = float(cutoff)
         self.skin = _checked_skin(skin) if self.tuner is None else self.tuner.skin
         self.dtype, self.device = dtype, torch.device(device)
+        self.transfers = Transfers(self.device)
         self.n_calls = self.n_builds = 0
         self.reference: Structure | None = None
 
@@ -158,7 +162,9 @@ class SkinList:
             self._identity = atoms.numbers.tobytes(), atoms.pbc.tobytes()
             self.reference = structure
             self.n_builds += 1
-        return self._pairs.graph(atoms.positions, lattice, self.cutoff, self.dtype)
+        return self._pairs.graph(
+            atoms.positions, lattice, self.cutoff, self.dtype, self.transfers
+        )
 
     def _is_complete(self, reference: Structure, atoms: Atoms, lattice: NDArray) -> bool:
         """Whether the proof holds; never for NaN, so that the rebuild names the atoms."""
@@ -201,15 +207,16 @@ class _Pairs:
             self.shifts = [(axis, column.numpy()) for axis, column in self.device_shifts]
 
     def graph(
-        self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype
-    ) -> AtomicGraph:
+        self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype,
+        transfers: Transfers,
+    ) -> AtomicGraph:  # fmt: skip
         """Return the graph of the pairs closer than ``cutoff`` at the given positions."""
-        if self.device.type == "cpu":
+        if not transfers.needed:
             edge_index, vectors = self._on_cpu(positions, lattice, cutoff, dtype)
             # The cell stays float64: only the volume is taken from it.
             cell = torch.from_numpy(lattice)
         else:
-            r, cell = _uploaded(positions, lattice, self.device)
+            r, cell = transfers.upload(positions, lattice)
             edge_index, vectors = self._on_device(r, cell, cutoff, dtype)
         n_atoms = self.numbers.shape[0]
         return AtomicGraph(
@@ -305,20 +312,6 @@ def _checked(atoms: Atoms) -> Structure:
             f"or linearly dependent; set the cell, or pbc (now {pbc.tolist()}) to False there."
         )
     return Structure(numbers, positions, lattice, pbc)
-
-
-def _uploaded(
-    positions: NDArray, lattice: NDArray, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return both (float64) on the device, in one transfer.
-
-    From pinned memory, which the processor need not wait for; torch keeps it until it is read.
-    """
-    table = torch.from_numpy(np.concatenate([positions, lattice], dtype=np.float64))
-    if device.type == "cuda":
-        table = table.pin_memory()
-    table = table.to(device, non_blocking=True)
-    return table[:-3], table[-3:]
 
 
 def _pairs_on(

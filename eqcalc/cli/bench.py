@@ -58,7 +58,7 @@ def bench(
     skin: Skin = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
 ) -> None:
-    """Time steps of molecular dynamics: neighbour list, model, host, ASE.
+    """Time steps of molecular dynamics: list, transfer, model and gradient, host, ASE.
 
     Example: [bold]eqcalc bench painn-ethanol ethanol[/bold]
 
@@ -158,15 +158,16 @@ def _print_table(found: Sequence[Measurement]) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     left = ("structure", "engine")
-    for column in ("structure", "atoms", "engine", "ms/step", "min..max", "list", "model",
-                   "host", "ASE", "µs/atom"):  # fmt: skip
+    for column in ("structure", "atoms", "engine", "ms/step", "min..max", "list",
+                   "transfer", "model", "gradient", "host", "ASE", "µs/atom"):  # fmt: skip
         table.add_column(column, justify="left" if column in left else "right", no_wrap=True)
     for one in found:
-        parts = (one.neighbours, one.model, one.host, one.ase)
+        parts = (one.neighbours, one.transfer, one.model, one.gradient, one.host, one.ase)
         table.add_row(
             one.structure, str(one.n_atoms), one.engine,
             _digits(one.step.median), f"{_digits(one.step.low)}..{_digits(one.step.high)}",
-            *(_digits(part.median) for part in parts), _digits(one.us_per_atom.median),
+            *("-" if part is None else _digits(part.median) for part in parts),
+            _digits(one.us_per_atom.median),
         )  # fmt: skip
     # Never narrower than the table: in 80 columns rich would cut numbers.
     Console(highlight=False, width=200).print(table)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eqcalc.errors import ModelFileError
+from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 
 __all__ = ["TorchScriptEngine"]
@@ -51,6 +52,17 @@ class TorchScriptEngine:
     ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():  # the archive differentiates inside
             return self._module(atomic_numbers, edge_vectors, edge_index, n_owned)
+
+    def energies(self, graph: AtomicGraph) -> Tensor:
+        """Return what the network makes of all atoms (n_atoms,), ready to be differentiated.
+
+        For timing: the scale and the reference energies are not in it.
+        """
+        vectors = graph.edge_vectors.detach().requires_grad_(True)
+        with torch.enable_grad():
+            return self._module.potential.architecture.atomic_energies(
+                graph._replace(edge_vectors=vectors)
+            )
 
     def _cast(self, module: torch.jit.ScriptModule) -> None:
         tensors = [*module.named_parameters(), *module.named_buffers()]

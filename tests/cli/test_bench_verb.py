@@ -41,8 +41,8 @@ def test_bench_prints_a_row_for_each_structure_and_why_an_engine_is_missing(
     lines = out.splitlines()
     (header,) = [line for line in lines if line.startswith("structure")]
     assert header.split() == [
-        "structure", "atoms", "engine", "ms/step", "min..max", "list", "model", "host", "ASE",
-        "µs/atom",
+        "structure", "atoms", "engine", "ms/step", "min..max", "list", "transfer", "model",
+        "gradient", "host", "ASE", "µs/atom",
     ]  # fmt: skip
     rows = [line.split() for line in lines[lines.index(header) + 1 :][:2]]
     assert [row[:3] for row in rows] == [
@@ -51,6 +51,9 @@ def test_bench_prints_a_row_for_each_structure_and_why_an_engine_is_missing(
     for row in rows:
         low, high = map(float, row[4].split(".."))
         assert 0 < low <= float(row[3]) <= high
+        _, transfer, model, gradient = map(float, row[5:9])
+        assert transfer == 0
+        assert 0 < gradient < model
     assert "not inductor: not compiled for cpu" in out
     assert f"torch    {torch.__version__}" in out
     assert "step 14/14  crystal.xyz, torchscript" in out

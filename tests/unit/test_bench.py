@@ -29,6 +29,7 @@ from eqcalc.bench import (
     ready_engines,
 )
 from eqcalc.bench_structures import load_structure, parse_sizes, repeated
+from eqcalc.engines import load_model
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import (
     ConfigError,
@@ -36,8 +37,11 @@ from eqcalc.errors import (
     StructureError,
     UnsupportedElementError,
 )
+from eqcalc.export import rebuild_potential
+from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import SkinList
 from eqcalc.plots import growth_plot
+from eqcalc.transfers import Transfers
 
 QUICK = 1e-3  # seconds: two steps per block
 
@@ -54,7 +58,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 def made_up(n_atoms: int, ms: float, engine: str = "torchscript") -> Measurement:
     t = Timing(ms, 0.9 * ms, 1.2 * ms)
-    return Measurement("x", n_atoms, 10, engine, t, t, t, t, t, t, 7, 2, 0, 1.0)
+    return Measurement("x", n_atoms, 10, engine, t, t, t, t, None, t, t, t, 7, 2, 0, 1.0)
 
 
 # --- measuring ---------------------------------------------------------------------------
@@ -65,6 +69,7 @@ def test_the_parts_add_up_to_the_step(calculator, monkeypatch):
     found = measure(calculator, crystal(), "crystal", seconds=QUICK)
     parts = (found.neighbours, found.model, found.host, found.ase)
     assert all(part.median > 0 for part in parts)
+    assert found.transfer == (0, 0, 0)  # on a CPU
     assert sum(part.median for part in parts) == pytest.approx(found.step.median, rel=1e-9)
     assert (found.structure, found.engine, found.n_atoms) == ("crystal", "torchscript", 8)
     assert found.us_per_atom.median == pytest.approx(125 * found.step.median)
@@ -73,6 +78,7 @@ def test_the_parts_add_up_to_the_step(calculator, monkeypatch):
 @pytest.mark.parametrize(
     ("owner", "method", "part"),
     [(TorchScriptEngine, "__call__", "model"), (SkinList, "graph", "neighbours"),
+     (Transfers, "upload", "transfer"), (Transfers, "download", "transfer"),
      (EqCalculator, "_stress", "host"), (Atoms, "get_momenta", "ase")],
 )  # fmt: skip
 def test_a_delay_shows_in_its_own_part_alone(owner, method, part, models, monkeypatch):
@@ -84,11 +90,44 @@ def test_a_delay_shows_in_its_own_part_alone(owner, method, part, models, monkey
         return original(*arguments, **options)
 
     monkeypatch.setattr(owner, method, slow)
+    calculator.neighbours.transfers.needed = True  # as on another device
     found = measure(calculator, crystal(), "crystal", seconds=QUICK)
-    for name in ("neighbours", "model", "host", "ase"):
+    for name in ("neighbours", "transfer", "model", "host", "ase"):
         # At least one call per step; the other parts take a few ms on a busy machine.
         assert (getattr(found, name).low >= 50) == (name == part), name
     assert found.step.low >= 50
+
+
+def test_the_network_alone_is_what_the_engine_differentiates(calculator, models):
+    engine = load_model(models["double"], device="cpu", engine="torchscript").engine
+    graph = calculator.neighbours.graph(crystal())
+    potential = rebuild_potential(open_model_file(models["double"]))
+    whole = engine(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)[0]
+    alone = engine.energies(graph)
+    assert alone.requires_grad  # what the gradient needs is made too
+    expected = (whole - potential.reference_energies[graph.atomic_numbers]) / potential.scale
+    torch.testing.assert_close(alone.detach(), expected, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_is_what_a_call_takes_beyond_the_network_alone(calculator, monkeypatch):
+    def slow(engine, graph):
+        time.sleep(0.02)
+
+    def slower(*arguments):
+        time.sleep(0.05)
+        return original(*arguments)
+
+    original = TorchScriptEngine.__call__
+    monkeypatch.setattr(TorchScriptEngine, "energies", slow)
+    monkeypatch.setattr(TorchScriptEngine, "__call__", slower)
+    found = measure(calculator, crystal(), "crystal", seconds=QUICK)
+    assert found.gradient.low == pytest.approx(found.model.median - 20, abs=5)
+
+
+def test_a_graph_that_makes_both_at_once_has_no_gradient_of_its_own(calculator):
+    timed = calculator.models[0].engine
+    timed.engine = timed.engine.__call__  # an engine of another kind
+    assert measure(calculator, crystal(), "crystal", seconds=QUICK).gradient is None
 
 
 def test_every_block_starts_alike_and_counts_its_steps(calculator, monkeypatch):

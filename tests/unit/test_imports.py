@@ -18,7 +18,7 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 _BASE = {"errors", "units", "files"}
-_GRAPHS = _BASE | {"graph", "skin_tuner", "neighbours"}
+_GRAPHS = _BASE | {"graph", "skin_tuner", "transfers", "neighbours"}
 _RUNNING = _GRAPHS | {"passport", "model_card", "model_file", "engines"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "lattice": set(),
     "cell_list": {"lattice"},
     "skin_tuner": set(),
-    "neighbours": _BASE | {"graph", "lattice", "cell_list", "skin_tuner"},
+    "transfers": set(),
+    "neighbours": _BASE | {"graph", "lattice", "cell_list", "skin_tuner", "transfers"},
     "reduction": _BASE | {"graph"},
     "passport": _GRAPHS,
     "model_card": set(),

@@ -15,7 +15,7 @@ from ase.build import bulk, fcc111, molecule
 
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.graph import validate_graph
-from eqcalc.neighbours import SkinList, _uploaded, build_graph
+from eqcalc.neighbours import SkinList, build_graph
 
 ATOL = 1e-12  # Å; two orders of summation in float64 at molecular coordinates
 ALL_PBC = list(itertools.product([False, True], repeat=3))
@@ -525,7 +525,7 @@ def test_vectors_made_on_a_device_are_those_made_on_the_cpu(make):
     skin_list.graph(atoms)
     arguments = (atoms.positions, np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
     on_cpu = skin_list._pairs._on_cpu(*arguments, 4.0, torch.float64)
-    uploaded = _uploaded(*arguments, torch.device("cpu"))
+    uploaded = skin_list.transfers.upload(*arguments)
     on_device = skin_list._pairs._on_device(*uploaded, 4.0, torch.float64)
     assert len(on_cpu[1]) > 0
     torch.testing.assert_close(on_device[0], on_cpu[0], rtol=0, atol=0)
@@ -537,6 +537,6 @@ def test_coincident_atoms_are_refused_on_a_device_too():
     skin_list = SkinList(4.0, 0.5)
     skin_list.graph(atoms)
     atoms.positions[2] = atoms.positions[0]
-    uploaded = _uploaded(atoms.positions, np.zeros((3, 3)), torch.device("cpu"))
+    uploaded = skin_list.transfers.upload(atoms.positions, np.zeros((3, 3)))
     with pytest.raises(GraphError, match=r"atoms 0 and 2 coincide"):
         skin_list._pairs._on_device(*uploaded, 4.0, torch.float64)

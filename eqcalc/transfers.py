@@ -1,0 +1,43 @@
+"""What a step moves between the processor's memory and a device: one transfer each way."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Transfers"]
+
+
+class Transfers:
+    """Transfers to and from one device.
+
+    Attributes
+    ----------
+    device : where tensors live
+    needed : whether that is another memory than the processor's
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.needed = device.type != "cpu"
+
+    def upload(self, positions: NDArray, lattice: NDArray) -> tuple[Tensor, Tensor]:
+        """Return positions (n_atoms, 3) and lattice (3, 3), float64, on the device.
+
+        From pinned memory, which the processor need not wait for; torch keeps it until it is
+        read.
+        """
+        table = torch.from_numpy(np.concatenate([positions, lattice], dtype=np.float64))
+        if self.device.type == "cuda":
+            table = table.pin_memory()
+        table = table.to(self.device, non_blocking=True)
+        return table[:-3], table[-3:]
+
+    def download(self, energies: Tensor, forces: Tensor) -> tuple[NDArray, NDArray]:
+        """Return energies (n_atoms,) and forces (n_atoms, 3), float64, as arrays."""
+        together = torch.cat([energies.to(torch.float64).unsqueeze(1), forces], dim=1)
+        table = together.cpu().numpy()
+        # Copies: a result that is kept shall not keep the others.
+        return table[:, 0].copy(), table[:, 1:].copy()
