@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eqcalc.engines import Model
-from eqcalc.graph import VOIGT, AtomicGraph, forces_from_edge_gradients, volumes
+from eqcalc.graph import (
+    VOIGT,
+    AtomicGraph,
+    forces_from_edge_gradients,
+    sum_rows,
+    volumes,
+)
 from eqcalc.reduction import ForceSum
 
 __all__ = [
@@ -116,8 +122,8 @@ def collect(
     if closed.any():
         r, g = graph.edge_vectors.to(torch.float64), gradients.to(torch.float64)
         structure = graph.structure_index.index_select(0, graph.edge_index[1])
-        virials = r.new_zeros((graph.n_structures, 3, 3))
-        virials = virials.index_add(0, structure, r.unsqueeze(2) * g.unsqueeze(1))
+        products = (r.unsqueeze(2) * g.unsqueeze(1)).flatten(1)  # (n_edges, 9)
+        virials = sum_rows(products, structure, graph.n_structures).unflatten(1, (3, 3))
         virials = 0.5 * (virials + virials.transpose(1, 2))
         voigt = torch.stack([virials[:, a, b] for a, b in VOIGT], dim=1).cpu().numpy()
         stress[closed] = voigt[closed] / volume[closed, None]

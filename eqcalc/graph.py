@@ -44,6 +44,7 @@ __all__ = [
     "batch_graphs",
     "forces_from_edge_gradients",
     "sum_over_structures",
+    "sum_rows",
     "validate_graph",
     "virials_from_edge_gradients",
     "volumes",
@@ -108,6 +109,16 @@ def batch_graphs(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     )
 
 
+def sum_rows(values: Tensor, index: Tensor, n_rows: int) -> Tensor:
+    """Return the sums (n_rows, k) of short rows (n, k) that share an index (n,).
+
+    For rows of 3 or 9 scatter_add takes a quarter of the time of index_add on a CPU; for
+    those of networks (:func:`eqcalc.nn.scatter.sum_at_receivers`) it is the other way round.
+    """
+    columns = index.unsqueeze(1).expand(-1, values.shape[1])
+    return values.new_zeros((n_rows, values.shape[1])).scatter_add(0, columns, values)
+
+
 def forces_from_edge_gradients(
     edge_gradients: Tensor, edge_index: Tensor, n_atoms: int
 ) -> Tensor:
@@ -119,9 +130,8 @@ def forces_from_edge_gradients(
     edge_index : (2, n_edges)
     """
     gradients = edge_gradients.to(torch.float64)
-    forces = gradients.new_zeros((n_atoms, 3))
-    forces = forces.index_add(0, edge_index[1], gradients)
-    return forces.index_add(0, edge_index[0], gradients, alpha=-1)
+    forces = sum_rows(gradients, edge_index[1], n_atoms)
+    return forces - sum_rows(gradients, edge_index[0], n_atoms)
 
 
 def virials_from_edge_gradients(
@@ -134,10 +144,10 @@ def virials_from_edge_gradients(
     edge_virials = edge_vectors.to(torch.float64).unsqueeze(2) * edge_gradients.to(
         torch.float64
     ).unsqueeze(1)  # (n_edges, 3, 3)
-    edge_virials = 0.25 * (edge_virials + edge_virials.transpose(1, 2))
-    virials = edge_virials.new_zeros((n_atoms, 3, 3))
-    virials = virials.index_add(0, edge_index[1], edge_virials)
-    return virials.index_add(0, edge_index[0], edge_virials)
+    edge_virials = (0.25 * (edge_virials + edge_virials.transpose(1, 2))).flatten(1)
+    virials = sum_rows(edge_virials, edge_index[1], n_atoms)
+    virials = virials + sum_rows(edge_virials, edge_index[0], n_atoms)
+    return virials.unflatten(1, (3, 3))
 
 
 def sum_over_structures(values: Tensor, structure_index: Tensor, n_structures: int) -> Tensor:

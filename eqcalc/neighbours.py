@@ -21,6 +21,7 @@ from eqcalc.cell_list import find_pairs
 from eqcalc.errors import ConfigError, GraphError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.lattice import complete, reduced
+from eqcalc.operators import find_operator
 from eqcalc.skin_tuner import SkinTuner
 from eqcalc.transfers import Transfers
 
@@ -30,6 +31,8 @@ _COINCIDENT = 1e-3  # Å; no two nuclei of a meaningful structure come this clos
 _DEPENDENT = 1e-6  # volume of the box over the product of its edges; 0 for dependent vectors
 _ROUNDING = 1e-9  # Å; far above the float64 rounding of any distance
 _MAX_BINS = 1e5  # vesin's MAX_NUMBER_OF_CELLS
+# Tells the operator a precision; a tensor costs less to pass than a torch.dtype.
+_EMPTY = {dtype: torch.empty(0, dtype=dtype) for dtype in (torch.float32, torch.float64)}
 # Atoms from which on a GPU searches. One CPU core takes 30 ms for 1000 atoms of copper within
 # 5.5 Å; the cell list is some hundred kernels, a few ms however few the atoms (estimated).
 _FEWEST_ON_DEVICE = 1000
@@ -134,6 +137,7 @@ class SkinList:
         self.transfers = Transfers(self.device)
         self.n_calls = self.n_builds = 0
         self.reference: Structure | None = None
+        self._box: tuple[bytes, bytes] | None = None
 
     def graph(self, atoms: Atoms) -> AtomicGraph:
         """Return what ``build_graph(atoms, cutoff)`` returns, and raise what it raises."""
@@ -146,7 +150,12 @@ class SkinList:
 
     def _graph(self, atoms: Atoms) -> AtomicGraph:
         self.n_calls += 1
-        lattice = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+        # Bytes compare in a tenth of the time of array_equal; this runs at each MD step.
+        box = atoms.cell.array.tobytes(), atoms.pbc.tobytes()
+        if box != self._box:
+            self._lattice = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+            self._box = box
+        lattice = self._lattice
         is_due = self.tuner is not None and self.tuner.is_due
         if (
             self.reference is None
@@ -158,8 +167,8 @@ class SkinList:
             self._pairs = _Pairs(structure, self.cutoff + skin, self.device)
             # Only now: where the search failed, the old list and its skin still belong together.
             self.skin = skin
-            # Bytes compare in a tenth of the time of array_equal; this runs at each MD step.
             self._identity = atoms.numbers.tobytes(), atoms.pbc.tobytes()
+            self._reference_box = box
             self.reference = structure
             self.n_builds += 1
         return self._pairs.graph(
@@ -168,11 +177,12 @@ class SkinList:
 
     def _is_complete(self, reference: Structure, atoms: Atoms, lattice: NDArray) -> bool:
         """Whether the proof holds; never for NaN, so that the rebuild names the atoms."""
-        same = (atoms.numbers.tobytes(), atoms.pbc.tobytes()) == self._identity
-        if not same or not np.isfinite(atoms.cell.array).all():
+        if (atoms.numbers.tobytes(), atoms.pbc.tobytes()) != self._identity:
             return False
         expected, shrinkage = reference.positions, 0.0
-        if not np.array_equal(lattice, reference.lattice):
+        if self._box != self._reference_box:
+            if not np.isfinite(atoms.cell.array).all():
+                return False
             before = complete(reference.lattice, reference.pbc)
             after = np.where(reference.pbc[:, None], lattice, before)
             deformation = np.linalg.solve(before, after)
@@ -186,82 +196,108 @@ class SkinList:
 class _Pairs:
     """All pairs within a radius of one reference structure.
 
-    On a CPU numpy makes the vectors (its calls cost less than torch's, which counts for
-    small molecules), elsewhere torch does on the device. Either way they are summed term
-    by term: the rounding of a matrix product may depend on the number of rows, and a kept
-    list shall agree with a fresh one in every bit.
+    On a CPU an operator of the C++ library makes the vectors, or numpy (its calls cost less
+    than torch's, which counts for small molecules); elsewhere torch does on the device. Each
+    sums them term by term: the rounding of a matrix product may depend on the number of rows,
+    and a kept list shall agree with a fresh one in every bit.
     """
 
     def __init__(self, structure: Structure, radius: float, device: torch.device) -> None:
         receivers, senders, shifts = _pairs_on(structure, radius, device)
-        self.device = device
         self.numbers = torch.from_numpy(structure.numbers.copy()).to(device)
         self.structure_index = torch.zeros_like(self.numbers)
         self.edge_index = torch.stack([senders, receivers])  # (2, n_pairs)
         columns = shifts.T.to(torch.float64).contiguous().unsqueeze(2)  # (3, n_pairs, 1)
-        self.device_shifts = [
+        self.shifts = [
             (axis, columns[axis]) for axis in range(3) if bool(shifts[:, axis].any())
         ]
-        if device.type == "cpu":
-            self.pairs = self.edge_index.numpy()
-            self.shifts = [(axis, column.numpy()) for axis, column in self.device_shifts]
+        self._lattice: NDArray | None = None
 
     def graph(
         self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype,
         transfers: Transfers,
     ) -> AtomicGraph:  # fmt: skip
-        """Return the graph of the pairs closer than ``cutoff`` at the given positions."""
-        if not transfers.needed:
-            edge_index, vectors = self._on_cpu(positions, lattice, cutoff, dtype)
-            # The cell stays float64: only the volume is taken from it.
-            cell = torch.from_numpy(lattice)
-        else:
+        """Return the graph of the pairs closer than ``cutoff`` at the given positions.
+
+        An array ``lattice`` that was passed before must not have changed.
+        """
+        if transfers.needed:
             r, cell = transfers.upload(positions, lattice)
-            edge_index, vectors = self._on_device(r, cell, cutoff, dtype)
+            if lattice is not self._lattice:
+                self._use(lattice, cell)
+            edge_index, vectors = self._on_device(r, cutoff, dtype)
+        else:
+            if lattice is not self._lattice:
+                self._use(lattice, torch.from_numpy(lattice.copy()))
+            edge_index, vectors = self._on_cpu(positions, cutoff, dtype)
         n_atoms = self.numbers.shape[0]
         return AtomicGraph(
-            self.numbers, edge_index, vectors, self.structure_index, 1, n_atoms, cell.unsqueeze(0)
+            self.numbers, edge_index, vectors, self.structure_index, 1, n_atoms, self.cell
         )
 
+    def _use(self, lattice: NDArray, cell: Tensor) -> None:
+        """Make what depends on the lattice alone."""
+        self._lattice = lattice
+        # The cell stays float64: only the volume is taken from it.
+        self.cell = cell.unsqueeze(0)
+        self.offsets = cell.new_empty((0, 3))  # (n_pairs, 3), Å; none without images
+        for axis, column in self.shifts:
+            term = column * cell[axis]
+            self.offsets = term if len(self.offsets) == 0 else self.offsets.add_(term)
+
     def _on_cpu(
-        self, positions: NDArray, lattice: NDArray, cutoff: float, dtype: torch.dtype
+        self, positions: NDArray, cutoff: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        r = np.asarray(positions, dtype=np.float64)
-        vectors = r.take(self.pairs[0], axis=0)
-        vectors -= r.take(self.pairs[1], axis=0)
-        for axis, shift in self.shifts:
-            vectors += shift * lattice[axis]
+        r = np.ascontiguousarray(positions, dtype=np.float64)
+        make, like = find_operator("edge_vectors"), _EMPTY.get(dtype)
+        if make is not None and like is not None:
+            r = r if r.flags.writeable else r.copy()  # torch has no read-only tensors
+            found = make(torch.from_numpy(r), self.edge_index, self.offsets, cutoff, like)
+            if found[2] < _COINCIDENT:
+                self._refuse_coincident(self._vectors(r))
+            return found[0], found[1]
+        vectors = self._vectors(r)
         edge_index = self.edge_index
         if len(vectors) > 0:
             distances = np.sqrt(np.einsum("ex,ex->e", vectors, vectors))  # (n_pairs,)
             if distances.min() < _COINCIDENT:
-                self._refuse_coincident(distances)
+                self._refuse_coincident(vectors)
             if distances.max() >= cutoff:
                 kept = (distances < cutoff).nonzero()[0]
-                edge_index = torch.from_numpy(self.pairs.take(kept, axis=1))
+                edge_index = torch.from_numpy(edge_index.numpy().take(kept, axis=1))
                 vectors = vectors.take(kept, axis=0)
         return edge_index, torch.from_numpy(vectors).to(dtype)
 
+    def _vectors(self, r: NDArray) -> NDArray:
+        """Return the vectors (n_pairs, 3) of all pairs."""
+        senders, receivers = self.edge_index.numpy()
+        vectors = r.take(senders, axis=0)
+        vectors -= r.take(receivers, axis=0)
+        if len(self.offsets) > 0:
+            vectors += self.offsets.numpy()
+        return vectors
+
     def _on_device(
-        self, r: Tensor, cell: Tensor, cutoff: float, dtype: torch.dtype
+        self, r: Tensor, cutoff: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         edge_index = self.edge_index
         vectors = r.index_select(0, edge_index[0]) - r.index_select(0, edge_index[1])
-        for axis, shift in self.device_shifts:
-            vectors.addcmul_(shift, cell[axis])
+        if len(self.offsets) > 0:
+            vectors += self.offsets
         if len(vectors) > 0:
             distances = torch.linalg.vector_norm(vectors, dim=1)  # (n_pairs,)
             # One wait for both.
             shortest, longest = torch.stack(distances.aminmax()).tolist()
             if shortest < _COINCIDENT:
-                self._refuse_coincident(distances.cpu().numpy())
+                self._refuse_coincident(vectors.cpu().numpy())
             if longest >= cutoff:
                 kept = (distances < cutoff).nonzero().squeeze(1)
                 edge_index = edge_index.index_select(1, kept)
                 vectors = vectors.index_select(0, kept)
         return edge_index, vectors.to(dtype)
 
-    def _refuse_coincident(self, distances: NDArray) -> None:
+    def _refuse_coincident(self, vectors: NDArray) -> None:
+        distances = np.linalg.norm(vectors, axis=1)
         first, second = sorted(self.edge_index[:, int(distances.argmin())].tolist())
         raise GraphError(
             f"atoms {first} and {second} coincide: expected a distance (to any image) of at least "

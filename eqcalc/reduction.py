@@ -3,8 +3,8 @@
 ==============  ============================================  ==========================
 name            how                                           on a GPU
 ==============  ============================================  ==========================
-torch           index_add, :mod:`eqcalc.graph`                the order of additions, and
-                                                              the last bit, vary by run
+torch           scatter_add, :mod:`eqcalc.graph`; on a CPU    the order of additions, and
+                the C++ library's own where it is loaded      the last bit, vary by run
 torch-scatter   sums over sorted edges, segment by segment    equal inputs, equal bits
 ==============  ============================================  ==========================
 
@@ -20,11 +20,25 @@ from torch import Tensor
 
 from eqcalc.errors import ConfigError, MissingDependencyError, did_you_mean
 from eqcalc.graph import forces_from_edge_gradients
+from eqcalc.operators import find_operator
 
-__all__ = ["REDUCTIONS", "ForceSum", "forces_from_segments", "resolve_reduction"]
+__all__ = [
+    "REDUCTIONS", "ForceSum", "forces_from_segments", "forces_from_sums", "resolve_reduction",
+]  # fmt: skip
 
 ForceSum = Callable[[Tensor, Tensor, int], Tensor]
 """(edge_gradients, edge_index, n_atoms) -> forces (n_atoms, 3), float64."""
+
+
+def forces_from_sums(edge_gradients: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
+    """Return what :func:`eqcalc.graph.forces_from_edge_gradients` does, with the C++ library.
+
+    For inference; the shapes are those of :func:`forces_from_segments`.
+    """
+    operator = find_operator("edge_forces")
+    if operator is not None and edge_gradients.device.type == "cpu":
+        return operator(edge_gradients, edge_index, n_atoms)
+    return forces_from_edge_gradients(edge_gradients, edge_index, n_atoms)
 
 
 def forces_from_segments(edge_gradients: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
@@ -50,7 +64,7 @@ def _segment_sums(values: Tensor, atoms: Tensor, n_atoms: int) -> Tensor:
 
 
 REDUCTIONS: dict[str, ForceSum] = {
-    "torch": forces_from_edge_gradients,
+    "torch": forces_from_sums,
     "torch-scatter": forces_from_segments,
 }
 

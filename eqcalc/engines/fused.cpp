@@ -26,6 +26,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <tuple>
 
 namespace {
 
@@ -492,6 +494,89 @@ Tensor rows_times(const Tensor& x_, const Tensor& w_) {
   return out;
 }
 
+// The pairs closer than the cutoff, their vectors r_j - r_i + offset (E, 3), made in double
+// and returned in the precision of `like`, and the shortest distance of any pair.
+std::tuple<Tensor, Tensor, double> edge_vectors(
+    const Tensor& positions_, const Tensor& pairs_, const Tensor& offsets_, double cutoff,
+    const Tensor& like) {
+  TORCH_CHECK(positions_.dim() == 2 && positions_.size(1) == 3 &&
+                  positions_.scalar_type() == at::kDouble, "positions (n_atoms, 3), float64");
+  TORCH_CHECK(pairs_.dim() == 2 && pairs_.size(0) == 2 && pairs_.scalar_type() == at::kLong,
+              "pairs (2, n_pairs), int64");
+  const int64_t P = pairs_.size(1), n_atoms = positions_.size(0);
+  const bool shifted = offsets_.size(0) > 0;
+  TORCH_CHECK(!shifted || (offsets_.dim() == 2 && offsets_.size(0) == P && offsets_.size(1) == 3 &&
+                           offsets_.scalar_type() == at::kDouble),
+              "offsets (n_pairs, 3), float64, or none");
+  const auto positions = positions_.contiguous(), pairs = pairs_.contiguous();
+  const auto offsets = offsets_.contiguous();
+  const auto* r = positions.data_ptr<double>();
+  const int64_t *senders = pairs.data_ptr<int64_t>(), *receivers = senders + P;
+  const auto* o = offsets.data_ptr<double>();
+  auto all = at::empty({P, 3}, positions.options());
+  auto* v = all.data_ptr<double>();
+  auto is_near = at::empty({P}, positions.options().dtype(at::kByte));
+  auto* near = is_near.data_ptr<uint8_t>();
+  int64_t n_near = 0;
+  double shortest = std::numeric_limits<double>::infinity();
+  for (int64_t p = 0; p < P; ++p) {
+    const int64_t j = senders[p], i = receivers[p];
+    TORCH_CHECK_INDEX(i >= 0 && i < n_atoms && j >= 0 && j < n_atoms, "pair ", p);
+    for (int64_t k = 0; k < 3; ++k) {
+      const double difference = r[3 * j + k] - r[3 * i + k];
+      v[3 * p + k] = shifted ? difference + o[3 * p + k] : difference;
+    }
+    const double* w = v + 3 * p;
+    const double d = std::sqrt(w[0] * w[0] + w[1] * w[1] + w[2] * w[2]);
+    shortest = std::min(shortest, d);
+    near[p] = d < cutoff;
+    n_near += near[p];
+  }
+  const bool every = n_near == P;
+  auto edge_index = every ? pairs : at::empty({2, n_near}, pairs.options());
+  if (every && like.scalar_type() == at::kDouble) return {edge_index, all, shortest};
+  auto vectors = at::empty({n_near, 3}, like.options());
+  AT_DISPATCH_FLOATING_TYPES(like.scalar_type(), "edge_vectors", [&] {
+    auto* out = vectors.data_ptr<scalar_t>();
+    if (every) {
+      for (int64_t k = 0; k < 3 * P; ++k) out[k] = static_cast<scalar_t>(v[k]);
+      return;
+    }
+    auto *j = edge_index.data_ptr<int64_t>(), *i = j + n_near;
+    for (int64_t p = 0; p < P; ++p) {
+      if (!near[p]) continue;
+      *j++ = senders[p];
+      *i++ = receivers[p];
+      for (int64_t k = 0; k < 3; ++k) *out++ = static_cast<scalar_t>(v[3 * p + k]);
+    }
+  });
+  return {edge_index, vectors, shortest};
+}
+
+// Forces (n_atoms, 3) from the derivatives by the edges' vectors (E, 3), summed in double.
+Tensor edge_forces(const Tensor& gradients_, const Tensor& edge_index_, int64_t n_atoms) {
+  const int64_t E = gradients_.size(0);
+  TORCH_CHECK(gradients_.dim() == 2 && gradients_.size(1) == 3, "gradients (n_edges, 3)");
+  TORCH_CHECK(edge_index_.dim() == 2 && edge_index_.size(0) == 2 && edge_index_.size(1) == E &&
+                  edge_index_.scalar_type() == at::kLong, "edge_index (2, n_edges), int64");
+  const auto gradients = gradients_.contiguous(), edge_index = edge_index_.contiguous();
+  auto forces = at::zeros({n_atoms, 3}, gradients.options().dtype(at::kDouble));
+  const int64_t *senders = edge_index.data_ptr<int64_t>(), *receivers = senders + E;
+  auto* f = forces.data_ptr<double>();
+  AT_DISPATCH_FLOATING_TYPES(gradients.scalar_type(), "edge_forces", [&] {
+    const auto* g = gradients.data_ptr<scalar_t>();
+    for (int64_t e = 0; e < E; ++e, g += 3) {
+      const int64_t i = receivers[e], j = senders[e];
+      TORCH_CHECK_INDEX(i >= 0 && i < n_atoms && j >= 0 && j < n_atoms, "edge ", e);
+      for (int64_t k = 0; k < 3; ++k) {
+        f[3 * i + k] += static_cast<double>(g[k]);
+        f[3 * j + k] -= static_cast<double>(g[k]);
+      }
+    }
+  });
+  return forces;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(eqcalc, m) {
@@ -510,6 +595,9 @@ TORCH_LIBRARY(eqcalc, m) {
         "Tensor table, Tensor vectors, Tensor edge_index, float per_h) "
         "-> (Tensor, Tensor, Tensor)", pure);
   m.def("rows_times(Tensor x, Tensor w) -> Tensor", pure);
+  m.def("edge_vectors(Tensor positions, Tensor pairs, Tensor offsets, float cutoff, Tensor like) "
+        "-> (Tensor, Tensor, float)", pure);
+  m.def("edge_forces(Tensor gradients, Tensor edge_index, int n_atoms) -> Tensor", pure);
 }
 
 TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
@@ -520,4 +608,6 @@ TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
   m.impl("path_convolution", &path_convolution);
   m.impl("path_convolution_backward", &path_convolution_backward);
   m.impl("rows_times", &rows_times);
+  m.impl("edge_vectors", &edge_vectors);
+  m.impl("edge_forces", &edge_forces);
 }

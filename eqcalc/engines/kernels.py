@@ -16,6 +16,7 @@ import torch
 
 from eqcalc.engines.package_cache import PackageCache, machine_key
 from eqcalc.errors import EngineError
+from eqcalc.operators import load_operators
 
 __all__ = ["build_kernels", "kernels_checksum", "load_kernels"]
 
@@ -30,7 +31,7 @@ def load_kernels() -> bool:
         library = _cache().find(_key())
         if library is None:
             return False
-        torch.ops.load_library(str(library))
+        load_operators(library)
         _loaded.append(library)
     return True
 

@@ -1,4 +1,4 @@
-"""Models that many unit tests share, exported once."""
+"""What many unit tests share: models, exported once, and the C++ library, built once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ from pathlib import Path
 import pytest
 from small_models import write_models
 
+from eqcalc.engines.kernels import build_kernels, load_kernels
+from eqcalc.nn.fused import enable_kernels
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return model files by name: double, single, other, short."""
     return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Build, load and use the C++ library; from then on the whole process has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        build_kernels()
+        assert load_kernels()
+        assert enable_kernels()

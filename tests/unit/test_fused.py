@@ -18,6 +18,8 @@ from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
 from eqcalc.nn.spline import SplineTable, fit_table
 from eqcalc.potential import Potential
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 CUTOFF = 4.0
 KERNELS = ("scalar", "vector", "paths")
 
@@ -29,17 +31,6 @@ NETWORKS = {
         "cut_off": CUTOFF, "elements": list(REFERENCE_ENERGIES),
     },
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built(tmp_path_factory):
-    """Build and load the kernels once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        build_kernels()
-        assert load_kernels()
-        assert fused.enable_kernels()
-
 
 @pytest.fixture
 def portable(monkeypatch):

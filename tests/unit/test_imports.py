@@ -18,7 +18,7 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 _BASE = {"errors", "units", "files"}
-_GRAPHS = _BASE | {"graph", "skin_tuner", "transfers", "neighbours"}
+_GRAPHS = _BASE | {"graph", "operators", "skin_tuner", "transfers", "neighbours"}
 _RUNNING = _GRAPHS | {"passport", "model_card", "model_file", "engines"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -33,10 +33,12 @@ ALLOWED: dict[str, set[str]] = {
     # running a model file: no network in sight
     "lattice": set(),
     "cell_list": {"lattice"},
+    "operators": set(),
     "skin_tuner": set(),
     "transfers": set(),
-    "neighbours": _BASE | {"graph", "lattice", "cell_list", "skin_tuner", "transfers"},
-    "reduction": _BASE | {"graph"},
+    "neighbours": _BASE
+    | {"graph", "lattice", "cell_list", "operators", "skin_tuner", "transfers"},
+    "reduction": _BASE | {"graph", "operators"},
     "passport": _GRAPHS,
     "model_card": set(),
     "model_file": _BASE | {"model_card"},

@@ -461,7 +461,9 @@ def test_skin_list_sees_an_edge_that_only_the_cell_change_creates():
     reference = skin_list.reference
     atoms.set_cell([3.9, 20.0, 20.0], scale_atoms=False)
     assert np.abs(atoms.positions - reference.positions).max() == 0.0
-    kept = skin_list._pairs.graph(atoms.positions, atoms.cell.array, 4.0, torch.float64)
+    kept = skin_list._pairs.graph(
+        atoms.positions, atoms.cell.array, 4.0, torch.float64, skin_list.transfers
+    )
     assert kept.edge_index.shape[1] == 0  # what the old list would have given
     assert_brute(skin_list.graph(atoms), atoms, 4.0)
     assert skin_list.n_builds == 2
@@ -523,10 +525,9 @@ def test_vectors_made_on_a_device_are_those_made_on_the_cpu(make):
     atoms = make()
     skin_list = SkinList(4.0, 0.5)
     skin_list.graph(atoms)
-    arguments = (atoms.positions, np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
-    on_cpu = skin_list._pairs._on_cpu(*arguments, 4.0, torch.float64)
-    uploaded = skin_list.transfers.upload(*arguments)
-    on_device = skin_list._pairs._on_device(*uploaded, 4.0, torch.float64)
+    on_cpu = skin_list._pairs._on_cpu(atoms.positions, 4.0, torch.float64)
+    positions, _ = skin_list.transfers.upload(atoms.positions, np.zeros((3, 3)))
+    on_device = skin_list._pairs._on_device(positions, 4.0, torch.float64)
     assert len(on_cpu[1]) > 0
     torch.testing.assert_close(on_device[0], on_cpu[0], rtol=0, atol=0)
     torch.testing.assert_close(on_device[1], on_cpu[1], rtol=0, atol=1e-14)
@@ -537,6 +538,6 @@ def test_coincident_atoms_are_refused_on_a_device_too():
     skin_list = SkinList(4.0, 0.5)
     skin_list.graph(atoms)
     atoms.positions[2] = atoms.positions[0]
-    uploaded = skin_list.transfers.upload(atoms.positions, np.zeros((3, 3)))
+    positions, _ = skin_list.transfers.upload(atoms.positions, np.zeros((3, 3)))
     with pytest.raises(GraphError, match=r"atoms 0 and 2 coincide"):
-        skin_list._pairs._on_device(*uploaded, 4.0, torch.float64)
+        skin_list._pairs._on_device(positions, 4.0, torch.float64)

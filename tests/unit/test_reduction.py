@@ -8,13 +8,12 @@ import pytest
 
 from eqcalc import EqCalculator
 from eqcalc.errors import ConfigError, MissingDependencyError
-from eqcalc.graph import forces_from_edge_gradients
-from eqcalc.reduction import resolve_reduction
+from eqcalc.reduction import forces_from_sums, resolve_reduction
 
 
 def test_torch_is_the_default_and_imports_nothing_else(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_scatter", None)
-    assert resolve_reduction("torch") is forces_from_edge_gradients
+    assert resolve_reduction("torch") is forces_from_sums
     assert EqCalculator(models["double"]).todict()["reduction"] == "torch"
 
 

@@ -8,22 +8,11 @@ from small_models import REFERENCE_ENERGIES
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from eqcalc.engines.kernels import build_kernels, load_kernels
-from eqcalc.nn import fused
 from eqcalc.nn.row_products import use_row_products
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 LANES = {torch.float32: 16, torch.float64: 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built(tmp_path_factory):
-    """Build and load the kernels once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        build_kernels()
-        assert load_kernels()
-        assert fused.enable_kernels()
-
 
 def numbers(*shape: int, dtype=torch.float64, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
