@@ -333,7 +333,7 @@ def compile_committee(
 
 def _for_inference(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Potential:
     potential = rebuild_potential(file)
-    if _has_kernels(device, dtype):
+    if _takes_tables(device, dtype):
         _tabulate(potential, dtype)
     return potential.to(dtype).to(device)
 
@@ -382,6 +382,11 @@ def _compile(
 
 def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32 and enable_kernels()
+
+
+def _takes_tables(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether filters come from tables: in float32, with the kernels or as fused by torch."""
+    return dtype == torch.float32 and (device.type == "cuda" or _has_kernels(device, dtype))
 
 
 def _tabulate(potential: Potential, dtype: torch.dtype) -> None:

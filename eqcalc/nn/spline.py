@@ -31,14 +31,26 @@ class SplineTable(nn.Module):
     """The table of one vector-valued function of the distance.
 
     table : (n_rows, n_channels); row k belongs to d = (k - 1) h
+    polynomials : (n_intervals, 4, n_channels); the same function as Σ_k p_k t^k in each
+        interval. In float32 its slopes do not lose digits to the size of the values, as sums
+        over rows of the table do.
     per_h : 1/h, 1/Å
     """
 
     table: Tensor
+    polynomials: Tensor
 
     def __init__(self, table: Tensor, cutoff: float) -> None:
         super().__init__()
         self.register_buffer("table", table)
+        c0, c1, c2, c3 = table[:-3], table[1:-2], table[2:-1], table[3:]
+        powers = [
+            (c0 + 4.0 * c1 + c2) / 6.0,
+            (c2 - c0) / 2.0,
+            (c0 - 2.0 * c1 + c2) / 2.0,
+            (c3 - c0) / 6.0 + (c1 - c2) / 2.0,
+        ]
+        self.register_buffer("polynomials", torch.stack(powers, dim=1))
         self.n_intervals = table.shape[0] - 3
         self.per_h = self.n_intervals / cutoff
 
@@ -47,15 +59,11 @@ class SplineTable(nn.Module):
         u = distances * self.per_h
         inside = (u < self.n_intervals).unsqueeze(1)
         row = u.detach().clamp(0, self.n_intervals - 1).to(torch.int64)
-        t = (u - row).unsqueeze(1)  # (n_distances, 1)
-        q = 1.0 - t
-        weights = (
-            q**3 / 6.0,
-            (3.0 * t**3 - 6.0 * t**2 + 4.0) / 6.0,
-            (3.0 * q**3 - 6.0 * q**2 + 4.0) / 6.0,
-            t**3 / 6.0,
-        )
-        values = sum(w * self.table.index_select(0, row + k) for k, w in enumerate(weights))
+        t = (u - row).clamp(max=1.0).unsqueeze(1)  # (n_distances, 1)
+        p = self.polynomials.flatten(0, 1)
+        # Not Horner's way: there, what the derivative needs is of size edges × channels.
+        p0, p1, p2, p3 = [p.index_select(0, 4 * row + k) for k in range(4)]
+        values = p0 + t * p1 + t**2 * p2 + t**3 * p3
         return torch.where(inside, values, 0.0)
 
 

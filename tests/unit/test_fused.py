@@ -7,10 +7,13 @@ import torch
 from ase.build import bulk, molecule
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab
 
+from eqcalc import export
 from eqcalc.architectures import build
 from eqcalc.engines import kernels
+from eqcalc.engines.inductor import CompiledPackage
 from eqcalc.engines.kernels import build_kernels, load_kernels
 from eqcalc.errors import ConfigError, EngineError
+from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
 from eqcalc.nn import fused
 from eqcalc.nn.fused import PathConvolution, scalar_convolution, vector_convolution
@@ -95,6 +98,20 @@ def test_a_table_is_zero_from_the_cutoff_on_and_finite_at_zero():
     torch.testing.assert_close(
         table(torch.zeros(1, dtype=torch.float64)), torch.ones(1, 2, dtype=torch.float64)
     )
+
+
+def test_in_float32_slopes_do_not_lose_digits_to_the_size_of_the_values():
+    def filters(d):
+        return 1e3 * (1.0 - (d / CUTOFF) ** 2).unsqueeze(1) + waves(4)(d)
+
+    exact = fit_table(filters, CUTOFF, torch.float64, 1e-7)
+    d = torch.linspace(0.1, CUTOFF - 0.1, 997, dtype=torch.float64)
+    one = torch.ones_like(d)
+    _, expected = torch.func.jvp(exact, (d,), (one,))
+    table = SplineTable(exact.table, CUTOFF).to(torch.float32)
+    _, found = torch.func.jvp(table, (d.float(),), (one.float(),))
+    error = float((found.double() - expected).abs().max() / expected.abs().max())
+    assert error < 1e-6  # four rows of the table under their weights: 3e-5
 
 
 def test_filters_that_no_table_reproduces_are_refused():
@@ -244,8 +261,11 @@ def test_a_tabulated_network_is_the_network(name, with_kernels, portable):
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_forces_of_a_tabulated_network_are_its_gradient(name):
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_forces_of_a_tabulated_network_are_its_gradient(name, with_kernels, portable):
     """Coarse tables are as consistent as fine ones: forces are derivatives of the splines."""
+    if not with_kernels:
+        portable()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = build(name, **NETWORKS[name]).double()
@@ -263,6 +283,46 @@ def test_forces_of_a_tabulated_network_are_its_gradient(name):
 
 
 # --- building ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypatch, tmp_path):
+    """As on a GPU, where the C++ kernels do not run."""
+    portable()
+    tabulated = []
+    tabulate = export._tabulate
+    monkeypatch.setattr(export, "_has_kernels", lambda device, dtype: False)
+    monkeypatch.setattr(export, "_takes_tables", lambda device, dtype: True)
+    monkeypatch.setattr(
+        export, "_tabulate", lambda *arguments: tabulated.append(tabulate(*arguments))
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        potential = Potential(build(name, **NETWORKS[name]), REFERENCE_ENERGIES).eval()
+    path = tmp_path / "model.pt"
+    export.export_model(potential, path, elements=list(REFERENCE_ENERGIES))
+    cpu, exact = torch.device("cpu"), potential.double()
+    export.compile_model(open_model_file(path), tmp_path / "model.pt2", cpu, torch.float32)
+    assert len(tabulated) == 1
+    package = CompiledPackage(tmp_path / "model.pt2", cpu, torch.float32, reach=2 * CUTOFF)
+    for atoms in (ethanol(), crystal(), slab()):
+        graph = build_graph(atoms, CUTOFF, dtype=torch.float32)
+        tensors = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+        energies, gradients = package(*tensors)
+        expected_energies, expected = exact(build_graph(atoms, CUTOFF))
+        torch.testing.assert_close(energies, expected_energies.detach(), rtol=0, atol=1e-5)
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(gradients.double(), expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [("cuda", torch.float32, True), ("cuda", torch.float64, False), ("cpu", torch.float32, True),
+     ("cpu", torch.float64, False)],
+)  # fmt: skip
+def test_where_tables_are_taken(device, dtype, expected):
+    assert export._takes_tables(torch.device(device), dtype) == expected
 
 
 def test_without_a_compiler_the_kernels_are_refused(monkeypatch, tmp_path):
