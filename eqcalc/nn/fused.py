@@ -6,8 +6,8 @@
     paths     M_i = Σ_j W_p(d_ij) Σ_m1 A_{ij, m3 m1} h_{j, m1}    of :mod:`eqcalc.nn.so3`
 
 The C++ kernels (``eqcalc/engines/fused.cpp``) make every filter where it is used; the same
-sums in torch operations run everywhere and are what the kernels are tested against. For
-inference: a derivative of a derivative is not defined in the kernels.
+sums in torch operations run everywhere, are what the kernels are tested against, and give
+their second derivatives (:mod:`eqcalc.nn.fused_autograd`).
 
 Shapes: n_atoms, n_edges, F channels. Vector features are [a, b, c_x, c_y, c_z] (n_atoms, 5F),
 their sums [s, v_x, v_y, v_z] (n_atoms, 4F); the filters of one table are [W_a, W_b, W_c].
@@ -15,12 +15,10 @@ their sums [s, v_x, v_y, v_z] (n_atoms, 4F); the filters of one table are [W_a, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.fused_autograd import register_kernels, scalar_sums, vector_sums
 from eqcalc.nn.so3.tensor_product import EdgeCouplings, TensorProduct, path_table
 from eqcalc.nn.spline import SplineTable
 
@@ -32,10 +30,7 @@ _enabled: list[bool] = []
 def enable_kernels() -> bool:
     """Use the kernels if their library is loaded, and tell whether they are used."""
     if not _enabled and hasattr(torch.ops.eqcalc, "vector_convolution_backward"):
-        for name, n_out, n_in in (("scalar", 1, 1), ("vector", 4, 5)):
-            _register(name, n_out, n_in)
-        _register_paths()
-        _register_row_products()
+        register_kernels()
         _enabled.append(True)
     return len(_enabled) > 0
 
@@ -48,9 +43,7 @@ def scalar_convolution(
         return torch.ops.eqcalc.scalar_convolution(
             features, filters.table, edge_vectors, edge_index, filters.per_h
         )
-    weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1))
-    messages = weights * features.index_select(0, edge_index[0])
-    return sum_at_receivers(messages, edge_index[1], features.shape[0])
+    return scalar_sums(features, filters, edge_vectors, edge_index)
 
 
 def vector_convolution(
@@ -61,13 +54,7 @@ def vector_convolution(
         return torch.ops.eqcalc.vector_convolution(
             features, filters.table, edge_vectors, edge_index, filters.per_h
         )
-    distances = torch.linalg.vector_norm(edge_vectors, dim=1)
-    directions = (edge_vectors / distances.unsqueeze(1)).unsqueeze(2)  # (n_edges, 3, 1)
-    a, b, *c = features.index_select(0, edge_index[0]).chunk(5, dim=1)
-    w_a, w_b, w_c = filters(distances).chunk(3, dim=1)  # (n_edges, F) each
-    vectors = directions * (w_b * b).unsqueeze(1) + w_c.unsqueeze(1) * torch.stack(c, dim=1)
-    messages = torch.cat([w_a * a, vectors.flatten(1)], dim=1)  # (n_edges, 4F)
-    return sum_at_receivers(messages, edge_index[1], features.shape[0])
+    return vector_sums(features, filters, edge_vectors, edge_index)
 
 
 class PathConvolution(nn.Module):
@@ -115,67 +102,3 @@ class PathConvolution(nn.Module):
 
 def _usable(features: Tensor) -> bool:
     return len(_enabled) > 0 and features.device.type == "cpu"
-
-
-def _register(name: str, n_out: int, n_in: int) -> None:
-    """Tell torch the shapes and the derivative of a kernel."""
-    forward, backward = f"eqcalc::{name}_convolution", f"eqcalc::{name}_convolution_backward"
-
-    @torch.library.register_fake(forward)
-    def _(features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float) -> Tensor:
-        return features.new_empty((features.shape[0], features.shape[1] // n_in * n_out))
-
-    @torch.library.register_fake(backward)
-    def _(
-        gradient: Tensor, features: Tensor, table: Tensor, vectors: Tensor, index: Tensor,
-        per_h: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return torch.empty_like(features), torch.empty_like(vectors)
-
-    operator = getattr(torch.ops.eqcalc, f"{name}_convolution_backward")
-
-    def keep(ctx: Any, inputs: Any, output: Tensor) -> None:
-        *tensors, ctx.per_h = inputs
-        ctx.save_for_backward(*tensors)
-
-    def differentiate(ctx: Any, gradient: Tensor) -> Any:
-        features, vectors = operator(gradient, *ctx.saved_tensors, ctx.per_h)
-        return features, None, vectors, None, None
-
-    torch.library.register_autograd(forward, differentiate, setup_context=keep)
-
-
-def _register_paths() -> None:
-    forward, backward = "eqcalc::path_convolution", "eqcalc::path_convolution_backward"
-
-    @torch.library.register_fake(forward)
-    def _(
-        features: Tensor, couplings: Tensor, paths: Tensor, table: Tensor, vectors: Tensor,
-        index: Tensor, per_h: float, width: int,
-    ) -> Tensor:  # fmt: skip
-        return features.new_empty((features.shape[0], width))
-
-    @torch.library.register_fake(backward)
-    def _(
-        gradient: Tensor, features: Tensor, couplings: Tensor, paths: Tensor, table: Tensor,
-        vectors: Tensor, index: Tensor, per_h: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        return torch.empty_like(features), torch.empty_like(couplings), torch.empty_like(vectors)
-
-    def keep(ctx: Any, inputs: Any, output: Tensor) -> None:
-        *tensors, ctx.per_h, _ = inputs
-        ctx.save_for_backward(*tensors)
-
-    def differentiate(ctx: Any, gradient: Tensor) -> Any:
-        features, couplings, vectors = torch.ops.eqcalc.path_convolution_backward(
-            gradient, *ctx.saved_tensors, ctx.per_h
-        )
-        return features, couplings, None, None, vectors, None, None, None
-
-    torch.library.register_autograd(forward, differentiate, setup_context=keep)
-
-
-def _register_row_products() -> None:
-    @torch.library.register_fake("eqcalc::rows_times")
-    def _(x: Tensor, w: Tensor) -> Tensor:
-        return x.new_empty((x.shape[0], w.shape[1]))

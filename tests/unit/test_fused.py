@@ -190,6 +190,33 @@ def test_derivatives_of_a_kernel_are_finite_differences(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_second_derivatives_of_a_kernel_are_finite_differences(kernel):
+    call, features, vectors = case(kernel, torch.float64, molecule("OH"), 2)
+    features.requires_grad_()
+    vectors.requires_grad_()
+    assert torch.autograd.gradgradcheck(call, (features, vectors), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_second_derivatives_are_those_of_the_portable_sum(kernel, dtype, portable):
+    """As a Hessian takes them: of a function of the forces by the positions."""
+    call, features, vectors = case(kernel, dtype, crystal(), 5)
+
+    def bend() -> list[torch.Tensor]:
+        x, v = features.clone().requires_grad_(), vectors.clone().requires_grad_()
+        slopes = torch.autograd.grad((call(x, v) ** 2).sum(), [x, v], create_graph=True)
+        return list(torch.autograd.grad(sum(s.cos().sum() for s in slopes), [x, v]))
+
+    found = bend()
+    portable()
+    relative = 1e-11 if dtype == torch.float64 else 2e-4
+    for a, b in zip(found, bend(), strict=True):
+        assert float(b.abs().max()) > 1e-2
+        torch.testing.assert_close(a, b, rtol=0, atol=relative * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_edges_beyond_the_table_contribute_nothing(kernel):
     call, features, vectors = case(kernel, torch.float64, ethanol(), 4)
     far = vectors.clone()
