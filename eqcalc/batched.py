@@ -6,14 +6,14 @@ Shapes: n_atoms, n_edges, n_structures of the joined graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Optional, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqcalc.engines import Model
+from eqcalc.errors import ConfigError
 from eqcalc.graph import (
     VOIGT,
     AtomicGraph,
@@ -24,7 +24,8 @@ from eqcalc.graph import (
 from eqcalc.reduction import ForceSum
 
 __all__ = [
-    "MAX_EDGES", "Predictions", "collect", "grouped", "on_device", "predict", "size_of",
+    "MAX_EDGES", "Predictions", "check_max_edges", "collect", "grouped", "largest_group",
+    "on_device", "size_of",
 ]  # fmt: skip
 
 MAX_EDGES = 20_000
@@ -74,21 +75,24 @@ def size_of(graph: AtomicGraph) -> int:
     return max(graph.edge_index.shape[1], graph.atomic_numbers.shape[0])
 
 
-@torch.inference_mode(False)  # what is made there can never be differentiated
-def predict(
-    model: Model, graph: AtomicGraph, sum_forces: ForceSum = forces_from_edge_gradients
-) -> Predictions:
-    """Run a model once on a graph of any number of structures.
+def largest_group(max_edges: Optional[int]) -> int:
+    """Return up to how many edges structures are joined where a call has ``max_edges`` at most.
 
-    Parameters
-    ----------
-    graph : on any device, without ghost atoms, edge vectors in the model's precision
+    >>> largest_group(None), largest_group(500), largest_group(200_000)
+    (20000, 500, 20000)
     """
-    graph = on_device(graph, model.device)
-    energies, gradients = model(
-        graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
-    )
-    return collect(graph, energies, gradients, sum_forces)
+    return MAX_EDGES if max_edges is None else min(MAX_EDGES, max_edges)
+
+
+def check_max_edges(max_edges: Optional[int]) -> None:
+    """Refuse a limit that no call can keep.
+
+    Raises
+    ------
+    ConfigError : it is below 1.
+    """
+    if max_edges is not None and max_edges < 1:
+        raise ConfigError(f"max_edges must be at least 1, found {max_edges}.")
 
 
 def on_device(graph: AtomicGraph, device: torch.device) -> AtomicGraph:

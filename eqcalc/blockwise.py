@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqcalc.batched import MAX_EDGES
+from eqcalc.batched import MAX_EDGES, check_max_edges
 from eqcalc.chunks import Block, BlockCutter, halved
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, EqcalcError, NotEnoughMemoryError
@@ -75,9 +75,14 @@ class Blockwise:
     ----------
     max_edges : of one call at most; None: as many as the forecast finds memory for, and
         fewer once memory has run out
+
+    Raises
+    ------
+    ConfigError : ``max_edges`` below 1.
     """
 
     def __init__(self, max_edges: Optional[int] = None) -> None:
+        check_max_edges(max_edges)
         self.max_edges = max_edges
         self.law: Optional[MemoryLaw] = None
         self.available: Optional[int] = None  # when it was last looked at

@@ -24,7 +24,15 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqcalc.batched import MAX_EDGES, collect, grouped, on_device, size_of
+from eqcalc.batched import (
+    MAX_EDGES,
+    check_max_edges,
+    collect,
+    grouped,
+    largest_group,
+    on_device,
+    size_of,
+)
 from eqcalc.blockwise import Blockwise, MemoryForecast
 from eqcalc.chunks import box_coordinates, side_by_side
 from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
@@ -100,7 +108,7 @@ class EqCalculator(ExactCache):
         sources: list[Source] = [model] if alone else list(model)  # type: ignore
         if len(sources) == 0:
             raise ConfigError("a committee needs at least one model, found an empty list.")
-        _check_max_edges(max_edges)
+        self._blockwise = [Blockwise(max_edges) for _ in sources]
         self._arguments: dict[str, Any] = {
             "model": model if alone else sources,
             "device": device, "dtype": dtype, "engine": engine, "skin": skin,
@@ -116,13 +124,12 @@ class EqCalculator(ExactCache):
                 f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
                 " pass dtype='float32' or 'float64'."
             )
-        self._blockwise = [Blockwise(max_edges) for _ in self.models]
         self._together: Optional[CommitteeEngine] = None
         self._why_together = ""
         if len(self.models) > 1:
             self._together, self._why_together = load_committee(self.models, engine)
         # One pass pays for small structures; large ones may have to be evaluated in blocks.
-        self._most_together = MAX_EDGES if max_edges is None else min(MAX_EDGES, max_edges)
+        self._most_together = largest_group(max_edges)
         # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
         cutoff = max(member.card.cutoff for member in self.models)
         self.neighbours = SkinList(
@@ -281,7 +288,7 @@ class EqCalculator(ExactCache):
                 "calculate_many needs a list of structures, found a single ase.Atoms; "
                 "pass [atoms], or use get_forces()."
             )
-        _check_max_edges(max_edges)
+        check_max_edges(max_edges)
         largest = MAX_EDGES if max_edges is None else max_edges
         largest = min(largest, self._arguments["max_edges"] or largest)
         results: list[dict[str, Any]] = []
@@ -411,11 +418,6 @@ class _Member:
         self.energies = energies  # (n_atoms,), eV
         self.forces = forces  # (n_atoms, 3), eV/Å
         self.energy = float(energies.sum())
-
-
-def _check_max_edges(max_edges: Optional[int]) -> None:
-    if max_edges is not None and max_edges < 1:
-        raise ConfigError(f"max_edges must be at least 1, found {max_edges}.")
 
 
 def _refuse_not_finite(model: Model, member: _Member, where: str = "") -> None:

@@ -11,14 +11,23 @@ from typing import Optional
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from eqcalc.batched import MAX_EDGES, grouped, predict, size_of
+from eqcalc.batched import collect, grouped, largest_group, on_device, size_of
+from eqcalc.blockwise import Blockwise
+from eqcalc.chunks import box_coordinates, side_by_side
 from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
 from eqcalc.data.frames import LabelledFrame
 from eqcalc.engines import Model
-from eqcalc.errors import DataError, UnsupportedElementError, listing
+from eqcalc.errors import (
+    ConfigError,
+    DataError,
+    NotEnoughMemoryError,
+    UnsupportedElementError,
+    listing,
+)
 from eqcalc.graph import sum_over_structures
 
 __all__ = ["Comparison", "Errors", "Quantity", "evaluate"]
@@ -88,6 +97,7 @@ def evaluate(
     frames: Sequence[LabelledFrame],
     progress: Optional[Callable[[int], None]] = None,
     source: str = "",
+    max_edges: Optional[int] = None,
 ) -> Comparison:
     """Run a model on labelled frames and compare.
 
@@ -95,22 +105,32 @@ def evaluate(
     ----------
     progress : called with the number of frames done
     source : name of the frames' file, for messages
+    max_edges : of one model call at most, as in :class:`eqcalc.EqCalculator`: a frame with more
+        is evaluated in blocks; None: as many as there is memory for
 
     Raises
     ------
     DataError : no frames.
     GraphError : a frame has coincident atoms; the message says which.
     UnsupportedElementError : a frame holds an element that the model does not know.
+    NotEnoughMemoryError : memory does not suffice for a frame, not even in blocks.
+    ConfigError : ``max_edges`` is below 1, or less than the energy of an atom depends on.
     """
+    blockwise = Blockwise(max_edges)
     if len(frames) == 0:
         raise DataError("evaluate needs at least one frame, found none.")
     _refuse_unknown_elements(model, frames)
     graphs = _graphs(model, frames, source)
     rows = []
     done = 0
-    for group in grouped(graphs, lambda labelled: size_of(labelled.graph), MAX_EDGES):
-        rows.append(_evaluate_batch(model, collate(group)))
-        done += len(group)
+    largest = largest_group(max_edges)
+    for group in grouped(graphs, lambda labelled: size_of(labelled.graph), largest):
+        here = range(done, done + len(group))
+        try:
+            rows.append(_evaluate_batch(model, blockwise, group, [frames[k].atoms for k in here]))
+        except (ConfigError, NotEnoughMemoryError) as error:
+            raise type(error)(f"{_named(here, source)}: {error}") from error
+        done = here.stop
         if progress is not None:
             progress(done)
     return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
@@ -125,9 +145,16 @@ def _graphs(
         )
 
 
-def _evaluate_batch(model: Model, batch: LabelledGraph) -> tuple[NDArray, ...]:
+def _evaluate_batch(
+    model: Model, blockwise: Blockwise, group: list[LabelledGraph], structures: list[Atoms]
+) -> tuple[NDArray, ...]:
+    def coordinates() -> NDArray:
+        return side_by_side([box_coordinates(atoms) for atoms in structures])
+
+    batch = collate(group)
     graph = batch.graph
-    found = predict(model, graph)
+    on_model = on_device(graph, model.device)
+    found = collect(on_model, *blockwise(model, on_model, coordinates))
     energy = sum_over_structures(
         torch.from_numpy(found.energies), graph.structure_index, graph.n_structures
     )
@@ -136,6 +163,13 @@ def _evaluate_batch(model: Model, batch: LabelledGraph) -> tuple[NDArray, ...]:
     return (
         energy.numpy(), labels[0], sizes.numpy(), found.forces, labels[1], found.stress, labels[2]
     )  # fmt: skip
+
+
+def _named(numbers: range, source: str) -> str:
+    """Return what a message calls some neighbouring frames."""
+    first, last = numbers[0], numbers[-1]
+    frames = f"frame {first}" if first == last else f"frames {first} to {last}"
+    return frames + (f" of {source}" if source else "")
 
 
 def _comparison(n_frames: int, columns: Sequence[NDArray]) -> Comparison:

@@ -24,7 +24,7 @@ from eqcalc.potential import Potential
 
 __all__ = [
     "ETHANOL_FRAMES", "OPTIONS", "POTENTIALS", "REFERENCE_ENERGIES", "crystal", "ethanol",
-    "export_small", "potential", "slab", "small_options", "water", "write_models",
+    "export_small", "potential", "row_of_ethanol", "slab", "small_options", "water", "write_models",
 ]  # fmt: skip
 
 ETHANOL_FRAMES = Path(__file__).parent / "data" / "ethanol_rmd17_frames.xyz"
@@ -93,6 +93,16 @@ def ethanol() -> Atoms:
     """Return a frame of ethanol, away from its minimum, without labels."""
     atoms = ase.io.read(ETHANOL_FRAMES, index=0)
     return Atoms(atoms.numbers, atoms.positions)
+
+
+def row_of_ethanol() -> Atoms:
+    """Return all reference frames of ethanol side by side, without labels."""
+    row = Atoms()
+    for k, atoms in enumerate(ase.io.read(ETHANOL_FRAMES, index=":")):
+        one = Atoms(atoms.numbers, atoms.positions)
+        one.translate([5.2 * k, 0.0, 0.0])
+        row += one
+    return row
 
 
 def crystal() -> Atoms:

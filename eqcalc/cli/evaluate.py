@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import say
-from eqcalc.cli.options import Device, Dtype, Engine
+from eqcalc.cli.options import Device, Dtype, Engine, MaxEdges
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
@@ -49,6 +49,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",
+    max_edges: MaxEdges = None,
     threads: Annotated[
         Optional[int], typer.Option(help="CPU threads. Default: torch's own.", min=1)
     ] = None,
@@ -81,7 +82,11 @@ def evaluate(
     n_frames = len(dataset.frames)
     with StepProgress("evaluate", n_frames, line_every=max(n_frames // 4, 1)) as display:
         comparison = compare(
-            loaded, dataset.frames, lambda done: display.show(done, "frames"), data.name
+            loaded,
+            dataset.frames,
+            progress=lambda done: display.show(done, "frames"),
+            source=data.name,
+            max_edges=max_edges,
         )
     say(f"{loaded.card.name} on {data.name}, {n_frames} frames")
     print_errors(comparison)

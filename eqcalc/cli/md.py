@@ -13,6 +13,7 @@ from eqcalc.cli.options import (
     Device,
     Dtype,
     Engine,
+    MaxEdges,
     Model,
     Output,
     Overwrite,
@@ -70,6 +71,7 @@ def md(
     dtype: Dtype = None,
     engine: Engine = "auto",
     skin: Skin = 0.5,
+    max_edges: MaxEdges = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -104,7 +106,7 @@ def md(
 
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
-    options = CalculatorOptions(model, device, dtype, engine, skin, threads)
+    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads)
     atoms, calculator, source = set_up_run(structure, options)
     run = MDRun(atoms, calculator, settings, source)
     if run.kept_velocities:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional, Union
 import typer
 
 __all__ = [
-    "CalculatorOptions", "Device", "Dtype", "Engine", "Model", "Output", "Overwrite",
+    "CalculatorOptions", "Device", "Dtype", "Engine", "MaxEdges", "Model", "Output", "Overwrite",
     "Skin", "Structure", "Threads", "TrajectoryFormat",
 ]  # fmt: skip
 
@@ -61,6 +61,15 @@ Skin = Annotated[
         metavar="FLOAT|auto",
     ),
 ]
+MaxEdges = Annotated[
+    Optional[int],
+    typer.Option(
+        help="Edges of one model call at most: larger structures are evaluated in blocks. "
+        "Default: as many as memory holds.",
+        show_default=False,
+        min=1,
+    ),
+]
 Threads = Annotated[
     Optional[int],
     typer.Option(
@@ -73,11 +82,12 @@ Threads = Annotated[
 
 @dataclass(frozen=True)
 class CalculatorOptions:
-    """What the user chose about the calculator; the fields are EqCalculator's."""
+    """What the user chose about the calculator; the fields are EqCalculator's, and threads."""
 
     model: str | None
     device: str
     dtype: str | None
     engine: str
     skin: Union[float, str]
+    max_edges: int | None
     threads: int | None

@@ -13,6 +13,7 @@ from eqcalc.cli.options import (
     Device,
     Dtype,
     Engine,
+    MaxEdges,
     Model,
     Output,
     Overwrite,
@@ -42,6 +43,7 @@ def relax(
     dtype: Dtype = None,
     engine: Engine = "auto",
     skin: Skin = 0.5,
+    max_edges: MaxEdges = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -66,7 +68,7 @@ def relax(
 
     folder = run_folder_of(structure, "relax", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
-    options = CalculatorOptions(model, device, dtype, engine, skin, threads)
+    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads)
     atoms, calculator, source = set_up_run(structure, options)
     run = RelaxRun(atoms, calculator, settings, source)
     try:

@@ -62,6 +62,7 @@ def set_up_run(
         dtype=options.dtype,
         engine=options.engine,
         skin=options.skin,
+        max_edges=options.max_edges,
     )
     forecast = calculator.memory_forecast(atoms)
     if forecast is not None:
@@ -74,6 +75,7 @@ def set_up_run(
             "dtype": options.dtype,
             "engine": options.engine,
             "skin": options.skin,
+            "max_edges": options.max_edges,
         },
     }
     return atoms, calculator, source

@@ -17,10 +17,11 @@ ASKED_FOR = []
 FORECAST = None  # what every calculator foresees
 
 
-def eq_calculator(model, *, device, dtype, engine, skin):
+def eq_calculator(model, *, device, dtype, engine, skin, max_edges):
     ASKED_FOR.append(
-        {"model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin}
-    )
+        {"model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin,
+         "max_edges": max_edges}
+    )  # fmt: skip
     springs = Springs(ethanol())
     springs.memory_forecast = lambda atoms: FORECAST
     return springs

@@ -64,8 +64,9 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
     assert out.count("ns/day") == 11  # a line every 10 %, and the summary
     assert "ethanol-md" in out
     assert ASKED_FOR == [
-        {"model": "nequip-ethanol", "device": "auto", "dtype": None, "engine": "auto", "skin": 0.5}
-    ]
+        {"model": "nequip-ethanol", "device": "auto", "dtype": None, "engine": "auto",
+         "skin": 0.5, "max_edges": None}
+    ]  # fmt: skip
     manifest = json.loads((folder / "ethanol-md" / "manifest.json").read_text())
     assert manifest["structure"] == "ethanol.xyz"
     assert manifest["model"]["name"] == "nequip-ethanol"
@@ -78,6 +79,7 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
 def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
     words = "md ethanol.xyz -m nequip-ethanol -e nve -T 50 -t 0.25 -n 8 --seed 3 --log-every 4"
     words += " --format extxyz -o there --device cpu --dtype float64 --engine jit --skin 0"
+    words += " --max-edges 5000"
     assert run(*words.split()) == 0
     out = capsys.readouterr().out
     assert "model nequip-ethanol (models/nequip-ethanol/model.pt)" in out
@@ -88,7 +90,7 @@ def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
     assert settings == {f.name: getattr(expected, f.name) for f in fields(expected)}
     assert ASKED_FOR == [
         {"model": "nequip-ethanol", "device": "cpu", "dtype": "float64", "engine": "jit",
-         "skin": 0.0}
+         "skin": 0.0, "max_edges": 5000}
     ]  # fmt: skip
     assert len(ase.io.read(folder / "there" / "trajectory.xyz", ":")) == 3
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from small_models import ETHANOL_FRAMES, POTENTIALS, small_options
+from small_models import ETHANOL_FRAMES, POTENTIALS, ethanol, row_of_ethanol, small_options
 
 import eqcalc.cli.evaluate
 import eqcalc.cli.train
@@ -160,6 +160,31 @@ def test_md_and_relax_refuse_a_propagator(folder, capsys, words):
     assert [path.name for path in folder.iterdir()] == ["train.toml"]
 
 
+@pytest.mark.parametrize("words", ["md row.xyz -n 4 -e nve", "relax row.xyz -n 4"])
+def test_md_and_relax_in_blocks_go_where_the_whole_goes(words, models, folder, capsys):
+    ase.io.write("row.xyz", row_of_ethanol())
+    words = [*words.split(), "-m", models["double"], "--device", "cpu", "-o"]
+    code = run(*words, "whole")
+    assert run(*words, "blocks", "--max-edges", 400) == code
+    whole, blocks = ase.io.read("whole/trajectory.traj"), ase.io.read("blocks/trajectory.traj")
+    np.testing.assert_allclose(blocks.positions, whole.positions, atol=1e-9)
+    np.testing.assert_allclose(blocks.get_forces(), whole.get_forces(), atol=1e-9)
+    for name, max_edges in (("whole", None), ("blocks", 400)):
+        manifest = json.loads((folder / name / "manifest.json").read_text())
+        assert manifest["calculator"]["max_edges"] == max_edges
+    assert run(*words, "few", "--max-edges", 20) == 2
+    assert "error: max_edges=20 is too few: the energy of atom" in capsys.readouterr().err
+    assert not (folder / "few").exists()
+
+
+@pytest.mark.parametrize("number", ["0", "-5", "many", "2.5"])
+@pytest.mark.parametrize("words", ["md {data}", "relax {data}", "evaluate painn-ethanol {data}"])
+def test_a_largest_call_that_is_no_number_of_edges_is_refused(words, number, folder, capsys):
+    assert run(*words.format(data=ETHANOL_FRAMES).split(), "--max-edges", number) == 2
+    assert "Invalid value for '--max-edges'" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["train.toml"]
+
+
 def test_evaluate_refuses_a_propagator(folder, capsys):
     assert run("evaluate", "gmn-nbody", ETHANOL_FRAMES) == 2
     assert "is a learned dynamics (gmn), not a potential" in capsys.readouterr().err
@@ -273,6 +298,25 @@ def test_evaluate_takes_threads(models, folder, capsys):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_evaluate_in_blocks_prints_the_same_table(models, folder, capsys):
+    frames = [ethanol(), row_of_ethanol()]
+    for atoms in frames:
+        atoms.info["energy"] = -468.0 * len(atoms)
+        atoms.arrays["forces"] = np.zeros((len(atoms), 3))
+    ase.io.write("row.xyz", frames)
+    words = ("evaluate", models["double"], "row.xyz", "--device", "cpu")
+    tables = []
+    for limit in ((), ("--max-edges", 400)):
+        assert run(*words, *limit) == 0
+        _, _, table = capsys.readouterr().out.partition("double on row.xyz, 2 frames\n")
+        tables.append(table)
+    assert "forces" in tables[0]
+    assert tables[1] == tables[0]
+    assert run(*words, "--max-edges", 80) == 2
+    message = "error: frame 1 of row.xyz: max_edges=80 is too few: the energy of atom"
+    assert message in capsys.readouterr().err
 
 
 def test_evaluate_notes_what_the_model_was_not_trained_on(folder, capsys):

@@ -10,10 +10,12 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from small_models import (
+    ETHANOL_FRAMES,
     POTENTIALS,
     REFERENCE_ENERGIES,
     crystal,
     ethanol,
+    row_of_ethanol,
     slab,
     small_options,
     water,
@@ -23,7 +25,9 @@ from eqcalc import EqCalculator, blockwise
 from eqcalc.architectures import build
 from eqcalc.blockwise import Blockwise, MemoryForecast
 from eqcalc.chunks import BlockCutter, box_coordinates, halved
+from eqcalc.data import LabelledFrame, read_dataset
 from eqcalc.errors import ConfigError, EqcalcError, NotEnoughMemoryError
+from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model
 from eqcalc.memory import MemoryLaw
 from eqcalc.neighbours import build_graph
@@ -80,7 +84,8 @@ class Recorded:
     def __init__(
         self, model, most_edges: float = np.inf, error: type = torch.OutOfMemoryError
     ) -> None:
-        self.model, self.card, self.device = model, model.card, model.device
+        self.model, self.card = model, model.card
+        self.device, self.dtype = model.device, model.dtype
         self.most_edges, self.error = most_edges, error
         self.edges: list[int] = []
 
@@ -224,6 +229,80 @@ def test_a_float32_model_in_blocks_agrees_to_rounding(models):
     np.testing.assert_allclose(blocks.get_forces(atoms), expected, atol=1e-4)
 
 
+# --- data sets ---------------------------------------------------------------------------
+
+
+def labelled(*structures: Atoms) -> list[LabelledFrame]:
+    """Return structures with labels of zero."""
+    frames = []
+    for atoms in structures:
+        stress = np.zeros(6) if atoms.pbc.all() else None
+        frames.append(LabelledFrame(atoms, 0.0, np.zeros((len(atoms), 3)), stress))
+    return frames
+
+
+def small_and_large_frames() -> list[LabelledFrame]:
+    large = [row_of_ethanol(), crystal().repeat((8, 1, 1)), wire()]
+    return labelled(ethanol(), water(), *large, crystal(), Atoms("O"), slab(), ethanol())
+
+
+def assert_same_predictions(found: Comparison, expected: Comparison) -> None:
+    assert found.n_frames == expected.n_frames
+    for one, other in zip(found.quantities, expected.quantities, strict=True):
+        np.testing.assert_allclose(
+            one.predicted, other.predicted, rtol=1e-12, atol=1e-12, err_msg=one.name
+        )
+
+
+def test_frames_larger_than_a_call_are_judged_like_the_whole(models):
+    calculator = EqCalculator(models["double"], device="cpu")
+    frames = small_and_large_frames()
+    expected = evaluate(calculator.models[0], frames)
+    assert [quantity.name for quantity in expected.quantities][2:] == ["forces", "stress"]
+    sizes = [n_edges_of(calculator, frame.atoms) for frame in frames]
+    least = max(least_edges(calculator, frame.atoms) for frame in frames)
+    assert sum(size > least for size in sizes) == 3
+    for max_edges in (least, (least + max(sizes)) // 2, max(sizes)):
+        recorded = Recorded(calculator.models[0])
+        found = evaluate(recorded, frames, max_edges=max_edges)
+        assert_same_predictions(found, expected)
+        assert max(recorded.edges) <= max_edges
+        if max_edges == least:
+            assert len(recorded.edges) > 2 * len(frames)
+
+
+def test_data_sets_and_many_structures_make_the_same_calls(models):
+    frames = small_and_large_frames()
+    calculator = EqCalculator(models["double"], device="cpu", max_edges=1000)
+    of_frames = Recorded(calculator.models[0])
+    of_structures = record(calculator)
+    found = evaluate(of_frames, frames, max_edges=1000)
+    expected = calculator.calculate_many([frame.atoms for frame in frames])
+    assert of_frames.edges == of_structures.edges
+    forces = np.concatenate([each["forces"].ravel() for each in expected])
+    np.testing.assert_allclose(found.forces.predicted, forces, rtol=1e-12, atol=1e-12)
+
+
+def test_reference_frames_are_judged_alike_under_any_limit(models):
+    calculator = EqCalculator(models["double"], device="cpu")
+    frames = read_dataset(ETHANOL_FRAMES).frames
+    least = max(least_edges(calculator, frame.atoms) for frame in frames)
+    together, one_by_one = Recorded(calculator.models[0]), Recorded(calculator.models[0])
+    expected = evaluate(together, frames)
+    assert_same_predictions(evaluate(one_by_one, frames, max_edges=least), expected)
+    assert len(together.edges) == 1
+    assert len(one_by_one.edges) >= len(frames)
+
+
+def test_out_of_memory_of_a_data_set_is_answered_by_smaller_blocks(models):
+    calculator = EqCalculator(models["double"], device="cpu")
+    frames = small_and_large_frames()
+    most = max(least_edges(calculator, frame.atoms) for frame in frames) + 50
+    recorded = Recorded(calculator.models[0], most_edges=most)
+    assert_same_predictions(evaluate(recorded, frames), evaluate(calculator.models[0], frames))
+    assert recorded.edges[0] > most
+
+
 # --- compact blocks ----------------------------------------------------------------------
 
 
@@ -364,3 +443,25 @@ def test_a_limit_below_one_atom_is_refused(models):
 def test_a_limit_below_one_edge_is_refused(models):
     with pytest.raises(ConfigError, match="max_edges must be at least 1, found 0"):
         EqCalculator(models["double"], max_edges=0)
+
+
+@pytest.mark.parametrize(("source", "where"), [("", "frame 1"), ("a.xyz", r"frame 1 of a\.xyz")])
+def test_a_limit_below_one_atom_of_a_frame_names_the_frame(source, where, models):
+    model = EqCalculator(models["double"], device="cpu").models[0]
+    message = rf"^{where}: max_edges=20 is too few: the energy of atom \d+ alone depends on"
+    with pytest.raises(ConfigError, match=message):
+        evaluate(model, labelled(water(), chain()), source=source, max_edges=20)
+
+
+def test_no_memory_for_a_single_atom_names_the_frames(models):
+    model = EqCalculator(models["double"], device="cpu").models[0]
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"^frames 0 to 1: the memory of cpu does not suffice for model"
+    ):
+        evaluate(Recorded(model, most_edges=3), labelled(water(), chain()))
+
+
+def test_a_limit_below_one_edge_of_a_data_set_is_refused(models):
+    model = EqCalculator(models["double"], device="cpu").models[0]
+    with pytest.raises(ConfigError, match=r"^max_edges must be at least 1, found 0"):
+        evaluate(model, labelled(water()), max_edges=0)

@@ -85,7 +85,7 @@ def test_the_summary_names_units_and_counts_in_mev(model, models):
 def test_errors_do_not_depend_on_how_frames_are_batched(model, monkeypatch):
     labelled = frames() * 3
     expected = evaluate(model, labelled)
-    monkeypatch.setattr("eqcalc.evaluation.MAX_EDGES", 1)
+    monkeypatch.setattr("eqcalc.batched.MAX_EDGES", 1)
     found = evaluate(model, labelled)
     for one, other in zip(found.quantities, expected.quantities, strict=True):
         np.testing.assert_array_equal(one.expected, other.expected)

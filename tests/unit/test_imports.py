@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
     "data": _GRAPHS,
-    "evaluation": _RUNNING | {"batched", "calculator", "data"},
+    "evaluation": _RUNNING | {"batched", "blockwise", "calculator", "chunks", "data"},
     "bench_structures": _BASE | {"simulate"},
     "bench": _RUNNING | {"calculator"},
     "plots": _RUNNING | {"calculator", "data", "evaluation", "bench"},
