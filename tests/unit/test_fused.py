@@ -312,6 +312,26 @@ def test_forces_of_a_tabulated_network_are_its_gradient(name, with_kernels, port
 # --- building ----------------------------------------------------------------------------
 
 
+def assert_compiled_accurately(name, folder, device):
+    """Compile a network in float32 and compare its package with the network in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        potential = Potential(build(name, **NETWORKS[name]), REFERENCE_ENERGIES).eval()
+    path, package = folder / "model.pt", folder / "model.pt2"
+    export.export_model(potential, path, elements=list(REFERENCE_ENERGIES))
+    export.compile_model(open_model_file(path), package, device, torch.float32)
+    compiled = CompiledPackage(package, device, torch.float32, reach=2 * CUTOFF)
+    exact = potential.double()
+    for atoms in (ethanol(), crystal(), slab()):
+        graph = build_graph(atoms, CUTOFF, dtype=torch.float32, device=device)
+        tensors = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+        energies, gradients = (found.double().cpu() for found in compiled(*tensors))
+        expected_energies, expected = exact(build_graph(atoms, CUTOFF))
+        torch.testing.assert_close(energies, expected_energies.detach(), rtol=0, atol=1e-5)
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-5 * scale)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypatch, tmp_path):
@@ -324,23 +344,14 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
     monkeypatch.setattr(
         export, "_tabulate", lambda *arguments: tabulated.append(tabulate(*arguments))
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        potential = Potential(build(name, **NETWORKS[name]), REFERENCE_ENERGIES).eval()
-    path = tmp_path / "model.pt"
-    export.export_model(potential, path, elements=list(REFERENCE_ENERGIES))
-    cpu, exact = torch.device("cpu"), potential.double()
-    export.compile_model(open_model_file(path), tmp_path / "model.pt2", cpu, torch.float32)
+    assert_compiled_accurately(name, tmp_path, torch.device("cpu"))
     assert len(tabulated) == 1
-    package = CompiledPackage(tmp_path / "model.pt2", cpu, torch.float32, reach=2 * CUTOFF)
-    for atoms in (ethanol(), crystal(), slab()):
-        graph = build_graph(atoms, CUTOFF, dtype=torch.float32)
-        tensors = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
-        energies, gradients = package(*tensors)
-        expected_energies, expected = exact(build_graph(atoms, CUTOFF))
-        torch.testing.assert_close(energies, expected_energies.detach(), rtol=0, atol=1e-5)
-        scale = float(expected.abs().max())
-        torch.testing.assert_close(gradients.double(), expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_gpu_packages_with_tables_are_accurate(name, tmp_path):
+    assert_compiled_accurately(name, tmp_path, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
