@@ -52,7 +52,7 @@ from eqcalc.graph import (
 )
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
-from eqcalc.reduction import resolve_reduction
+from eqcalc.reduction import resolve_reduction, virial_from_sums
 
 __all__ = ["EqCalculator"]
 
@@ -369,10 +369,12 @@ class EqCalculator(ExactCache):
     def _stress(
         self, graph: AtomicGraph, atoms: Atoms, of_members: list[Tensor], per_atom: bool
     ) -> dict[str, Any]:
-        gradients = torch.stack(of_members).mean(dim=0)  # (n_edges, 3)
+        gradients = of_members[0]  # (n_edges, 3)
+        if len(of_members) > 1:
+            gradients = torch.stack(of_members).mean(dim=0)
         volume = atoms.get_volume()
         if not per_atom:
-            virial = graph.edge_vectors.to(torch.float64).T @ gradients.to(torch.float64)
+            virial = virial_from_sums(graph.edge_vectors, gradients)
             return {"stress": _voigt(0.5 * (virial + virial.T)) / volume}
         virials = virials_from_edge_gradients(
             gradients, graph.edge_vectors, graph.edge_index, graph.n_owned

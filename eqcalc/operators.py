@@ -1,7 +1,7 @@
 """The operators of the C++ library (``engines/fused.cpp``) that others can do without.
 
-The library is built by ``eqcalc compile`` and loaded with the first compiled model. What an
-operator returns, the portable code returns too, in every bit.
+The library is built by ``eqcalc compile`` and loaded with the first compiled model. Edges are
+those of the portable code in every bit, sums are the same to the rounding of float64.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 __all__ = ["find_operator", "load_operators"]
 
-_NAMES = ("edge_forces", "edge_vectors")
+_NAMES = ("edge_forces", "edge_vectors", "edge_virial")
 
 _operators: dict[str, Callable[..., Any]] = {}
 

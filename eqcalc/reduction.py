@@ -24,6 +24,7 @@ from eqcalc.operators import find_operator
 
 __all__ = [
     "REDUCTIONS", "ForceSum", "forces_from_segments", "forces_from_sums", "resolve_reduction",
+    "virial_from_sums",
 ]  # fmt: skip
 
 ForceSum = Callable[[Tensor, Tensor, int], Tensor]
@@ -39,6 +40,19 @@ def forces_from_sums(edge_gradients: Tensor, edge_index: Tensor, n_atoms: int) -
     if operator is not None and edge_gradients.device.type == "cpu":
         return operator(edge_gradients, edge_index, n_atoms)
     return forces_from_edge_gradients(edge_gradients, edge_index, n_atoms)
+
+
+def virial_from_sums(edge_vectors: Tensor, edge_gradients: Tensor) -> Tensor:
+    """Return Σ r ⊗ ∂E/∂r (3, 3) over all edges, in eV, float64.
+
+    Parameters
+    ----------
+    edge_vectors : (n_edges, 3), Å; edge_gradients : (n_edges, 3), eV/Å
+    """
+    operator = find_operator("edge_virial")
+    if operator is not None and edge_vectors.device.type == "cpu":
+        return operator(edge_vectors, edge_gradients)
+    return edge_vectors.to(torch.float64).T @ edge_gradients.to(torch.float64)
 
 
 def forces_from_segments(edge_gradients: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:

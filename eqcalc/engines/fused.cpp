@@ -577,6 +577,27 @@ Tensor edge_forces(const Tensor& gradients_, const Tensor& edge_index_, int64_t 
   return forces;
 }
 
+// The virial (3, 3) of edges, the sum of r ⊗ dE/dr over all of them, in double.
+Tensor edge_virial(const Tensor& vectors_, const Tensor& gradients_) {
+  TORCH_CHECK(vectors_.dim() == 2 && vectors_.size(1) == 3 && gradients_.sizes() == vectors_.sizes(),
+              "vectors and gradients (n_edges, 3)");
+  TORCH_CHECK(vectors_.scalar_type() == gradients_.scalar_type(),
+              "vectors and gradients differ in precision");
+  const auto vectors = vectors_.contiguous(), gradients = gradients_.contiguous();
+  const int64_t E = vectors.size(0);
+  auto virial = at::zeros({3, 3}, vectors.options().dtype(at::kDouble));
+  AT_DISPATCH_FLOATING_TYPES(vectors.scalar_type(), "edge_virial", [&] {
+    const auto *r = vectors.data_ptr<scalar_t>(), *g = gradients.data_ptr<scalar_t>();
+    double sums[9] = {};
+    for (int64_t e = 0; e < E; ++e, r += 3, g += 3)
+      for (int a = 0; a < 3; ++a)
+        for (int b = 0; b < 3; ++b)
+          sums[3 * a + b] += static_cast<double>(r[a]) * static_cast<double>(g[b]);
+    std::copy(sums, sums + 9, virial.data_ptr<double>());
+  });
+  return virial;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(eqcalc, m) {
@@ -598,6 +619,7 @@ TORCH_LIBRARY(eqcalc, m) {
   m.def("edge_vectors(Tensor positions, Tensor pairs, Tensor offsets, float cutoff, Tensor like) "
         "-> (Tensor, Tensor, float)", pure);
   m.def("edge_forces(Tensor gradients, Tensor edge_index, int n_atoms) -> Tensor", pure);
+  m.def("edge_virial(Tensor vectors, Tensor gradients) -> Tensor", pure);
 }
 
 TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
@@ -610,4 +632,5 @@ TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
   m.impl("rows_times", &rows_times);
   m.impl("edge_vectors", &edge_vectors);
   m.impl("edge_forces", &edge_forces);
+  m.impl("edge_virial", &edge_virial);
 }

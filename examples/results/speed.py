@@ -120,13 +120,19 @@ def _parse() -> argparse.Namespace:
 
 def _model(name: str, folder: Path) -> Path:
     """Return an untrained model file, compiled for this machine."""
+    path = model_file(name, folder)
+    EqCalculator(path, device="cpu", engine="inductor")
+    return path
+
+
+def model_file(name: str, folder: Path) -> Path:
+    """Return the file of an untrained model, always the same."""
     path = folder / f"{name}.pt"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             potential = Potential(build(name, **NETWORKS[name]), ENERGIES)
         export_model(potential, path, elements=list(ENERGIES))
-    EqCalculator(path, device="cpu", engine="inductor")
     return path
 
 

@@ -14,7 +14,7 @@ from eqcalc.errors import GraphError
 from eqcalc.graph import forces_from_edge_gradients
 from eqcalc.neighbours import SkinList, build_graph
 from eqcalc.operators import find_operator
-from eqcalc.reduction import forces_from_sums
+from eqcalc.reduction import forces_from_sums, virial_from_sums
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -117,6 +117,28 @@ def test_forces_are_those_of_the_portable_code(name, dtype):
     assert torch.equal(forces_from_sums(strided, *arguments[1:]), found)
 
 
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_virial_is_that_of_the_portable_code(name, dtype, portable):
+    vectors = build_graph(STRUCTURES[name](), CUTOFF, dtype=dtype).edge_vectors
+    gradients = torch.randn(
+        vectors.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)
+    )
+    found = virial_from_sums(vectors, gradients)
+    portable()
+    expected = virial_from_sums(vectors, gradients)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_virials_of_tensors_that_do_not_fit_are_refused():
+    vectors = build_graph(crystal(), CUTOFF).edge_vectors
+    with pytest.raises(RuntimeError, match=r"vectors and gradients \(n_edges, 3\)"):
+        virial_from_sums(vectors, vectors[1:])
+    with pytest.raises(RuntimeError, match="differ in precision"):
+        virial_from_sums(vectors, vectors.float())
+
+
 @pytest.mark.parametrize("wrong", [-1, 8])
 def test_an_edge_to_an_atom_that_is_not_there_is_refused(wrong):
     graph = build_graph(crystal(), CUTOFF)
@@ -147,7 +169,9 @@ def test_results_of_a_calculator_are_those_of_the_portable_code(models, portable
     structures = [ethanol(), crystal(), slab()]
     calculator = EqCalculator(models["double"], device="cpu")
     fast = [calculator.get_forces(atoms) for atoms in structures]
+    stress = calculator.get_stress(crystal())
     portable()
     again = EqCalculator(models["double"], device="cpu")
     for atoms, forces in zip(structures, fast, strict=True):
         np.testing.assert_allclose(forces, again.get_forces(atoms), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(stress, again.get_stress(crystal()), rtol=0, atol=1e-14)

@@ -1,6 +1,6 @@
 """nequip, a model that nequip-compile has compiled with AOTInductor.
 
-    python peer_nequip.py MODEL.nequip.pt2 STRUCTURE_FILE
+    python peer_nequip.py MODEL.nequip.pt2 STRUCTURE_FILE [DEVICE]
 
 A model is made by ``nequip_model.sh``.
 """
@@ -11,6 +11,6 @@ import torch
 from nequip.integrations.ase import NequIPCalculator
 from step_time import report
 
-model, structure = sys.argv[1:]
+model, structure, *device = sys.argv[1:]
 torch.set_num_threads(1)
-report(NequIPCalculator.from_compiled_model(model, device="cpu"), structure)
+report(NequIPCalculator.from_compiled_model(model, device=(device or ["cpu"])[0]), structure)
