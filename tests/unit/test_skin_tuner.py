@@ -159,7 +159,7 @@ def clock(monkeypatch) -> Clock:
             super().__init__(*arguments)
 
         def graph(self, *arguments):
-            clock.now += 1e-6 * self.pairs.shape[1]
+            clock.now += 1e-6 * self.edge_index.shape[1]
             return super().graph(*arguments)
 
     monkeypatch.setattr(neighbours, "_Pairs", TimedPairs)
