@@ -1,7 +1,7 @@
 """The sums of :mod:`eqcalc.nn.fused` in torch operations, and the kernels' derivatives.
 
-First derivatives are kernels of their own. Second ones come from the torch operations:
-compiled models never take them, and who does shall not get zeros.
+First derivatives are kernels of their own. Second and higher ones come from the torch
+operations: compiled models never take them, and who does shall not get zeros.
 
 Shapes are those of :mod:`eqcalc.nn.fused`.
 """
@@ -110,7 +110,7 @@ def _spline(table: Tensor, per_h: float) -> SplineTable:
 def _register_derivatives(
     name: str, portable: Callable[..., Tensor], differentiable: list[int], n_inputs: int
 ) -> None:
-    """Register the first derivative, a kernel, and the second, made of torch operations.
+    """Register the first derivative, a kernel, and higher ones, made of torch operations.
 
     Parameters
     ----------
@@ -132,8 +132,13 @@ def _register_derivatives(
         return tuple(next(found) if k in differentiable else None for k in range(n_inputs))
 
     def second(ctx: Any, *cotangents: Tensor) -> Any:
-        gradient, *tensors = (tensor.detach() for tensor in ctx.saved_tensors)
+        more = torch.is_grad_enabled()  # derivatives of these derivatives may be asked for
         with torch.enable_grad():
+            # Views: an argument that was made of another one is not differentiated by it here.
+            gradient, *tensors = (
+                tensor.view_as(tensor) if more else tensor.detach()
+                for tensor in ctx.saved_tensors
+            )
             gradient.requires_grad_()
             for k in differentiable:
                 tensors[k].requires_grad_()
@@ -143,7 +148,8 @@ def _register_derivatives(
             slopes = torch.autograd.grad(sums, moving, gradient, create_graph=True)
             found = iter(
                 torch.autograd.grad(
-                    slopes, [gradient, *moving], cotangents, materialize_grads=True
+                    slopes, [gradient, *moving], cotangents, create_graph=more,
+                    materialize_grads=True,
                 )
             )
         n_arguments = 1 + len(tensors) + len(ctx.numbers)
