@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from small_models import crystal, ethanol, slab, water
 
-from eqcalc import EqCalculator, operators
+from eqcalc import EqCalculator, neighbours, operators
 from eqcalc.errors import GraphError
 from eqcalc.graph import forces_from_edge_gradients
 from eqcalc.neighbours import SkinList, build_graph
@@ -84,6 +86,18 @@ def test_positions_in_any_layout_are_read_right():
     assert torch.equal(build_graph(atoms, CUTOFF).edge_vectors, expected.edge_vectors)
     atoms.arrays["positions"] = np.ascontiguousarray(atoms.positions[::-1])[::-1]
     assert torch.equal(build_graph(atoms, CUTOFF).edge_vectors, expected.edge_vectors)
+
+
+def test_a_default_device_of_the_process_changes_nothing():
+    """Set before eqcalc is imported: here a second copy of the module is."""
+    spec = importlib.util.spec_from_file_location("neighbours_again", neighbours.__file__)
+    again = importlib.util.module_from_spec(spec)
+    with torch.device("meta"):
+        spec.loader.exec_module(again)
+        found = again.build_graph(crystal(), CUTOFF, dtype=torch.float32)
+    expected = build_graph(crystal(), CUTOFF, dtype=torch.float32)
+    assert torch.equal(found.edge_vectors, expected.edge_vectors)
+    assert torch.equal(found.edge_index, expected.edge_index)
 
 
 def test_coincident_atoms_are_refused():
