@@ -1,4 +1,4 @@
-"""The C++ operators of the calculator: in every bit what the portable code returns."""
+"""The C++ operators of the calculator: what the portable code returns, vectors in every bit."""
 
 from __future__ import annotations
 
@@ -68,6 +68,22 @@ def test_graphs_are_those_of_the_portable_code(name, dtype, portable):
             for a, b in zip(one, other, strict=True):
                 assert (a == b) if isinstance(a, int) else torch.equal(a, b)
             assert one.edge_vectors.dtype == dtype
+
+
+def test_lists_differ_at_most_in_edges_as_long_as_the_cutoff(portable):
+    atoms = crystal()
+    vectors = build_graph(atoms, 2 * CUTOFF).edge_vectors
+    lengths = torch.linalg.vector_norm(vectors, dim=1).unique()
+    fast = [build_graph(atoms, cutoff) for cutoff in lengths.tolist()]
+    portable()
+    for cutoff, one in zip(lengths.tolist(), fast, strict=True):
+        other = build_graph(atoms, cutoff)
+        a, b = (
+            torch.linalg.vector_norm(graph.edge_vectors, dim=1) < (1 - 1e-14) * cutoff
+            for graph in (one, other)
+        )
+        assert torch.equal(one.edge_vectors[a], other.edge_vectors[b])
+        assert torch.equal(one.edge_index[:, a], other.edge_index[:, b])
 
 
 def test_what_was_returned_is_not_overwritten_by_the_next_step():
