@@ -242,6 +242,7 @@ def measure(
     positions, momenta = atoms.get_positions(), atoms.get_momenta()
     graph = calculator.neighbours.graph(atoms)
     _run(atoms, _WARM_UP)
+    calculator.energies_alone(graph, _WARM_UP)
     per_step = _run(atoms, 2) / 2
     n_steps = int(np.clip(round(seconds / N_BLOCKS / per_step), 2, _MOST_STEPS))
     rows, alone = [], []

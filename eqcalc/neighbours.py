@@ -32,7 +32,9 @@ _DEPENDENT = 1e-6  # volume of the box over the product of its edges; 0 for depe
 _ROUNDING = 1e-9  # Å; far above the float64 rounding of any distance
 _MAX_BINS = 1e5  # vesin's MAX_NUMBER_OF_CELLS
 # Tells the operator a precision; a tensor costs less to pass than a torch.dtype.
-_EMPTY = {dtype: torch.empty(0, dtype=dtype) for dtype in (torch.float32, torch.float64)}
+_EMPTY = {
+    dtype: torch.empty(0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
+}
 # Atoms from which on a GPU searches. One CPU core takes 30 ms for 1000 atoms of copper within
 # 5.5 Å; the cell list is some hundred kernels, a few ms however few the atoms (estimated).
 _FEWEST_ON_DEVICE = 1000

@@ -1,7 +1,8 @@
 """The operators of the C++ library (``engines/fused.cpp``) that others can do without.
 
-The library is built by ``eqcalc compile`` and loaded with the first compiled model. Edges are
-those of the portable code in every bit, sums are the same to the rounding of float64.
+The library is built by ``eqcalc compile`` and loaded with the first compiled model. Vectors are
+those of the portable code in every bit. Lengths and sums agree to rounding: an edge as long
+as the cutoff to the last digit, which has no effect, may be in one list and not in the other.
 """
 
 from __future__ import annotations

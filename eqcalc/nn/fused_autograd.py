@@ -1,13 +1,14 @@
 """The sums of :mod:`eqcalc.nn.fused` in torch operations, and the kernels' derivatives.
 
-First derivatives are kernels of their own. Second ones come from the torch operations:
-compiled models never take them, and who does shall not get zeros.
+First derivatives are kernels of their own. Second and higher ones come from the torch
+operations: compiled models never take them, and who does shall not get zeros.
 
 Shapes are those of :mod:`eqcalc.nn.fused`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +60,13 @@ def path_sums(
     neighbours = features.index_select(0, edge_index[0])
     columns: list[Tensor] = []
     messages: list[Tensor] = []
+    arange = functools.partial(torch.arange, device=features.device)
     for (first_x, d1, first_a, stride_a, d3, first, stride), w in zip(rows, weights, strict=True):
         h = neighbours.narrow(1, first_x, d1 * n_channels).unflatten(1, (d1, n_channels))
-        where = first_a + stride_a * torch.arange(d3).unsqueeze(1) + torch.arange(d1)
+        where = first_a + stride_a * arange(d3).unsqueeze(1) + arange(d1)
         a = couplings.index_select(1, where.flatten()).unflatten(1, (d3, d1))
         messages.append(((a @ h) * w.unsqueeze(1)).flatten(1))
-        columns.append(first + stride * torch.arange(d3).unsqueeze(1) + torch.arange(n_channels))
+        columns.append(first + stride * arange(d3).unsqueeze(1) + arange(n_channels))
     sums = sum_at_receivers(torch.cat(messages, dim=1), edge_index[1], n_atoms)
     order = torch.cat([block.flatten() for block in columns])
     return features.new_zeros((n_atoms, width)).index_add(1, order, sums)
@@ -110,7 +112,7 @@ def _spline(table: Tensor, per_h: float) -> SplineTable:
 def _register_derivatives(
     name: str, portable: Callable[..., Tensor], differentiable: list[int], n_inputs: int
 ) -> None:
-    """Register the first derivative, a kernel, and the second, made of torch operations.
+    """Register the first derivative, a kernel, and higher ones, made of torch operations.
 
     Parameters
     ----------
@@ -132,8 +134,13 @@ def _register_derivatives(
         return tuple(next(found) if k in differentiable else None for k in range(n_inputs))
 
     def second(ctx: Any, *cotangents: Tensor) -> Any:
-        gradient, *tensors = (tensor.detach() for tensor in ctx.saved_tensors)
+        more = torch.is_grad_enabled()  # derivatives of these derivatives may be asked for
         with torch.enable_grad():
+            # Views: an argument that was made of another one is not differentiated by it here.
+            gradient, *tensors = (
+                tensor.view_as(tensor) if more else tensor.detach()
+                for tensor in ctx.saved_tensors
+            )
             gradient.requires_grad_()
             for k in differentiable:
                 tensors[k].requires_grad_()
@@ -143,7 +150,8 @@ def _register_derivatives(
             slopes = torch.autograd.grad(sums, moving, gradient, create_graph=True)
             found = iter(
                 torch.autograd.grad(
-                    slopes, [gradient, *moving], cotangents, materialize_grads=True
+                    slopes, [gradient, *moving], cotangents, create_graph=more,
+                    materialize_grads=True,
                 )
             )
         n_arguments = 1 + len(tensors) + len(ctx.numbers)

@@ -124,6 +124,20 @@ def test_the_gradient_is_what_a_call_takes_beyond_the_network_alone(calculator, 
     assert found.gradient.low == pytest.approx(found.model.median - 20, abs=5)
 
 
+def test_the_gradient_does_not_count_the_first_calls_of_the_network_alone(
+    calculator, monkeypatch
+):
+    calls = []
+
+    def slow_at_first(engine, graph):
+        calls.append(graph)
+        time.sleep(0.5 if len(calls) <= 2 else 0.0)  # TorchScript compiles
+
+    monkeypatch.setattr(TorchScriptEngine, "energies", slow_at_first)
+    found = measure(calculator, crystal(), "crystal", seconds=QUICK)
+    assert found.gradient.low > 0
+
+
 def test_a_graph_that_makes_both_at_once_has_no_gradient_of_its_own(calculator):
     timed = calculator.models[0].engine
     timed.engine = timed.engine.__call__  # an engine of another kind

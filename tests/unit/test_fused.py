@@ -217,6 +217,24 @@ def test_second_derivatives_are_those_of_the_portable_sum(kernel, dtype, portabl
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_third_derivatives_are_those_of_the_portable_sum(kernel, portable):
+    """As the training on a Hessian takes them."""
+    call, features, vectors = case(kernel, torch.float64, molecule("OH"), 2)
+
+    def twist() -> list[torch.Tensor]:
+        x, v = features.clone().requires_grad_(), vectors.clone().requires_grad_()
+        slopes = torch.autograd.grad((call(x, v) ** 2).sum(), [x, v], create_graph=True)
+        bends = torch.autograd.grad(sum(s.cos().sum() for s in slopes), [x, v], create_graph=True)
+        return list(torch.autograd.grad(sum((b**2).sum() for b in bends), [x, v]))
+
+    found = twist()
+    portable()
+    for a, b in zip(found, twist(), strict=True):
+        assert float(b.abs().max()) > 1e-2
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_edges_beyond_the_table_contribute_nothing(kernel):
     call, features, vectors = case(kernel, torch.float64, ethanol(), 4)
     far = vectors.clone()

@@ -1,6 +1,8 @@
-"""The C++ operators of the calculator: in every bit what the portable code returns."""
+"""The C++ operators of the calculator: what the portable code returns, vectors in every bit."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from small_models import crystal, ethanol, slab, water
 
-from eqcalc import EqCalculator, operators
+from eqcalc import EqCalculator, neighbours, operators
 from eqcalc.errors import GraphError
 from eqcalc.graph import forces_from_edge_gradients
 from eqcalc.neighbours import SkinList, build_graph
@@ -68,6 +70,22 @@ def test_graphs_are_those_of_the_portable_code(name, dtype, portable):
             assert one.edge_vectors.dtype == dtype
 
 
+def test_lists_differ_at_most_in_edges_as_long_as_the_cutoff(portable):
+    atoms = crystal()
+    vectors = build_graph(atoms, 2 * CUTOFF).edge_vectors
+    lengths = torch.linalg.vector_norm(vectors, dim=1).unique()
+    fast = [build_graph(atoms, cutoff) for cutoff in lengths.tolist()]
+    portable()
+    for cutoff, one in zip(lengths.tolist(), fast, strict=True):
+        other = build_graph(atoms, cutoff)
+        a, b = (
+            torch.linalg.vector_norm(graph.edge_vectors, dim=1) < (1 - 1e-14) * cutoff
+            for graph in (one, other)
+        )
+        assert torch.equal(one.edge_vectors[a], other.edge_vectors[b])
+        assert torch.equal(one.edge_index[:, a], other.edge_index[:, b])
+
+
 def test_what_was_returned_is_not_overwritten_by_the_next_step():
     atoms, skin_list = crystal(), SkinList(CUTOFF, 0.5)
     first = skin_list.graph(atoms)
@@ -84,6 +102,18 @@ def test_positions_in_any_layout_are_read_right():
     assert torch.equal(build_graph(atoms, CUTOFF).edge_vectors, expected.edge_vectors)
     atoms.arrays["positions"] = np.ascontiguousarray(atoms.positions[::-1])[::-1]
     assert torch.equal(build_graph(atoms, CUTOFF).edge_vectors, expected.edge_vectors)
+
+
+def test_a_default_device_of_the_process_changes_nothing():
+    """Set before eqcalc is imported: here a second copy of the module is."""
+    spec = importlib.util.spec_from_file_location("neighbours_again", neighbours.__file__)
+    again = importlib.util.module_from_spec(spec)
+    with torch.device("meta"):
+        spec.loader.exec_module(again)
+        found = again.build_graph(crystal(), CUTOFF, dtype=torch.float32)
+    expected = build_graph(crystal(), CUTOFF, dtype=torch.float32)
+    assert torch.equal(found.edge_vectors, expected.edge_vectors)
+    assert torch.equal(found.edge_index, expected.edge_index)
 
 
 def test_coincident_atoms_are_refused():
