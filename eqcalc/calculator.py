@@ -56,6 +56,8 @@ from eqcalc.reduction import resolve_reduction, virial_from_sums
 
 __all__ = ["EqCalculator"]
 
+_PERIODIC = bytes([1, 1, 1])  # as State keeps pbc
+
 
 class EqCalculator(ExactCache):
     """Energies, forces and stress of a model file.
@@ -186,7 +188,6 @@ class EqCalculator(ExactCache):
             )
         return {}
 
-    @torch.inference_mode(False)  # there, nothing can be differentiated
     def calculate(
         self,
         atoms: Optional[Atoms] = None,
@@ -207,7 +208,12 @@ class EqCalculator(ExactCache):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ConfigError("calculate needs atoms; none were given, and none before.")
-        periodic = bool(atoms.pbc.all())
+        if torch.is_inference_mode_enabled():  # there, nothing can be differentiated
+            with torch.inference_mode(False):
+                self.calculate(atoms, properties, system_changes)
+            return
+        state = State.of(atoms)
+        periodic = state.pbc == _PERIODIC
         if not periodic:
             for name in ("stress", "stresses"):
                 if name in properties:
@@ -218,7 +224,7 @@ class EqCalculator(ExactCache):
         self.results = {}
         self._last = None  # until this succeeds, nothing is known of any structure
         graph = self.neighbours.graph(atoms)
-        self._refuse_unknown_elements(atoms)
+        self._refuse_unknown_elements(atoms, state.numbers)
         members, gradients = [], []
         for model, (energies, edge_gradients) in zip(
             self.models, self._outputs(graph, atoms), strict=True
@@ -231,7 +237,7 @@ class EqCalculator(ExactCache):
         if len(members) > 1:
             results |= _spread(members)
         self.results = results
-        self._last = State.of(atoms)
+        self._last = state
 
     @torch.inference_mode(False)
     def memory_forecast(self, atoms: Atoms) -> Optional[MemoryForecast]:
@@ -246,7 +252,7 @@ class EqCalculator(ExactCache):
             :meth:`calculate` does.
         """
         graph = self.neighbours.graph(atoms)
-        self._refuse_unknown_elements(atoms)
+        self._refuse_unknown_elements(atoms, atoms.numbers.tobytes())
         forecasts = [
             blockwise.forecast(model, graph, lambda: box_coordinates(atoms))
             for model, blockwise in zip(self.models, self._blockwise, strict=True)
@@ -382,8 +388,7 @@ class EqCalculator(ExactCache):
         stresses = _voigt(virials) / volume  # (n_atoms, 6)
         return {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
-    def _refuse_unknown_elements(self, atoms: Atoms) -> None:
-        numbers = atoms.numbers.tobytes()
+    def _refuse_unknown_elements(self, atoms: Atoms, numbers: bytes) -> None:
         if numbers != self._checked_numbers:
             self._check_elements(atoms)
             self._checked_numbers = numbers
