@@ -26,6 +26,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <tuple>
 
@@ -149,62 +150,111 @@ struct Path {
 
 constexpr int64_t kPathColumns = 7;
 
+// L numbers, the widest vector that processors have; where theirs are shorter, several.
+template <typename T>
+struct Lanes {
+  typedef T V __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
+  typedef T Half __attribute__((vector_size(32), may_alias));
+  typedef T Quarter __attribute__((vector_size(16), may_alias));
+  static constexpr int64_t L = 64 / sizeof(T);
+};
+
+template <typename T>
+inline typename Lanes<T>::V load(const T* from) {
+  return *reinterpret_cast<const typename Lanes<T>::V*>(from);
+}
+
+template <typename T>
+inline void add_to(T* to, typename Lanes<T>::V value) {
+  *reinterpret_cast<typename Lanes<T>::V*>(to) += value;
+}
+
+template <typename T>
+inline T sum_of(const typename Lanes<T>::V& value) {
+  typename Lanes<T>::Half halves[2];
+  std::memcpy(halves, &value, 64);
+  const auto half = halves[0] + halves[1];
+  typename Lanes<T>::Quarter quarters[2];
+  std::memcpy(quarters, &half, 32);
+  const auto quarter = quarters[0] + quarters[1];
+  T sum = 0;
+  for (size_t k = 0; k < 16 / sizeof(T); ++k) sum += quarter[k];
+  return sum;
+}
+
 template <typename T, int D1>
 void path_sum(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
               const T* __restrict x, const T* __restrict a, T* __restrict out) {
-  const T* xs = x + q.x;
-  T w[64];
-  for (int64_t first = 0; first < C; first += 64) {
-    const int64_t n = std::min<int64_t>(64, C - first);
-#pragma omp simd
-    for (int64_t f = 0; f < n; ++f) w[f] = VALUE(c + first, W, f);
+  using V = typename Lanes<T>::V;
+  constexpr int64_t L = Lanes<T>::L;
+  const T *h = x + q.x, *A = a + q.a;
+  T* o = out + q.out;
+  int64_t f = 0;
+  for (; f + L <= C; f += L) {
+    const V w = e.b0 * load(c + f) + e.b1 * load(c + W + f) + e.b2 * load(c + 2 * W + f) +
+                e.b3 * load(c + 3 * W + f);
+    V xs[D1];
+    for (int m1 = 0; m1 < D1; ++m1) xs[m1] = w * load(h + m1 * C + f);
     for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = a + q.a + m3 * q.a_stride;
-      T* o = out + q.out + m3 * q.out_stride + first;
-      const T* h = xs + first;
-#pragma omp simd
-      for (int64_t f = 0; f < n; ++f) {
-        T sum = 0;
-        for (int m1 = 0; m1 < D1; ++m1) sum += row[m1] * h[m1 * C + f];
-        o[f] += w[f] * sum;
-      }
+      const T* row = A + m3 * q.a_stride;
+      V sum = row[0] * xs[0];
+      for (int m1 = 1; m1 < D1; ++m1) sum += row[m1] * xs[m1];
+      add_to(o + m3 * q.out_stride + f, sum);
+    }
+  }
+  for (; f < C; ++f) {
+    const T w = VALUE(c, W, f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = A + m3 * q.a_stride;
+      T sum = 0;
+      for (int m1 = 0; m1 < D1; ++m1) sum += row[m1] * h[m1 * C + f];
+      o[m3 * q.out_stride + f] += w * sum;
     }
   }
 }
 
+// The derivatives of one path: L channels at a time, then the rest.
 template <typename T, int D1>
 T path_gradient(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
                 const T* __restrict x, const T* __restrict a, const T* __restrict g,
                 T* __restrict grad_x, T* __restrict grad_a) {
-  const T* xs = x + q.x;
-  T* gx = grad_x + q.x;
-  T w[64], v[64], slope = 0;
-  for (int64_t first = 0; first < C; first += 64) {
-    const int64_t n = std::min<int64_t>(64, C - first);
-#pragma omp simd
-    for (int64_t f = 0; f < n; ++f) {
-      w[f] = VALUE(c + first, W, f);
-      v[f] = SLOPE(c + first, W, f);
-    }
+  using V = typename Lanes<T>::V;
+  constexpr int64_t L = Lanes<T>::L;
+  const T *h = x + q.x, *A = a + q.a, *go = g + q.out;
+  T *gh = grad_x + q.x, *gA = grad_a + q.a;
+  T slope = 0;
+  int64_t f = 0;
+  for (; f + L <= C; f += L) {
+    const V c0 = load(c + f), c1 = load(c + W + f), c2 = load(c + 2 * W + f),
+            c3 = load(c + 3 * W + f);
+    const V w = e.b0 * c0 + e.b1 * c1 + e.b2 * c2 + e.b3 * c3;
+    V xs[D1], ys[D1] = {};  // features, and the couplings' sums of the gradient
+    for (int m1 = 0; m1 < D1; ++m1) xs[m1] = load(h + m1 * C + f);
     for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = a + q.a + m3 * q.a_stride;
-      const T* go = g + q.out + m3 * q.out_stride + first;
-      const T* h = xs + first;
-      T* gh = gx + first;
-      T sums[D1] = {};
-#pragma omp simd reduction(+ : slope, sums)
-      for (int64_t f = 0; f < n; ++f) {
-        T sum = 0;
-        const T gw = go[f] * w[f];
-        for (int m1 = 0; m1 < D1; ++m1) {
-          sum += row[m1] * h[m1 * C + f];
-          gh[m1 * C + f] += row[m1] * gw;
-          sums[m1] += gw * h[m1 * C + f];
-        }
-        slope += go[f] * v[f] * sum;
+      const T* row = A + m3 * q.a_stride;
+      const V out = load(go + m3 * q.out_stride + f), weighted = w * out;
+      for (int m1 = 0; m1 < D1; ++m1) {
+        ys[m1] += row[m1] * out;
+        gA[m3 * q.a_stride + m1] += sum_of<T>(weighted * xs[m1]);
       }
-      T* ga = grad_a + q.a + m3 * q.a_stride;
-      for (int m1 = 0; m1 < D1; ++m1) ga[m1] += sums[m1];
+    }
+    V products = xs[0] * ys[0];
+    for (int m1 = 1; m1 < D1; ++m1) products += xs[m1] * ys[m1];
+    for (int m1 = 0; m1 < D1; ++m1) add_to(gh + m1 * C + f, w * ys[m1]);
+    slope += sum_of<T>((e.s0 * c0 + e.s1 * c1 + e.s2 * c2 + e.s3 * c3) * products);
+  }
+  for (; f < C; ++f) {
+    const T w = VALUE(c, W, f), v = SLOPE(c, W, f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = A + m3 * q.a_stride;
+      const T out = go[m3 * q.out_stride + f];
+      T sum = 0;
+      for (int m1 = 0; m1 < D1; ++m1) {
+        sum += row[m1] * h[m1 * C + f];
+        gh[m1 * C + f] += row[m1] * w * out;
+        gA[m3 * q.a_stride + m1] += w * out * h[m1 * C + f];
+      }
+      slope += out * v * sum;
     }
   }
   return slope;
@@ -447,12 +497,12 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
 // order, whatever the number of rows.
 template <typename T, int R, int C>
 void product_block(int64_t K, int64_t N, const T* x, const T* w, T* out) {
-  typedef T V __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
-  constexpr int64_t L = 64 / sizeof(T);
+  using V = typename Lanes<T>::V;
+  constexpr int64_t L = Lanes<T>::L;
   V sums[R][C] = {};
   for (int64_t k = 0; k < K; ++k) {
     V row[C];
-    for (int c = 0; c < C; ++c) row[c] = *reinterpret_cast<const V*>(w + k * N + c * L);
+    for (int c = 0; c < C; ++c) row[c] = load(w + k * N + c * L);
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sums[r][c] += x[r * K + k] * row[c];
   }
