@@ -7,7 +7,7 @@ Each package runs in an environment of its own (``peers/``), without one its row
 out. eqcalc's models are untrained and compiled at the first run. Every number is from a
 fresh process on one thread, the packages in turn; the structures are the same files. Peers
 also run with an allocator that keeps freed memory, which helps some of them; the better of
-both counts.
+both counts. What is not measured anew keeps its numbers.
 """
 
 from __future__ import annotations
@@ -95,12 +95,23 @@ def main() -> None:
             write(files[name], load_structure(name), format="extxyz")
         models = {name: _model(name, arguments.models) for name in arguments.networks.split(",")}
         numbers["machine"] = machine(torch.device("cpu"))
-        numbers["works"] = _works(arguments, models, files) or numbers.get("works", [])
+        works = _works(arguments, models, files)
+        numbers["works"] = _merged(numbers, "works", works, ("network", "structure", "peer"))
         if not arguments.only_peers:
-            numbers["networks"] = _networks(models)
+            rows = _networks(models)
+            key = ("network", "engine", "structure")
+            numbers["networks"] = _merged(numbers, "networks", rows, key)
     write_whole(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
     write_whole(TABLE, _page(numbers).encode())
     print(f"written: {TABLE}")
+
+
+def _merged(
+    numbers: dict[str, Any], name: str, rows: list[dict[str, Any]], key: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Return the rows measured before, new ones in their places."""
+    found = {tuple(row[k] for k in key): row for row in numbers.get(name, [])}
+    return list((found | {tuple(row[k] for k in key): row for row in rows}).values())
 
 
 def _parse() -> argparse.Namespace:
