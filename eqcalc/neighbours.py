@@ -8,20 +8,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import vesin
 from ase import Atoms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqcalc.cell_list import find_pairs
 from eqcalc.errors import ConfigError, GraphError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.lattice import complete, reduced
 from eqcalc.operators import find_operator
+from eqcalc.pair_search import ROUNDING, Structure, pairs_of
 from eqcalc.skin_tuner import SkinTuner
 from eqcalc.transfers import Transfers
 
@@ -29,30 +27,10 @@ __all__ = ["SkinList", "Structure", "build_graph"]
 
 _COINCIDENT = 1e-3  # Å; no two nuclei of a meaningful structure come this close
 _DEPENDENT = 1e-6  # volume of the box over the product of its edges; 0 for dependent vectors
-_ROUNDING = 1e-9  # Å; far above the float64 rounding of any distance
-_MAX_BINS = 1e5  # vesin's MAX_NUMBER_OF_CELLS
 # Tells the operator a precision; a tensor costs less to pass than a torch.dtype.
 _EMPTY = {
     dtype: torch.empty(0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
 }
-# Atoms from which on a GPU searches. One CPU core takes 30 ms for 1000 atoms of copper within
-# 5.5 Å; the cell list is some hundred kernels, a few ms however few the atoms (estimated).
-_FEWEST_ON_DEVICE = 1000
-
-
-class Structure(NamedTuple):
-    """What the edges of a structure depend on, checked and copied from ``ase.Atoms``.
-
-    numbers : (n_atoms,) int64
-    positions : (n_atoms, 3) float64, Å
-    lattice : (3, 3) float64, Å; rows are lattice vectors, zero along open directions
-    pbc : (3,) bool
-    """
-
-    numbers: NDArray
-    positions: NDArray
-    lattice: NDArray
-    pbc: NDArray
 
 
 def build_graph(
@@ -192,7 +170,7 @@ class SkinList:
             shrinkage = max(0.0, 1.0 - np.linalg.svd(deformation, compute_uv=False)[-1])
         moved = atoms.positions - expected
         u = math.sqrt(np.einsum("kx,kx->k", moved, moved).max())
-        return bool(2.0 * u + shrinkage * (self.cutoff + self.skin) < self.skin - _ROUNDING)
+        return bool(2.0 * u + shrinkage * (self.cutoff + self.skin) < self.skin - ROUNDING)
 
 
 class _Pairs:
@@ -205,7 +183,7 @@ class _Pairs:
     """
 
     def __init__(self, structure: Structure, radius: float, device: torch.device) -> None:
-        receivers, senders, shifts = _pairs_on(structure, radius, device)
+        receivers, senders, shifts = pairs_of(structure, radius, device)
         self.numbers = torch.from_numpy(structure.numbers.copy()).to(device)
         self.structure_index = torch.zeros_like(self.numbers)
         self.edge_index = torch.stack([senders, receivers])  # (2, n_pairs)
@@ -350,72 +328,3 @@ def _checked(atoms: Atoms) -> Structure:
             f"or linearly dependent; set the cell, or pbc (now {pbc.tolist()}) to False there."
         )
     return Structure(numbers, positions, lattice, pbc)
-
-
-def _pairs_on(
-    structure: Structure, radius: float, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, on the device."""
-    if _searches(device, len(structure.positions)):
-        positions = torch.from_numpy(structure.positions).to(device)
-        return find_pairs(positions, structure.lattice, structure.pbc, radius)
-    receivers, senders, shifts = map(torch.from_numpy, _search(structure, radius))
-    return receivers.to(device), senders.to(device), shifts.to(device)
-
-
-def _searches(device: torch.device, n_atoms: int) -> bool:
-    """Whether the device itself is faster than a search on the CPU and the transfer."""
-    return device.type == "cuda" and n_atoms >= _FEWEST_ON_DEVICE
-
-
-def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDArray]:
-    """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, all int64.
-
-    vesin sees a closed box with the atoms inside. Open directions it would bin over
-    their whole extent (two molecules 1e5 Å apart over a slab take a minute, and before
-    0.5.8 pairs get lost); its int32 shifts lose atoms more than 2e9 cells apart.
-    """
-    _, positions, lattice, pbc = structure
-    box, combination = reduced(complete(lattice, pbc), pbc)
-    wraps = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
-    inside = positions - wraps @ box
-    for axis in np.flatnonzero(~pbc):
-        heights = positions @ box[axis]
-        squeezed = _squeeze(heights, 2.0 * radius)
-        inside += np.outer(squeezed - heights, box[axis])
-        box[axis] *= squeezed.max() + 2.0 * radius
-    # Moving atoms inside rounds them; the caller compares the true distances.
-    margin = _ROUNDING * np.abs(box).sum() + 1e-14 * np.abs(positions).max()
-    finder = vesin.NeighborList(cutoff=_search_radius(box, radius + margin), full_list=True)
-    found = finder.compute(inside, box, periodic=True, quantities="ijS")
-    i, j, inner = (array.astype(np.int64) for array in found)
-    shifts = (inner + (wraps[i] - wraps[j]).astype(np.int64)) @ combination
-    vectors = positions[j] - positions[i] + shifts @ lattice
-    near = np.einsum("ex,ex->e", vectors, vectors) < (radius + margin) ** 2
-    near &= ~inner[:, ~pbc].any(axis=1)
-    i, j, shifts = i[near], j[near], shifts[near]
-    order = np.lexsort((*shifts.T[::-1], j, i))
-    return i[order], j[order], shifts[order]
-
-
-def _squeeze(heights: NDArray, gap: float) -> NDArray:
-    """Shorten every empty stretch along a line to ``gap`` and start at zero."""
-    order = np.argsort(heights)
-    squeezed = np.zeros_like(heights)
-    squeezed[order[1:]] = np.cumsum(np.minimum(np.diff(heights[order]), gap))
-    return squeezed
-
-
-def _search_radius(box: NDArray, radius: float) -> float:
-    """Widen the radius where vesin's grid would break.
-
-    Beyond _MAX_BINS bins it shrinks their three numbers in proportion and rounds down:
-    in a long or flat box to zero, by which it then divides and kills the process.
-    """
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
-    while True:
-        bins = np.maximum(np.floor(heights / radius), 1.0)
-        excess = bins.prod() / _MAX_BINS
-        if excess <= 1.0 or bins.min() / np.cbrt(excess) >= 4.0:
-            return radius
-        radius *= 1.1

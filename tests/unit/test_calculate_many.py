@@ -95,12 +95,12 @@ def test_the_model_is_called_as_rarely_as_the_edges_allow(calculator):
 
 
 def test_a_committee_searches_neighbours_once_for_all_members(models, monkeypatch):
-    from eqcalc import neighbours
+    from eqcalc import pair_search
 
     searches = []
-    search = neighbours._search
+    search = pair_search._search
     monkeypatch.setattr(
-        neighbours, "_search", lambda *arguments: searches.append(1) or search(*arguments)
+        pair_search, "_search", lambda *arguments: searches.append(1) or search(*arguments)
     )
     committee = EqCalculator([models["double"], models["other"]], device="cpu")
     searches.clear()

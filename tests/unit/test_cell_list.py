@@ -12,9 +12,10 @@ from ase.build import bulk, fcc111
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from eqcalc import cell_list, neighbours
+from eqcalc import cell_list, pair_search
 from eqcalc.cell_list import find_pairs
-from eqcalc.neighbours import SkinList, _checked, _search, build_graph
+from eqcalc.neighbours import SkinList, _checked, build_graph
+from eqcalc.pair_search import _search
 
 ALL_PBC = list(itertools.product([False, True], repeat=3))
 CELLS = {
@@ -133,9 +134,9 @@ def test_positions_are_not_changed():
 
 def test_only_large_structures_on_cuda_are_searched_by_it():
     cuda, cpu = torch.device("cuda:1"), torch.device("cpu")
-    assert neighbours._searches(cuda, 1000)
-    assert not neighbours._searches(cuda, 999)
-    assert not neighbours._searches(cpu, 1_000_000)
+    assert pair_search._searches(cuda, 1000)
+    assert not pair_search._searches(cuda, 999)
+    assert not pair_search._searches(cpu, 1_000_000)
 
 
 @pytest.mark.parametrize("pbc", [True, (True, True, False), False])
@@ -147,8 +148,8 @@ def test_graphs_of_a_skin_list_do_not_depend_on_who_searches(pbc, monkeypatch):
         atoms.positions += rng.normal(scale=0.06, size=(80, 3))
         frames.append(atoms.copy())
     expected = [build_graph(frame, 3.0) for frame in frames]
-    monkeypatch.setattr(neighbours, "_searches", lambda device, n_atoms: True)
-    monkeypatch.setattr(neighbours, "_search", None)  # nothing may call it
+    monkeypatch.setattr(pair_search, "_searches", lambda device, n_atoms: True)
+    monkeypatch.setattr(pair_search, "_search", None)  # nothing may call it
     skin_list = SkinList(3.0, 0.5)
     for frame, graph in zip(frames, expected, strict=True):
         found = skin_list.graph(frame)
@@ -174,7 +175,7 @@ def test_gpu_a_large_system_is_searched_on_the_device(monkeypatch):
     atoms.rattle(0.1, seed=0)
     assert assert_same_pairs(atoms, 6.0, "cuda") > 100_000
     expected = build_graph(atoms, 5.0)
-    monkeypatch.setattr(neighbours, "_search", None)  # nothing may call it
+    monkeypatch.setattr(pair_search, "_search", None)  # nothing may call it
     on_device = SkinList(5.0, 0.5, device="cuda")
     for _ in range(3):
         found = on_device.graph(atoms)

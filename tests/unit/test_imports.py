@@ -36,8 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "operators": set(),
     "skin_tuner": set(),
     "transfers": set(),
+    "pair_search": {"lattice", "cell_list"},
     "neighbours": _BASE
-    | {"graph", "lattice", "cell_list", "operators", "skin_tuner", "transfers"},
+    | {"graph", "lattice", "operators", "pair_search", "skin_tuner", "transfers"},
     "reduction": _BASE | {"graph", "operators"},
     "passport": _GRAPHS,
     "model_card": set(),
