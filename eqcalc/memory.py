@@ -7,7 +7,6 @@ sample of the actual structure tell by how much. On a CPU the peak is that of th
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 
 from eqcalc.engines import Model
 from eqcalc.graph import AtomicGraph
+from eqcalc.host_memory import release_freed_memory
 
 __all__ = [
     "MemoryLaw", "available_memory", "is_out_of_memory", "measure_law", "peak_of",
@@ -151,10 +151,8 @@ def release_free_memory(device: torch.device) -> None:
     """Return memory that allocators keep for later to the device or the system."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim is not None:
-        trim(0)
+    else:
+        release_freed_memory()
 
 
 def available_memory(device: torch.device) -> Optional[int]:
@@ -167,6 +165,7 @@ def available_memory(device: torch.device) -> Optional[int]:
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + kept
+    release_freed_memory()
     try:
         text = (_PROCESS / "meminfo").read_text()
     except OSError:

@@ -16,6 +16,7 @@ from eqcalc.engines.devices import resolve_device, resolve_dtype
 from eqcalc.engines.inductor import InductorEngine, compile_package
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, did_you_mean
+from eqcalc.host_memory import keep_freed_memory
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.passport import Passport, verify
 
@@ -131,6 +132,8 @@ def load_model(
             f"unknown engine '{engine}'; known: {', '.join(known)}." + did_you_mean(engine, known)
         )
     where = resolve_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     file = open_potential(source)
     precision = resolve_dtype(dtype if dtype is not None else file.card.dtype)
     *faster, always = engines_on(where) if engine == "auto" else [engine, list(ENGINES)[-1]]

@@ -503,6 +503,9 @@ void product_block(int64_t K, int64_t N, const T* x, const T* w, T* out) {
   for (int64_t k = 0; k < K; ++k) {
     V row[C];
     for (int c = 0; c < C; ++c) row[c] = load(w + k * N + c * L);
+    // The next rows: many short streams, which no processor foresees.
+    if (k % L == 0)
+      for (int r = 0; r < R; ++r) __builtin_prefetch(x + (R + r) * K + k);
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sums[r][c] += x[r * K + k] * row[c];
   }

@@ -18,7 +18,7 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 _BASE = {"errors", "units", "files"}
-_GRAPHS = _BASE | {"graph", "operators", "skin_tuner", "transfers", "neighbours"}
+_GRAPHS = _BASE | {"graph", "host_memory", "operators", "skin_tuner", "transfers", "neighbours"}
 _RUNNING = _GRAPHS | {"passport", "model_card", "model_file", "engines"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     # running a model file: no network in sight
     "lattice": set(),
     "cell_list": {"lattice"},
+    "host_memory": set(),
     "operators": set(),
     "skin_tuner": set(),
     "transfers": set(),
