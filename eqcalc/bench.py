@@ -240,7 +240,7 @@ def measure(
         atoms, temperature_K=_TEMPERATURE_K, rng=np.random.default_rng(0)
     )
     positions, momenta = atoms.get_positions(), atoms.get_momenta()
-    graph = calculator.neighbours.graph(atoms)
+    _, graph = calculator.ordered_graph(atoms)
     _run(atoms, _WARM_UP)
     calculator.energies_alone(graph, _WARM_UP)
     per_step = _run(atoms, 2) / 2

@@ -9,6 +9,7 @@ from typing import Optional
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -216,8 +217,10 @@ class Blockwise:
     def _refusal(self, model: Model, graph: AtomicGraph, block: Block) -> EqcalcError:
         """Return what is wrong where even the block of one atom is too large."""
         n_edges = len(block.edges)
+        # By its element: its number here need not be that in the user's structure.
+        symbol = chemical_symbols[int(graph.atomic_numbers[block.atoms[0]])]
         alone = (
-            f"the energy of atom {int(block.atoms[0])} alone depends on {n_edges} edges within "
+            f"the energy of one {symbol} atom alone depends on {n_edges} edges within "
             f"{model.card.n_hops} steps"
         )
         if self.max_edges is not None and n_edges > self.max_edges:

@@ -24,6 +24,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eqcalc.atom_order import AtomOrder
 from eqcalc.batched import (
     MAX_EDGES,
     check_max_edges,
@@ -77,6 +78,8 @@ class EqCalculator(ExactCache):
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
         a fresh one at every call, "auto" looks for the skin that costs least while it runs.
         Results do not depend on it.
+    max_edges : of one model call; larger structures are evaluated in blocks, to the same
+        results. None: as many as memory is found for
     reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
         forces are the same in every bit at every run on a GPU too
 
@@ -137,6 +140,7 @@ class EqCalculator(ExactCache):
         self.neighbours = SkinList(
             cutoff, skin, dtype=self.models[0].dtype, device=self.models[0].device
         )
+        self._order = AtomOrder()
         self._elements = set(self.models[0].card.elements)
         for member in self.models[1:]:
             self._elements &= set(member.card.elements)
@@ -223,11 +227,11 @@ class EqCalculator(ExactCache):
                     )
         self.results = {}
         self._last = None  # until this succeeds, nothing is known of any structure
-        graph = self.neighbours.graph(atoms)
+        ordered, graph = self.ordered_graph(atoms)
         self._refuse_unknown_elements(atoms, state.numbers)
         members, gradients = [], []
         for model, (energies, edge_gradients) in zip(
-            self.models, self._outputs(graph, atoms), strict=True
+            self.models, self._outputs(graph, ordered), strict=True
         ):
             members.append(self._member(model, graph, energies, edge_gradients))
             gradients.append(edge_gradients)
@@ -238,6 +242,24 @@ class EqCalculator(ExactCache):
             results |= _spread(members)
         self.results = results
         self._last = state
+
+    def ordered_graph(self, atoms: Atoms) -> tuple[Atoms, AtomicGraph]:
+        """Return the structure as the model sees it, and its graph.
+
+        Its atoms are in an order of their own where that makes the model faster.
+
+        Raises
+        ------
+        GraphError : as :meth:`calculate` does.
+        """
+        if self.models[0].device.type != "cpu":  # elsewhere nothing has been measured
+            return atoms, self.neighbours.graph(atoms)
+        ordered = self._order.ordered(atoms)
+        try:
+            return ordered, self.neighbours.graph(ordered)
+        except GraphError:
+            self.neighbours.graph(atoms)  # refuses it by the atoms' own numbers
+            raise
 
     @torch.inference_mode(False)
     def memory_forecast(self, atoms: Atoms) -> Optional[MemoryForecast]:
@@ -251,10 +273,10 @@ class EqCalculator(ExactCache):
         NotEnoughMemoryError, ConfigError, GraphError, UnsupportedElementError : as
             :meth:`calculate` does.
         """
-        graph = self.neighbours.graph(atoms)
+        ordered, graph = self.ordered_graph(atoms)
         self._refuse_unknown_elements(atoms, atoms.numbers.tobytes())
         forecasts = [
-            blockwise.forecast(model, graph, lambda: box_coordinates(atoms))
+            blockwise.forecast(model, graph, lambda: box_coordinates(ordered))
             for model, blockwise in zip(self.models, self._blockwise, strict=True)
         ]
         known = [forecast for forecast in forecasts if forecast is not None]
@@ -368,7 +390,8 @@ class EqCalculator(ExactCache):
         if self.neighbours.transfers.needed:
             member = _Member(*self.neighbours.transfers.download(energies, forces))
         else:
-            member = _Member(energies.numpy(), forces.numpy())
+            restored = self._order.restored
+            member = _Member(restored(energies.numpy()), restored(forces.numpy()))
         _refuse_not_finite(model, member)
         return member
 
@@ -385,7 +408,7 @@ class EqCalculator(ExactCache):
         virials = virials_from_edge_gradients(
             gradients, graph.edge_vectors, graph.edge_index, graph.n_owned
         )
-        stresses = _voigt(virials) / volume  # (n_atoms, 6)
+        stresses = self._order.restored(_voigt(virials)) / volume  # (n_atoms, 6)
         return {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
     def _refuse_unknown_elements(self, atoms: Atoms, numbers: bytes) -> None:

@@ -17,6 +17,7 @@ from eqcalc.evaluation import Comparison, Quantity
 __all__ = ["growth_plot", "parity_plot"]
 
 _COLOURS = {"energy_per_atom": "#4059ad", "forces": "#2a9d6f", "stress": "#c8553d"}
+_LEAST_SPAN = 4.0  # of an axis of times: else noise would look like growth
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "stress": "Stress"}
 
@@ -50,6 +51,9 @@ def growth_plot(measurements: Sequence[Measurement], title: str) -> bytes:
             label=f"{engine}: step ~ atoms$^{{{exponent:.2f}}}$",
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="atoms", ylabel="time of a step (µs per atom)")
+    low, high = axes.get_ylim()
+    wider = max(1.0, (_LEAST_SPAN * low / high) ** 0.5)
+    axes.set_ylim(low / wider, high * wider)
     axes.xaxis.set_major_locator(FixedLocator(sorted({m.n_atoms for m in measurements})))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):

@@ -47,10 +47,12 @@ ALLOWED: dict[str, set[str]] = {
     "engines": _GRAPHS | {"passport", "model_file"},
     "batched": _RUNNING | {"reduction"},
     "chunks": {"graph"},
+    "atom_order": {"chunks"},
     "memory": _RUNNING,
     "blockwise": _RUNNING | {"batched", "chunks", "memory"},
     "exact_cache": set(),
-    "calculator": _RUNNING | {"batched", "blockwise", "chunks", "exact_cache", "reduction"},
+    "calculator": _RUNNING
+    | {"atom_order", "batched", "blockwise", "chunks", "exact_cache", "reduction"},
     "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
