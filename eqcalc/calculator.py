@@ -11,49 +11,40 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
-from numpy.typing import NDArray
 from torch import Tensor
 
 from eqcalc.atom_order import AtomOrder
 from eqcalc.batched import (
     MAX_EDGES,
     check_max_edges,
-    collect,
     grouped,
     largest_group,
-    on_device,
     size_of,
 )
 from eqcalc.blockwise import Blockwise, MemoryForecast
-from eqcalc.chunks import box_coordinates, side_by_side
+from eqcalc.chunks import box_coordinates
 from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
 from eqcalc.errors import (
     ConfigError,
     GraphError,
-    NonFiniteError,
     UnsupportedElementError,
     listing,
 )
 from eqcalc.exact_cache import ExactCache, State
-from eqcalc.graph import (
-    VOIGT,
-    AtomicGraph,
-    batch_graphs,
-    virials_from_edge_gradients,
-)
+from eqcalc.graph import AtomicGraph, virials_from_edge_gradients
+from eqcalc.many import NamedGraph, evaluate_group
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
 from eqcalc.reduction import resolve_reduction, virial_from_sums
+from eqcalc.results import MemberResult, combined, refuse_not_finite, voigt
 
 __all__ = ["EqCalculator"]
 
@@ -235,11 +226,9 @@ class EqCalculator(ExactCache):
         ):
             members.append(self._member(model, graph, energies, edge_gradients))
             gradients.append(edge_gradients)
-        results: dict[str, Any] = _mean(members)
+        results = combined(members)
         if periodic:
             results |= self._stress(graph, atoms, gradients, "stresses" in properties)
-        if len(members) > 1:
-            results |= _spread(members)
         self.results = results
         self._last = state
 
@@ -322,12 +311,12 @@ class EqCalculator(ExactCache):
         results: list[dict[str, Any]] = []
         graphs = self._named_graphs(structures, names)
         for group in grouped(graphs, lambda named: size_of(named.graph), largest):
-            results += self._evaluate_group(group)
+            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
         return results
 
     def _named_graphs(
         self, structures: Iterable[Atoms], names: Optional[Sequence[str]]
-    ) -> Iterator[_Named]:
+    ) -> Iterator[NamedGraph]:
         # A list of its own: that of a simulation which goes on beside this is kept. With a
         # skin, displacements of one structure need one search.
         own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
@@ -342,36 +331,7 @@ class EqCalculator(ExactCache):
                 self._check_elements(atoms)
             except (GraphError, UnsupportedElementError) as error:
                 raise type(error)(f"{name}: {error}") from error
-            yield _Named(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
-
-    def _evaluate_group(self, group: list[_Named]) -> list[dict[str, Any]]:
-        graph = batch_graphs([named.graph for named in group])
-        graph = on_device(graph, self.models[0].device)
-
-        def coordinates() -> NDArray:
-            return side_by_side([named.coordinates for named in group])
-
-        predictions = [
-            collect(graph, *blockwise(model, graph, coordinates), self._sum_forces)
-            for model, blockwise in zip(self.models, self._blockwise, strict=True)
-        ]
-        stress = np.mean([prediction.stress for prediction in predictions], axis=0)
-        results = []
-        first = 0
-        for k, (name, single, periodic, _) in enumerate(group):
-            here = slice(first, first + single.n_owned)
-            first = here.stop
-            # Copies: a result that is kept shall not keep those of all others.
-            members = [_Member(p.energies[here].copy(), p.forces[here].copy()) for p in predictions]
-            for model, member in zip(self.models, members, strict=True):
-                _refuse_not_finite(model, member, f"{name}: ")
-            found = _mean(members)
-            if periodic:
-                found["stress"] = stress[k].copy()
-            if len(members) > 1:
-                found |= _spread(members)
-            results.append(found)
-        return results
+            yield NamedGraph(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
 
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
@@ -385,14 +345,14 @@ class EqCalculator(ExactCache):
 
     def _member(
         self, model: Model, graph: AtomicGraph, energies: Tensor, gradients: Tensor
-    ) -> _Member:
+    ) -> MemberResult:
         forces = self._sum_forces(gradients, graph.edge_index, graph.n_owned)
         if self.neighbours.transfers.needed:
-            member = _Member(*self.neighbours.transfers.download(energies, forces))
+            member = MemberResult(*self.neighbours.transfers.download(energies, forces))
         else:
             restored = self._order.restored
-            member = _Member(restored(energies.numpy()), restored(forces.numpy()))
-        _refuse_not_finite(model, member)
+            member = MemberResult(restored(energies.numpy()), restored(forces.numpy()))
+        refuse_not_finite(model, member)
         return member
 
     def _stress(
@@ -404,11 +364,11 @@ class EqCalculator(ExactCache):
         volume = atoms.get_volume()
         if not per_atom:
             virial = virial_from_sums(graph.edge_vectors, gradients)
-            return {"stress": _voigt(0.5 * (virial + virial.T)) / volume}
+            return {"stress": voigt(0.5 * (virial + virial.T)) / volume}
         virials = virials_from_edge_gradients(
             gradients, graph.edge_vectors, graph.edge_index, graph.n_owned
         )
-        stresses = self._order.restored(_voigt(virials)) / volume  # (n_atoms, 6)
+        stresses = self._order.restored(voigt(virials)) / volume  # (n_atoms, 6)
         return {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
     def _refuse_unknown_elements(self, atoms: Atoms, numbers: bytes) -> None:
@@ -426,60 +386,3 @@ class EqCalculator(ExactCache):
                 f"model '{self.card.name}' does not know {', '.join(unknown)} "
                 f"(atoms {listing(where)}); it was trained on {', '.join(known)}."
             )
-
-
-class _Named(NamedTuple):
-    """The graph of a structure and what else is needed: the structure itself may change.
-
-    periodic : whether it has a stress
-    coordinates : (n_atoms, 3), see :func:`eqcalc.chunks.box_coordinates`
-    """
-
-    name: str
-    graph: AtomicGraph
-    periodic: bool
-    coordinates: NDArray
-
-
-class _Member:
-    """What one model says of the atoms."""
-
-    def __init__(self, energies: NDArray, forces: NDArray) -> None:
-        self.energies = energies  # (n_atoms,), eV
-        self.forces = forces  # (n_atoms, 3), eV/Å
-        self.energy = float(energies.sum())
-
-
-def _refuse_not_finite(model: Model, member: _Member, where: str = "") -> None:
-    # A sum of squares is finite where every term is, and takes a fifth of the time to check.
-    squares = float(np.vdot(member.forces, member.forces))
-    if not (math.isfinite(member.energy) and math.isfinite(squares)):
-        raise NonFiniteError(
-            f"{where}model '{model.card.name}' returned NaN or infinity for these "
-            f"{len(member.energies)} atoms; the structure is far outside what it was trained on "
-            "(look at the last frames)."
-        )
-
-
-def _mean(members: list[_Member]) -> dict[str, Any]:
-    if len(members) == 1:
-        member = members[0]
-        energy, energies, forces = member.energy, member.energies, member.forces
-    else:
-        energies = np.mean([member.energies for member in members], axis=0)
-        forces = np.mean([member.forces for member in members], axis=0)
-        energy = float(energies.sum())
-    return {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
-
-
-def _spread(members: list[_Member]) -> dict[str, Any]:
-    return {
-        "energy_spread": float(np.std([member.energy for member in members])),
-        "forces_spread": np.std([member.forces for member in members], axis=0),
-    }
-
-
-def _voigt(tensor: Tensor) -> NDArray:
-    """Return (..., 6) in ASE's order of a symmetric (..., 3, 3)."""
-    array = tensor.cpu().numpy()
-    return np.stack([array[..., a, b] for a, b in VOIGT], axis=-1)

@@ -48,11 +48,14 @@ ALLOWED: dict[str, set[str]] = {
     "batched": _RUNNING | {"reduction"},
     "chunks": {"graph"},
     "atom_order": {"chunks"},
+    "results": _RUNNING,
+    "many": _RUNNING | {"batched", "blockwise", "chunks", "reduction", "results"},
     "memory": _RUNNING,
     "blockwise": _RUNNING | {"batched", "chunks", "memory"},
     "exact_cache": set(),
     "calculator": _RUNNING
-    | {"atom_order", "batched", "blockwise", "chunks", "exact_cache", "reduction"},
+    | {"atom_order", "batched", "blockwise", "chunks", "exact_cache", "many", "reduction",
+       "results"},
     "simulate": _RUNNING | {"calculator", "exact_cache"},
     "adapters": _RUNNING | {"calculator"},
     # data, and models judged against them
