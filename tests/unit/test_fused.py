@@ -182,19 +182,15 @@ def test_a_kernel_agrees_with_the_portable_sum(kernel, dtype, n_channels, make, 
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_derivatives_of_a_kernel_are_finite_differences(kernel):
-    call, features, vectors = case(kernel, torch.float64, molecule("H2O"), 3)
+@pytest.mark.parametrize(
+    ("check", "name", "n_channels", "atol"),
+    [(torch.autograd.gradcheck, "H2O", 3, 1e-6), (torch.autograd.gradgradcheck, "OH", 2, 1e-5)],
+)
+def test_derivatives_of_a_kernel_are_finite_differences(kernel, check, name, n_channels, atol):
+    call, features, vectors = case(kernel, torch.float64, molecule(name), n_channels)
     features.requires_grad_()
     vectors.requires_grad_()
-    assert torch.autograd.gradcheck(call, (features, vectors), eps=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_second_derivatives_of_a_kernel_are_finite_differences(kernel):
-    call, features, vectors = case(kernel, torch.float64, molecule("OH"), 2)
-    features.requires_grad_()
-    vectors.requires_grad_()
-    assert torch.autograd.gradgradcheck(call, (features, vectors), eps=1e-6, atol=1e-5)
+    assert check(call, (features, vectors), eps=1e-6, atol=atol)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
