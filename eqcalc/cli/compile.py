@@ -37,9 +37,11 @@ def compile(
 ) -> None:
     """Compile a model for this machine, so that every later run is faster.
 
-    The result is kept in a cache folder (EQCALC_CACHE, else ~/.cache/eqcalc) and used by
-    calculators, md and relax by themselves, with as many threads as it was compiled for.
-    A C++ compiler is needed. Several models are compiled each for itself, and together for
+    The result is kept in a cache folder (EQCALC_CACHE, else ~/.cache/eqcalc).
+    Calculators, md and relax find it there, if they use as many threads as it
+    was compiled for. A C++ compiler is needed.
+
+    Several models are compiled each for itself, and together for
     EqCalculator([...]) of them in this order.
 
     Example: [bold]eqcalc compile painn-ethanol[/bold]

@@ -21,8 +21,8 @@ def export(
 ) -> None:
     """Export the best checkpoint; leaves model.pt, card.md, metrics.json and train.toml.
 
-    The errors on the card are those of the exported file, measured on the training
-    file's test rows.
+    The errors on the card are those of the exported file, measured on the
+    training file's test rows.
 
     Example: [bold]eqcalc export runs/painn-ethanol models/painn-ethanol[/bold]
     """
