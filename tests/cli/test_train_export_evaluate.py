@@ -173,7 +173,7 @@ def test_md_and_relax_in_blocks_go_where_the_whole_goes(words, models, folder, c
         manifest = json.loads((folder / name / "manifest.json").read_text())
         assert manifest["calculator"]["max_edges"] == max_edges
     assert run(*words, "few", "--max-edges", 20) == 2
-    assert "error: max_edges=20 is too few: the energy of atom" in capsys.readouterr().err
+    assert "error: max_edges=20 is too few: the energy of one H atom" in capsys.readouterr().err
     assert not (folder / "few").exists()
 
 
@@ -315,7 +315,7 @@ def test_evaluate_in_blocks_prints_the_same_table(models, folder, capsys):
     assert "forces" in tables[0]
     assert tables[1] == tables[0]
     assert run(*words, "--max-edges", 80) == 2
-    message = "error: frame 1 of row.xyz: max_edges=80 is too few: the energy of atom"
+    message = "error: frame 1 of row.xyz: max_edges=80 is too few: the energy of one H atom"
     assert message in capsys.readouterr().err
 
 
