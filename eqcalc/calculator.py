@@ -348,10 +348,10 @@ class EqCalculator(ExactCache):
     ) -> MemberResult:
         forces = self._sum_forces(gradients, graph.edge_index, graph.n_owned)
         if self.neighbours.transfers.needed:
-            member = MemberResult(*self.neighbours.transfers.download(energies, forces))
+            arrays = self.neighbours.transfers.download(energies, forces)
         else:
-            restored = self._order.restored
-            member = MemberResult(restored(energies.numpy()), restored(forces.numpy()))
+            arrays = energies.numpy(), forces.numpy()
+        member = MemberResult(*map(self._order.restored, arrays))
         refuse_not_finite(model, member)
         return member
 

@@ -157,6 +157,14 @@ def test_structures_in_turn_each_get_their_own_results(always, models):
         )  # fmt: skip
 
 
+def test_results_that_came_through_a_transfer_are_restored_too(always, models):
+    expected = results(EqCalculator(models["double"], device="cpu"), row_of_ethanol())
+    calculator = EqCalculator(models["double"], device="cpu")
+    calculator.neighbours.transfers.needed = True  # as on another device
+    found = results(calculator, row_of_ethanol())
+    np.testing.assert_allclose(found["forces"], expected["forces"], rtol=0, atol=1e-11)
+
+
 def test_blocks_are_cut_where_the_atoms_are(always, models, monkeypatch):
     atoms = shuffled(row_of_ethanol())
     whole = results(EqCalculator(models["double"], device="cpu"), atoms.copy())
