@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 __all__ = ["keep_freed_memory", "release_freed_memory"]
 
@@ -46,4 +47,6 @@ def release_freed_memory() -> None:
 
 def _of_glibc(name: str) -> ctypes._NamedFuncPointer | None:
     """Return a function of the C library, or None where it has no such thing."""
+    if not sys.platform.startswith("linux"):  # Windows cannot open its own process either
+        return None
     return getattr(ctypes.CDLL(None), name, None)

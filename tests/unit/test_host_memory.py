@@ -77,10 +77,18 @@ def test_other_tunables_are_no_wish(calls, monkeypatch):
     assert calls == [(-3, 2**25), (-1, 2**31 - 1)]
 
 
-def test_without_glibc_nothing_happens(monkeypatch):
-    monkeypatch.setattr(host_memory, "_of_glibc", lambda name: None)
+@pytest.mark.parametrize("platform", ["win32", "darwin", "linux"])
+def test_without_glibc_nothing_happens(platform, monkeypatch):
+    def library(path: None) -> object:
+        if platform == "win32":
+            raise TypeError("bad argument type for built-in operation")
+        return object()
+
+    monkeypatch.setattr(host_memory.sys, "platform", platform)
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", library)
     host_memory.keep_freed_memory()
     host_memory.release_freed_memory()
+    assert host_memory._of_glibc("mallopt") is None
 
 
 @pytest.mark.skipif(peak_of(lambda: None, torch.device("cpu")) is None, reason="needs /proc")
