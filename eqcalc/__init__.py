@@ -1,7 +1,7 @@
 """eqcalc: trained equivariant networks as an ASE calculator.
 
-    from eqcalc import EqCalculator
-    atoms.calc = EqCalculator("painn-ethanol")
+from eqcalc import EqCalculator
+atoms.calc = EqCalculator("painn-ethanol")
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ __all__ = [
     "DataError",
     "DeviceError",
     "EngineError",
-    "EngineWarning",
     "EqcalcError",
     "GraphError",
     "MissingDependencyError",
@@ -71,10 +70,6 @@ class DeviceError(EqcalcError, RuntimeError):
 
 class EngineError(EqcalcError, RuntimeError):
     """An engine that cannot run a model here; another one can."""
-
-
-class EngineWarning(UserWarning):
-    """Another engine than the one that was asked for runs the model."""
 
 
 class NonFiniteError(EqcalcError, ArithmeticError):

@@ -18,8 +18,8 @@ Forces and virial come from ONE gradient, g = ∂E/∂(edge_vectors):
     dE/dε  = sym Σ_edges r ⊗ g
     stress = (dE/dε) / V
 
-in ASE's sign (tension positive) and Voigt order xx yy zz yz xz xy, in eV/Å³.
-Energies are summed in float64.
+in ASE's sign (tension positive) and Voigt order xx yy zz yz xz xy, in eV/Å³:
+:mod:`eqcalc.derivatives`. Energies are summed in float64.
 
 Several structures share a graph through ``structure_index``, which never
 decreases. With ghost atoms (a domain-decomposing host) the first ``n_owned``
@@ -38,20 +38,7 @@ from torch import Tensor
 
 from eqcalc.errors import GraphError, listing
 
-__all__ = [
-    "VOIGT",
-    "AtomicGraph",
-    "batch_graphs",
-    "forces_from_edge_gradients",
-    "sum_over_structures",
-    "sum_rows",
-    "validate_graph",
-    "virials_from_edge_gradients",
-    "volumes",
-]
-
-VOIGT: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-"""Index pairs of ASE's Voigt order xx yy zz yz xz xy."""
+__all__ = ["AtomicGraph", "batch_graphs", "sum_over_structures", "validate_graph"]
 
 
 class AtomicGraph(NamedTuple):
@@ -109,57 +96,11 @@ def batch_graphs(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     )
 
 
-def sum_rows(values: Tensor, index: Tensor, n_rows: int) -> Tensor:
-    """Return the sums (n_rows, k) of short rows (n, k) that share an index (n,).
-
-    For rows of 3 or 9 scatter_add takes a quarter of the time of index_add on a CPU; for
-    those of networks (:func:`eqcalc.nn.scatter.sum_at_receivers`) it is the other way round.
-    """
-    columns = index.unsqueeze(1).expand(-1, values.shape[1])
-    return values.new_zeros((n_rows, values.shape[1])).scatter_add(0, columns, values)
-
-
-def forces_from_edge_gradients(
-    edge_gradients: Tensor, edge_index: Tensor, n_atoms: int
-) -> Tensor:
-    """Return forces (n_atoms, 3) in eV/Å, summed in float64.
-
-    Parameters
-    ----------
-    edge_gradients : (n_edges, 3), eV/Å; ∂E/∂(edge_vectors)
-    edge_index : (2, n_edges)
-    """
-    gradients = edge_gradients.to(torch.float64)
-    forces = sum_rows(gradients, edge_index[1], n_atoms)
-    return forces - sum_rows(gradients, edge_index[0], n_atoms)
-
-
-def virials_from_edge_gradients(
-    edge_gradients: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_atoms: int
-) -> Tensor:
-    """Return per-atom virials (n_atoms, 3, 3) in eV, float64; their sum is dE/dε.
-
-    Half of each edge's r ⊗ g goes to its sender and half to its receiver.
-    """
-    edge_virials = edge_vectors.to(torch.float64).unsqueeze(2) * edge_gradients.to(
-        torch.float64
-    ).unsqueeze(1)  # (n_edges, 3, 3)
-    edge_virials = (0.25 * (edge_virials + edge_virials.transpose(1, 2))).flatten(1)
-    virials = sum_rows(edge_virials, edge_index[1], n_atoms)
-    virials = virials + sum_rows(edge_virials, edge_index[0], n_atoms)
-    return virials.unflatten(1, (3, 3))
-
-
 def sum_over_structures(values: Tensor, structure_index: Tensor, n_structures: int) -> Tensor:
     """Sum per-atom values (n_atoms, ...) over each structure, in float64."""
     values = values.to(torch.float64)
     total = values.new_zeros((n_structures, *values.shape[1:]))
     return total.index_add(0, structure_index, values)
-
-
-def volumes(cell: Tensor) -> Tensor:
-    """Return volumes (n_structures,) in Å³; zero where a direction is open."""
-    return torch.linalg.det(cell.to(torch.float64)).abs()
 
 
 def validate_graph(graph: AtomicGraph) -> None:

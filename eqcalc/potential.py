@@ -1,30 +1,21 @@
 """A potential: an architecture with reference energies, and its derivatives.
 
 Every force and stress in eqcalc starts here, as ONE gradient with respect to the
-edge vectors; :mod:`eqcalc.graph` states how it becomes forces and virial.
+edge vectors; :mod:`eqcalc.derivatives` turns it into forces and stress.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional
 
 import torch
-from ase.data import atomic_numbers as _number_of
-from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from eqcalc.errors import ConfigError, UnsupportedElementError, did_you_mean, listing
-from eqcalc.graph import (
-    AtomicGraph,
-    forces_from_edge_gradients,
-    sum_over_structures,
-    validate_graph,
-    virials_from_edge_gradients,
-    volumes,
-)
+from eqcalc.derivatives import forces_from_edge_gradients, stress_from_edge_gradients, volumes
+from eqcalc.elements import N_ELEMENTS, atomic_number, require_elements, symbols_of
+from eqcalc.errors import ConfigError
+from eqcalc.graph import AtomicGraph, sum_over_structures, validate_graph
 
-__all__ = ["Evaluation", "Potential", "atomic_number"]
-
-_N_ELEMENTS = 119
+__all__ = ["Evaluation", "Potential"]
 
 
 class Evaluation(NamedTuple):
@@ -81,7 +72,7 @@ class Potential(nn.Module):
         self.architecture = architecture
         self.cutoff = float(architecture.cutoff)  # type: ignore[arg-type]
         self.n_hops = int(architecture.n_hops)  # type: ignore[arg-type]
-        energies = torch.zeros(_N_ELEMENTS, dtype=torch.float64)
+        energies = torch.zeros(N_ELEMENTS, dtype=torch.float64)
         if reference_energies is not None:
             energies.fill_(torch.nan)
             for element, energy in reference_energies.items():
@@ -106,9 +97,7 @@ class Potential(nn.Module):
         """
         return self.differentiate(graph, None)
 
-    def differentiate(
-        self, graph: AtomicGraph, weights: Optional[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def differentiate(self, graph: AtomicGraph, weights: Optional[Tensor]) -> tuple[Tensor, Tensor]:
         """Return atomic energies and the gradient of their weighted sum.
 
         Parameters
@@ -156,10 +145,10 @@ class Potential(nn.Module):
         Raises
         ------
         GraphError : the graph breaks a convention of :mod:`eqcalc.graph`.
-        UnsupportedElementError : an element has no reference energy.
+        UnsupportedElementError : an element has no reference energy, so it was not trained on.
         """
         validate_graph(graph)
-        self._refuse_unknown_elements(graph.atomic_numbers)
+        self._require_elements(graph.atomic_numbers)
         with torch.enable_grad():
             energies, gradients = self(graph)
         if not self.training:
@@ -171,40 +160,11 @@ class Potential(nn.Module):
         )
         forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
         stress = None
-        volume = volumes(graph.cell)
-        if bool((volume > 0).all()):
-            virials = virials_from_edge_gradients(
-                gradients, graph.edge_vectors, graph.edge_index, n_atoms
-            )
-            virial = sum_over_structures(virials, graph.structure_index, graph.n_structures)
-            stress = virial / volume[:, None, None]
+        if bool((volumes(graph.cell) > 0).all()):
+            stress = stress_from_edge_gradients(gradients, graph)
         return Evaluation(energy, energies, forces, stress)
 
-    def _refuse_unknown_elements(self, atomic_numbers: Tensor) -> None:
-        unknown = torch.isnan(self.reference_energies[atomic_numbers])
-        if bool(unknown.any()):
-            atoms = torch.nonzero(unknown).flatten().tolist()
-            found = sorted({chemical_symbols[int(atomic_numbers[k])] for k in atoms})
+    def _require_elements(self, atomic_numbers: Tensor) -> None:
+        if bool(torch.isnan(self.reference_energies[atomic_numbers]).any()):
             known = torch.nonzero(~torch.isnan(self.reference_energies)).flatten().tolist()
-            raise UnsupportedElementError(
-                f"no reference energy for {', '.join(found)} (atoms {listing(atoms)}); "
-                f"this potential knows {', '.join(chemical_symbols[z] for z in known)}."
-            )
-
-
-def atomic_number(element: Union[str, int]) -> int:
-    """Return the atomic number of a symbol or number.
-
-    >>> atomic_number("C"), atomic_number(6)
-    (6, 6)
-
-    Raises
-    ------
-    ConfigError : not an element between H and Og.
-    """
-    if isinstance(element, str) and element in _number_of and element != "X":
-        return _number_of[element]
-    if isinstance(element, str) or not 1 <= int(element) < _N_ELEMENTS:
-        hint = did_you_mean(str(element), chemical_symbols[1:])
-        raise ConfigError(f"'{element}' is no element's symbol or atomic number.{hint}")
-    return int(element)
+            require_elements(atomic_numbers.tolist(), symbols_of(known), "this potential")

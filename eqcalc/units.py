@@ -38,11 +38,21 @@ LENGTH_UNITS: dict[str, float] = {
 EV_PER_A3_TO_GPA: float = 1.0 / _ase.GPa
 
 _ALIASES = {
-    "ev": "eV", "mev": "meV", "kcal/mol": "kcal/mol", "kj/mol": "kJ/mol",
-    "hartree": "Hartree", "ha": "Hartree", "rydberg": "Rydberg", "ry": "Rydberg",
-    "angstrom": "Angstrom", "ang": "Angstrom", "å": "Angstrom", "a": "Angstrom",
-    "bohr": "Bohr", "nm": "nm",
-}  # fmt: skip
+    "ev": "eV",
+    "mev": "meV",
+    "kcal/mol": "kcal/mol",
+    "kj/mol": "kJ/mol",
+    "hartree": "Hartree",
+    "ha": "Hartree",
+    "rydberg": "Rydberg",
+    "ry": "Rydberg",
+    "angstrom": "Angstrom",
+    "ang": "Angstrom",
+    "å": "Angstrom",
+    "a": "Angstrom",
+    "bohr": "Bohr",
+    "nm": "nm",
+}
 
 
 def energy_unit(name: str) -> float:
@@ -75,7 +85,6 @@ def _value(name: str, table: dict[str, float], kind: str) -> float:
     canonical = _ALIASES.get(name.strip().lower())
     if canonical not in table:
         raise ConfigError(
-            f"unknown {kind} unit '{name}'; known: {', '.join(table)}."
-            + did_you_mean(name, table)
+            f"unknown {kind} unit '{name}'; known: {', '.join(table)}." + did_you_mean(name, table)
         )
     return table[canonical]

@@ -23,9 +23,20 @@ from eqcalc.export import export_model
 from eqcalc.potential import Potential
 
 __all__ = [
-    "ETHANOL_FRAMES", "OPTIONS", "POTENTIALS", "REFERENCE_ENERGIES", "crystal", "ethanol",
-    "export_small", "potential", "row_of_ethanol", "slab", "small_options", "water", "write_models",
-]  # fmt: skip
+    "ETHANOL_FRAMES",
+    "OPTIONS",
+    "POTENTIALS",
+    "REFERENCE_ENERGIES",
+    "crystal",
+    "ethanol",
+    "export_small",
+    "potential",
+    "row_of_ethanol",
+    "slab",
+    "small_options",
+    "water",
+    "write_models",
+]
 
 ETHANOL_FRAMES = Path(__file__).parent / "data" / "ethanol_rmd17_frames.xyz"
 REFERENCE_ENERGIES = {"H": -13.587222780835477, "C": -1029.4889999755, "O": -2041.9816003861047}

@@ -114,9 +114,13 @@ def require_directional_sizes(config: Any) -> None:
     ConfigError : a size is not a positive number, or the activation is unknown.
     """
     positive = (
-        "num_radial_basis", "num_spherical_basis", "embedding_dim", "out_dim",
-        "envelope_exponent", "num_interaction_blocks",
-    )  # fmt: skip
+        "num_radial_basis",
+        "num_spherical_basis",
+        "embedding_dim",
+        "out_dim",
+        "envelope_exponent",
+        "num_interaction_blocks",
+    )
     layers = ("num_layers_before_skip", "num_layers_after_skip", "num_output_linear_layers")
     require_at_least(1, **{name: getattr(config, name) for name in positive})
     require_at_least(0, **{name: getattr(config, name) for name in layers})
@@ -244,27 +248,43 @@ class DimeNet(DirectionalNetwork):
         activation: Union[str, Callable[[Tensor], Tensor], None] = None,
     ) -> None:
         config = Config(
-            num_radial_basis, num_spherical_basis, embedding_dim, bilinear_dim, out_dim, cut_off,
-            envelope_exponent, num_interaction_blocks, num_layers_before_skip,
-            num_layers_after_skip, num_output_linear_layers, activation_name(activation),
-        )  # fmt: skip
+            num_radial_basis,
+            num_spherical_basis,
+            embedding_dim,
+            bilinear_dim,
+            out_dim,
+            cut_off,
+            envelope_exponent,
+            num_interaction_blocks,
+            num_layers_before_skip,
+            num_layers_after_skip,
+            num_output_linear_layers,
+            activation_name(activation),
+        )
         act = build_activation(activation)
         n_angular = num_spherical_basis * num_radial_basis
         interactions = [
             Interaction(
-                embedding_dim, num_layers_before_skip, num_layers_after_skip, act,
+                embedding_dim,
+                num_layers_before_skip,
+                num_layers_after_skip,
+                act,
                 dense(num_radial_basis, embedding_dim, bias=False),
                 Bilinear(embedding_dim, n_angular, bilinear_dim),
             )
             for _ in range(num_interaction_blocks)
-        ]  # fmt: skip
+        ]
         outputs = [
             Output(
-                dense(num_radial_basis, embedding_dim, bias=False), nn.Identity(), embedding_dim,
-                num_output_linear_layers, out_dim, act,
+                dense(num_radial_basis, embedding_dim, bias=False),
+                nn.Identity(),
+                embedding_dim,
+                num_output_linear_layers,
+                out_dim,
+                act,
             )
             for _ in range(num_interaction_blocks + 1)
-        ]  # fmt: skip
+        ]
         super().__init__(config, act, interactions, outputs)
 
 

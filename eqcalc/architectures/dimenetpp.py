@@ -74,9 +74,11 @@ class Config:
 
     def __post_init__(self) -> None:
         require_at_least(
-            1, interaction_dim=self.interaction_dim, basis_dim=self.basis_dim,
+            1,
+            interaction_dim=self.interaction_dim,
+            basis_dim=self.basis_dim,
             output_dim=self.output_dim,
-        )  # fmt: skip
+        )
         require_directional_sizes(self)
 
 
@@ -111,29 +113,45 @@ class DimeNetPP(DirectionalNetwork):
         activation: Union[str, Callable[[Tensor], Tensor], None] = None,
     ) -> None:
         config = Config(
-            num_radial_basis, num_spherical_basis, embedding_dim, interaction_dim, basis_dim,
-            output_dim, out_dim, cut_off, envelope_exponent, num_interaction_blocks,
-            num_layers_before_skip, num_layers_after_skip, num_output_linear_layers,
+            num_radial_basis,
+            num_spherical_basis,
+            embedding_dim,
+            interaction_dim,
+            basis_dim,
+            output_dim,
+            out_dim,
+            cut_off,
+            envelope_exponent,
+            num_interaction_blocks,
+            num_layers_before_skip,
+            num_layers_after_skip,
+            num_output_linear_layers,
             activation_name(activation),
-        )  # fmt: skip
+        )
         act = build_activation(activation)
         n_angular = num_spherical_basis * num_radial_basis
         interactions = [
             Interaction(
-                embedding_dim, num_layers_before_skip, num_layers_after_skip, act,
+                embedding_dim,
+                num_layers_before_skip,
+                num_layers_after_skip,
+                act,
                 two_steps(num_radial_basis, basis_dim, embedding_dim),
                 Hadamard(embedding_dim, n_angular, basis_dim, interaction_dim, act),
             )
             for _ in range(num_interaction_blocks)
-        ]  # fmt: skip
+        ]
         outputs = [
             Output(
                 dense(num_radial_basis, embedding_dim, bias=False),
-                dense(embedding_dim, output_dim, bias=False), output_dim,
-                num_output_linear_layers, out_dim, act,
+                dense(embedding_dim, output_dim, bias=False),
+                output_dim,
+                num_output_linear_layers,
+                out_dim,
+                act,
             )
             for _ in range(num_interaction_blocks + 1)
-        ]  # fmt: skip
+        ]
         super().__init__(config, act, interactions, outputs)
 
 

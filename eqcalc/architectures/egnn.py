@@ -46,6 +46,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.activation import Swish
@@ -56,8 +57,6 @@ from eqcalc.nn.mlp import MLP
 from eqcalc.nn.scatter import sum_at_receivers
 
 __all__ = ["EGNN", "PUBLISHED", "Config", "EquivariantGraphConvolutionalLayer"]
-
-_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,10 @@ class Config:
     def __post_init__(self) -> None:
         require_at_least(1, hidden_dim=self.hidden_dim, num_layers=self.num_layers)
         require_positive(
-            cutoff=self.cutoff, swish_beta=self.swish_beta,
+            cutoff=self.cutoff,
+            swish_beta=self.swish_beta,
             avg_num_neighbors=self.avg_num_neighbors,
-        )  # fmt: skip
+        )
 
 
 PUBLISHED = Config(update_coordinates=False)
@@ -123,21 +123,33 @@ class EGNN(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            hidden_dim, num_layers, cutoff, swish_beta, attention, update_coordinates, normalize,
-            tanh, avg_num_neighbors,
-        )  # fmt: skip
+            hidden_dim,
+            num_layers,
+            cutoff,
+            swish_beta,
+            attention,
+            update_coordinates,
+            normalize,
+            tanh,
+            avg_num_neighbors,
+        )
         self.cutoff = float(cutoff)
         self.n_hops = num_layers
         self.coordinate_scale = 1.0 / float(avg_num_neighbors)
-        self.embedding = nn.Embedding(_N_ELEMENTS, hidden_dim)
+        self.embedding = nn.Embedding(N_ELEMENTS, hidden_dim)
         self.layers = nn.ModuleList(
             EquivariantGraphConvolutionalLayer(
-                hidden_dim, hidden_dim, swish_beta, cutoff=cutoff, attention=attention,
-                normalize=normalize, tanh=tanh,
+                hidden_dim,
+                hidden_dim,
+                swish_beta,
+                cutoff=cutoff,
+                attention=attention,
+                normalize=normalize,
+                tanh=tanh,
                 moves_atoms=update_coordinates and layer + 1 < num_layers,
             )
             for layer in range(num_layers)
-        )  # fmt: skip
+        )
         self.readout = MLP(hidden_dim, hidden_dim, 1, Swish(swish_beta))
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
@@ -145,7 +157,7 @@ class EGNN(nn.Module):
         senders, receivers = graph.edge_index[0], graph.edge_index[1]
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
-        shares = envelope * math.sqrt(self.coordinate_scale)
+        edge_weights = envelope * math.sqrt(self.coordinate_scale)
         features = self.embedding(graph.atomic_numbers)  # (n_atoms, F)
         displacements = graph.edge_vectors.new_zeros((features.shape[0], 3))
         vectors = graph.edge_vectors
@@ -162,7 +174,7 @@ class EGNN(nn.Module):
                     - displacements.index_select(0, receivers)
                 )
             features = layer.update(  # type: ignore[operator]
-                features, messages * shares, receivers
+                features, messages * edge_weights, receivers
             )
         return self.readout(features).squeeze(1)
 

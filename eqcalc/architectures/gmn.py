@@ -106,11 +106,16 @@ class GMN(nn.Module):
         self.embedding = nn.Linear(in_dim, hidden_dim)
         self.layers = nn.ModuleList(
             GMNLayer(
-                hidden_dim, hidden_dim, hidden_dim, edge_attr_dim, nn.SiLU(),
-                learnable=learnable, update_features=layer < num_layers - 1,
+                hidden_dim,
+                hidden_dim,
+                hidden_dim,
+                edge_attr_dim,
+                nn.SiLU(),
+                learnable=learnable,
+                update_features=layer < num_layers - 1,
             )
             for layer in range(num_layers)
-        )  # fmt: skip
+        )
 
     def forward(
         self,
@@ -130,9 +135,15 @@ class GMN(nn.Module):
         """
         if not torch.jit.is_scripting():
             _require_inputs(
-                (self.config.in_dim, self.config.edge_attr_dim), node_feat, node_pos, velocity,
-                edge_index, degree, object_index, edge_attr,
-            )  # fmt: skip
+                (self.config.in_dim, self.config.edge_attr_dim),
+                node_feat,
+                node_pos,
+                velocity,
+                edge_index,
+                degree,
+                object_index,
+                edge_attr,
+            )
         h = self.embedding(node_feat)
         x, v = node_pos, velocity
         for layer in self.layers:
@@ -227,12 +238,16 @@ class GMNLayer(nn.Module):
         """
         if not torch.jit.is_scripting():
             _require_inputs(
-                (self.in_dim, self.edge_attr_dim), node_feat, node_pos, velocity,
-                edge_index, degree, object_index, edge_attr,
-            )  # fmt: skip
-        return self.step(
-            node_feat, node_pos, velocity, edge_index, degree, object_index, edge_attr
-        )
+                (self.in_dim, self.edge_attr_dim),
+                node_feat,
+                node_pos,
+                velocity,
+                edge_index,
+                degree,
+                object_index,
+                edge_attr,
+            )
+        return self.step(node_feat, node_pos, velocity, edge_index, degree, object_index, edge_attr)
 
     def step(
         self,

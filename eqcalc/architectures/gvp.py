@@ -17,7 +17,7 @@ symbol         variable
 s, V           ``scalars`` (n_rows, S), ``vectors`` (n_rows, 3, C)
 x              the pair of both
 V_h, V_μ       ``hidden`` (n_rows, 3, H), ``mixed`` (n_rows, 3, C)
-f_cut / √n̄     ``shares`` (n_edges, 1); n̄ is ``avg_num_neighbors``
+f_cut / √n̄     ``edge_weights`` (n_edges, 1); n̄ is ``avg_num_neighbors``
 =============  ==========================================================
 
 Shapes: n_atoms, n_edges, n_rows (of either), S scalar and C vector channels, H = max of the
@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import require_at_least, require_fraction, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
@@ -54,8 +55,6 @@ __all__ = [
     "GeometricVectorPerceptron",
     "VectorDropout",
 ]
-
-_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,12 @@ class Config:
 
     def __post_init__(self) -> None:
         require_at_least(
-            1, vector_dim=self.vector_dim, edge_scalar_dim=self.edge_scalar_dim,
-            edge_vector_dim=self.edge_vector_dim, num_layers=self.num_layers,
-        )  # fmt: skip
+            1,
+            vector_dim=self.vector_dim,
+            edge_scalar_dim=self.edge_scalar_dim,
+            edge_vector_dim=self.edge_vector_dim,
+            num_layers=self.num_layers,
+        )
         # The layer norm of a single scalar is zero.
         require_at_least(2, scalar_dim=self.scalar_dim, num_radial_basis=self.num_radial_basis)
         require_positive(cutoff=self.cutoff, avg_num_neighbors=self.avg_num_neighbors)
@@ -125,9 +127,16 @@ class GVP(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            scalar_dim, vector_dim, edge_scalar_dim, edge_vector_dim, num_layers,
-            num_radial_basis, cutoff, drop_rate, avg_num_neighbors,
-        )  # fmt: skip
+            scalar_dim,
+            vector_dim,
+            edge_scalar_dim,
+            edge_vector_dim,
+            num_layers,
+            num_radial_basis,
+            cutoff,
+            drop_rate,
+            avg_num_neighbors,
+        )
         self.cutoff = float(cutoff)
         self.n_hops = num_layers
         self.message_scale = float(avg_num_neighbors) ** -0.5
@@ -137,7 +146,7 @@ class GVP(nn.Module):
         atom, edge = (scalar_dim, vector_dim), (edge_scalar_dim, edge_vector_dim)
         self.vector_dim = vector_dim
 
-        self.embedding = nn.Embedding(_N_ELEMENTS, scalar_dim)
+        self.embedding = nn.Embedding(N_ELEMENTS, scalar_dim)
         self.edge_norm = GVPLayerNorm(num_radial_basis, epsilon=1.0)
         self.edge_embedding = GeometricVectorPerceptron((num_radial_basis, 1), edge)
         self.layers = nn.ModuleList(
@@ -151,7 +160,7 @@ class GVP(nn.Module):
         """Return energies (n_atoms,) in the potential's scaled units."""
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         directions = (graph.edge_vectors / distances.unsqueeze(1)).unsqueeze(2)
-        shares = self.message_scale * polynomial_envelope(distances, self.cutoff).unsqueeze(1)
+        edge_weights = self.message_scale * polynomial_envelope(distances, self.cutoff).unsqueeze(1)
         radial = gaussian_basis(distances, self.centres, self.gamma)
         edge_scalars, edge_vectors = self.edge_norm(radial, directions)
         edge_scalars, edge_vectors = self.edge_embedding(edge_scalars, edge_vectors)
@@ -160,7 +169,7 @@ class GVP(nn.Module):
         vectors = scalars.new_zeros((scalars.shape[0], 3, self.vector_dim))  # (n_atoms, 3, C)
         for layer in self.layers:
             scalars, vectors = layer(
-                scalars, vectors, edge_scalars, edge_vectors, shares, graph.edge_index
+                scalars, vectors, edge_scalars, edge_vectors, edge_weights, graph.edge_index
             )
         scalars, vectors = self.readout_norm(scalars, vectors)
         scalars, _ = self.to_scalars(scalars, vectors)
@@ -185,12 +194,13 @@ class GVPConvolution(nn.Module):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__()
-        (s, v), act = atom, nn.SiLU()
+        (s, v), (edge_s, edge_v), act = atom, edge, nn.SiLU()
+        self.atom, self.edge = atom, edge
         self.messages = nn.ModuleList(
             [
-                FirstOfMessage(atom, edge, act),
+                GeometricVectorPerceptron((2 * s + edge_s, 2 * v + edge_v), atom, act),
                 GeometricVectorPerceptron(atom, atom, act),
-                LastOfMessage(atom),
+                GeometricVectorPerceptron(atom, atom),
             ]
         )
         self.transform = nn.ModuleList(
@@ -209,7 +219,7 @@ class GVPConvolution(nn.Module):
         vectors: Tensor,
         edge_scalars: Tensor,
         edge_vectors: Tensor,
-        shares: Tensor,
+        edge_weights: Tensor,
         edge_index: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return new scalars (n_atoms, S) and vectors (n_atoms, 3, C).
@@ -217,11 +227,36 @@ class GVPConvolution(nn.Module):
         Parameters
         ----------
         edge_scalars, edge_vectors : (n_edges, edge_s), (n_edges, 3, edge_v)
-        shares : (n_edges, 1); the weight of each message in its receiver's sum
+        edge_weights : (n_edges, 1); the weight of each message in its receiver's sum
         """
-        s, v = self.messages[0](scalars, vectors, edge_scalars, edge_vectors, edge_index)
-        s, v = self.messages[1](s, v)  # (n_edges, S), (n_edges, 3, C)
-        s, v = self.messages[2](s, v, shares, edge_index[1], scalars.shape[0])
+        s, v = self.gather(scalars, vectors, edge_scalars, edge_vectors, edge_weights, edge_index)
+        return self.finish(scalars, vectors, s, v)
+
+    def gather(
+        self,
+        scalars: Tensor,
+        vectors: Tensor,
+        edge_scalars: Tensor,
+        edge_vectors: Tensor,
+        edge_weights: Tensor,
+        edge_index: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return each atom's sum of messages (n_atoms, S), (n_atoms, 3, C)."""
+        j, i = edge_index[0], edge_index[1]
+        s = torch.cat([scalars.index_select(0, j), edge_scalars, scalars.index_select(0, i)], dim=1)
+        v = torch.cat([vectors.index_select(0, j), edge_vectors, vectors.index_select(0, i)], dim=2)
+        for message in self.messages:
+            s, v = message(s, v)  # (n_edges, S), (n_edges, 3, C)
+        n_atoms = scalars.shape[0]
+        return (
+            sum_at_receivers(s * edge_weights, i, n_atoms),
+            sum_at_receivers(v * edge_weights.unsqueeze(2), i, n_atoms),
+        )
+
+    def finish(
+        self, scalars: Tensor, vectors: Tensor, s: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add sums of messages (s, v) to an atom's features, and transform them."""
         s, v = self.dropout(s, v)
         scalars, vectors = self.message_norm(scalars + s, vectors + v)
 
@@ -232,8 +267,19 @@ class GVPConvolution(nn.Module):
         return self.transform_norm(scalars + s, vectors + v)
 
 
-class _Perceptron(nn.Module):
-    """The parameters of a perceptron, and what follows V_h and s_m."""
+class GeometricVectorPerceptron(nn.Module):
+    """Map scalars and vectors to scalars and vectors, equivariantly.
+
+    Parameters
+    ----------
+    n_in, n_out : (scalars, vectors), channels; at least one vector in, none out is allowed
+    activation : σ of the scalars; None means the identity
+    gate_activation : σ⁺ of the vectors' gate; None means the identity
+
+    Raises
+    ------
+    ConfigError : a number of channels is too small.
+    """
 
     def __init__(
         self,
@@ -254,6 +300,12 @@ class _Perceptron(nn.Module):
         self.mix_vectors = nn.Linear(n_hidden, n_out[1], bias=False) if has_vectors else None
         self.gate = nn.Linear(n_out[0], n_out[1]) if has_vectors else None  # W_g
 
+    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (n_rows, S), (n_rows, 3, C) to the same with the channels out."""
+        hidden = self.to_hidden(vectors)  # V_h (n_rows, 3, H)
+        mixed = self.mix_scalars(torch.cat([scalars, channel_norm(hidden)], dim=1))  # s_m
+        return self.finish(mixed, hidden)
+
     def finish(self, mixed_scalars: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return s', V' from s_m (n_rows, S) and V_h (n_rows, 3, H)."""
         if self.mix_vectors is not None and self.gate is not None:
@@ -262,100 +314,6 @@ class _Perceptron(nn.Module):
         else:
             vectors = hidden.new_zeros((hidden.shape[0], 3, 0))
         return self.activation(mixed_scalars), vectors
-
-
-class GeometricVectorPerceptron(_Perceptron):
-    """Map scalars and vectors to scalars and vectors, equivariantly.
-
-    Parameters
-    ----------
-    n_in, n_out : (scalars, vectors), channels; at least one vector in, none out is allowed
-    activation : σ of the scalars; None means the identity
-    gate_activation : σ⁺ of the vectors' gate; None means the identity
-
-    Raises
-    ------
-    ConfigError : a number of channels is too small.
-    """
-
-    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (n_rows, S), (n_rows, 3, C) to the same with the channels out."""
-        hidden = self.to_hidden(vectors)  # (n_rows, 3, H)
-        mixed_scalars = self.mix_scalars(torch.cat([scalars, channel_norm(hidden)], dim=1))
-        return self.finish(mixed_scalars, hidden)
-
-
-class FirstOfMessage(_Perceptron):
-    """P₁([s_j, e_ij, s_i], [V_j, V_ij, V_i]), whose linear maps act on atoms where they can.
-
-    W [x_j, x_ij, x_i] is W_j x_j + W_ij x_ij + W_i x_i with the columns of W: the first and
-    the last are products on atoms, and only their results are gathered.
-
-    Parameters
-    ----------
-    atom, edge : (scalars, vectors), channels of atoms and edges
-    """
-
-    def __init__(self, atom: tuple[int, int], edge: tuple[int, int], activation: nn.Module) -> None:
-        (s, v), (edge_s, edge_v) = atom, edge
-        super().__init__((2 * s + edge_s, 2 * v + edge_v), atom, activation)
-        self.vector_columns = [v, edge_v, v]
-        self.scalar_columns = [s, edge_s, s, max(2 * v + edge_v, v)]
-
-    def forward(
-        self,
-        scalars: Tensor,
-        vectors: Tensor,
-        edge_scalars: Tensor,
-        edge_vectors: Tensor,
-        edge_index: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Return s (n_edges, S), V (n_edges, 3, C)."""
-        w_j, w_ij, w_i = self.to_hidden.weight.split(self.vector_columns, dim=1)
-        hidden = functional.linear(edge_vectors, w_ij) + _to_edges(
-            functional.linear(vectors, w_j), functional.linear(vectors, w_i), edge_index
-        )  # (n_edges, 3, H)
-        w_j, w_ij, w_i, w_norm = self.mix_scalars.weight.split(self.scalar_columns, dim=1)
-        mixed_scalars = (
-            functional.linear(edge_scalars, w_ij, self.mix_scalars.bias)
-            + functional.linear(channel_norm(hidden), w_norm)
-            + _to_edges(
-                functional.linear(scalars, w_j), functional.linear(scalars, w_i), edge_index
-            )
-        )  # (n_edges, S)
-        return self.finish(mixed_scalars, hidden)
-
-
-class LastOfMessage(_Perceptron):
-    """Σ_j of P₃, which has no activation: W_m is left for the sum of what it acts on.
-
-    The gate needs s_m of every edge, but W_g s_m + b is one linear map of the same input.
-
-    Parameters
-    ----------
-    atom : (scalars, vectors), channels
-    """
-
-    def __init__(self, atom: tuple[int, int]) -> None:
-        super().__init__(atom, atom)
-
-    def forward(
-        self, scalars: Tensor, vectors: Tensor, shares: Tensor, receivers: Tensor, n_atoms: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return sums (n_atoms, S), (n_atoms, 3, C) weighted with shares (n_edges, 1)."""
-        hidden = self.to_hidden(vectors)  # (n_edges, 3, H)
-        inputs = torch.cat([scalars, channel_norm(hidden)], dim=1)  # (n_edges, S + H)
-        weight, bias = self.mix_scalars.weight, self.mix_scalars.bias
-        gate_weight = torch.mm(self.gate.weight, weight)  # type: ignore[union-attr]
-        gate_bias = self.gate(bias)  # type: ignore[misc]
-        gate = torch.sigmoid(functional.linear(inputs, gate_weight, gate_bias)).unsqueeze(1)
-        vectors = gate * self.mix_vectors(hidden)  # type: ignore[misc]
-        summed = sum_at_receivers(inputs * shares, receivers, n_atoms)
-        total_share = sum_at_receivers(shares, receivers, n_atoms)
-        return (
-            functional.linear(summed, weight) + total_share * bias,
-            sum_at_receivers(vectors * shares.unsqueeze(2), receivers, n_atoms),
-        )
 
 
 class GVPLayerNorm(nn.Module):
@@ -404,8 +362,3 @@ class VectorDropout(nn.Module):
         kept = torch.ones_like(vectors[:, :1])  # (n_rows, 1, C): the three components together
         kept = functional.dropout(kept, self.rate, True)
         return functional.dropout(scalars, self.rate, True), vectors * kept
-
-
-def _to_edges(of_sender: Tensor, of_receiver: Tensor, edge_index: Tensor) -> Tensor:
-    """Return the sum of what sender and receiver have: (n_atoms, ...) -> (n_edges, ...)."""
-    return of_sender.index_select(0, edge_index[0]) + of_receiver.index_select(0, edge_index[1])

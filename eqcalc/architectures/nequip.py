@@ -44,24 +44,20 @@ and the self-connection is scaled as one linear map for each species, where the 
 code divides both by √(number of species).
 """
 
-import copy
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Optional, Union, cast
+from typing import Any, Optional, Union
 
 import torch
-from ase.data import atomic_numbers as _number_of
-from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
 from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import require_at_least, require_positive
-from eqcalc.nn.cutoff import polynomial_envelope
-from eqcalc.nn.fused import PathConvolution
+from eqcalc.nn.bessel import BesselBasis
 from eqcalc.nn.so3 import (
     EdgeCouplings,
     EquivariantLinear,
@@ -76,11 +72,9 @@ from eqcalc.nn.so3 import (
     layout_before_gate,
     path_layout,
 )
-from eqcalc.nn.spline import fit_table
 
 __all__ = ["Config", "NequIP"]
 
-_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the tables directly
 _L_MAX = 6
 _SCALAR = Irrep(0, 1)
 
@@ -127,16 +121,23 @@ class Config:
         if self.l_max > _L_MAX:
             raise ConfigError(f"l_max must be at most {_L_MAX}, found {self.l_max}.")
         for name in (
-            "parity", "bessel_trainable", "first_self_connection", "per_species_scale",
+            "parity",
+            "bessel_trainable",
+            "first_self_connection",
+            "per_species_scale",
             "per_species_shift",
-        ):  # fmt: skip
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, found {getattr(self, name)!r}.")
         require_at_least(
-            1, num_layers=self.num_layers, num_features=self.num_features,
-            num_bessels=self.num_bessels, radial_mlp_depth=self.radial_mlp_depth,
-            radial_mlp_width=self.radial_mlp_width, polynomial_cutoff_p=self.polynomial_cutoff_p,
-        )  # fmt: skip
+            1,
+            num_layers=self.num_layers,
+            num_features=self.num_features,
+            num_bessels=self.num_bessels,
+            radial_mlp_depth=self.radial_mlp_depth,
+            radial_mlp_width=self.radial_mlp_width,
+            polynomial_cutoff_p=self.polynomial_cutoff_p,
+        )
         require_positive(cut_off=self.cut_off, avg_num_neighbors=self.avg_num_neighbors)
         if self.elements is not None:
             object.__setattr__(self, "elements", _symbols(self.elements))
@@ -166,12 +167,17 @@ class NequIP(nn.Module):
         self.cutoff = float(config.cut_off)
         self.n_hops = config.num_layers
         numbers = _numbers(config.elements)
-        species_of = torch.full((_N_ELEMENTS,), -1, dtype=torch.int64)
+        species_of = torch.full((N_ELEMENTS,), -1, dtype=torch.int64)
         species_of[numbers] = torch.arange(len(numbers))
         self.register_buffer("species_of", species_of, persistent=False)
 
         self.embedding = nn.Embedding(len(numbers), config.num_features)
-        self.radial_basis = BesselBasis(config)
+        self.radial_basis = BesselBasis(
+            config.num_bessels,
+            self.cutoff,
+            config.polynomial_cutoff_p,
+            trainable=config.bessel_trainable,
+        )
         self.edge_couplings = EdgeCouplings(l_max, parity)
         irreps = feature_irreps(config)
         self.interactions = nn.ModuleList(
@@ -190,22 +196,16 @@ class NequIP(nn.Module):
         """Return energies (n_atoms,) in the potential's scaled units."""
         species = self.known_species(graph.atomic_numbers)
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
-        radial = self.radial_basis(distances)  # (n_edges, num_bessels)
+        radial = self.radial(distances)  # (n_edges, num_bessels)
         couplings = self.edge_couplings(graph.edge_vectors)
         features = [self.embedding(species).unsqueeze(1)]  # (n_atoms, 1, n_channels)
         for interaction in self.interactions:
             features = interaction(features, radial, couplings, graph.edge_index, species)
         return self.species_energies(features[0], species, graph.atomic_numbers)
 
-    @torch.jit.unused
-    def tabulated(self, dtype: torch.dtype, tolerance: float) -> nn.Module:
-        """Return an equal potential for inference, its radial networks in tables.
-
-        Parameters
-        ----------
-        tolerance : of every table, see :func:`eqcalc.nn.spline.fit_table`
-        """
-        return TabulatedNequIP(self, dtype, tolerance)
+    def radial(self, distances: Tensor) -> Tensor:
+        """Return (2/r_c) sin(w_n d/r_c)/d · f_cut(d): (n_edges, num_bessels)."""
+        return (2.0 / self.cutoff**2) * self.radial_basis(distances)
 
     def known_species(self, atomic_numbers: Tensor) -> Tensor:
         """Return the row of each atom's parameters; the first for elements without."""
@@ -220,69 +220,6 @@ class NequIP(nn.Module):
             energies = energies + self.species_shift.index_select(0, species)
         unknown = self.species_of.index_select(0, atomic_numbers) < 0
         return energies.masked_fill(unknown, math.nan)
-
-
-class TabulatedNequIP(nn.Module):
-    """NequIP with its radial networks in tables and each convolution in one fused sum."""
-
-    species_of: Tensor
-
-    def __init__(self, network: NequIP, dtype: torch.dtype, tolerance: float) -> None:
-        super().__init__()
-        config, exact = network.config, copy.deepcopy(network).double()
-        self.cutoff, self.n_hops = network.cutoff, network.n_hops
-
-        def weights(distances: Tensor, layer: int) -> Tensor:
-            interaction = cast("Interaction", exact.interactions[layer])
-            radial = exact.radial_basis(distances)
-            return interaction.message_factor * interaction.radial_network(radial)
-
-        self.network = copy.deepcopy(network).to(dtype)
-        self.convolutions = nn.ModuleList(
-            PathConvolution(
-                cast("Interaction", self.network.interactions[k]).product,
-                fit_table(functools.partial(weights, layer=k), self.cutoff, dtype, tolerance),
-                self.network.edge_couplings,
-                config.num_features,
-            )
-            for k in range(self.n_hops)
-        )
-
-    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
-        """Return energies (n_atoms,) in the potential's scaled units."""
-        network = self.network
-        species = network.known_species(graph.atomic_numbers)
-        couplings = network.edge_couplings(graph.edge_vectors)
-        features = [network.embedding(species).unsqueeze(1)]  # (n_atoms, 1, n_channels)
-        for layer, convolution in zip(network.interactions, self.convolutions, strict=True):
-            interaction = cast("Interaction", layer)
-            messages = convolution(
-                interaction.mix_before(features), couplings, graph.edge_vectors, graph.edge_index
-            )
-            features = interaction.update(messages, features, species)
-        return network.species_energies(features[0], species, graph.atomic_numbers)
-
-
-class BesselBasis(nn.Module):
-    """(2/r_c) sin(w_n d/r_c)/d · f_cut(d), w_n = nπ at first (``orders`` are w_n/π)."""
-
-    orders: Tensor
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.cutoff = float(config.cut_off)
-        self.p = config.polynomial_cutoff_p
-        orders = torch.arange(1.0, config.num_bessels + 1.0)
-        # n is exact in every dtype, nπ is not: the factor follows in ``forward``.
-        if config.bessel_trainable:
-            self.orders = nn.Parameter(orders)
-        else:
-            self.register_buffer("orders", orders, persistent=False)
-
-    def forward(self, distances: Tensor) -> Tensor:
-        d = distances.unsqueeze(1)  # (n_edges, 1)
-        waves = torch.sin(d * (self.orders * (math.pi / self.cutoff))) / d
-        return waves * (2.0 / self.cutoff * polynomial_envelope(d, self.cutoff, self.p))
 
 
 class Interaction(nn.Module):
@@ -382,16 +319,10 @@ def _symbols(elements: Sequence[Union[str, int]]) -> tuple[str, ...]:
     """Return symbols in the order of their atomic numbers, each once."""
     if isinstance(elements, str) or len(elements) == 0:
         raise ConfigError(f"elements must be a list such as ['H', 'C'], found {elements!r}.")
-    numbers = set()
-    for element in elements:
-        number = _number_of.get(element, 0) if isinstance(element, str) else element
-        if not 1 <= number < _N_ELEMENTS:
-            raise ConfigError(f"elements must be symbols or atomic numbers, found {element!r}.")
-        numbers.add(number)
-    return tuple(chemical_symbols[number] for number in sorted(numbers))
+    return tuple(symbols_of([atomic_number(element) for element in elements]))
 
 
 def _numbers(elements: Optional[Sequence[Union[str, int]]]) -> list[int]:
     if elements is None:
-        return list(range(1, _N_ELEMENTS))
-    return [_number_of[str(symbol)] for symbol in elements]
+        return list(range(1, N_ELEMENTS))
+    return [atomic_number(symbol) for symbol in elements]

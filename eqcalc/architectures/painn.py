@@ -30,28 +30,23 @@ derivatives instead of the cosine, so that forces are smooth at the cutoff; the
 norm is √(Σ V² + 1e-8), which has derivatives at zero.
 """
 
-import copy
-import functools
 from dataclasses import dataclass
-from typing import Union, cast
+from typing import Union
 
 import torch
 from torch import Tensor, nn
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
-from eqcalc.nn.fused import vector_convolution
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import channel_norm
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import sum_at_receivers
-from eqcalc.nn.spline import SplineTable, fit_table
 
 __all__ = ["Config", "PaiNN"]
-
-_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
 
 
 @dataclass(frozen=True)
@@ -113,13 +108,18 @@ class PaiNN(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            embedding_dim, num_blocks, num_radial_basis, cut_off, out_dim,
-            return_potential_energy, return_force_vectors,
-        )  # fmt: skip
+            embedding_dim,
+            num_blocks,
+            num_radial_basis,
+            cut_off,
+            out_dim,
+            return_potential_energy,
+            return_force_vectors,
+        )
         self.cutoff = float(cut_off)
         self.n_hops = num_blocks
         self.n_channels = embedding_dim
-        self.embedding = nn.Embedding(_N_ELEMENTS, embedding_dim)
+        self.embedding = nn.Embedding(N_ELEMENTS, embedding_dim)
         self.radial_basis = SineBasis(num_radial_basis, self.cutoff)
         # The filters of all blocks in one matrix product: they depend on d alone.
         self.filters = nn.Linear(num_radial_basis, num_blocks * 3 * embedding_dim)
@@ -132,20 +132,8 @@ class PaiNN(nn.Module):
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
-        scalars, _ = self._features(
-            graph.atomic_numbers, graph.edge_index, graph.edge_vectors
-        )
+        scalars, _ = self._features(graph.atomic_numbers, graph.edge_index, graph.edge_vectors)
         return self.readout(scalars).sum(dim=1)
-
-    @torch.jit.unused
-    def tabulated(self, dtype: torch.dtype, tolerance: float) -> nn.Module:
-        """Return an equal potential for inference, its filters in tables.
-
-        Parameters
-        ----------
-        tolerance : of every table, see :func:`eqcalc.nn.spline.fit_table`
-        """
-        return TabulatedPaiNN(self, dtype, tolerance)
 
     @torch.jit.unused
     def forward(
@@ -202,61 +190,6 @@ class PaiNN(nn.Module):
         return scalars, vectors
 
 
-class TabulatedPaiNN(nn.Module):
-    """PaiNN with its filters in tables and each block's messages in one fused sum.
-
-    The products of vectors and their factors are taken on atoms, before the sum: all
-    messages are linear in the features of the sender then. What the first block mixes
-    depends on the element alone and is a table too; there are no vectors yet. The last
-    block makes scalars only, as the readout takes nothing else.
-    """
-
-    first_mix: Tensor
-
-    def __init__(self, network: PaiNN, dtype: torch.dtype, tolerance: float) -> None:
-        super().__init__()
-        self.cutoff, self.n_hops = network.cutoff, network.n_hops
-        self.n_channels = network.n_channels
-        exact = copy.deepcopy(network).double()
-
-        def filters(distances: Tensor, block: int) -> Tensor:
-            return exact.block_filters(distances)[block]
-
-        self.tables = nn.ModuleList(
-            fit_table(functools.partial(filters, block=k), self.cutoff, dtype, tolerance)
-            for k in range(self.n_hops)
-        )
-        mixes = [cast("Message", message).mix for message in exact.messages]
-        with torch.no_grad():
-            first = mixes[0](exact.embedding.weight)[:, : 2 * self.n_channels]
-        self.register_buffer("first_mix", first.to(dtype))
-        network = copy.deepcopy(network).to(dtype)
-        self.embedding, self.readout = network.embedding, network.readout
-        self.mixes = nn.ModuleList(cast("Message", m).mix for m in network.messages[1:])
-        *updates, last = network.updates
-        self.updates = nn.ModuleList([*updates, LastUpdate(cast("Update", last))])
-
-    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
-        """Return energies (n_atoms,) in the potential's scaled units."""
-        scalars = self.embedding(graph.atomic_numbers)  # (n_atoms, F)
-        n_atoms, n = scalars.shape
-        vectors = scalars.new_zeros((n_atoms, 3, n))
-        mixed = self.first_mix.index_select(0, graph.atomic_numbers)  # (n_atoms, 2F)
-        features = torch.cat([mixed, vectors.flatten(1)], dim=1)  # (n_atoms, 5F)
-        for block, (table, update) in enumerate(zip(self.tables, self.updates, strict=True)):
-            sums = vector_convolution(
-                features, cast("SplineTable", table), graph.edge_vectors, graph.edge_index
-            )
-            scalars = scalars + sums[:, :n]
-            vectors = vectors + sums[:, n:].reshape(n_atoms, 3, n)
-            scalars, vectors = update(scalars, vectors)
-            if block < len(self.mixes):
-                a, b, c = self.mixes[block](scalars).split(n, dim=1)
-                products = vectors * c.unsqueeze(1)
-                features = torch.cat([a, b, products.flatten(1)], dim=1)
-        return self.readout(scalars).sum(dim=1)
-
-
 class Message(nn.Module):
     """Gather filtered features from the neighbours: eqs. (7) and (8)."""
 
@@ -306,24 +239,6 @@ class Update(nn.Module):
         scalars = scalars + a_ss + a_sv * (left * right).sum(dim=1)
         vectors = vectors + a_vv.unsqueeze(1) * right
         return scalars, vectors
-
-
-class LastUpdate(nn.Module):
-    """An update whose vectors nobody needs: the rows of a_vv are left out of the MLP."""
-
-    def __init__(self, update: Update) -> None:
-        super().__init__()
-        n = self.n_channels = update.n_channels
-        self.channel_mix, self.mix = update.channel_mix, copy.deepcopy(update.mix)
-        last, rows = self.mix.out, [*range(n), *range(2 * n, 3 * n)]
-        last.weight = nn.Parameter(last.weight.detach()[rows])
-        last.bias = nn.Parameter(last.bias.detach()[rows])
-
-    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = self.channel_mix(vectors).split(self.n_channels, dim=2)
-        mixed = self.mix(torch.cat([scalars, channel_norm(left)], dim=1))  # (n_atoms, 2F)
-        a_ss, a_sv = mixed.split(self.n_channels, dim=1)
-        return scalars + a_ss + a_sv * (left * right).sum(dim=1), vectors
 
 
 class ForceHead(nn.Module):

@@ -26,28 +26,23 @@ Deviations from the paper: with a cutoff the filters are multiplied by the
 polynomial envelope (the paper has none), so that forces are smooth.
 """
 
-import copy
-import functools
 from dataclasses import dataclass
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
-from eqcalc.nn.fused import scalar_convolution
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
 from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
-from eqcalc.nn.spline import SplineTable, fit_table
 
 __all__ = ["PUBLISHED", "Config", "SchNet"]
-
-_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
 
 
 @dataclass(frozen=True)
@@ -122,9 +117,14 @@ class SchNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            num_interaction_blocks, hidden_dim, num_filters, cutoff, lower_bound,
-            upper_bound, gamma,
-        )  # fmt: skip
+            num_interaction_blocks,
+            hidden_dim,
+            num_filters,
+            cutoff,
+            lower_bound,
+            upper_bound,
+            gamma,
+        )
         self.cutoff = None if cutoff is None else float(cutoff)
         self.n_hops = num_interaction_blocks
         upper = self.config.last_centre
@@ -134,7 +134,7 @@ class SchNet(nn.Module):
         centres = torch.linspace(lower_bound, upper, num_filters, dtype=torch.float64)
         self.register_buffer("centres", centres, persistent=False)
 
-        self.embedding = nn.Embedding(_N_ELEMENTS, hidden_dim)
+        self.embedding = nn.Embedding(N_ELEMENTS, hidden_dim)
         self.interactions = nn.ModuleList(
             Interaction(hidden_dim, num_filters) for _ in range(num_interaction_blocks)
         )
@@ -145,16 +145,6 @@ class SchNet(nn.Module):
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         radial = gaussian_basis(distances, self.centres.to(distances.dtype), self.gamma)
         return self._energies(graph.atomic_numbers, graph.edge_index, distances, radial)
-
-    @torch.jit.unused
-    def tabulated(self, dtype: torch.dtype, tolerance: float) -> nn.Module:
-        """Return an equal potential for inference, its filters in tables.
-
-        Parameters
-        ----------
-        tolerance : of every table, see :func:`eqcalc.nn.spline.fit_table`
-        """
-        return TabulatedSchNet(self, dtype, tolerance)
 
     @torch.jit.unused
     def forward(
@@ -185,9 +175,12 @@ class SchNet(nn.Module):
         edge_vectors = node_pos[edge_index[0]] - node_pos[edge_index[1]]
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         centres = torch.linspace(
-            lower_bound, upper_bound, self.config.num_filters,
-            dtype=distances.dtype, device=distances.device,
-        )  # fmt: skip
+            lower_bound,
+            upper_bound,
+            self.config.num_filters,
+            dtype=distances.dtype,
+            device=distances.device,
+        )
         radial = gaussian_basis(distances, centres, gamma)
         return self._energies(atomic_num, edge_index, distances, radial).sum()
 
@@ -202,41 +195,6 @@ class SchNet(nn.Module):
         features = self.embedding(atomic_numbers)  # (n_atoms, hidden_dim)
         for interaction in self.interactions:
             features = features + interaction(features, radial, envelope, edge_index)
-        return self.readout(features).squeeze(1)
-
-
-class TabulatedSchNet(nn.Module):
-    """SchNet with its filters in tables and each convolution in one fused sum."""
-
-    def __init__(self, network: SchNet, dtype: torch.dtype, tolerance: float) -> None:
-        super().__init__()
-        self.cutoff, self.n_hops = float(network.cutoff or 0.0), network.n_hops
-        exact = copy.deepcopy(network).double()
-
-        def filters(distances: Tensor, block: int) -> Tensor:
-            radial = gaussian_basis(distances, exact.centres, exact.gamma)
-            envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
-            interaction = cast("Interaction", exact.interactions[block])
-            return interaction.filter_network(radial) * envelope
-
-        self.tables = nn.ModuleList(
-            fit_table(functools.partial(filters, block=k), self.cutoff, dtype, tolerance)
-            for k in range(self.n_hops)
-        )
-        network = copy.deepcopy(network).to(dtype)
-        self.embedding, self.readout = network.embedding, network.readout
-        self.interactions = network.interactions
-
-    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
-        """Return energies (n_atoms,) in the potential's scaled units."""
-        features = self.embedding(graph.atomic_numbers)  # (n_atoms, hidden_dim)
-        for table, layer in zip(self.tables, self.interactions, strict=True):
-            interaction = cast("Interaction", layer)
-            summed = scalar_convolution(
-                interaction.to_filter_space(features), cast("SplineTable", table),
-                graph.edge_vectors, graph.edge_index,
-            )  # fmt: skip
-            features = features + interaction.mix(summed)
         return self.readout(features).squeeze(1)
 
 

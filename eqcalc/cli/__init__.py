@@ -22,8 +22,16 @@ from eqcalc.errors import EqcalcError
 __all__ = ["VERBS", "build_app", "main"]
 
 VERBS: tuple[str, ...] = (
-    "md", "relax", "info", "train", "evaluate", "export", "compile", "bench", "nbody",
-)  # fmt: skip
+    "md",
+    "relax",
+    "info",
+    "train",
+    "evaluate",
+    "export",
+    "compile",
+    "bench",
+    "nbody",
+)
 """In the order of ``--help``. Verb ``x`` is the function ``x`` of ``eqcalc.cli.x``."""
 
 _HELP = "Trained equivariant networks as an ASE calculator: dynamics, relaxation, training."

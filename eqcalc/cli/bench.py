@@ -95,16 +95,18 @@ def bench(
     _warn_if_disturbed(machine, found)
     content = {
         "model": {"name": file.card.name, "sha256": file.sha256},
-        "machine": machine, "options": {**options, "threads": threads},
+        "machine": machine,
+        "options": {**options, "threads": threads},
         "measurements": [_as_json(measurement) for measurement in found],
-        "not_used": not_used, "growth_exponents": growth,
-    }  # fmt: skip
+        "not_used": not_used,
+        "growth_exponents": growth,
+    }
     _write(content, found, plot, json_file)
 
 
 def _systems(names: Sequence[str], sizes: str | None) -> dict[str, Atoms]:
     """Return the structures by what the table calls them."""
-    from eqcalc.bench_structures import load_structure, parse_sizes, repeated
+    from eqcalc.bench.structures import load_structure, parse_sizes, repeated
 
     cells = None if sizes is None else parse_sizes(sizes)
     if cells is not None and len(names) > 1:
@@ -131,7 +133,7 @@ def _measure_all(
 ) -> list[Measurement]:
     from rich.console import Console
 
-    from eqcalc.bench import N_BLOCKS, BenchCalculator, measure
+    from eqcalc.bench.measurement import N_BLOCKS, BenchCalculator, measure
     from eqcalc.cli.progress import StepProgress
 
     with Console(stderr=True).status("loading, and compiling what was asked for ..."):
@@ -158,17 +160,32 @@ def _print_table(found: Sequence[Measurement]) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     left = ("structure", "engine")
-    for column in ("structure", "atoms", "engine", "ms/step", "min..max", "list",
-                   "transfer", "model", "gradient", "host", "ASE", "µs/atom"):  # fmt: skip
+    for column in (
+        "structure",
+        "atoms",
+        "engine",
+        "ms/step",
+        "min..max",
+        "list",
+        "transfer",
+        "model",
+        "gradient",
+        "host",
+        "ASE",
+        "µs/atom",
+    ):
         table.add_column(column, justify="left" if column in left else "right", no_wrap=True)
     for one in found:
         parts = (one.neighbours, one.transfer, one.model, one.gradient, one.host, one.ase)
         table.add_row(
-            one.structure, str(one.n_atoms), one.engine,
-            _digits(one.step.median), f"{_digits(one.step.low)}..{_digits(one.step.high)}",
+            one.structure,
+            str(one.n_atoms),
+            one.engine,
+            _digits(one.step.median),
+            f"{_digits(one.step.low)}..{_digits(one.step.high)}",
             *("-" if part is None else _digits(part.median) for part in parts),
             _digits(one.us_per_atom.median),
-        )  # fmt: skip
+        )
     # Never narrower than the table: in 80 columns rich would cut numbers.
     Console(highlight=False, width=200).print(table)
 
@@ -237,8 +254,8 @@ def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
 def _write(
     content: dict[str, Any], found: Sequence[Measurement], plot: Path | None, json_file: Path | None
 ) -> None:
+    from eqcalc.bench.plots import growth_plot
     from eqcalc.files import write_whole
-    from eqcalc.plots import growth_plot
 
     if json_file is not None:
         write_whole(json_file, (json.dumps(content, indent=1) + "\n").encode())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from eqcalc.cli.console import say
 from eqcalc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eqcalc.engines import Target
+    from eqcalc.model_file import ModelFile
 
 __all__ = ["compile"]
 
@@ -50,39 +53,36 @@ def compile(
 
     from eqcalc.architectures import register_file
     from eqcalc.calculator import EqCalculator
-    from eqcalc.engines import resolve_device
-    from eqcalc.engines.committee import compile_committee_package, find_committee_package
-    from eqcalc.engines.devices import resolve_dtype
-    from eqcalc.engines.inductor import compile_package, find_package
+    from eqcalc.devices import resolve_device, resolve_dtype
+    from eqcalc.engines import Target
     from eqcalc.model_file import open_potential
 
     torch.set_num_threads(threads)
     where = resolve_device(device)
-    archives = [open_potential(model) for model in models]
+    files = [open_potential(model) for model in models]
     if file is not None:
-        register_file(file, archives[0].card.architecture)
-    precisions = {resolve_dtype(dtype or archive.card.dtype) for archive in archives}
+        register_file(file, files[0].card.architecture)
+    precisions = {resolve_dtype(dtype or each.card.dtype) for each in files}
     if len(precisions) > 1:
         raise ConfigError("the models differ in dtype; give --dtype float32 or --dtype float64.")
-    target = (where, precisions.pop())
-    for archive in archives:
-        _make(archive.card.name, find_package, compile_package, archive, *target)
-    if len(archives) > 1:
-        make = find_committee_package, compile_committee_package
-        _make("the committee", *make, archives, *target)
+    target = Target(where, precisions.pop())
+    for each in files:
+        _make(each.card.name, [each], target)
+    if len(files) > 1:
+        _make("the committee", files, target)
     found = EqCalculator(models if len(models) > 1 else models[0], device=device, dtype=dtype)
     say(found.engine_report())
 
 
-def _make(
-    name: str, find: Callable[..., Optional[Path]], compile_it: Callable[..., Path], *target: Any
-) -> None:
+def _make(name: str, files: list[ModelFile], target: Target) -> None:
     """Compile what is not found, and say where it lies."""
     from rich.console import Console
 
-    if find(*target) is None:
+    from eqcalc.engines.packages import find_package, make_package
+
+    if find_package(files, target) is None:
         start = time.perf_counter()
         with Console().status(f"compiling {name}, a minute or so ..."):
-            compile_it(*target)
+            make_package(files, target)
         say(f"compiled in {time.perf_counter() - start:.0f} s")
-    say(f"package {find(*target)}")
+    say(f"package {find_package(files, target)}")

@@ -70,10 +70,16 @@ def evaluate(
         torch.set_num_threads(threads)  # the process belongs to the command line
     loaded = load_model(model, device=device, dtype=dtype, engine=engine)
     dataset = read_dataset(
-        data, rows=rows, energy_key=energy_key, forces_key=forces_key, stress_key=stress_key,
-        positions_key=positions_key, numbers_key=numbers_key,
-        energy_unit=energy_unit, length_unit=length_unit,
-    )  # fmt: skip
+        data,
+        rows=rows,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        stress_key=stress_key,
+        positions_key=positions_key,
+        numbers_key=numbers_key,
+        energy_unit=energy_unit,
+        length_unit=length_unit,
+    )
     _note_foreign_compositions(loaded.card, dataset)
     _note_training_rows(loaded.card, dataset)
     from eqcalc.cli.progress import StepProgress
@@ -171,8 +177,8 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 def _write(output: Path, comparison: Comparison, title: str) -> None:
     from eqcalc.errors import OutputError
+    from eqcalc.evaluation.plots import parity_plot
     from eqcalc.files import write_whole
-    from eqcalc.plots import parity_plot
 
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -46,9 +46,7 @@ def md(
     model: Model = None,
     ensemble: Annotated[
         str,
-        typer.Option(
-            "--ensemble", "-e", metavar="NAME", help="nve, nvt-langevin, nvt-nhc or npt."
-        ),
+        typer.Option("--ensemble", "-e", metavar="NAME", help="nve, nvt-langevin, nvt-nhc or npt."),
     ] = "nvt-langevin",
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="fs.")] = 0.5,
@@ -140,9 +138,7 @@ def _about_kept_velocities(run: MDRun) -> str:
     return f"velocities from the file ({run.start_temperature_K:.0f} K); {effect}"
 
 
-def _run_with_progress(
-    run: MDRun, settings: MDSettings, folder: Path, overwrite: bool
-) -> MDResult:
+def _run_with_progress(run: MDRun, settings: MDSettings, folder: Path, overwrite: bool) -> MDResult:
     from eqcalc.cli.progress import StepProgress
 
     with StepProgress("md", settings.n_steps, line_every=settings.n_steps // 10) as display:

@@ -48,9 +48,14 @@ def nbody(
             display.show(done * samples // total, "samples")
 
         data = simulate(
-            system, samples, n_steps=steps, save_every=save_every, timestep=timestep, seed=seed,
+            system,
+            samples,
+            n_steps=steps,
+            save_every=save_every,
+            timestep=timestep,
+            seed=seed,
             progress=show,
-        )  # fmt: skip
+        )
     write_nbody(output, data)
     _summarise(data, output)
 

@@ -9,9 +9,19 @@ from typing import Annotated, Any, Optional, Union
 import typer
 
 __all__ = [
-    "CalculatorOptions", "Device", "Dtype", "Engine", "MaxEdges", "Model", "Output", "Overwrite",
-    "Skin", "Structure", "Threads", "TrajectoryFormat",
-]  # fmt: skip
+    "CalculatorOptions",
+    "Device",
+    "Dtype",
+    "Engine",
+    "MaxEdges",
+    "Model",
+    "Output",
+    "Overwrite",
+    "Skin",
+    "Structure",
+    "Threads",
+    "TrajectoryFormat",
+]
 
 Structure = Annotated[
     Path, typer.Argument(help="Structure file: extxyz, traj, cif, POSCAR, ...; the last frame.")
@@ -19,20 +29,22 @@ Structure = Annotated[
 Model = Annotated[
     Optional[str],
     typer.Option(
-        "--model", "-m",
+        "--model",
+        "-m",
         help="Name of a shipped model or path of a model file. "
         "Default: the shipped model that was trained on this composition.",
         show_default=False,
     ),
-]  # fmt: skip
+]
 Output = Annotated[
     Optional[Path],
     typer.Option(
-        "--output", "-o",
+        "--output",
+        "-o",
         help="Folder of the run. Default: the structure's name with the verb behind it.",
         show_default=False,
     ),
-]  # fmt: skip
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run in that folder.")]
 TrajectoryFormat = Annotated[
     str,

@@ -19,15 +19,19 @@ from ase import Atoms
 
 from eqcalc.data.frames import Dataset, FloatArray, LabelledFrame, LabelRequest, require_finite
 from eqcalc.data.rows import Rows, parse_rows
+from eqcalc.derivatives import VOIGT
 from eqcalc.errors import DataError, did_you_mean, listing
-from eqcalc.graph import VOIGT
 from eqcalc.units import energy_unit, length_unit
 
 __all__ = ["ASE_FORMATS", "read_with_ase"]
 
 ASE_FORMATS: dict[str, str] = {
-    ".xyz": "extxyz", ".extxyz": "extxyz", ".traj": "traj", ".db": "db", ".json": "db",
-}  # fmt: skip
+    ".xyz": "extxyz",
+    ".extxyz": "extxyz",
+    ".traj": "traj",
+    ".db": "db",
+    ".json": "db",
+}
 """Suffix -> how ASE reads it. The format is fixed because ASE's own guess from a
 file's content can end in a reader that unpickles."""
 

@@ -57,26 +57,44 @@ class _Layout:
 
 
 _RMD17 = _Layout(
-    "rMD17", "nuclear_charges", "coords",
+    "rMD17",
+    "nuclear_charges",
+    "coords",
     (("energies", "forces"), ("old_energies", "old_forces")),
     frozenset({"old_indices", "old_energies", "old_forces"}),
     ("kcal/mol", "Angstrom"),
-)  # fmt: skip
+)
 _MD17 = _Layout(
-    "MD17", "z", "R", (("E", "F"),),
+    "MD17",
+    "z",
+    "R",
+    (("E", "F"),),
     frozenset({"name", "theory", "type", "md5"}),
     ("kcal/mol", "Angstrom"),
-)  # fmt: skip
+)
 # sGDML's scripts store whatever unit their input had, and leave r_unit and e_unit
 # out when the user does not know: no default is safe here.
 _SGDML = _Layout(
-    "sGDML", "z", "R", (("E", "F"),),
-    _MD17.also | {
-        "code_version", "r_unit", "e_unit",
-        "E_min", "E_max", "E_mean", "E_var", "F_min", "F_max", "F_mean", "F_var",
+    "sGDML",
+    "z",
+    "R",
+    (("E", "F"),),
+    _MD17.also
+    | {
+        "code_version",
+        "r_unit",
+        "e_unit",
+        "E_min",
+        "E_max",
+        "E_mean",
+        "E_var",
+        "F_min",
+        "F_max",
+        "F_mean",
+        "F_var",
     },
     None,
-)  # fmt: skip
+)
 _LAYOUTS = (_RMD17, _MD17, _SGDML)
 
 # Entries without a reader would turn a crystal into a cluster. sGDML's 'lattice' is

@@ -91,10 +91,13 @@ def export_propagator(
     card = _card(dynamics, name or _default_name(path), timestep, objects, charges)
     card = PropagatorCard(
         **{
-            **vars(card), "description": description, "licence": licence,
-            "training_data": dict(training_data or {}), "errors": dict(errors or {}),
+            **vars(card),
+            "description": description,
+            "licence": licence,
+            "training_data": dict(training_data or {}),
+            "errors": dict(errors or {}),
         }
-    )  # fmt: skip
+    )
     states = [_random_state(counts, charges, objects) for counts in ((1, 1, 1), (0, 3, 3))]
     reference = ExportedPropagator(copy.deepcopy(dynamics).double())
     passport = record_steps(states, reference)

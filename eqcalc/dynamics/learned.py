@@ -51,9 +51,11 @@ class GMNDynamics(nn.Module):
         super().__init__()
         require_positive(layer_time=layer_time)
         self.config = {
-            "hidden_dim": hidden_dim, "num_layers": num_layers, "learnable": learnable,
+            "hidden_dim": hidden_dim,
+            "num_layers": num_layers,
+            "learnable": learnable,
             "layer_time": layer_time,
-        }  # fmt: skip
+        }
         self.layer_time = float(layer_time)
         self.network = GMN(1, hidden_dim, num_layers, 1, learnable)
 
@@ -68,9 +70,14 @@ class GMNDynamics(nn.Module):
         """Return positions and velocities after one step."""
         products = (charges[edge_index[0]] * charges[edge_index[1]]).unsqueeze(1)
         x, moved = self.network(
-            speeds(velocities).unsqueeze(1), positions, self.layer_time * velocities, edge_index,
-            in_degree(edge_index, positions), object_index, products,
-        )  # fmt: skip
+            speeds(velocities).unsqueeze(1),
+            positions,
+            self.layer_time * velocities,
+            edge_index,
+            in_degree(edge_index, positions),
+            object_index,
+            products,
+        )
         return x, moved / self.layer_time
 
 

@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 
 FORCE_CLIP = 100.0
 _SPEED = 0.5
-_CHUNK = 256  # samples at a time: the pairs of a few hundred fit the cache
+_GROUP = 256  # samples at a time: the pairs of a few hundred fit the cache
 _LENGTH_ERROR = 1e-13  # relative, of L²
 _MOST_ITERATIONS = 30
 
@@ -90,16 +90,16 @@ def simulate(
         seed=seed,
     )
     x, v, data.charges[:] = _initial(system, n_samples, seed)
-    for start in range(0, n_samples, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        run = _Integrator(system, x[chunk], v[chunk], data.charges[chunk], timestep)
+    for start in range(0, n_samples, _GROUP):
+        group = slice(start, start + _GROUP)
+        run = _Integrator(system, x[group], v[group], data.charges[group], timestep)
         for frame in range(n_frames):
             for _ in range(save_every if frame > 0 else 0):
                 run.step()
-            data.positions[chunk, frame] = run.x.transpose(2, 0, 1)
-            data.velocities[chunk, frame] = run.v.transpose(2, 0, 1)
+            data.positions[group, frame] = run.x.transpose(2, 0, 1)
+            data.velocities[group, frame] = run.v.transpose(2, 0, 1)
             if progress is not None:
-                done = start * (n_frames - 1) + frame * len(x[chunk])
+                done = start * (n_frames - 1) + frame * len(x[group])
                 progress(done * save_every, n_samples * (n_frames - 1) * save_every)
     return data
 

@@ -109,9 +109,13 @@ class NBodyData:
     def samples(self, rows: slice) -> NBodyData:
         """Return some of the samples."""
         return NBodyData(
-            self.system, self.positions[rows], self.velocities[rows], self.charges[rows],
-            self.frame_time, self.seed,
-        )  # fmt: skip
+            self.system,
+            self.positions[rows],
+            self.velocities[rows],
+            self.charges[rows],
+            self.frame_time,
+            self.seed,
+        )
 
     def rod_lengths(self) -> NDArray[np.float64]:
         """Return (n_samples, n_frames, n_rods)."""
@@ -177,9 +181,13 @@ def read_nbody(path: Path) -> NBodyData:
                 )
             counts = [int(count) for count in content["objects"]]
             return NBodyData(
-                NBodySystem(*counts), content["positions"], content["velocities"],
-                content["charges"], float(content["frame_time"]), int(content["seed"]),
-            )  # fmt: skip
+                NBodySystem(*counts),
+                content["positions"],
+                content["velocities"],
+                content["charges"],
+                float(content["frame_time"]),
+                int(content["seed"]),
+            )
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise

@@ -112,9 +112,7 @@ def _constrained_pairs(atoms: Atoms) -> list[tuple[int, int]]:
 
 def _checked(pair: tuple[int, int], n_atoms: int) -> tuple[int, int]:
     if min(pair) < 0 or max(pair) >= n_atoms:
-        raise GraphError(
-            f"FixBondLengths pair {listing(pair)} is out of range 0..{n_atoms - 1}."
-        )
+        raise GraphError(f"FixBondLengths pair {listing(pair)} is out of range 0..{n_atoms - 1}.")
     if pair[0] == pair[1]:
         raise GraphError(f"FixBondLengths pair {listing(pair)} joins an atom to itself.")
     return min(pair), max(pair)

@@ -1,10 +1,10 @@
 """Propagator: a learned dynamics as a dynamics object of ASE.
 
-    from eqcalc.dynamics import Propagator
+from eqcalc.dynamics import Propagator
 
-    propagator = Propagator("gmn-nbody", trajectory="run.traj")
-    propagator.attach(lambda: print(propagator.get_time()), interval=10)
-    propagator.run(atoms, steps=50)
+propagator = Propagator("gmn-nbody", trajectory="run.traj")
+propagator.attach(lambda: print(propagator.get_time()), interval=10)
+propagator.run(atoms, steps=50)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.io.trajectory import Trajectory
 from torch import Tensor
 
+from eqcalc.devices import resolve_device, resolve_dtype
 from eqcalc.dynamics.objects import find_objects, object_tensors
 from eqcalc.dynamics.propagator_file import (
     PropagatorCard,
@@ -26,7 +27,7 @@ from eqcalc.dynamics.propagator_file import (
     open_propagator_file,
     verify_steps,
 )
-from eqcalc.engines.devices import resolve_device, resolve_dtype
+from eqcalc.engines.engine import Target
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, GraphError, ModelFileError, NonFiniteError, listing
 from eqcalc.model_file import Source
@@ -166,9 +167,11 @@ class Propagator:
     def todict(self) -> dict[str, Any]:
         """Return what ASE writes about a dynamics."""
         return {
-            "type": "molecular-dynamics", "md-type": "Propagator", "model": self.card.name,
+            "type": "molecular-dynamics",
+            "md-type": "Propagator",
+            "model": self.card.name,
             "timestep": self.card.timestep,
-        }  # fmt: skip
+        }
 
     def _call_observers(self) -> None:
         for function, interval, args, kwargs in self._observers:
@@ -228,7 +231,7 @@ def _load(source: Source, device: str, dtype: str | None) -> tuple[_StepEngine, 
     where = resolve_device(device)
     file, card = open_propagator_file(source)
     precision = resolve_dtype(dtype if dtype is not None else card.dtype)
-    engine = _StepEngine(file, where, precision)
+    engine = _StepEngine.load(file, Target(where, precision))
     try:
         passport = PropagatorPassport.from_json(file.passport)
     except (ValueError, KeyError, TypeError) as error:
@@ -241,9 +244,7 @@ def _require_state(atoms: Atoms) -> None:
     if len(atoms) == 0:
         raise GraphError("a propagator needs at least one atom, found none.")
     if atoms.pbc.any():
-        raise GraphError(
-            f"a propagator knows no box; this structure has pbc={atoms.pbc.tolist()}."
-        )
+        raise GraphError(f"a propagator knows no box; this structure has pbc={atoms.pbc.tolist()}.")
     for name, values in (("positions", atoms.positions), ("velocities", atoms.get_velocities())):
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
         if bad:

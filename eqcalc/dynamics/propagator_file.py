@@ -22,13 +22,18 @@ import torch
 from torch import Tensor
 
 from eqcalc.errors import ModelFileError
-from eqcalc.model_card import PropagatorCard
 from eqcalc.model_file import ModelFile, Source, open_model_file
+from eqcalc.model_file.card import PropagatorCard
 
 __all__ = [
-    "PropagatorCard", "PropagatorFrame", "PropagatorPassport", "Step",
-    "open_propagator_file", "record_steps", "verify_steps",
-]  # fmt: skip
+    "PropagatorCard",
+    "PropagatorFrame",
+    "PropagatorPassport",
+    "Step",
+    "open_propagator_file",
+    "record_steps",
+    "verify_steps",
+]
 
 Step = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
 """(charges, positions, velocities, object_index) -> positions, velocities."""
@@ -114,11 +119,14 @@ def record_steps(
         later_x, later_v = step(charges, positions, velocities, objects)
         frames.append(
             PropagatorFrame(
-                charges.tolist(), positions.tolist(), velocities.tolist(),
+                charges.tolist(),
+                positions.tolist(),
+                velocities.tolist(),
                 {kind: index.tolist() for kind, index in objects.items()},
-                later_x.tolist(), later_v.tolist(),
+                later_x.tolist(),
+                later_v.tolist(),
             )
-        )  # fmt: skip
+        )
     return PropagatorPassport(frames)
 
 
@@ -136,9 +144,11 @@ def verify_steps(
     for number, frame in enumerate(passport.frames):
         found = step(*frame.inputs(dtype, device))
         for what, values, expected in zip(
-            ("positions", "velocities"), found, (frame.next_positions, frame.next_velocities),
+            ("positions", "velocities"),
+            found,
+            (frame.next_positions, frame.next_velocities),
             strict=True,
-        ):  # fmt: skip
+        ):
             reference = torch.tensor(expected, dtype=torch.float64)
             error = float((values.cpu().double() - reference).abs().max())
             allowed = passport.tolerances[name] * max(1.0, float(reference.abs().max()))

@@ -55,9 +55,12 @@ class DynamicsOptions:
 
     def __post_init__(self) -> None:
         require_at_least(
-            1, horizon=self.horizon, n_epochs=self.n_epochs, batch_size=self.batch_size,
+            1,
+            horizon=self.horizon,
+            n_epochs=self.n_epochs,
+            batch_size=self.batch_size,
             validate_every=self.validate_every,
-        )  # fmt: skip
+        )
         require_positive(learning_rate=self.learning_rate)
         if self.gradient_clip is not None:
             require_positive(gradient_clip=self.gradient_clip)
@@ -220,7 +223,7 @@ def _step(dynamics: nn.Module, batch: _Pairs, system: NBodySystem) -> tuple[Tens
         objects[kind] = (local + offsets).flatten(-2)
     x, v = dynamics(
         batch.charges.flatten(), batch.x.flatten(0, 1), batch.v.flatten(0, 1), edge_index, objects
-    )  # fmt: skip
+    )
     return x.view(n_rows, n, 3), v.view(n_rows, n, 3)
 
 

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eqcalc.graph import AtomicGraph
+
 __all__ = ["Bucket", "Buffers", "bucket_of"]
 
 # Pad edges are spread over as many atoms: sums of thousands at one place are slow on a GPU.
@@ -81,16 +83,31 @@ class Buffers:
         self.bucket = bucket
         self.atomic_numbers = torch.ones(bucket.n_atoms, dtype=torch.int64, device=device)
         self.weights = torch.zeros(bucket.n_atoms, dtype=torch.float64, device=device)
+        self._structure_index = torch.zeros_like(self.atomic_numbers)
+        self._cell = torch.zeros((1, 3, 3), dtype=torch.float64, device=device)
         self._pad_edges = _pad_edges(bucket).to(device)  # (2, N_edges)
         self.edge_index = self._pad_edges.clone()
         self._pad_vector = torch.tensor([[reach, 0.0, 0.0]], dtype=dtype, device=device)
         self.edge_vectors = self._pad_vector.repeat(bucket.n_edges, 1)
 
+    @property
+    def graph(self) -> AtomicGraph:
+        """The buffers as a graph; its tensors are the buffers themselves."""
+        return AtomicGraph(
+            self.atomic_numbers,
+            self.edge_index,
+            self.edge_vectors,
+            self._structure_index,
+            1,
+            self.bucket.n_owned,
+            self._cell,
+        )
+
     @torch.no_grad()
-    def fill(
-        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
-    ) -> None:
+    def fill(self, graph: AtomicGraph) -> None:
         """Copy a graph of this bucket, and put pads over all that the last one left behind."""
+        atomic_numbers, edge_index, edge_vectors = graph[:3]
+        n_owned = graph.n_owned
         n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
         self.atomic_numbers[:n_atoms].copy_(atomic_numbers)
         self.atomic_numbers[n_atoms:].copy_(atomic_numbers[0])  # an element that is known

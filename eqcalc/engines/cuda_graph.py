@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Optional, Protocol, Union
+from typing import NamedTuple, Optional, Protocol
 
 import torch
 from torch import Tensor
 
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
+from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import EngineError
+from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 
 __all__ = ["CudaGraphEngine", "CudaRecorder", "Recorder", "Recording"]
@@ -59,66 +61,83 @@ class Recorder(Protocol):
         """
 
 
-class CudaGraphEngine:
+class CudaGraphEngine(Engine):
     """Replay the compiled package of a model, or its archive where it is not compiled.
 
     What a call returns are copies: the next one overwrites the graph's own outputs. Where
-    there is no memory for another graph, the engine inside runs the call as it is.
+    there is no memory for another graph, the engine inside runs the call as it is. A call
+    raises EngineError where the model cannot be captured, because it waits for the device (as
+    networks of angles do).
+
+    Parameters
+    ----------
+    inner : the engine to capture; it also runs sizes that are not worth a capture
+    not_used : engines that would be faster inside, and why they are not used
+    reach : Å; beyond the network's cutoff
 
     Attributes
     ----------
-    inner : the engine that was captured; it also runs sizes that are not worth a capture
-    not_inner : engines that would be faster inside, and why they are not used
     n_captures : graphs captured so far
-
-    Raises
-    ------
-    EngineError : the device is not CUDA; at a call: the model cannot be captured, because
-        it waits for the device (as networks of angles do).
     """
 
     name = "cudagraph"
-    device_types: tuple[str, ...] = ("cuda",)
+    device_types = ("cuda",)
 
-    def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
-        if device.type not in self.device_types:
-            raise EngineError(f"CUDA graphs need a CUDA device, this is '{device}'")
-        self.device = device
-        self.dtype = dtype
-        self.not_inner: dict[str, str] = {}
-        self.inner: Union[InductorEngine, TorchScriptEngine]
-        try:
-            self.inner = InductorEngine(file, device, dtype)
-        except EngineError as error:
-            self.not_inner["inductor"] = str(error)
-            self.inner = TorchScriptEngine(file, device, dtype)
+    def __init__(self, inner: Engine, not_used: Mapping[str, str], *, reach: float) -> None:
+        self.device, self.dtype = inner.device, inner.dtype
+        self.inner, self._not_used = inner, not_used
         self.n_captures = 0
-        self._reach = 2.0 * file.card.cutoff
-        self._recorder: Recorder = CudaRecorder(device)
+        self._reach = reach
+        self._recorder: Recorder = CudaRecorder(self.device)
         self._kept: OrderedDict[Bucket, tuple[Buffers, Recording]] = OrderedDict()  # oldest first
         self._asked: Counter[Bucket] = Counter()
         self._most_kept = _MOST_KEPT  # fewer once memory ran out
 
-    def __call__(
-        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
-    ) -> tuple[Tensor, Tensor]:
-        arguments = (atomic_numbers, edge_vectors, edge_index, n_owned)
-        n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
-        with_weights = isinstance(self.inner, InductorEngine)
-        bucket = bucket_of(n_atoms, n_edges, n_owned, with_weights=with_weights)
+    @classmethod
+    def load(cls, file: ModelFile, target: Target) -> CudaGraphEngine:
+        """Load the fastest engine that can be captured.
+
+        Raises
+        ------
+        EngineError : the device is not CUDA.
+        """
+        why = cls.can_run(file, target)
+        if why is not None:
+            raise EngineError(why)
+        not_used: dict[str, str] = {}
+        inner: Engine
+        try:
+            inner = InductorEngine.load(file, target)
+        except EngineError as error:
+            not_used[InductorEngine.name] = str(error)
+            inner = TorchScriptEngine.load(file, target)
+        return cls(inner, not_used, reach=2.0 * file.card.cutoff)
+
+    @property
+    def not_used(self) -> Mapping[str, str]:
+        """Engines that would be faster inside, and why they are not used."""
+        return self._not_used
+
+    def report(self) -> str:
+        """Return what runs, and inside of what."""
+        return f"{self.name} over {self.inner.report()}"
+
+    def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        n_atoms, n_edges = graph.atomic_numbers.shape[0], graph.edge_index.shape[1]
+        bucket = bucket_of(n_atoms, n_edges, graph.n_owned, with_weights=self.inner.takes_weights)
         if bucket in self._kept:
             self._kept.move_to_end(bucket)
-            self._kept[bucket][0].fill(*arguments)
+            self._kept[bucket][0].fill(graph)
         elif self._is_worth_a_capture(bucket):
             buffers = Buffers(bucket, self._reach, self.dtype, self.device)
-            buffers.fill(*arguments)  # before the capture, which runs on them
+            buffers.fill(graph)  # before the capture, which runs on them
             captured = self._capture(buffers)
             if captured is None:
                 self._most_kept = len(self._kept)
-                return self.inner(*arguments)
+                return self.inner(graph)
             self._kept[bucket] = buffers, captured
         else:
-            return self.inner(*arguments)
+            return self.inner(graph)
         recording = self._kept[bucket][1]
         recording.replay()
         energies, gradients = recording.outputs
@@ -155,10 +174,7 @@ class CudaGraphEngine:
         return recording
 
     def _run(self, buffers: Buffers) -> tuple[Tensor, Tensor]:
-        tensors = (buffers.atomic_numbers, buffers.edge_vectors, buffers.edge_index)
-        if isinstance(self.inner, InductorEngine):
-            return self.inner.run(*tensors, buffers.weights)
-        return self.inner(*tensors, buffers.bucket.n_owned)
+        return self.inner.run(buffers.graph, buffers.weights)
 
 
 class CudaRecorder:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import torch
 from torch import Tensor
 
-from eqcalc.engines.kernels import build_kernels, kernels_checksum, load_kernels
-from eqcalc.engines.package_cache import PackageCache, package_key
+from eqcalc.engines.engine import Engine, Target
+from eqcalc.engines.packages import compile_command, find_package, make_package, target_name
 from eqcalc.errors import EngineError
+from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
+from eqcalc.native.build import load_library
 
-__all__ = [
-    "CompiledPackage", "InductorEngine", "compile_package", "find_package", "key_of",
-    "options_of", "prepare_kernels", "target_name",
-]  # fmt: skip
+__all__ = ["CompiledPackage", "InductorEngine"]
 
 _FEWEST = 2  # atoms and edges: the compiler takes sizes 0 and 1 for constants
 
@@ -32,13 +32,10 @@ class CompiledPackage:
     EngineError : torch cannot load the package.
     """
 
-    def __init__(
-        self, path: Path, device: torch.device, dtype: torch.dtype, *, reach: float
-    ) -> None:
-        self.device = device
-        self.dtype = dtype
+    def __init__(self, path: Path, target: Target, *, reach: float) -> None:
+        self.device, self.dtype = device, _ = target
         self._reach = reach
-        load_kernels()  # the package may call them
+        load_library()  # the package may call its kernels
         try:
             index = -1 if device.index is None else device.index
             # One copy per thread would be needed only if threads shared an engine. Without
@@ -55,31 +52,23 @@ class CompiledPackage:
         self._weights = torch.ones(0, dtype=torch.float64, device=device)
         self._weights_n_owned = 0
 
-    def __call__(
-        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        atomic_numbers, edge_index, edge_vectors = graph[:3]
         n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
         is_small = n_atoms < _FEWEST or n_edges < _FEWEST
         if is_small:
             atomic_numbers, edge_vectors, edge_index = self._padded(
                 atomic_numbers, edge_vectors, edge_index
             )
-        weights = self._weights_of(atomic_numbers.shape[0], n_owned)
-        energies, gradients = self.run(atomic_numbers, edge_vectors, edge_index, weights)
+        weights = self._weights_of(atomic_numbers.shape[0], graph.n_owned)
+        energies, gradients = self._package(atomic_numbers, edge_vectors, edge_index, weights)
         if is_small:  # atoms and edges come last; the members of a committee before them
             return energies[..., :n_atoms], gradients[..., :n_edges, :]
         return energies, gradients
 
-    def run(
-        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Run the package on two atoms and two edges at least.
-
-        Parameters
-        ----------
-        weights : (n_atoms,) float64; 1 for owned atoms, 0 for others
-        """
-        return self._package(atomic_numbers, edge_vectors, edge_index, weights)
+    def run(self, graph: AtomicGraph, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the package on two atoms and two edges at least."""
+        return self._package(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights)
 
     def _padded(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor
@@ -104,79 +93,38 @@ class CompiledPackage:
         return self._weights
 
 
-class InductorEngine(CompiledPackage):
-    """Run the compiled package of a model.
-
-    Raises
-    ------
-    EngineError : the model was not compiled for this device and precision, or torch
-        cannot load the package.
-    """
+class InductorEngine(CompiledPackage, Engine):
+    """Run the compiled package of a model."""
 
     name = "inductor"
-    device_types: tuple[str, ...] = ("cpu", "cuda")
+    device_types = ("cpu", "cuda")
+    takes_weights = True
 
-    def __init__(self, file: ModelFile, device: torch.device, dtype: torch.dtype) -> None:
-        path = find_package(file, device, dtype)
-        if path is None:
-            raise EngineError(
-                f"not compiled for {target_name(device, dtype)}; run: "
-                f"eqcalc compile {file.path}{options_of(file, device, dtype)}"
-            )
-        super().__init__(path, device, dtype, reach=2.0 * file.card.cutoff)
+    @classmethod
+    def can_run(cls, file: ModelFile, target: Target) -> Optional[str]:
+        """Return why not: another kind of device, or the model was not compiled for it."""
+        why = super().can_run(file, target)
+        if why is None and find_package([file], target) is None:
+            command = compile_command([file], target)
+            why = f"not compiled for {target_name(target)}; run: {command}"
+        return why
 
+    @classmethod
+    def prepare(cls, file: ModelFile, target: Target) -> None:
+        """Compile the model, unless that is done."""
+        make_package([file], target)
 
-def find_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path | None:
-    """Return the path of a model's compiled package, or None."""
-    return PackageCache().find(key_of(file, device, dtype))
+    @classmethod
+    def load(cls, file: ModelFile, target: Target) -> InductorEngine:
+        """Load the package.
 
-
-def compile_package(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Path:
-    """Compile a model for this machine, unless that is done, and return the package's path.
-
-    Raises
-    ------
-    EngineError : it cannot be compiled.
-    """
-    from eqcalc.export import compile_model
-
-    def compile_to(package: Path) -> None:
-        prepare_kernels(device)
-        compile_model(file, package, device, dtype)
-
-    try:
-        return PackageCache().make(key_of(file, device, dtype), compile_to)
-    except Exception as error:  # tracer, exporter, C++ compiler: no common class
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise EngineError(
-            f"'{file.card.name}' cannot be compiled for {target_name(device, dtype)}: {reason}"
-        ) from error
-
-
-def prepare_kernels(device: torch.device) -> None:
-    """Build and load the kernels that networks are compiled with on this device."""
-    if device.type == "cpu":
-        build_kernels()
-        load_kernels()
-
-
-def key_of(file: ModelFile, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Return all that a model's package depends on."""
-    key = package_key(file.sha256, device, dtype)
-    return key | {"kernels": kernels_checksum()} if device.type == "cpu" else key
-
-
-def target_name(device: torch.device, dtype: torch.dtype) -> str:
-    """Return what a package is compiled for, in words."""
-    n = torch.get_num_threads()
-    threads = f", {n} thread{'s' * (n > 1)}" if device.type == "cpu" else ""
-    return f"{device}, {str(dtype).removeprefix('torch.')}{threads}"
-
-
-def options_of(file: ModelFile, device: torch.device, dtype: torch.dtype) -> str:
-    """Return the options of ``eqcalc compile`` that are not its defaults."""
-    name = str(dtype).removeprefix("torch.")
-    words = [f"--dtype {name}"] * (name != file.card.dtype)
-    words += [f"--device {device}"] * (device.type != "cpu")
-    words += [f"--threads {torch.get_num_threads()}"] * (torch.get_num_threads() != 1)
-    return "".join(f" {word}" for word in words)
+        Raises
+        ------
+        EngineError : the model was not compiled for this device and precision, or torch
+            cannot load the package.
+        """
+        why = cls.can_run(file, target)
+        path = find_package([file], target)
+        if path is None or why is not None:
+            raise EngineError(str(why))
+        return cls(path, target, reach=2.0 * file.card.cutoff)

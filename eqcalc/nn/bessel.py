@@ -42,21 +42,28 @@ _ACCURACY = 1e-7
 
 
 class BesselBasis(nn.Module):
-    """Expand distances as u(x)/x · sin(ν_n π x) with trainable frequencies ν_n.
+    """Expand distances as u(x)/x · sin(ν_n π x), x = d/cutoff, with ν_n = n at first.
 
     Parameters
     ----------
     n_radial : functions
     cutoff : Å
     p : power of the envelope
+    trainable : whether the frequencies ν_n are parameters
     """
 
-    def __init__(self, n_radial: int, cutoff: float, p: int = 6) -> None:
+    frequencies: Tensor
+
+    def __init__(self, n_radial: int, cutoff: float, p: int = 6, *, trainable: bool = True) -> None:
         super().__init__()
         self.cutoff = float(cutoff)
         self.p = p
         # In units of π, where the starting values are exact in every precision.
-        self.frequencies = nn.Parameter(torch.arange(1.0, n_radial + 1.0))
+        frequencies = torch.arange(1.0, n_radial + 1.0)
+        if trainable:
+            self.frequencies = nn.Parameter(frequencies)
+        else:
+            self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, distances: Tensor) -> Tensor:
         """Return (n_edges, n_radial) in the dtype of ``distances`` (n_edges,), Å."""
@@ -125,9 +132,7 @@ def legendre_basis(cosines: Tensor, n_spherical: int, dim: int = -1) -> Tensor:
         # Bonnet's recurrence.
         following = (2 * l + 1) * cosines * polynomials[l] - l * polynomials[l - 1]
         polynomials.append(following / (l + 1))
-    scaled = [
-        math.sqrt((2 * l + 1) / (4.0 * math.pi)) * polynomials[l] for l in range(n_spherical)
-    ]
+    scaled = [math.sqrt((2 * l + 1) / (4.0 * math.pi)) * polynomials[l] for l in range(n_spherical)]
     return torch.stack(scaled, dim=dim)
 
 

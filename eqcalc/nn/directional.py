@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.nn.bessel import legendre_basis
 from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.nn.triplets import Triplets, lay_out
@@ -27,8 +28,6 @@ __all__ = [
     "dense",
     "radial_weights",
 ]
-
-_N_ELEMENTS = 119  # row 0 is unused: atomic numbers index the embedding directly
 
 
 class AngularBasis(NamedTuple):
@@ -51,7 +50,7 @@ class Embedding(nn.Module):
 
     def __init__(self, n_features: int, n_radial: int, activation: nn.Module) -> None:
         super().__init__()
-        self.species = nn.Embedding(_N_ELEMENTS, n_features)
+        self.species = nn.Embedding(N_ELEMENTS, n_features)
         self.radial = dense(n_radial, n_features)
         self.mix = dense(3 * n_features, n_features)
         self.activation = activation
@@ -136,9 +135,7 @@ class Output(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.out = dense(n_hidden, n_out, bias=False)
 
-    def forward(
-        self, messages: Tensor, radial: Tensor, receivers: Tensor, n_atoms: int
-    ) -> Tensor:
+    def forward(self, messages: Tensor, radial: Tensor, receivers: Tensor, n_atoms: int) -> Tensor:
         summed = sum_at_receivers(self.radial(radial) * messages, receivers, n_atoms)
         return self.out(self.layers(self.widen(summed)))
 

@@ -1,9 +1,9 @@
 """The Hessian by central differences of the forces, many displacements per model call.
 
-    from ase.vibrations import VibrationsData
-    from eqcalc.simulate import hessian
+from ase.vibrations import VibrationsData
+from eqcalc.simulate import hessian
 
-    modes = VibrationsData.from_2d(atoms, hessian(atoms, EqCalculator("painn-ethanol")))
+modes = VibrationsData.from_2d(atoms, hessian(atoms, EqCalculator("painn-ethanol")))
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def hessian(
             f"indices must be different and lie in 0..{len(atoms) - 1}, found {listing(moving)}."
         )
     if not 0.0 < displacement < np.inf:
-        raise ConfigError(
-            f"displacement must be positive and finite (Å), found {displacement}."
-        )
+        raise ConfigError(f"displacement must be positive and finite (Å), found {displacement}.")
     # Read from an iterator: the displaced structures of a large system never exist together.
     found = calculator.calculate_many(_displaced(atoms, moving, displacement), max_edges=max_edges)
     forces = np.array([results["forces"][moving].ravel() for results in found])
@@ -71,8 +69,6 @@ def _displaced(atoms: Atoms, moving: list[int], displacement: float) -> Iterator
     for k in moving:
         for axis in range(3):
             for step in (-displacement, displacement):
-                moved = Atoms(
-                    atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc
-                )
+                moved = Atoms(atoms.numbers, atoms.positions.copy(), cell=atoms.cell, pbc=atoms.pbc)
                 moved.positions[k, axis] += step
                 yield moved

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from ase import Atoms
 from ase.calculators.calculator import all_changes
 
+from eqcalc.calculator.exact_cache import ExactCache, State
 from eqcalc.errors import ConfigError, listing
-from eqcalc.exact_cache import ExactCache, State
 
 if TYPE_CHECKING:
     from eqcalc.calculator import EqCalculator
@@ -70,8 +70,12 @@ class ImageCalculator(ExactCache):
 
     name = "eqcalc"
     implemented_properties = [  # noqa: RUF012  (ASE's own pattern)
-        "energy", "free_energy", "energies", "forces", "stress",
-    ]  # fmt: skip
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
     default_parameters: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(

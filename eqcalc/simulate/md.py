@@ -143,9 +143,7 @@ class MDRun:
                 "to have new ones drawn."
             )
         if not self.kept_velocities:
-            set_velocities(
-                self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin
-            )
+            set_velocities(self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin)
         self.n_dof = self.atoms.get_number_of_degrees_of_freedom()
         if not langevin:
             self.n_dof -= conserved_zero_momenta(self.atoms)

@@ -95,9 +95,14 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
     panels[0].plot(step, change, color=_BLUE, marker=".", markersize=4, linewidth=1.2)
     panels[0].set_ylabel(f"{name.removesuffix('_eV')} above the last\n(meV/atom)")
     panels[1].plot(
-        step, table["fmax"], color=_ORANGE, marker=".", markersize=4, linewidth=1.2,
+        step,
+        table["fmax"],
+        color=_ORANGE,
+        marker=".",
+        markersize=4,
+        linewidth=1.2,
         label="largest force",
-    )  # fmt: skip
+    )
     panels[1].axhline(
         fmax, color=_GREY, linestyle="--", linewidth=1.0, label=f"converged below {fmax:g}"
     )
@@ -125,8 +130,14 @@ def _figure(n_panels: int) -> tuple[Figure, list[Axes]]:
 def _legend(panel: Axes) -> None:
     if not panel.get_legend_handles_labels()[0]:
         return  # matplotlib warns about a legend of nothing
-    panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9,
-                 borderaxespad=0.1)  # fmt: skip
+    panel.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0.1,
+    )
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,9 +9,15 @@ from eqcalc.errors import OutputError, OutputExistsError
 __all__ = ["RunFolder"]
 
 _RUN_FILES = (
-    "manifest.json", "trajectory.traj", "trajectory.xyz", "plot.png",
-    "thermo.csv", "final.xyz", "relax.csv", "relaxed.xyz",
-)  # fmt: skip
+    "manifest.json",
+    "trajectory.traj",
+    "trajectory.xyz",
+    "plot.png",
+    "thermo.csv",
+    "final.xyz",
+    "relax.csv",
+    "relaxed.xyz",
+)
 
 
 class RunFolder:

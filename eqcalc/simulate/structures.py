@@ -17,10 +17,22 @@ _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats th
 # What ASE's readers raise on a file that is not what its name promises; they
 # have no common class.
 _READER_ERRORS = (
-    UnknownFileTypeError, OSError, ValueError, KeyError, IndexError, TypeError,
-    AttributeError, StopIteration, EOFError, RuntimeError, SyntaxError, AssertionError,
-    ArithmeticError, NotImplementedError, ImportError,
-)  # fmt: skip
+    UnknownFileTypeError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    StopIteration,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    AssertionError,
+    ArithmeticError,
+    NotImplementedError,
+    ImportError,
+)
 
 
 def read_structure(path: str | Path, index: int = -1) -> Atoms:

@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from eqcalc.units import EV_PER_A3_TO_GPA
 
 __all__ = [
-    "Thermo", "columns", "has_pressure", "observe", "read_table", "snapshot", "temperature_of",
-]  # fmt: skip
+    "Thermo",
+    "columns",
+    "has_pressure",
+    "observe",
+    "read_table",
+    "snapshot",
+    "temperature_of",
+]
 
 
 class Thermo(NamedTuple):
@@ -38,9 +44,13 @@ class Thermo(NamedTuple):
 def columns(with_pressure: bool) -> list[str]:
     """Return the header of ``thermo.csv``."""
     names = [
-        "step", "time_fs", "temperature_K",
-        "potential_energy_eV", "kinetic_energy_eV", "total_energy_eV",
-    ]  # fmt: skip
+        "step",
+        "time_fs",
+        "temperature_K",
+        "potential_energy_eV",
+        "kinetic_energy_eV",
+        "total_energy_eV",
+    ]
     return [*names, "volume_A3", "pressure_gpa"] if with_pressure else names
 
 

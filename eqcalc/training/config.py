@@ -28,9 +28,13 @@ __all__ = ["DataOptions", "TrainingConfig", "TrainingOptions", "read_config"]
 SCHEDULES = ("plateau", "cosine")
 
 _TYPE_NAMES: dict[Any, str] = {
-    int: "an integer", float: "a number", str: "a string", bool: "true or false",
-    tuple: "an array", Mapping: "a table",
-}  # fmt: skip
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    tuple: "an array",
+    Mapping: "a table",
+}
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,14 @@ _N_PASSPORT_FRAMES = 3
 
 # What reading something else as a checkpoint raises, from the file to its architecture.
 _DAMAGED = (
-    RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, ConfigError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+    ConfigError,
     UnknownArchitectureError,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,7 @@ def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potenti
         raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelFileError(
-            f"'{path}' is not a checkpoint of this run: {reason}"
-        ) from error
+        raise ModelFileError(f"'{path}' is not a checkpoint of this run: {reason}") from error
     # Buffers may hold NaN: the reference energies of elements that were never seen.
     if not all(bool(torch.isfinite(weight).all()) for weight in potential.parameters()):
         raise ModelFileError(
@@ -137,9 +140,7 @@ def _judged(config: TrainingConfig, validation: Dataset) -> tuple[Dataset, str]:
     return test, f"test rows {options.test_rows or 'all'} of {test.source}"
 
 
-def _training_data(
-    config: TrainingConfig, train: Dataset, validation: Dataset
-) -> dict[str, Any]:
+def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) -> dict[str, Any]:
     formulas = {frame.atoms.get_chemical_formula(mode="hill") for frame in train.frames}
     content: dict[str, Any] = {
         "source": train.source,

@@ -90,9 +90,14 @@ class LossGradients:
             leaves = [value.detach().requires_grad_(True) for value in values]
             names = [name for name, _ in self.potential.named_parameters()]
             graph = AtomicGraph(
-                atomic_numbers, edge_index, edge_vectors, structure_index,
-                energy.shape[0], atomic_numbers.shape[0], cell,
-            )  # fmt: skip
+                atomic_numbers,
+                edge_index,
+                edge_vectors,
+                structure_index,
+                energy.shape[0],
+                atomic_numbers.shape[0],
+                cell,
+            )
 
             def call(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
                 return functional_call(

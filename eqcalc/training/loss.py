@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from eqcalc.data.batches import LabelledGraph
-from eqcalc.graph import (
-    VOIGT,
-    AtomicGraph,
-    forces_from_edge_gradients,
-    sum_over_structures,
-    virials_from_edge_gradients,
-    volumes,
-)
+from eqcalc.derivatives import forces_from_edge_gradients, stress_from_edge_gradients, voigt
+from eqcalc.graph import AtomicGraph, sum_over_structures
 
 __all__ = ["LossWeights", "Residuals", "loss", "residuals"]
 
@@ -46,7 +40,9 @@ class Residuals(NamedTuple):
 
 def residuals(
     potential: Callable[[AtomicGraph], tuple[Tensor, Tensor]],
-    batch: LabelledGraph, with_stress: bool) -> Residuals:
+    batch: LabelledGraph,
+    with_stress: bool,
+) -> Residuals:
     """Evaluate a potential on a batch; call it with grad enabled."""
     graph = batch.graph
     n_structures = batch.energy.shape[0]
@@ -58,12 +54,7 @@ def residuals(
     forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
     stress = torch.full_like(batch.stress, torch.nan)
     if with_stress:
-        virials = virials_from_edge_gradients(
-            gradients, graph.edge_vectors, graph.edge_index, n_atoms
-        )
-        virial = sum_over_structures(virials, graph.structure_index, n_structures)
-        voigt = torch.stack([virial[:, a, b] for a, b in VOIGT], dim=1)
-        stress = voigt / volumes(graph.cell).unsqueeze(1)
+        stress = voigt(stress_from_edge_gradients(gradients, graph))
     error = energy - batch.energy
     return Residuals(error, error / sizes, forces - batch.forces, stress - batch.stress)
 

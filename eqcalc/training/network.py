@@ -13,6 +13,7 @@ from eqcalc import architectures
 from eqcalc.data import Dataset, average_neighbours
 from eqcalc.data.batches import labelled_graphs
 from eqcalc.potential import Potential
+from eqcalc.tabulated import exact_form
 from eqcalc.training.config import TrainingConfig
 
 __all__ = ["build_network", "complete_architecture"]
@@ -41,4 +42,4 @@ def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Mod
     """Build a network in a precision, with weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return architectures.build(**arguments).to(getattr(torch, dtype))
+        return exact_form(architectures.build(**arguments).to(getattr(torch, dtype)))

@@ -16,9 +16,13 @@ from eqcalc.files import write_whole
 __all__ = ["METRICS", "MetricsFile", "Progress", "Report"]
 
 METRICS = (
-    "train_loss", "validation_loss", "validation_energy_mae_mev",
-    "validation_forces_mae_mev_per_a", "validation_stress_mae_mev_per_a3", "learning_rate",
-)  # fmt: skip
+    "train_loss",
+    "validation_loss",
+    "validation_energy_mae_mev",
+    "validation_forces_mae_mev_per_a",
+    "validation_stress_mae_mev_per_a3",
+    "learning_rate",
+)
 """Columns of metrics.csv; stress only where the loss has it."""
 
 
@@ -59,9 +63,13 @@ class MetricsFile(Callback):
             self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule,
-        outputs: Any, batch: Any, batch_idx: int,
-    ) -> None:  # fmt: skip
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         self._report(trainer, trainer.current_epoch, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

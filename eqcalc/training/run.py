@@ -73,9 +73,14 @@ def read_training_data(config: TrainingConfig) -> TrainingData:
 def label_options(config: TrainingConfig) -> dict[str, Any]:
     """Return the keys and units of a configuration as ``read_dataset`` takes them."""
     names = (
-        "energy_key", "forces_key", "stress_key", "positions_key", "numbers_key",
-        "energy_unit", "length_unit",
-    )  # fmt: skip
+        "energy_key",
+        "forces_key",
+        "stress_key",
+        "positions_key",
+        "numbers_key",
+        "energy_unit",
+        "length_unit",
+    )
     return {name: getattr(config.data, name) for name in names}
 
 

@@ -24,7 +24,7 @@ from ase.io import write
 from speed import PEERS, model_file
 
 from eqcalc.bench import BenchCalculator, machine, measure
-from eqcalc.bench_structures import load_structure
+from eqcalc.bench.structures import load_structure
 from eqcalc.engines import engines_on
 from eqcalc.errors import EngineError, NotEnoughMemoryError
 from eqcalc.files import write_whole
@@ -59,9 +59,11 @@ def main() -> None:
     for row in rows:
         row["limit"] = 1e3 * _bytes(row) / speed
     numbers = {
-        "machine": machine(device), "copy_gb_per_s": speed / _GIGABYTE, "rows": rows,
+        "machine": machine(device),
+        "copy_gb_per_s": speed / _GIGABYTE,
+        "rows": rows,
         "nequip": _nequip(arguments),
-    }  # fmt: skip
+    }
     table = arguments.output / f"limit_{device.type}.md"
     write_whole(table.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
     write_whole(table, _page(numbers, device.type).encode())
@@ -132,14 +134,24 @@ def _measure(
             print(f"{name}, {engine}, {structure}: {error}", flush=True)
             continue
         row = {
-            "network": name, "engine": engine, "report": report, "structure": structure,
-            "n_atoms": found.n_atoms, "n_edges": found.n_edges,
-            "step": found.step.median, "low": found.step.low, "high": found.step.high,
-            "list": found.neighbours.median, "transfer": found.transfer.median,
-            "model": found.model.median, "host": found.host.median, "ase": found.ase.median,
-            "us_per_atom": found.us_per_atom.median, "n_builds": found.n_builds,
+            "network": name,
+            "engine": engine,
+            "report": report,
+            "structure": structure,
+            "n_atoms": found.n_atoms,
+            "n_edges": found.n_edges,
+            "step": found.step.median,
+            "low": found.step.low,
+            "high": found.step.high,
+            "list": found.neighbours.median,
+            "transfer": found.transfer.median,
+            "model": found.model.median,
+            "host": found.host.median,
+            "ase": found.ase.median,
+            "us_per_atom": found.us_per_atom.median,
+            "n_builds": found.n_builds,
             "fresh_list": found.fresh_list.median,
-        }  # fmt: skip
+        }
         print(json.dumps(row), flush=True)
         rows.append(row)
     return rows
@@ -157,8 +169,10 @@ def _nequip(arguments: argparse.Namespace) -> dict[str, float]:
             command = [arguments.nequip, str(PEERS / "peer_nequip.py"), arguments.nequip_model]
             done = subprocess.run(
                 [*command, str(file), arguments.device],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             if done.returncode != 0:
                 print(f"nequip, {structure}: {done.stderr.strip()[-500:]}", flush=True)
                 continue
@@ -188,12 +202,18 @@ def _page(numbers: dict[str, Any], device: str) -> str:
         target = TARGETS.get((row["network"], row["structure"])) if device == "cuda" else None
         peer = numbers["nequip"].get(row["structure"]) if row["network"] == "nequip" else None
         cells = [
-            row["network"], row["structure"], str(row["n_atoms"]), row["engine"],
-            f"{row['step']:.3g} ({row['low']:.3g}..{row['high']:.3g})", _number(target),
+            row["network"],
+            row["structure"],
+            str(row["n_atoms"]),
+            row["engine"],
+            f"{row['step']:.3g} ({row['low']:.3g}..{row['high']:.3g})",
+            _number(target),
             *(f"{row[part]:.3g}" for part in ("list", "transfer", "model", "host", "ase")),
-            f"{row['us_per_atom']:.3g}", f"{row['limit']:.2g}",
-            f"{row['step'] / row['limit']:.1f}", _number(peer),
-        ]  # fmt: skip
+            f"{row['us_per_atom']:.3g}",
+            f"{row['limit']:.2g}",
+            f"{row['step'] / row['limit']:.1f}",
+            _number(peer),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

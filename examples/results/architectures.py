@@ -41,23 +41,34 @@ SEEDS = (0, 1)
 CUTOFF = 4.0
 
 NEQUIP = {
-    "name": "nequip", "parity": True, "num_layers": 3, "num_features": 16, "cut_off": CUTOFF,
-    "radial_mlp_depth": 2, "radial_mlp_width": 32,
-}  # fmt: skip
+    "name": "nequip",
+    "parity": True,
+    "num_layers": 3,
+    "num_features": 16,
+    "cut_off": CUTOFF,
+    "radial_mlp_depth": 2,
+    "radial_mlp_width": 32,
+}
 DIRECTIONAL = {"cut_off": CUTOFF, "num_interaction_blocks": 3, "embedding_dim": 64}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "SchNet": {
-        "name": "schnet", "num_interaction_blocks": 3, "hidden_dim": 64, "num_filters": 20,
+        "name": "schnet",
+        "num_interaction_blocks": 3,
+        "hidden_dim": 64,
+        "num_filters": 20,
         "cutoff": CUTOFF,
     },
     "DimeNet": {"name": "dimenet", **DIRECTIONAL},
     "DimeNet++": {
-        "name": "dimenetpp", **DIRECTIONAL, "interaction_dim": 32, "output_dim": 64,
+        "name": "dimenetpp",
+        **DIRECTIONAL,
+        "interaction_dim": 32,
+        "output_dim": 64,
     },
     "EGNN": {"name": "egnn", "hidden_dim": 64, "num_layers": 4, "cutoff": CUTOFF},
     "GVP": {"name": "gvp", "scalar_dim": 64, "num_layers": 3, "cutoff": CUTOFF},
     "PaiNN": {"name": "painn", "embedding_dim": 64, "num_radial_basis": 6, "cut_off": CUTOFF},
-}  # fmt: skip
+}
 LEARNING_RATE, LEARNING_RATES = 2e-3, {"nequip": 1e-2}
 COMPILED = ("schnet", "painn", "egnn", "nequip")  # the others take too long to compile
 
@@ -120,10 +131,14 @@ def train_one(run: Run, output: Path) -> dict[str, Any]:
     finished = export_run(folder, folder.path / "model", overwrite=True)
     weights = load_potential(folder).architecture.parameters()
     return {
-        "title": run.title, "frames": run.n_frames, "seed": run.seed,
-        "options": finished.card.config, "parameters": sum(weight.numel() for weight in weights),
-        "minutes": None if resume else round(minutes, 1), "errors": finished.card.errors,
-    }  # fmt: skip
+        "title": run.title,
+        "frames": run.n_frames,
+        "seed": run.seed,
+        "options": finished.card.config,
+        "parameters": sum(weight.numel() for weight in weights),
+        "minutes": None if resume else round(minutes, 1),
+        "errors": finished.card.errors,
+    }
 
 
 def training_file(run: Run) -> str:
@@ -167,8 +182,9 @@ class Progress:
             mae = report.metrics["validation_forces_mae_mev_per_a"]
             print(
                 f"{self.name}: epoch {report.epoch}/{report.n_epochs}, "
-                f"validation forces {mae:.1f} meV/Å", flush=True,
-            )  # fmt: skip
+                f"validation forces {mae:.1f} meV/Å",
+                flush=True,
+            )
 
 
 def write_report(output: Path) -> None:
@@ -231,11 +247,14 @@ def learning_curve(results: list[dict[str, Any]]) -> bytes:
         points = [(n, value) for n, values in found.items() for value in values]
         axes.plot(*zip(*points, strict=True), "o", ms=4, mew=0, color=colour)
     axes.set(
-        xscale="log", yscale="log", xlabel="training frames", xticks=N_FRAMES,
+        xscale="log",
+        yscale="log",
+        xlabel="training frames",
+        xticks=N_FRAMES,
         xticklabels=[str(n) for n in N_FRAMES],
         ylabel="test error of the forces, MAE (meV/Å)",
         title=f"NequIP on rMD17 ethanol, {N_STEPS} steps of {BATCH_SIZE} frames",
-    )  # fmt: skip
+    )
     ticks = [20, 30, 50, 100, 200, 300]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     for axis in (axes.xaxis, axes.yaxis):

@@ -79,10 +79,15 @@ def train(dynamics: torch.nn.Module, n_epochs: int) -> int:
     done = 0
     for rate, share in RATES.items():
         options = DynamicsOptions(
-            start_frames=START_FRAMES, horizon=HORIZON, n_epochs=max(1, round(share * n_epochs)),
-            learning_rate=rate, velocity_weight=1.0, gradient_clip=1.0, validate_every=1,
+            start_frames=START_FRAMES,
+            horizon=HORIZON,
+            n_epochs=max(1, round(share * n_epochs)),
+            learning_rate=rate,
+            velocity_weight=1.0,
+            gradient_clip=1.0,
+            validate_every=1,
             seed=SEED + done,
-        )  # fmt: skip
+        )
         print(f"learning rate {rate:g}", flush=True)
         train_dynamics(dynamics, samples, validation, options, lambda now: print(now, flush=True))
         done += options.n_epochs
@@ -94,15 +99,23 @@ def export(
 ) -> ModelCard:
     """Write the file, float32 as trained."""
     return export_propagator(
-        dynamics, path, name="gmn-nbody", timestep=TIMESTEP, description=DESCRIPTION,
-        licence="MIT", errors=errors, overwrite=True,
+        dynamics,
+        path,
+        name="gmn-nbody",
+        timestep=TIMESTEP,
+        description=DESCRIPTION,
+        licence="MIT",
+        errors=errors,
+        overwrite=True,
         training_data={
             "made by": "python examples/results/gmn_nbody.py",
             "system": "3 isolated particles, 2 sticks, 1 hinge (eqcalc.dynamics.simulate)",
-            "samples": N_TRAIN, "start frames": list(START_FRAMES), "seed": SEED,
+            "samples": N_TRAIN,
+            "start frames": list(START_FRAMES),
+            "seed": SEED,
             "epochs": n_epochs,
         },
-    )  # fmt: skip
+    )
 
 
 def errors_of(propagator: Propagator, data: NBodyData) -> dict[str, float]:

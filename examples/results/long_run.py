@@ -40,10 +40,13 @@ def main() -> None:
     torch.set_num_threads(1)
     calculator = EqCalculator(MODEL, device="cpu")
     content = {
-        "model": MODEL, "engine": calculator.models[0].engine.name,
+        "model": MODEL,
+        "engine": calculator.models[0].engine.name,
         "machine": machine(calculator.models[0].device),
-        "steps": N_STEPS, "timestep_fs": TIMESTEP_FS, "looks": run(calculator),
-    }  # fmt: skip
+        "steps": N_STEPS,
+        "timestep_fs": TIMESTEP_FS,
+        "looks": run(calculator),
+    }
     write_whole(RESULTS, (json.dumps(content, indent=1) + "\n").encode())
     write_whole(PICTURE, picture(content))
     write_whole(PAGE, page(content).encode())
@@ -61,21 +64,27 @@ def run(calculator: EqCalculator) -> list[dict[str, Any]]:
             return
         seconds = time.perf_counter() - last[1]
         if step > 0:
-            looks.append({
-                "step": step, "ms_per_step": round(1e3 * seconds / (step - last[0]), 4),
-                "resident_mb": round(resident_mb(), 2),
-                "temperature_K": round(now.thermo.temperature_K, 1),
-                "lists_built": calculator.neighbours.n_builds,
-            })  # fmt: skip
+            looks.append(
+                {
+                    "step": step,
+                    "ms_per_step": round(1e3 * seconds / (step - last[0]), 4),
+                    "resident_mb": round(resident_mb(), 2),
+                    "temperature_K": round(now.thermo.temperature_K, 1),
+                    "lists_built": calculator.neighbours.n_builds,
+                }
+            )
             print(looks[-1], flush=True)
         last = step, time.perf_counter()
 
     settings = MDSettings("nvt-langevin", n_steps=N_STEPS, timestep_fs=TIMESTEP_FS, log_every=10)
     with tempfile.TemporaryDirectory() as folder:
         run_md(
-            read(HERE.parent / "ethanol.xyz"), calculator, settings, Path(folder) / "run",
+            read(HERE.parent / "ethanol.xyz"),
+            calculator,
+            settings,
+            Path(folder) / "run",
             progress=look,
-        )  # fmt: skip
+        )
     return looks
 
 
@@ -117,8 +126,9 @@ def picture(content: dict[str, Any]) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
         f"{content['model']}, engine {content['engine']}, {content['machine']['cpu']}, one thread",
-        fontsize=10, color="0.3",
-    )  # fmt: skip
+        fontsize=10,
+        color="0.3",
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -79,9 +79,7 @@ def trajectories(system: NBodySystem, folder: Path | None) -> NBodyData:
     return data
 
 
-def train_one(
-    counts: tuple[int, int, int], network: str, data: NBodyData, n_epochs: int
-) -> Row:
+def train_one(counts: tuple[int, int, int], network: str, data: NBodyData, n_epochs: int) -> Row:
     """Train with the paper's settings and test the epoch of the best validation."""
     train = data.samples(slice(0, N_TRAIN))
     validation = data.samples(slice(N_TRAIN, N_TRAIN + N_VALIDATION))

@@ -13,7 +13,7 @@ import argparse
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from eqcalc.bench_structures import load_structure
+from eqcalc.bench.structures import load_structure
 from eqcalc.engines import load_model
 from eqcalc.neighbours import build_graph
 
@@ -29,18 +29,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(arguments.model, device="cpu", engine=arguments.engine)
-    graph = build_graph(
-        load_structure(arguments.structure), model.card.cutoff, dtype=model.dtype
-    )
-    inputs = graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+    graph = build_graph(load_structure(arguments.structure), model.card.cutoff, dtype=model.dtype)
     for _ in range(N_CALLS):
-        model(*inputs)
+        model(graph)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(N_CALLS):
-            model(*inputs)
-    rows = sorted(
-        profiler.key_averages(), key=lambda row: row.self_cpu_time_total, reverse=True
-    )
+            model(graph)
+    rows = sorted(profiler.key_averages(), key=lambda row: row.self_cpu_time_total, reverse=True)
     total = sum(row.self_cpu_time_total for row in rows)
     print(f"{total / N_CALLS / 1e3:.2f} ms per call, {graph.edge_index.shape[1]} edges")
     for row in rows[:N_ROWS]:

@@ -30,7 +30,7 @@ from ase.io import write
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.bench import BenchCalculator, machine, measure
-from eqcalc.bench_structures import load_structure
+from eqcalc.bench.structures import load_structure
 from eqcalc.export import export_model
 from eqcalc.files import write_whole
 from eqcalc.potential import Potential
@@ -44,18 +44,28 @@ ENERGIES = {"H": 0.0, "C": 0.0, "O": 0.0, "Cu": 0.0}
 NETWORKS: dict[str, dict[str, Any]] = {
     "painn": {"embedding_dim": 128, "num_blocks": 3, "num_radial_basis": 20, "cut_off": 5.0},
     "schnet": {
-        "hidden_dim": 128, "num_interaction_blocks": 3, "num_filters": 20, "cutoff": 5.0,
+        "hidden_dim": 128,
+        "num_interaction_blocks": 3,
+        "num_filters": 20,
+        "cutoff": 5.0,
     },
     "nequip": {
-        "num_features": 32, "l_max": 2, "parity": True, "num_layers": 4, "cut_off": 5.0,
-        "num_bessels": 8, "radial_mlp_depth": 1, "radial_mlp_width": 128,
-        "elements": ("H", "C", "O", "Cu"), "avg_num_neighbors": 20.0,
+        "num_features": 32,
+        "l_max": 2,
+        "parity": True,
+        "num_layers": 4,
+        "cut_off": 5.0,
+        "num_bessels": 8,
+        "radial_mlp_depth": 1,
+        "radial_mlp_width": 128,
+        "elements": ("H", "C", "O", "Cu"),
+        "avg_num_neighbors": 20.0,
     },
     "gvp": {"cutoff": 5.0},
     "egnn": {"cutoff": 5.0},
     "dimenetpp": {},
     "dimenet": {},
-}  # fmt: skip
+}
 
 
 class Work(NamedTuple):
@@ -193,9 +203,7 @@ def _peer_command(work: Work, arguments: argparse.Namespace, structure: Path) ->
 def _run(command: Sequence[str], variables: Mapping[str, str]) -> dict[str, Any]:
     """Return what a process on one thread prints in its last line."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **variables}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -229,12 +237,17 @@ def _networks(models: dict[str, Path]) -> list[dict[str, Any]]:
                 # Few steps: untrained forces tear molecules apart.
                 found = measure(calculator, atoms, structure, seconds=1.0)
                 row = {
-                    "network": name, "engine": engine, "structure": structure,
-                    "n_edges": found.n_edges, "cpu_share": found.cpu_share,
-                    "step": found.step.median, "model": found.model.median,
-                    "list": found.neighbours.median, "host": found.host.median,
+                    "network": name,
+                    "engine": engine,
+                    "structure": structure,
+                    "n_edges": found.n_edges,
+                    "cpu_share": found.cpu_share,
+                    "step": found.step.median,
+                    "model": found.model.median,
+                    "list": found.neighbours.median,
+                    "host": found.host.median,
                     "ase": found.ase.median,
-                }  # fmt: skip
+                }
                 print(json.dumps(row), flush=True)
                 rows.append(row)
     return rows
@@ -265,13 +278,18 @@ def _page(numbers: dict[str, Any]) -> str:
         plain, kept = row["peer"], f"{row['peer']}, memory kept"
         theirs = min(ms[plain], ms[kept])
         cells = [
-            row["network"], row["structure"], row["peer"], _cell(ms[plain], spread[plain]),
-            _cell(ms[kept], spread[kept]), _cell(ms["inductor"], spread["inductor"]),
+            row["network"],
+            row["structure"],
+            row["peer"],
+            _cell(ms[plain], spread[plain]),
+            _cell(ms[kept], spread[kept]),
+            _cell(ms["inductor"], spread["inductor"]),
             f"**{theirs / ms['inductor']:.1f}**",
             f"{row['target']:g}" if row["target"] else "",
             _cell(ms["torchscript"], spread["torchscript"]),
-            f"{theirs / ms['torchscript']:.1f}", f"{row['error']:.0e}",
-        ]  # fmt: skip
+            f"{theirs / ms['torchscript']:.1f}",
+            f"{row['error']:.0e}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     if numbers.get("networks"):
         lines += ["", *_parts(numbers["networks"])]

@@ -19,9 +19,15 @@ FORECAST = None  # what every calculator foresees
 
 def eq_calculator(model, *, device, dtype, engine, skin, max_edges):
     ASKED_FOR.append(
-        {"model": model, "device": device, "dtype": dtype, "engine": engine, "skin": skin,
-         "max_edges": max_edges}
-    )  # fmt: skip
+        {
+            "model": model,
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "skin": skin,
+            "max_edges": max_edges,
+        }
+    )
     springs = Springs(ethanol())
     springs.memory_forecast = lambda atoms: FORECAST
     return springs

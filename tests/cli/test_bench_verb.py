@@ -33,21 +33,30 @@ def run(*words: object) -> int:
     return int(caught.value.code or 0)
 
 
-def test_bench_prints_a_row_for_each_structure_and_why_an_engine_is_missing(
-    models, folder, capsys
-):
+def test_bench_prints_a_row_for_each_structure_and_why_an_engine_is_missing(models, folder, capsys):
     assert run(models["double"], "ethanol", "crystal.xyz") == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
     (header,) = [line for line in lines if line.startswith("structure")]
     assert header.split() == [
-        "structure", "atoms", "engine", "ms/step", "min..max", "list", "transfer", "model",
-        "gradient", "host", "ASE", "µs/atom",
-    ]  # fmt: skip
+        "structure",
+        "atoms",
+        "engine",
+        "ms/step",
+        "min..max",
+        "list",
+        "transfer",
+        "model",
+        "gradient",
+        "host",
+        "ASE",
+        "µs/atom",
+    ]
     rows = [line.split() for line in lines[lines.index(header) + 1 :][:2]]
     assert [row[:3] for row in rows] == [
-        ["ethanol", "9", "torchscript"], ["crystal.xyz", "8", "torchscript"]
-    ]  # fmt: skip
+        ["ethanol", "9", "torchscript"],
+        ["crystal.xyz", "8", "torchscript"],
+    ]
     for row in rows:
         low, high = map(float, row[4].split(".."))
         assert 0 < low <= float(row[3]) <= high
@@ -81,8 +90,19 @@ def test_bench_over_sizes_writes_numbers_and_a_picture(models, folder, capsys):
 
 
 def test_bench_takes_the_engines_that_are_named_once_each(models, folder, capsys):
-    assert run(models["double"], "ethanol", "--engine", "torchscript", "--engine", "torchscript",
-               "--json", "t.json") == 0  # fmt: skip
+    assert (
+        run(
+            models["double"],
+            "ethanol",
+            "--engine",
+            "torchscript",
+            "--engine",
+            "torchscript",
+            "--json",
+            "t.json",
+        )
+        == 0
+    )
     content = json.loads((folder / "t.json").read_text())
     assert [one["engine"] for one in content["measurements"]] == ["torchscript"]
     assert content["not_used"] == {}

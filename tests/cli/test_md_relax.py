@@ -55,25 +55,33 @@ def run(*words: object) -> int:
 def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
     assert run("md", "ethanol.xyz", "--steps", 100) == 0
     out = capsys.readouterr().out
-    assert (
-        "model nequip-ethanol: shipped, trained on C2H6O (isomers are not told apart)\n" in out
-    )
+    assert "model nequip-ethanol: shipped, trained on C2H6O (isomers are not told apart)\n" in out
     assert "note:" not in out
     assert "step 0/100" in out
     assert "step 100/100" in out
     assert out.count("ns/day") == 11  # a line every 10 %, and the summary
     assert "ethanol-md" in out
     assert ASKED_FOR == [
-        {"model": "nequip-ethanol", "device": "auto", "dtype": None, "engine": "auto",
-         "skin": 0.5, "max_edges": None}
-    ]  # fmt: skip
+        {
+            "model": "nequip-ethanol",
+            "device": "auto",
+            "dtype": None,
+            "engine": "auto",
+            "skin": 0.5,
+            "max_edges": None,
+        }
+    ]
     manifest = json.loads((folder / "ethanol-md" / "manifest.json").read_text())
     assert manifest["structure"] == "ethanol.xyz"
     assert manifest["model"]["name"] == "nequip-ethanol"
     assert manifest["model"]["sha256"] == "9a12"
     assert sorted(p.name for p in (folder / "ethanol-md").iterdir()) == [
-        "final.xyz", "manifest.json", "plot.png", "thermo.csv", "trajectory.traj",
-    ]  # fmt: skip
+        "final.xyz",
+        "manifest.json",
+        "plot.png",
+        "thermo.csv",
+        "trajectory.traj",
+    ]
 
 
 def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
@@ -89,9 +97,15 @@ def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
     expected = MDSettings("nve", 50.0, 0.25, 8, 3, log_every=4, trajectory_format="extxyz")
     assert settings == {f.name: getattr(expected, f.name) for f in fields(expected)}
     assert ASKED_FOR == [
-        {"model": "nequip-ethanol", "device": "cpu", "dtype": "float64", "engine": "jit",
-         "skin": 0.0, "max_edges": 5000}
-    ]  # fmt: skip
+        {
+            "model": "nequip-ethanol",
+            "device": "cpu",
+            "dtype": "float64",
+            "engine": "jit",
+            "skin": 0.0,
+            "max_edges": 5000,
+        }
+    ]
     assert len(ase.io.read(folder / "there" / "trajectory.xyz", ":")) == 3
 
 
@@ -137,9 +151,7 @@ def test_velocities_of_the_file_are_announced(folder, capsys, ensemble, effect):
         ),
     ],
 )
-def test_memory_of_large_structures_is_foretold(
-    verb, forecast, line, folder, capsys, monkeypatch
-):
+def test_memory_of_large_structures_is_foretold(verb, forecast, line, folder, capsys, monkeypatch):
     monkeypatch.setattr(fake_models, "FORECAST", forecast)
     assert run(verb, "ethanol.xyz", "-n", 2) == 0
     out = capsys.readouterr().out
@@ -292,10 +304,16 @@ def test_small_systems_get_one_thread(monkeypatch, asked, n_atoms, expected):
             md,
             MDSettings(),
             {
-                "ensemble": "ensemble", "temperature": "temperature_K", "timestep": "timestep_fs",
-                "steps": "n_steps", "seed": "seed", "friction": "friction_per_fs",
-                "thermostat_time": "thermostat_time_fs", "barostat_time": "barostat_time_fs",
-                "pressure": "pressure_gpa", "log_every": "log_every",
+                "ensemble": "ensemble",
+                "temperature": "temperature_K",
+                "timestep": "timestep_fs",
+                "steps": "n_steps",
+                "seed": "seed",
+                "friction": "friction_per_fs",
+                "thermostat_time": "thermostat_time_fs",
+                "barostat_time": "barostat_time_fs",
+                "pressure": "pressure_gpa",
+                "log_every": "log_every",
                 "trajectory_format": "trajectory_format",
             },
         ),
@@ -303,12 +321,16 @@ def test_small_systems_get_one_thread(monkeypatch, asked, n_atoms, expected):
             relax,
             RelaxSettings(),
             {
-                "fmax": "fmax", "steps": "max_steps", "cell": "cell", "pressure": "pressure_gpa",
-                "optimizer": "optimizer", "trajectory_format": "trajectory_format",
+                "fmax": "fmax",
+                "steps": "max_steps",
+                "cell": "cell",
+                "pressure": "pressure_gpa",
+                "optimizer": "optimizer",
+                "trajectory_format": "trajectory_format",
             },
         ),
     ],
-)  # fmt: skip
+)
 def test_defaults_of_the_verb_are_those_of_the_settings(verb, settings, names):
     assert set(names.values()) == {f.name for f in fields(settings)}
     parameters = inspect.signature(verb).parameters

@@ -49,10 +49,19 @@ max_epochs = 2
 EXAMPLE = Path(__file__).parents[2] / "examples" / "04_new_architecture.py"
 
 TINY = {
-    "embedding_dim": 8, "hidden_dim": 8, "num_features": 8, "scalar_dim": 8, "l_max": 1,
-    "num_blocks": 1, "num_interaction_blocks": 1, "num_layers": 1, "num_spherical_basis": 3,
-    "num_layers_after_skip": 1, "num_output_linear_layers": 1, "elements": ["H", "C", "O"],
-}  # fmt: skip
+    "embedding_dim": 8,
+    "hidden_dim": 8,
+    "num_features": 8,
+    "scalar_dim": 8,
+    "l_max": 1,
+    "num_blocks": 1,
+    "num_interaction_blocks": 1,
+    "num_layers": 1,
+    "num_spherical_basis": 3,
+    "num_layers_after_skip": 1,
+    "num_output_linear_layers": 1,
+    "elements": ["H", "C", "O"],
+}
 """Options of those architectures that have them, smaller than the small ones."""
 
 
@@ -219,8 +228,10 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_plot(models, folder, c
         assert row is not None, quantity.name
         errors = quantity.errors
         assert row.groups() == (
-            f"{1e3 * errors.mae:.2f}", f"{1e3 * errors.rmse:.2f}", f"m{quantity.unit}",
-        )  # fmt: skip
+            f"{1e3 * errors.mae:.2f}",
+            f"{1e3 * errors.rmse:.2f}",
+            f"m{quantity.unit}",
+        )
     content = json.loads((folder / "out" / "errors.json").read_text())
     assert content["n_frames"] == 4
     assert {key: content[key] for key in expected.summary()} == expected.summary()
@@ -271,9 +282,11 @@ def test_evaluate_explains_a_wrong_option(words, reason, models, folder, capsys)
 def test_evaluate_reads_an_npz_with_keys_of_its_own(models, folder, capsys):
     frames = ase.io.read(ETHANOL_FRAMES, index=":2")
     np.savez(
-        "own.npz", species=frames[0].numbers, xyz=[atoms.positions for atoms in frames],
+        "own.npz",
+        species=frames[0].numbers,
+        xyz=[atoms.positions for atoms in frames],
         e=[atoms.get_potential_energy() for atoms in frames],
-    )  # fmt: skip
+    )
     words = ("evaluate", models["double"], "own.npz", "--energy-key", "e", "--energy-unit", "eV")
     assert run(*words, "--length-unit", "Angstrom") == 2
     assert "numbers_key and positions_key" in capsys.readouterr().err
@@ -517,9 +530,7 @@ def test_export_of_a_folder_that_is_no_run_is_explained(folder, capsys):
     assert "'train.toml' is not a training run" in capsys.readouterr().err
 
 
-def test_a_training_stopped_by_ctrl_c_ends_with_130_and_can_be_resumed(
-    folder, capsys, monkeypatch
-):
+def test_a_training_stopped_by_ctrl_c_ends_with_130_and_can_be_resumed(folder, capsys, monkeypatch):
     show = eqcalc.cli.train._EpochProgress.show
 
     def press_ctrl_c(self, report):
@@ -543,7 +554,8 @@ def test_the_output_of_train_holds_nothing_but_its_own_lines(folder):
     assert done.stderr == ""
     epoch = r"epoch {}/2  MAE: E \d+\.\d meV  F \d+\.\d meV/Å\n"
     assert re.fullmatch(
-        epoch.format(1) + epoch.format(2)
+        epoch.format(1)
+        + epoch.format(2)
         + r"best checkpoint: runs/tiny/best\.ckpt\nnext: eqcalc export runs/tiny models/tiny\n",
         done.stdout,
-    ), done.stdout  # fmt: skip
+    ), done.stdout

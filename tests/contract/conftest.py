@@ -74,9 +74,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _parametrize(
-    metafunc: pytest.Metafunc, fixture: str,
-    cases: list[tuple[str, str, str]], slow: list[tuple[str, str, str]],
-) -> None:  # fmt: skip
+    metafunc: pytest.Metafunc,
+    fixture: str,
+    cases: list[tuple[str, str, str]],
+    slow: list[tuple[str, str, str]],
+) -> None:
     parameters = [pytest.param(case, id="-".join(case)) for case in cases]
     parameters += [pytest.param(c, id="-".join(c), marks=pytest.mark.slow) for c in slow]
     metafunc.parametrize(fixture, parameters, indirect=True)

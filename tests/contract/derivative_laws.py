@@ -14,7 +14,8 @@ from subjects import Subject, assert_close, evaluate
 from tolerances import DERIVATIVE
 from torch import Tensor
 
-from eqcalc.graph import AtomicGraph, batch_graphs, forces_from_edge_gradients
+from eqcalc.derivatives import forces_from_edge_gradients
+from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 
@@ -41,9 +42,12 @@ def assert_forces_are_derivatives(subject: Subject) -> None:
         slopes = _finite_differences(subject, displaced, 3 * len(atoms), case)
         expected = -slopes.reshape(-1, 3)
         assert_close(
-            found.forces, expected, DERIVATIVE,
-            f"{subject.label}: {case}, against finite differences of the energy", "forces",
-        )  # fmt: skip
+            found.forces,
+            expected,
+            DERIVATIVE,
+            f"{subject.label}: {case}, against finite differences of the energy",
+            "forces",
+        )
 
 
 def assert_stress_is_derivative(subject: Subject) -> None:
@@ -64,9 +68,12 @@ def assert_stress_is_derivative(subject: Subject) -> None:
         slopes = _finite_differences(subject, strained, 9, case)
         assert found.stress is not None, f"{subject.label}: {case} has no stress"
         assert_close(
-            found.stress[0], slopes.reshape(3, 3) / atoms.get_volume(), DERIVATIVE,
-            f"{subject.label}: {case}, against finite differences of the energy", "stress",
-        )  # fmt: skip
+            found.stress[0],
+            slopes.reshape(3, 3) / atoms.get_volume(),
+            DERIVATIVE,
+            f"{subject.label}: {case}, against finite differences of the energy",
+            "stress",
+        )
     for case, atoms in geometries.generic().items():
         if not atoms.pbc.all():
             stress = evaluate(subject, atoms, case).stress
@@ -111,8 +118,12 @@ def assert_finite_second_derivatives(potential: Potential) -> None:
         "square H4": geometries.square(),
         "copper cell": geometries.metal(),
     }
-    axes = {"z": np.eye(3), "x": np.eye(3)[[2, 0, 1]], "y": np.eye(3)[[1, 2, 0]],
-            "no axis": geometries.rotation_matrix(21)}  # fmt: skip
+    axes = {
+        "z": np.eye(3),
+        "x": np.eye(3)[[2, 0, 1]],
+        "y": np.eye(3)[[1, 2, 0]],
+        "no axis": geometries.rotation_matrix(21),
+    }
     for dtype in (torch.float64, torch.float32):
         trained = copy.deepcopy(potential).to(dtype).train()
         for name, atoms in structures.items():

@@ -74,9 +74,12 @@ def assert_edges_act_on_their_receiver(subject: Subject) -> None:
         kept = graph.edge_index[1] != k
         found = evaluate(subject, _select(graph, kept), f"ethanol, atom {k} receives no edge")
         assert_close(
-            found.energies[k : k + 1], alone.energies, subject.tolerance,
-            f"{subject.label}: ethanol, atom {k} receives no edge", "energies",
-        )  # fmt: skip
+            found.energies[k : k + 1],
+            alone.energies,
+            subject.tolerance,
+            f"{subject.label}: ethanol, atom {k} receives no edge",
+            "energies",
+        )
 
 
 def assert_isolated_atoms_feel_nothing(subject: Subject) -> None:
@@ -87,9 +90,12 @@ def assert_isolated_atoms_feel_nothing(subject: Subject) -> None:
         _assert_exactly_zero(subject, vacuum.forces, f"{case}: forces")
         boxed = evaluate(subject, geometries.isolated(element, cell=50.0), f"{case} in a box")
         assert_close(
-            boxed.energies, vacuum.energies, subject.tolerance,
-            f"{subject.label}: {case} in a box and in the vacuum", "energies",
-        )  # fmt: skip
+            boxed.energies,
+            vacuum.energies,
+            subject.tolerance,
+            f"{subject.label}: {case} in a box and in the vacuum",
+            "energies",
+        )
         assert boxed.stress is not None, f"{subject.label}: {case} in a box has no stress"
         _assert_exactly_zero(subject, boxed.stress, f"{case}: stress")
 

@@ -15,14 +15,13 @@ from ase import Atoms
 from tolerances import TOLERANCES, Tolerance
 from torch import Tensor
 
-from eqcalc.engines import Model
-from eqcalc.graph import (
-    AtomicGraph,
+from eqcalc.derivatives import (
     forces_from_edge_gradients,
-    sum_over_structures,
-    virials_from_edge_gradients,
+    stress_from_edge_gradients,
     volumes,
 )
+from eqcalc.engines import Model
+from eqcalc.graph import AtomicGraph, sum_over_structures
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Evaluation, Potential
 
@@ -73,18 +72,12 @@ def exported_subject(model: Model, label: str = "exported") -> Subject:
     """Return a loaded model file as a subject: a host that sums what the file returns."""
 
     def call(graph: AtomicGraph) -> Evaluation:
-        energies, gradients = model(
-            graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
-        )
+        energies, gradients = model(graph)
         n_atoms = graph.atomic_numbers.shape[0]
         owned = graph.structure_index[: graph.n_owned]
         stress = None
         if bool((volumes(graph.cell) > 0).all()):
-            virials = virials_from_edge_gradients(
-                gradients, graph.edge_vectors, graph.edge_index, n_atoms
-            )
-            virial = sum_over_structures(virials, graph.structure_index, graph.n_structures)
-            stress = virial / volumes(graph.cell)[:, None, None]
+            stress = stress_from_edge_gradients(gradients, graph)
         return Evaluation(
             sum_over_structures(energies[: graph.n_owned], owned, graph.n_structures),
             energies,

@@ -26,8 +26,13 @@ def assert_rotation(subject: Subject) -> None:
     for case, atoms in geometries.generic().items():
         expected = evaluate(subject, atoms, case)
         for seed in (11, 12):
-            _assert_turns(subject, atoms, expected, geometries.rotation_matrix(seed),
-                          f"{case}, rotation {seed}")  # fmt: skip
+            _assert_turns(
+                subject,
+                atoms,
+                expected,
+                geometries.rotation_matrix(seed),
+                f"{case}, rotation {seed}",
+            )
 
 
 def assert_reflection(subject: Subject) -> None:

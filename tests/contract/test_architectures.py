@@ -18,10 +18,10 @@ from subjects import assert_close, evaluate, exported_subject, potential_subject
 from tolerances import TOLERANCES
 
 from eqcalc import EqCalculator, architectures
+from eqcalc.derivatives import VOIGT, forces_from_edge_gradients
 from eqcalc.engines import load_model
 from eqcalc.errors import GraphError
 from eqcalc.export import export_model
-from eqcalc.graph import VOIGT, forces_from_edge_gradients
 from eqcalc.neighbours import build_graph
 
 
@@ -179,9 +179,12 @@ def test_reference_energies_keep_float64_in_a_float32_model(name, tmp_path):
     references = np.array([REAL_REFERENCE_ENERGIES[symbol] for symbol in atoms.symbols])
     tolerance = TOLERANCES[torch.float32]
     assert_close(
-        found.energies.numpy() - references, expected.energies.numpy() - references,
-        tolerance, "ethanol without reference energies", "energies",
-    )  # fmt: skip
+        found.energies.numpy() - references,
+        expected.energies.numpy() - references,
+        tolerance,
+        "ethanol without reference energies",
+        "energies",
+    )
 
 
 def test_exported_file_names_its_architecture_and_options(name, model_files):
@@ -271,7 +274,10 @@ def _run_alone(script: str, *arguments: Path) -> dict:
     """Run a script in a fresh, isolated interpreter and return the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", script, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -24,11 +24,24 @@ from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 
 __all__ = [
-    "EXACT", "Edge", "Weights", "assert_directed_edge_vanishes", "assert_every_parameter_learns",
-    "assert_exported_file_agrees", "assert_forces_by_finite_differences", "assert_signature",
-    "bare_molecule", "edges_of", "envelope", "incoming", "perturbed", "rattled", "rotation",
-    "silu", "structures",
-]  # fmt: skip
+    "EXACT",
+    "Edge",
+    "Weights",
+    "assert_directed_edge_vanishes",
+    "assert_every_parameter_learns",
+    "assert_exported_file_agrees",
+    "assert_forces_by_finite_differences",
+    "assert_signature",
+    "bare_molecule",
+    "edges_of",
+    "envelope",
+    "incoming",
+    "perturbed",
+    "rattled",
+    "rotation",
+    "silu",
+    "structures",
+]
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 """float64: two ways of summing the same few hundred terms."""
@@ -171,11 +184,12 @@ def assert_every_parameter_learns(network: nn.Module, atoms: Atoms) -> None:
     (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=True)
     (energies.square().sum() + gradient.square().sum()).backward()
     broken = [
-        name for name, parameter in network.named_parameters()
+        name
+        for name, parameter in network.named_parameters()
         if parameter.grad is None
         or not bool(torch.isfinite(parameter.grad).all())
         or float(parameter.grad.abs().max()) == 0.0
-    ]  # fmt: skip
+    ]
     network.zero_grad()
     network.eval()
     assert broken == []
@@ -189,7 +203,7 @@ def assert_exported_file_agrees(network: nn.Module, path: Path, atoms: Atoms) ->
     graph = build_graph(atoms, potential.cutoff)
     energies, gradients = potential(graph)
     for _ in range(3):  # TorchScript optimises after the first runs
-        found = model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+        found = model(graph)
         torch.testing.assert_close(found[0], energies.detach(), rtol=0, atol=1e-10)
         torch.testing.assert_close(found[1], gradients, rtol=1e-10, atol=1e-10)
 

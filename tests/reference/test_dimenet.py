@@ -38,10 +38,19 @@ CUTOFF = 3.0
 N_RADIAL, N_SPHERICAL, N_BLOCKS = 3, 4, 2
 
 NAMES = [
-    "num_radial_basis", "num_spherical_basis", "embedding_dim", "bilinear_dim", "out_dim",
-    "cut_off", "envelope_exponent", "num_interaction_blocks", "num_layers_before_skip",
-    "num_layers_after_skip", "num_output_linear_layers", "activation",
-]  # fmt: skip
+    "num_radial_basis",
+    "num_spherical_basis",
+    "embedding_dim",
+    "bilinear_dim",
+    "out_dim",
+    "cut_off",
+    "envelope_exponent",
+    "num_interaction_blocks",
+    "num_layers_before_skip",
+    "num_layers_after_skip",
+    "num_output_linear_layers",
+    "activation",
+]
 
 
 def _dimenet(out_dim: int = 1, cut_off: float = CUTOFF, exponent: int = 5, activation=None):
@@ -57,10 +66,22 @@ def _dimenetpp(out_dim: int = 1, cut_off: float = CUTOFF, exponent: int = 5, act
     torch.manual_seed(2)
     return perturbed(
         DimeNetPP(
-            N_RADIAL, N_SPHERICAL, 6, 5, 3, 7, out_dim, cut_off, exponent, N_BLOCKS, 1, 2, 2,
+            N_RADIAL,
+            N_SPHERICAL,
+            6,
+            5,
+            3,
+            7,
+            out_dim,
+            cut_off,
+            exponent,
+            N_BLOCKS,
+            1,
+            2,
+            2,
             activation,
         )
-    )  # fmt: skip
+    )
 
 
 BOTH = pytest.mark.parametrize("make", [_dimenet, _dimenetpp])
@@ -159,11 +180,20 @@ def _by_loops(network: nn.Module, numbers: np.ndarray, edges: list[Edge]) -> np.
     rbfs = [_rbf(w.arrays["radial_basis.frequencies"], e.length, cutoff, p) for e in edges]
     species = w.arrays["embedding.species.weight"]
     m = [
-        silu(w.linear("embedding.mix", np.concatenate(
-            [species[numbers[e.j]], species[numbers[e.i]], silu(w.linear("embedding.radial", rbf))]
-        )))
+        silu(
+            w.linear(
+                "embedding.mix",
+                np.concatenate(
+                    [
+                        species[numbers[e.j]],
+                        species[numbers[e.i]],
+                        silu(w.linear("embedding.radial", rbf)),
+                    ]
+                ),
+            )
+        )
         for e, rbf in zip(edges, rbfs, strict=True)
-    ]  # fmt: skip
+    ]
     total = _output(w, "first_output", m, rbfs, edges, len(numbers))
     for t in range(network.config.num_interaction_blocks):
         name = f"interactions.{t}"

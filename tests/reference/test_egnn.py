@@ -181,9 +181,7 @@ def test_layer_is_equivariant(options, velocity, improper, n):
     turn, shift = rotation(improper, n), torch.arange(1.0, n + 1.0).double()
     before = layer(features, degree, x, index, v if velocity else None)
     assert float((before[0] - x).abs().max().detach()) > 1e-3
-    after = layer(
-        features, degree, x @ turn.T + shift, index, v @ turn.T if velocity else None
-    )
+    after = layer(features, degree, x @ turn.T + shift, index, v @ turn.T if velocity else None)
     torch.testing.assert_close(after[0], before[0] @ turn.T + shift, **EXACT)
     torch.testing.assert_close(after[1], before[1], **EXACT)
     if velocity:
@@ -197,9 +195,7 @@ def test_layer_does_not_depend_on_the_order_of_atoms_and_edges(velocity):
     before = layer(features, degree, x, index, v if velocity else None)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = torch.argsort(order)[index].flip(1)
-    after = layer(
-        features[order], degree[order], x[order], moved, v[order] if velocity else None
-    )
+    after = layer(features[order], degree[order], x[order], moved, v[order] if velocity else None)
     for one, other in zip(after, before, strict=True):
         if other is not None:
             torch.testing.assert_close(one, other[order], **EXACT)
@@ -280,9 +276,10 @@ def test_every_parameter_of_the_layer_receives_a_gradient(options, velocity):
     outputs = layer(features, degree, x, index, v if velocity else None)
     torch.cat([t.flatten() for t in outputs if t is not None]).square().sum().backward()
     silent = [
-        name for name, parameter in layer.named_parameters()
+        name
+        for name, parameter in layer.named_parameters()
         if parameter.grad is None or float(parameter.grad.abs().max()) == 0.0
-    ]  # fmt: skip
+    ]
     assert silent == []
 
 
@@ -322,8 +319,9 @@ def _energies_by_loops(network: EGNN, atoms: Atoms) -> np.ndarray:
     return np.array([w.mlp("readout", h_i, _swish)[0] for h_i in h])
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, {"update_coordinates": False}],
-                         ids=[*LABELS, "fixed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [*OPTIONS, {"update_coordinates": False}], ids=[*LABELS, "fixed"]
+)
 @pytest.mark.parametrize("name", structures())
 def test_atomic_energies_equal_the_equations_written_as_loops(options, name):
     atoms = structures()[name]
@@ -369,14 +367,16 @@ def test_every_directed_edge_vanishes_smoothly_at_the_cutoff(options):
     assert_directed_edge_vanishes(_network(**options))
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, {"update_coordinates": False}],
-                         ids=[*LABELS, "fixed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [*OPTIONS, {"update_coordinates": False}], ids=[*LABELS, "fixed"]
+)
 def test_every_parameter_receives_a_gradient(options):
     assert_every_parameter_learns(_network(**options), rattled("CH3CH2OH"))
 
 
-@pytest.mark.parametrize("options", [{"attention": False}, OPTIONS[4],
-                                     {"update_coordinates": False, "swish_beta": 1.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{"attention": False}, OPTIONS[4], {"update_coordinates": False, "swish_beta": 1.0}]
+)
 def test_exported_file_gives_the_eager_numbers(options, tmp_path):
     assert_exported_file_agrees(_network(**options), tmp_path / "model.pt", rattled("CH3OH"))
 

@@ -68,13 +68,18 @@ def _rotation(improper: bool) -> torch.Tensor:
         (
             PaiNN,
             [
-                "embedding_dim", "num_blocks", "num_radial_basis", "cut_off", "out_dim",
-                "return_potential_energy", "return_force_vectors",
+                "embedding_dim",
+                "num_blocks",
+                "num_radial_basis",
+                "cut_off",
+                "out_dim",
+                "return_potential_energy",
+                "return_force_vectors",
             ],
             {"return_potential_energy": True, "return_force_vectors": True},
         ),
     ],
-)  # fmt: skip
+)
 def test_constructor_has_the_documented_names_in_order(network, names, defaults):
     parameters = list(inspect.signature(network).parameters.values())
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -186,9 +191,14 @@ def test_forward_does_not_depend_on_the_order_of_atoms_and_edges(network):
 
 def _graph(numbers: torch.Tensor, positions: torch.Tensor, index: torch.Tensor) -> AtomicGraph:
     return AtomicGraph(
-        numbers, index, positions[index[0]] - positions[index[1]], torch.zeros_like(numbers),
-        1, len(numbers), torch.zeros((1, 3, 3), dtype=positions.dtype),
-    )  # fmt: skip
+        numbers,
+        index,
+        positions[index[0]] - positions[index[1]],
+        torch.zeros_like(numbers),
+        1,
+        len(numbers),
+        torch.zeros((1, 3, 3), dtype=positions.dtype),
+    )
 
 
 def test_schnet_forward_is_the_sum_of_atomic_energies():
@@ -513,9 +523,11 @@ def _painn_by_loops(network: PaiNN, numbers, positions, index) -> tuple[np.ndarr
             ds, dv = np.zeros(F), np.zeros((3, F))
             for j, d, vector in _incoming(i, positions, index):
                 phi = np.array(
-                    [math.sin(n * math.pi * d / rc) / d
-                     for n in range(1, config.num_radial_basis + 1)]
-                )  # fmt: skip
+                    [
+                        math.sin(n * math.pi * d / rc) / d
+                        for n in range(1, config.num_radial_basis + 1)
+                    ]
+                )
                 filters = w.arrays["filters.weight"][rows] @ phi + w.arrays["filters.bias"][rows]
                 mixed = w.mlp(f"messages.{t}.mix", s[j], _silu) * filters * _envelope(d, rc)
                 a, b, c = mixed[:F], mixed[F : 2 * F], mixed[2 * F :]

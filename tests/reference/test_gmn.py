@@ -92,14 +92,17 @@ def test_constructor_has_the_documented_names_in_order():
     parameters = list(inspect.signature(GMNLayer).parameters.values())
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert [p.name for p in positional] == [
-        "in_dim", "hidden_dim", "out_dim", "edge_attr_dim", "activation",
-        "use_residual_connection", "learnable",
-    ]  # fmt: skip
+        "in_dim",
+        "hidden_dim",
+        "out_dim",
+        "edge_attr_dim",
+        "activation",
+        "use_residual_connection",
+        "learnable",
+    ]
     defaults = {p.name: p.default for p in positional if p.default is not p.empty}
     assert isinstance(defaults.pop("activation"), nn.ReLU)
-    assert defaults == {
-        "edge_attr_dim": 0, "use_residual_connection": True, "learnable": False
-    }  # fmt: skip
+    assert defaults == {"edge_attr_dim": 0, "use_residual_connection": True, "learnable": False}
     others = [p for p in parameters if p not in positional]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in others)
 
@@ -107,8 +110,14 @@ def test_constructor_has_the_documented_names_in_order():
 def test_forward_has_the_documented_names_and_defaults():
     parameters = list(inspect.signature(GMNLayer.forward).parameters.values())[1:]
     assert [p.name for p in parameters] == [
-        "node_feat", "node_pos", "velocity", "edge_index", "degree", "object_index", "edge_attr",
-    ]  # fmt: skip
+        "node_feat",
+        "node_pos",
+        "velocity",
+        "edge_index",
+        "degree",
+        "object_index",
+        "edge_attr",
+    ]
     assert {p.name: p.default for p in parameters if p.default is not p.empty} == {
         "edge_attr": None
     }
@@ -165,9 +174,7 @@ def _turn(omega, r):
     """Return Rot(ω) r by Rodrigues' formula about the unit axis."""
     angle = np.linalg.norm(omega)
     k = omega / angle
-    return (
-        r * np.cos(angle) + np.cross(k, r) * np.sin(angle) + k * (k @ r) * (1.0 - np.cos(angle))
-    )
+    return r * np.cos(angle) + np.cross(k, r) * np.sin(angle) + k * (k @ r) * (1.0 - np.cos(angle))
 
 
 def _forces(layer, h, x, edges, attributes):
@@ -246,8 +253,9 @@ def test_layer_is_what_the_equations_say(counts, learnable):
                 new_x[i] = x[i] + new_v[i]
                 continue
             block = getattr(layer, kind)
-            new_x[column], new_v[column] = movers[kind](block, h[column], x[column], v[column],
-                                                        f[column])  # fmt: skip
+            new_x[column], new_v[column] = movers[kind](
+                block, h[column], x[column], v[column], f[column]
+            )
     new_h = [
         h[i] + _mlp(layer.feature_update, np.concatenate([h[i], messages[i]]))
         for i in range(len(h))

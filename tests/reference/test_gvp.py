@@ -156,19 +156,24 @@ def test_parts_are_equivariant(improper):
     turn = rotation(improper)
     edge_scalars, edge_vectors = _pair(7, 4, 2, seed=1)
     index = torch.tensor([[1, 2, 3, 0, 4, 0, 1], [0, 0, 0, 1, 1, 2, 3]])
-    shares = torch.linspace(0.1, 0.9, 7).double().unsqueeze(1)
+    edge_weights = torch.linspace(0.1, 0.9, 7).double().unsqueeze(1)
     convolution = perturbed(GVPConvolution((S, C), (4, 2)))
     parts = [
         (perturbed(GeometricVectorPerceptron((S, C), (4, 5), nn.SiLU())), ()),
         (perturbed(GVPLayerNorm(S)), ()),
         (perturbed(GVPLayerNorm(S, 1.0)), ()),
-        (convolution, (edge_scalars, edge_vectors, shares, index)),
+        (convolution, (edge_scalars, edge_vectors, edge_weights, index)),
     ]
     scalars, vectors = _pair()
     for part, rest in parts:
         before = part(scalars, vectors, *rest)
         if rest:
-            rest = (edge_scalars, torch.einsum("xy,nyc->nxc", turn, edge_vectors), shares, index)
+            rest = (
+                edge_scalars,
+                torch.einsum("xy,nyc->nxc", turn, edge_vectors),
+                edge_weights,
+                index,
+            )
         after = part(scalars, torch.einsum("xy,nyc->nxc", turn, vectors), *rest)
         torch.testing.assert_close(after[0], before[0], **EXACT)
         torch.testing.assert_close(after[1], torch.einsum("xy,nyc->nxc", turn, before[1]), **EXACT)

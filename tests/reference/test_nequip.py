@@ -40,8 +40,13 @@ DERIVATIVE = {"rtol": 0.0, "atol": 1e-7}
 """Central differences of fourth order, float64."""
 
 CUTOFF = 3.0
-SMALL = {"num_features": 4, "num_bessels": 3, "radial_mlp_depth": 2, "radial_mlp_width": 5,
-         "cut_off": CUTOFF}  # fmt: skip
+SMALL = {
+    "num_features": 4,
+    "num_bessels": 3,
+    "radial_mlp_depth": 2,
+    "radial_mlp_width": 5,
+    "cut_off": CUTOFF,
+}
 
 
 def small(l_max: int = 2, parity: bool = True, **options) -> NequIP:
@@ -167,10 +172,17 @@ def _slow_layer(network: NequIP, layer: int, features: dict[Irrep, Tensor], grap
         (1, {"num_layers": 6, "bessel_trainable": False, "avg_num_neighbors": 0.5}),  # has 0o
         (3, {"num_layers": 2, "parity": False, "polynomial_cutoff_p": 4}),
         (0, {"num_layers": 2}),
-        (1, {"num_layers": 2, "first_self_connection": True, "per_species_shift": True,
-             "per_species_scale": False}),
+        (
+            1,
+            {
+                "num_layers": 2,
+                "first_self_connection": True,
+                "per_species_shift": True,
+                "per_species_scale": False,
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_layer_equals_loops_over_edges_and_paths(l_max, options):
     network = small(l_max, elements=["H", "C", "O"], **({"avg_num_neighbors": 3.7} | options))
     graph = graph_of(Atoms("COHH", structure().positions[[0, 1, 2, 3]]))
@@ -213,8 +225,9 @@ def test_natural_parity_has_no_odd_paths():
 
 
 @pytest.mark.parametrize("improper", [False, True], ids=["rotation", "reflection"])
-@pytest.mark.parametrize(("l_max", "parity", "num_layers"), [(2, True, 4), (1, True, 6),
-                                                             (3, False, 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("l_max", "parity", "num_layers"), [(2, True, 4), (1, True, 6), (3, False, 3)]
+)
 def test_energies_stay_and_forces_turn(l_max, parity, num_layers, improper):
     potential = Potential(small(l_max, parity, num_layers=num_layers)).eval()
     atoms, q = structure(), rotation(improper)
@@ -361,9 +374,14 @@ def test_float32_agrees_with_float64():
     torch.testing.assert_close(found.forces, expected.forces, **SINGLE)
 
 
-@pytest.mark.parametrize(("l_max", "options"), [(0, {"num_layers": 2}), (2, {}),
-                                                (1, {"num_layers": 6, "per_species_scale": False,
-                                                     "bessel_trainable": False})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("l_max", "options"),
+    [
+        (0, {"num_layers": 2}),
+        (2, {}),
+        (1, {"num_layers": 6, "per_species_scale": False, "bessel_trainable": False}),
+    ],
+)
 def test_exported_file_gives_the_same_numbers(l_max, options, tmp_path):
     network = small(l_max, elements=["H", "C", "O"], **options).float()  # rounds parameters only
     potential = Potential(network, {"H": -1.0, "C": -2.0, "O": -3.0})

@@ -17,9 +17,7 @@ from eqcalc.simulate import hessian
 
 @pytest.fixture(scope="module")
 def calculator(tmp_path_factory) -> EqCalculator:
-    return EqCalculator(
-        export_small(tmp_path_factory.mktemp("models") / "double.pt"), device="cpu"
-    )
+    return EqCalculator(export_small(tmp_path_factory.mktemp("models") / "double.pt"), device="cpu")
 
 
 def by_ase(atoms: Atoms, calculator: EqCalculator, folder, indices=None) -> VibrationsData:

@@ -39,9 +39,9 @@ class Counted:
     def __init__(self, model: Model) -> None:
         self.model, self.card, self.device, self.n_calls = model, model.card, model.device, 0
 
-    def __call__(self, *tensors):
+    def __call__(self, graph):
         self.n_calls += 1
-        return self.model(*tensors)
+        return self.model(graph)
 
 
 def count_calls(calculator: EqCalculator) -> Counted:
@@ -62,9 +62,15 @@ def images(make=ethanol, n_inside: int = 3) -> list[Atoms]:
 @pytest.mark.parametrize("make", [ethanol, slab])
 @pytest.mark.parametrize(
     ("method", "climb"),
-    [("aseneb", True), ("improvedtangent", False), ("improvedtangent", True), ("eb", False),
-     ("string", False), ("spline", False)],
-)  # fmt: skip
+    [
+        ("aseneb", True),
+        ("improvedtangent", False),
+        ("improvedtangent", True),
+        ("eb", False),
+        ("string", False),
+        ("spline", False),
+    ],
+)
 def test_a_band_has_the_forces_of_one_calculator_per_image(make, method, climb, models, calculator):
     alone, together = images(make), images(make)
     for image in alone:

@@ -96,9 +96,7 @@ def largest_change(run: MDRun, n_steps: int) -> float:
 
 def test_nose_hoover_chain_conserves_its_energy_to_second_order():
     def change(timestep_fs: float) -> float:
-        settings = MDSettings(
-            ensemble="nvt-nhc", timestep_fs=timestep_fs, thermostat_time_fs=50.0
-        )
+        settings = MDSettings(ensemble="nvt-nhc", timestep_fs=timestep_fs, thermostat_time_fs=50.0)
         run = MDRun(ethanol(), Springs(ethanol()), settings)
         return largest_change(run, int(100 / timestep_fs))
 
@@ -119,9 +117,12 @@ def test_npt_conserves_its_energy_to_second_order():
 @pytest.mark.parametrize(("pressure_gpa", "sign"), [(30.0, -1), (-10.0, 1)])
 def test_npt_volume_follows_the_pressure(tmp_path, pressure_gpa, sign):
     settings = MDSettings(
-        ensemble="npt", pressure_gpa=pressure_gpa, timestep_fs=2.0, n_steps=150,
+        ensemble="npt",
+        pressure_gpa=pressure_gpa,
+        timestep_fs=2.0,
+        n_steps=150,
         barostat_time_fs=100.0,
-    )  # fmt: skip
+    )
     run = MDRun(copper(), EMT(), settings)
     result = run.run(tmp_path / "run")
     table = read_table(result.folder / "thermo.csv")

@@ -99,9 +99,12 @@ def test_cell_without_stress_is_refused(tmp_path):
 def test_stop_request_says_how_to_go_on(tmp_path):
     with pytest.raises(StopRequested, match=r"stopped at step 1 of.*eqcalc relax .*relaxed.xyz"):
         run_relax(
-            rattled_ethanol(), Springs(ethanol()), RelaxSettings(), tmp_path,
+            rattled_ethanol(),
+            Springs(ethanol()),
+            RelaxSettings(),
+            tmp_path,
             progress=lambda now: now.step and signal.raise_signal(signal.SIGINT),
-        )  # fmt: skip
+        )
 
 
 def test_folder_with_a_run_is_refused(tmp_path):

@@ -119,9 +119,12 @@ def test_stop_request_names_the_step(tmp_path):
 
     with pytest.raises(StopRequested, match=r"step 11 of 100; .*eqcalc md .*final.xyz") as caught:
         run_md(
-            ethanol(), Springs(ethanol()), MDSettings(n_steps=100), tmp_path / "run",
+            ethanol(),
+            Springs(ethanol()),
+            MDSettings(n_steps=100),
+            tmp_path / "run",
             progress=interrupt,
-        )  # fmt: skip
+        )
     assert caught.value.signal_number == signal.SIGINT
     frames = ase.io.read(tmp_path / "run" / "trajectory.traj", ":")
     assert [f.info["step"] for f in frames] == [0, 10, 11]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_models import write_models
 
-from eqcalc.engines.kernels import build_kernels, load_kernels
-from eqcalc.nn.fused import enable_kernels
+from eqcalc.native.build import build_library, load_library
+from eqcalc.tabulated.convolutions import enable_kernels
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,6 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Build, load and use the C++ library; from then on the whole process has it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("kernels")))
-        build_kernels()
-        assert load_kernels()
+        build_library()
+        assert load_library()
         assert enable_kernels()

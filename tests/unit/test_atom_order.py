@@ -9,9 +9,10 @@ from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
 from small_models import crystal, row_of_ethanol, slab
 
-from eqcalc import EqCalculator, atom_order
-from eqcalc.atom_order import AtomOrder
-from eqcalc.bench_structures import load_structure
+from eqcalc import EqCalculator
+from eqcalc.bench.structures import load_structure
+from eqcalc.calculator import atom_order
+from eqcalc.calculator.atom_order import AtomOrder
 from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
 from eqcalc.neighbours import build_graph
 
@@ -152,9 +153,11 @@ def test_structures_in_turn_each_get_their_own_results(always, models):
     for make in makers:
         fresh = EqCalculator(models["double"], device="cpu")
         np.testing.assert_allclose(
-            results(calculator, make())["forces"], results(fresh, make())["forces"],
-            rtol=0, atol=1e-11,
-        )  # fmt: skip
+            results(calculator, make())["forces"],
+            results(fresh, make())["forces"],
+            rtol=0,
+            atol=1e-11,
+        )
 
 
 def test_results_that_came_through_a_transfer_are_restored_too(always, models):

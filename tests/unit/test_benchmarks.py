@@ -48,7 +48,7 @@ def test_benchmark_bare_model(benchmark, calculator):
 
     def run():
         graph = next(graphs)
-        model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+        model(graph)
 
     benchmark(run)
 

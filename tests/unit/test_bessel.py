@@ -61,8 +61,9 @@ def test_spherical_basis_equals_scipy_in_double_precision(n_spherical, n_radial,
     expected = _spherical_by_scipy(d, n_spherical, n_radial, p)
     found = SphericalBesselBasis(n_spherical, n_radial, CUTOFF, p)(d).numpy()
     assert found.shape == (400, n_spherical, n_radial)
-    np.testing.assert_allclose(found / np.abs(expected).max(0), expected / np.abs(expected).max(0),
-                               rtol=0, atol=2e-10)  # fmt: skip
+    np.testing.assert_allclose(
+        found / np.abs(expected).max(0), expected / np.abs(expected).max(0), rtol=0, atol=2e-10
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,16 @@ from small_models import (
     water,
 )
 
-from eqcalc import EqCalculator, blockwise
+from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.blockwise import Blockwise, MemoryForecast
-from eqcalc.chunks import BlockCutter, box_coordinates, halved
+from eqcalc.blockwise import evaluation as blockwise
+from eqcalc.blockwise.blocks import BlockCutter, box_coordinates, halved
+from eqcalc.blockwise.memory import MemoryLaw
 from eqcalc.data import LabelledFrame, read_dataset
 from eqcalc.errors import ConfigError, EqcalcError, NotEnoughMemoryError
 from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model
-from eqcalc.memory import MemoryLaw
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 
@@ -89,11 +90,12 @@ class Recorded:
         self.most_edges, self.error = most_edges, error
         self.edges: list[int] = []
 
-    def __call__(self, numbers, vectors, edge_index, n_owned):
-        self.edges.append(edge_index.shape[1])
-        if edge_index.shape[1] > self.most_edges:
+    def __call__(self, graph):
+        n_edges = graph.edge_index.shape[1]
+        self.edges.append(n_edges)
+        if n_edges > self.most_edges:
             raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.model(numbers, vectors, edge_index, n_owned)
+        return self.model(graph)
 
 
 def record(calculator: EqCalculator, **options) -> Recorded:
@@ -157,13 +159,10 @@ def test_a_single_atom_has_its_energy_and_its_part_of_all_gradients(name, files)
         gradients = torch.zeros_like(graph.edge_vectors)
         for k in range(len(atoms)):
             block = cutter.cut(torch.tensor([k]))
-            found = model(
-                graph.atomic_numbers[block.atoms], graph.edge_vectors[block.edges],
-                block.edge_index, block.n_owned,
-            )  # fmt: skip
+            found = model(block.of(graph))
             energies[k] = found[0][0]
             gradients.index_add_(0, block.edges, found[1])
-        expected = model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, len(atoms))
+        expected = model(graph)
         np.testing.assert_allclose(energies, expected[0], rtol=1e-13, atol=TOLERANCE)
         np.testing.assert_allclose(gradients, expected[1], atol=TOLERANCE)
 
@@ -174,11 +173,9 @@ def test_one_hop_less_would_be_wrong(name, files):
     atoms = chain()
     model = EqCalculator(files[name], device="cpu").models[0]
     graph = build_graph(atoms, model.card.cutoff)
-    expected = model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, len(atoms))
+    expected = model(graph)
     block = BlockCutter(graph.edge_index, len(atoms), model.card.n_hops - 1).cut(torch.arange(6))
-    found = model(
-        graph.atomic_numbers[block.atoms], graph.edge_vectors[block.edges], block.edge_index, 6
-    )
+    found = model(block.of(graph))
     assert (found[0][:6] - expected[0][:6]).abs().max() > 1e4 * TOLERANCE
 
 

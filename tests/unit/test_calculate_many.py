@@ -13,7 +13,7 @@ from small_models import crystal, ethanol, slab, water
 from test_calculator import Counted, count_calls
 
 from eqcalc import EqCalculator
-from eqcalc.batched import grouped
+from eqcalc.blockwise.grouping import grouped
 from eqcalc.errors import ConfigError, GraphError, NonFiniteError, UnsupportedElementError
 from eqcalc.neighbours import build_graph
 
@@ -29,8 +29,14 @@ def structures() -> list[Atoms]:
     for k, atoms in enumerate(moved):
         atoms.rattle(0.01, seed=k)
     return [
-        ethanol(), crystal(), water(), slab(), Atoms("O"), crystal().repeat((2, 1, 1)), *moved,
-    ]  # fmt: skip
+        ethanol(),
+        crystal(),
+        water(),
+        slab(),
+        Atoms("O"),
+        crystal().repeat((2, 1, 1)),
+        *moved,
+    ]
 
 
 def assert_equal_results(found: list[dict], expected: list[dict], tolerance: float) -> None:
@@ -57,8 +63,12 @@ def test_many_give_the_results_of_one_by_one(max_edges, calculator, models):
     found = calculator.calculate_many(structures(), max_edges=max_edges)
     assert_equal_results(found, expected, 1e-11)
     assert [set(results) >= {"stress"} for results in found[:5]] == [
-        False, True, False, False, False,
-    ]  # fmt: skip
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("skin", [0.0, 0.5])
@@ -95,7 +105,7 @@ def test_the_model_is_called_as_rarely_as_the_edges_allow(calculator):
 
 
 def test_a_committee_searches_neighbours_once_for_all_members(models, monkeypatch):
-    from eqcalc import pair_search
+    from eqcalc.neighbours import search as pair_search
 
     searches = []
     search = pair_search._search

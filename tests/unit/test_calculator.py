@@ -35,7 +35,7 @@ from eqcalc.errors import (
     UnsupportedElementError,
 )
 from eqcalc.neighbours import build_graph
-from eqcalc.transfers import Transfers
+from eqcalc.neighbours.transfers import Transfers
 
 PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress", "stresses")
 
@@ -52,9 +52,9 @@ class Counted:
         self.model, self.card, self.device = model, model.card, model.device
         self.answer, self.n_calls = answer, 0
 
-    def __call__(self, *tensors):
+    def __call__(self, graph):
         self.n_calls += 1
-        outputs = self.model(*tensors)
+        outputs = self.model(graph)
         return outputs if self.answer is None else self.answer(*outputs)
 
 
@@ -246,9 +246,9 @@ def test_a_change_in_place_gives_a_new_result(change, calculator):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [(_move, "positions"), (_transmute, "numbers"), (_strain, "cell"),
-                          (_open, "pbc")],
-)  # fmt: skip
+    ("change", "named"),
+    [(_move, "positions"), (_transmute, "numbers"), (_strain, "cell"), (_open, "pbc")],
+)
 def test_check_state_names_what_changed(change, named, calculator):
     atoms = crystal()
     calculator.get_forces(atoms)
@@ -342,17 +342,23 @@ def test_atoms_may_be_read_only(calculator):
 def test_globals_are_left_as_they_were(models):
     environment = dict(os.environ)
     before = (
-        torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
-        torch.are_deterministic_algorithms_enabled(), np.geterr(),
-    )  # fmt: skip
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        np.geterr(),
+    )
     seeds = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     for name in ("single", "double"):
         for dtype in ("float32", "float64"):
             EqCalculator(models[name], dtype=dtype).get_stress(crystal())
     assert before == (
-        torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
-        torch.are_deterministic_algorithms_enabled(), np.geterr(),
-    )  # fmt: skip
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        np.geterr(),
+    )
     assert torch.equal(torch.get_rng_state(), seeds[0])
     np.testing.assert_array_equal(np.random.get_state()[1], seeds[1])  # noqa: NPY002
     assert dict(os.environ) == environment
@@ -677,9 +683,7 @@ def test_alternating_structures_are_not_confused(calculator):
     expected = {make: eager(make()) for make in (ethanol, crystal, slab, water)}
     for _ in range(2):
         for make, evaluation in expected.items():
-            np.testing.assert_allclose(
-                calculator.get_forces(make()), evaluation.forces, atol=1e-11
-            )
+            np.testing.assert_allclose(calculator.get_forces(make()), evaluation.forces, atol=1e-11)
 
 
 # --- inside ASE --------------------------------------------------------------------------
@@ -721,9 +725,7 @@ def test_a_written_frame_reads_back_with_its_results(suffix, committee, models, 
     names = ["double", "other"] if committee else ["double"]
     atoms = crystal()
     atoms.calc = EqCalculator([models[name] for name in names])
-    energy, forces, stress = (
-        atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
-    )  # fmt: skip
+    energy, forces, stress = (atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress())
     path = tmp_path / f"frame.{suffix}"
     ase.io.write(path, atoms)
     back = ase.io.read(path)

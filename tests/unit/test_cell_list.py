@@ -12,10 +12,11 @@ from ase.build import bulk, fcc111
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from eqcalc import cell_list, pair_search
-from eqcalc.cell_list import find_pairs
-from eqcalc.neighbours import SkinList, _checked, build_graph
-from eqcalc.pair_search import _search
+from eqcalc.neighbours import SkinList, build_graph, cell_list
+from eqcalc.neighbours import search as pair_search
+from eqcalc.neighbours.cell_list import find_pairs
+from eqcalc.neighbours.search import _search
+from eqcalc.neighbours.structure import check_structure
 
 ALL_PBC = list(itertools.product([False, True], repeat=3))
 CELLS = {
@@ -30,7 +31,7 @@ CELLS = {
 
 
 def found_on(atoms: Atoms, radius: float, device: str = "cpu"):
-    structure = _checked(atoms)
+    structure = check_structure(atoms)
     positions = torch.from_numpy(structure.positions).to(device)
     found = find_pairs(positions, structure.lattice, structure.pbc, radius)
     return [tensor.cpu().numpy() for tensor in found]
@@ -38,7 +39,7 @@ def found_on(atoms: Atoms, radius: float, device: str = "cpu"):
 
 def assert_same_pairs(atoms: Atoms, radius: float, device: str = "cpu") -> int:
     """Return the number of pairs, which are those of vesin."""
-    expected = _search(_checked(atoms), radius)
+    expected = _search(check_structure(atoms), radius)
     for one, other in zip(found_on(atoms, radius, device), expected, strict=True):
         assert one.dtype == other.dtype == np.int64
         np.testing.assert_array_equal(one, other)
@@ -125,7 +126,7 @@ def test_very_long_boxes_have_bins_that_can_be_numbered(monkeypatch):
 
 def test_positions_are_not_changed():
     atoms = scattered(CELLS["triclinic"], True, 30, 1, spread=5.0)
-    structure = _checked(atoms)
+    structure = check_structure(atoms)
     positions = torch.from_numpy(structure.positions)
     before = positions.clone()
     find_pairs(positions, structure.lattice, structure.pbc, 3.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,22 +15,18 @@ from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab, small_optio
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.cli import main
-from eqcalc.engines import load_model
-from eqcalc.engines.committee import (
-    CommitteeEngine,
-    _key,
-    compile_committee_package,
-    find_committee_package,
-)
-from eqcalc.engines.package_cache import PackageCache, cache_folder
-from eqcalc.errors import EngineError, EngineWarning, ModelFileError
+from eqcalc.engines import CommitteeEngine, Target, load_committee, load_model
+from eqcalc.engines.packages import _key, find_package
+from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.export import compile_committee, export_model
 from eqcalc.model_file import open_model_file
+from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 
 CPU = torch.device("cpu")
 PRECISIONS = [torch.float32, torch.float64]
+TARGET = Target(CPU, torch.float64)
 NAMES = ("short", "schnet")  # another cutoff, another architecture
 
 
@@ -73,9 +68,12 @@ def compiled(members, packages) -> list[Path]:
 
 def structures() -> dict[str, Atoms]:
     return {
-        "molecule": ethanol(), "crystal": crystal(), "slab": slab(), "one atom": Atoms("O"),
+        "molecule": ethanol(),
+        "crystal": crystal(),
+        "slab": slab(),
+        "one atom": Atoms("O"),
         "two apart": Atoms("CO", [[0, 0, 0], [0, 0, 9.0]]),
-    }  # fmt: skip
+    }
 
 
 def last_line(calculator: EqCalculator) -> str:
@@ -88,19 +86,19 @@ def last_line(calculator: EqCalculator) -> str:
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_each_slice_is_the_answer_of_that_member(dtype, compiled):
     files = [open_model_file(path) for path in compiled]
-    together = CommitteeEngine(files, CPU, dtype)
+    together = CommitteeEngine.load(files, Target(CPU, dtype))
     name = str(dtype).removeprefix("torch.")
     alone = [load_model(path, dtype=name, engine="torchscript") for path in compiled]
     atol = 1e-11 if dtype == torch.float64 else 2e-5
     for label, atoms in structures().items():
         graph = build_graph(atoms, 4.0, dtype=dtype)
-        tensors = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
         for n_owned in (graph.n_owned, graph.n_owned // 2):
-            energies, gradients = together(*tensors, n_owned)
+            part = graph._replace(n_owned=n_owned)
+            energies, gradients = together(part)
             assert energies.shape == (2, len(atoms))
             assert gradients.shape == (2, graph.edge_index.shape[1], 3)
             for member, model in enumerate(alone):
-                expected_energies, expected_gradients = model(*tensors, n_owned)
+                expected_energies, expected_gradients = model(part)
                 where = f"{label}, member {member}"
                 torch.testing.assert_close(
                     energies[member], expected_energies, rtol=0, atol=atol, msg=where
@@ -172,9 +170,9 @@ def test_a_slice_that_fails_its_passport_is_not_used(compiled, packages):
     """The right package under the key of another order: the slices are exchanged."""
     files = [open_model_file(path) for path in compiled[::-1]]
     content = packages[torch.float64].read_bytes()
-    PackageCache().make(_key(files, CPU, torch.float64), lambda path: path.write_bytes(content))
+    PackageCache().make(_key(files, TARGET), lambda path: path.write_bytes(content))
     with pytest.raises(ModelFileError, match=r"in a committee: the model does not reproduce"):
-        CommitteeEngine(files, CPU, torch.float64)
+        CommitteeEngine.load(files, TARGET)
     calculator = EqCalculator(compiled[::-1])
     assert "one by one" in last_line(calculator)
     assert "does not reproduce its own passport" in last_line(calculator)
@@ -184,9 +182,9 @@ def test_a_slice_that_fails_its_passport_is_not_used(compiled, packages):
 
 def test_a_package_that_torch_cannot_load_is_not_used(members):
     files = [open_model_file(path) for path in members]
-    PackageCache().make(_key(files, CPU, torch.float64), lambda path: path.write_bytes(b"no"))
+    PackageCache().make(_key(files, TARGET), lambda path: path.write_bytes(b"no"))
     with pytest.raises(EngineError, match="cannot load the compiled package"):
-        CommitteeEngine(files, CPU, torch.float64)
+        CommitteeEngine.load(files, TARGET)
     assert "one by one: torch" in last_line(EqCalculator(members))
 
 
@@ -197,17 +195,16 @@ def fail(*arguments: object) -> None:
 @pytest.fixture
 def no_kernels(monkeypatch):
     """Leave the C++ kernels unbuilt, which takes a while in an empty cache."""
-    for name in ("inductor", "committee"):
-        monkeypatch.setattr(f"eqcalc.engines.{name}.prepare_kernels", lambda device: None)
+    monkeypatch.setattr("eqcalc.compiling.build_library", lambda: None)
 
 
 def test_a_committee_that_cannot_be_compiled_says_why(members, monkeypatch, no_kernels):
-    monkeypatch.setattr("eqcalc.export.compile_committee", fail)
+    monkeypatch.setattr("eqcalc.compiling.compile_committee", fail)
     files = [open_model_file(path) for path in members[:2]]
     message = r"'short', 'schnet' cannot be compiled together for cpu, float64, 1 .*: no compiler$"
     with pytest.raises(EngineError, match=message):
-        compile_committee_package(files, CPU, torch.float64)
-    assert find_committee_package(files, CPU, torch.float64) is None
+        CommitteeEngine.prepare(files, TARGET)
+    assert find_package(files, TARGET) is None
 
 
 def copied(package: Path) -> Callable[..., None]:
@@ -218,16 +215,20 @@ def copied(package: Path) -> Callable[..., None]:
 
 
 def test_asking_for_inductor_compiles_the_committee_at_the_first_use(
-    members, packages, monkeypatch, no_kernels
+    members, packages, monkeypatch
 ):
-    monkeypatch.setattr("eqcalc.export.compile_model", fail)  # the members take torchscript then
-    monkeypatch.setattr(
-        "eqcalc.export.compile_committee", copied(packages[torch.float64])
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EngineWarning)
-        calculator = EqCalculator(members, engine="inductor")
-    assert last_line(calculator).startswith("all 2 in one pass")
+    monkeypatch.setattr("eqcalc.compiling.compile_committee", copied(packages[torch.float64]))
+    models = [load_model(path) for path in members]
+    together, why = load_committee(models, "inductor")
+    assert together is not None
+    assert why.startswith("all 2 in one pass")
+
+
+def test_a_committee_asked_for_that_cannot_be_compiled_is_refused(members, monkeypatch, no_kernels):
+    monkeypatch.setattr("eqcalc.compiling.compile_committee", fail)
+    models = [load_model(path) for path in members]
+    with pytest.raises(EngineError, match=r"cannot be compiled together .*: no compiler"):
+        load_committee(models, "inductor")
 
 
 def test_a_model_alone_has_no_committee(models):
@@ -248,8 +249,8 @@ def test_the_verb_compiles_members_and_committee(
         compiled_alone.append(file)
         path.write_bytes(b"no package")  # the members run with torchscript then
 
-    monkeypatch.setattr("eqcalc.export.compile_model", alone)
-    monkeypatch.setattr("eqcalc.export.compile_committee", copied(packages[torch.float64]))
+    monkeypatch.setattr("eqcalc.compiling.compile_model", alone)
+    monkeypatch.setattr("eqcalc.compiling.compile_committee", copied(packages[torch.float64]))
     for n_compiled in (3, 0):  # the second time, all is there
         with pytest.raises(SystemExit) as stop:
             main(["compile", *map(str, members)])

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import ase.io
 import numpy as np
@@ -18,13 +19,13 @@ from test_cuda_graph import StandInRecorder, assert_same_results, breathing
 from eqcalc import EqCalculator
 from eqcalc.bench import BenchCalculator, measure, ready_engines
 from eqcalc.cli import main
-from eqcalc.engines import cuda_graph, inductor, load_model
+from eqcalc.engines import Target, cuda_graph, load_model, packages
 from eqcalc.engines.cuda_graph import CudaGraphEngine
-from eqcalc.engines.inductor import compile_package
-from eqcalc.engines.package_cache import PackageCache, cache_folder, package_key
-from eqcalc.errors import ConfigError, EngineError, EngineWarning, ModelFileError, OutputError
+from eqcalc.engines.packages import make_package
+from eqcalc.errors import ConfigError, EngineError, ModelFileError, OutputError
 from eqcalc.export import compile_model, rebuild_potential
 from eqcalc.model_file import open_model_file
+from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.neighbours import build_graph
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def package(models, tmp_path_factory) -> Path:
 @pytest.fixture
 def compiled(models, package) -> Path:
     """Return the model "double", its package in the cache."""
-    key = inductor.key_of(open_model_file(models["double"]), CPU, torch.float64)
+    key = packages._key([open_model_file(models["double"])], Target(CPU, torch.float64))
     PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
     return models["double"]
 
@@ -80,10 +81,18 @@ def test_a_package_is_made_once_and_found_again():
     assert {p.suffix for p in cache.folder.iterdir()} == {".pt2", ".json", ".lock"}
 
 
+class FileOf(NamedTuple):
+    sha256: str
+
+
 def test_everything_that_changes_the_code_changes_the_key(monkeypatch):
-    cache, model = PackageCache(), "0" * 64
-    before = package_key(model, CPU, torch.float32)
-    others = [package_key("1" * 64, CPU, torch.float32), package_key(model, CPU, torch.float64)]
+    cache, one, other = PackageCache(), FileOf("0" * 64), FileOf("1" * 64)
+
+    def key_of(*files: FileOf, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+        return packages._key(files, Target(CPU, dtype))
+
+    before = key_of(one)
+    others = [key_of(other), key_of(one, dtype=torch.float64), key_of(one, other)]
     for place, value in (
         ("torch.__version__", "9.9"),
         ("torch.get_num_threads", lambda: 77),
@@ -91,10 +100,10 @@ def test_everything_that_changes_the_code_changes_the_key(monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, value)
-            others.append(package_key(model, CPU, torch.float32))
+            others.append(key_of(one))
     paths = {cache.path(key) for key in [before, *others]}
-    assert len(paths) == 6
-    assert package_key(model, CPU, torch.float32) == before
+    assert len(paths) == 7
+    assert key_of(one) == before
 
 
 @pytest.mark.parametrize("damage", ["package", "entry", "no entry", "another key"])
@@ -162,11 +171,14 @@ def test_two_processes_compile_once(tmp_path):
 
 def structures() -> dict[str, Atoms]:
     return {
-        "molecule": ethanol(), "crystal": crystal(), "slab": slab(),
-        "one atom": Atoms("O"), "two apart": Atoms("CO", [[0, 0, 0], [0, 0, 9.0]]),
+        "molecule": ethanol(),
+        "crystal": crystal(),
+        "slab": slab(),
+        "one atom": Atoms("O"),
+        "two apart": Atoms("CO", [[0, 0, 0], [0, 0, 9.0]]),
         "a pair": Atoms("CO", [[0, 0, 0], [0, 0, 1.2]]),
         "one atom in a small cell": Atoms("C", cell=[2.5] * 3, pbc=True),
-    }  # fmt: skip
+    }
 
 
 def test_the_package_gives_what_the_eager_network_gives(compiled):
@@ -215,11 +227,11 @@ def test_bench_takes_the_package_once_it_is_there(compiled):
 
 def test_ghost_atoms_carry_messages_and_no_energy(compiled):
     graph = build_graph(ethanol(), 4.0)
-    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
     fast, slow = (load_model(compiled, engine=name) for name in ("auto", "torchscript"))
     for n_owned in (0, 4, 9):
-        energies, gradients = fast(*arguments, n_owned)
-        expected_energies, expected_gradients = slow(*arguments, n_owned)
+        part = graph._replace(n_owned=n_owned)
+        energies, gradients = fast(part)
+        expected_energies, expected_gradients = slow(part)
         torch.testing.assert_close(energies, expected_energies, rtol=0, atol=1e-11)
         torch.testing.assert_close(gradients, expected_gradients, rtol=0, atol=1e-11)
 
@@ -256,11 +268,10 @@ def test_where_graphs_are_captured_the_package_is_what_is_replayed(compiled, mon
     for atoms in [*structures().values(), *breathing(12), *structures().values()]:
         assert_same_results(replaying, plain, atoms)
     graph = build_graph(ethanol(), 4.0)
-    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
     before = replaying.models[0].engine.n_captures
     for n_owned in (0, 4, 9, 4):  # weights, unlike a count, are not frozen in
-        found = replaying.models[0](*arguments, n_owned)
-        expected = plain.models[0](*arguments, n_owned)
+        found = replaying.models[0](graph._replace(n_owned=n_owned))
+        expected = plain.models[0](graph._replace(n_owned=n_owned))
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
     assert replaying.models[0].engine.n_captures == before
@@ -297,7 +308,7 @@ def test_a_committee_reports_every_member(compiled, models):
 
 
 def test_a_damaged_package_is_not_run(compiled):
-    key = inductor.key_of(open_model_file(compiled), CPU, torch.float64)
+    key = packages._key([open_model_file(compiled)], Target(CPU, torch.float64))
     path = PackageCache().path(key)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -306,7 +317,7 @@ def test_a_damaged_package_is_not_run(compiled):
 
 
 def test_a_package_that_torch_cannot_load_is_not_run(models):
-    key = inductor.key_of(open_model_file(models["double"]), CPU, torch.float64)
+    key = packages._key([open_model_file(models["double"])], Target(CPU, torch.float64))
     PackageCache().make(key, lambda path: path.write_bytes(b"no package"))
     report = load_model(models["double"]).engine_report()
     assert "torchscript on cpu" in report
@@ -315,24 +326,49 @@ def test_a_package_that_torch_cannot_load_is_not_run(models):
 
 def test_a_package_that_fails_the_passport_is_not_run(models, package):
     # The package of one model under the key of another: its numbers are wrong.
-    key = inductor.key_of(open_model_file(models["other"]), CPU, torch.float64)
+    key = packages._key([open_model_file(models["other"])], Target(CPU, torch.float64))
     PackageCache().make(key, lambda path: path.write_bytes(package.read_bytes()))
     model = load_model(models["other"])
     assert model.engine.name == "torchscript"
     assert "does not reproduce its own passport" in model.not_used["inductor"]
 
 
-def test_where_the_compiler_fails_torchscript_runs_and_one_line_says_so(models, monkeypatch):
+def test_where_the_compiler_fails_the_engine_that_was_asked_for_is_refused(models, monkeypatch):
     def fail(*arguments: object) -> None:
         raise RuntimeError("g++: command not found\nand a long trace")
 
-    monkeypatch.setattr("eqcalc.export.compile_model", fail)
-    message = r"running 'double' with torchscript: 'double' cannot be compiled .* g\+\+: command"
-    with pytest.warns(EngineWarning, match=message):
-        model = load_model(models["double"], engine="inductor")
-    assert model.engine.name == "torchscript"
+    monkeypatch.setattr("eqcalc.compiling.compile_model", fail)
+    message = (
+        r"engine 'inductor' cannot run 'double': 'double' cannot be compiled .* g\+\+: command not "
+        r"found; or take engine='auto' or 'torchscript'"
+    )
+    with pytest.raises(EngineError, match=message):
+        load_model(models["double"], engine="inductor")
     with pytest.raises(EngineError, match=r"cannot be compiled for cpu, float64, 1 thread: g\+\+"):
-        compile_package(open_model_file(models["double"]), CPU, torch.float64)
+        make_package([open_model_file(models["double"])], Target(CPU, torch.float64))
+    assert load_model(models["double"]).engine.name == "torchscript"
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_compiler(models, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OutputError, match=r"cannot keep compiled models .* set EQCALC_CACHE"):
+        load_model(models["double"], engine="inductor")
+
+
+def test_what_eqcalc_refuses_while_it_compiles_keeps_its_own_error(models, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise OutputError("cannot write '/full/disk'")
+
+    monkeypatch.setattr("eqcalc.compiling.compile_model", fail)
+    with pytest.raises(OutputError, match="cannot write '/full/disk'"):
+        make_package([open_model_file(models["double"])], Target(CPU, torch.float64))
+
+
+def test_an_installation_without_its_entry_point_says_so(models, monkeypatch):
+    monkeypatch.setattr(packages, "entry_points", lambda **_: [])
+    with pytest.raises(EngineError, match=r"has not registered its compiler; install eqcalc again"):
+        load_model(models["double"], engine="inductor")
 
 
 def test_asking_for_the_engine_compiles_at_the_first_use(models, package, monkeypatch):
@@ -342,7 +378,7 @@ def test_asking_for_the_engine_compiles_at_the_first_use(models, package, monkey
         calls.append(target)
         path.write_bytes(package.read_bytes())
 
-    monkeypatch.setattr("eqcalc.export.compile_model", quick)
+    monkeypatch.setattr("eqcalc.compiling.compile_model", quick)
     for _ in range(2):
         assert load_model(models["double"], engine="inductor").engine.name == "inductor"
     assert calls == [(CPU, torch.float64)]
@@ -373,7 +409,7 @@ def test_the_verb_compiles_and_reports(models, package, capsys, monkeypatch):
     def quick(file: object, path: Path, *target: object) -> None:
         path.write_bytes(package.read_bytes())
 
-    monkeypatch.setattr("eqcalc.export.compile_model", quick)
+    monkeypatch.setattr("eqcalc.compiling.compile_model", quick)
     for expected in ("compiled in", "package "):
         with pytest.raises(SystemExit) as stop:
             main(["compile", str(models["double"])])
@@ -387,7 +423,7 @@ def test_the_verb_ends_with_an_error_where_the_compiler_fails(models, capsys, mo
     def fail(*arguments: object) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("eqcalc.export.compile_model", fail)
+    monkeypatch.setattr("eqcalc.compiling.compile_model", fail)
     with pytest.raises(SystemExit) as stop:
         main(["compile", str(models["double"])])
     assert stop.value.code == 2

@@ -31,7 +31,7 @@ from eqcalc.bench import ready_engines
 from eqcalc.engines import cuda_graph, load_model
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.cuda_graph import CudaGraphEngine, CudaRecorder, Recording
-from eqcalc.errors import EngineError, EngineWarning
+from eqcalc.errors import EngineError
 from eqcalc.export import export_model
 from eqcalc.graph import AtomicGraph, validate_graph
 from eqcalc.neighbours import build_graph
@@ -126,12 +126,15 @@ def breathing(n_frames: int) -> list[Atoms]:
 
 def odd_structures() -> dict[str, Atoms]:
     return {
-        "molecule": ethanol(), "crystal": crystal(), "slab": slab(), "one atom": Atoms("O"),
+        "molecule": ethanol(),
+        "crystal": crystal(),
+        "slab": slab(),
+        "one atom": Atoms("O"),
         "no edges": Atoms("COH", [[0, 0, 0], [0, 0, 9.0], [0, 9.0, 0]]),
         "a pair": Atoms("CO", [[0, 0, 0], [0, 0, 1.2]]),
         "one atom in a small cell": Atoms("C", cell=[2.5] * 3, pbc=True),
         "many edges": crystal().repeat(2),
-    }  # fmt: skip
+    }
 
 
 # --- buckets -----------------------------------------------------------------------------
@@ -166,11 +169,18 @@ def test_filled_buffers_are_a_graph_whose_pads_touch_no_real_atom(n_edges):
         senders = torch.from_numpy(rng.integers(0, n_atoms, n))
         numbers = torch.from_numpy(rng.choice([1, 6, 8], n_atoms))
         vectors, index = torch.rand(n, 3), torch.stack([senders, receivers])
-        buffers.fill(numbers, vectors, index, n_atoms // 2)
-        graph = AtomicGraph(
-            buffers.atomic_numbers, buffers.edge_index, buffers.edge_vectors,
-            torch.zeros(40, dtype=torch.int64), 1, 40, torch.zeros(1, 3, 3),
-        )  # fmt: skip
+        buffers.fill(
+            AtomicGraph(
+                numbers,
+                index,
+                vectors,
+                torch.zeros_like(numbers),
+                1,
+                n_atoms // 2,
+                torch.zeros(1, 3, 3),
+            )
+        )
+        graph = buffers.graph
         validate_graph(graph)
         assert torch.equal(graph.atomic_numbers[:n_atoms], numbers)
         assert set(graph.atomic_numbers[n_atoms:].tolist()) == {int(numbers[0])}
@@ -275,10 +285,10 @@ def test_many_structures_through_replays_are_those_one_by_one(pair):
 def test_ghost_atoms_carry_messages_and_no_energy(pair):
     replaying, plain = (calculator.models[0] for calculator in pair)
     graph = build_graph(ethanol(), 4.0)
-    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
     for n_owned in (0, 4, 9, 4):
-        energies, gradients = replaying(*arguments, n_owned)
-        expected_energies, expected_gradients = plain(*arguments, n_owned)
+        part = graph._replace(n_owned=n_owned)
+        energies, gradients = replaying(part)
+        expected_energies, expected_gradients = plain(part)
         torch.testing.assert_close(energies, expected_energies, rtol=0, atol=ATOL)
         torch.testing.assert_close(gradients, expected_gradients, rtol=0, atol=ATOL)
 
@@ -289,7 +299,7 @@ def test_a_result_is_not_overwritten_by_the_next_call(pair):
         atoms = crystal()
         atoms.rattle(0.02, seed=seed)
         graph = build_graph(atoms, 4.0)
-        found = model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+        found = model(graph)
         kept.append((found, [tensor.clone() for tensor in found]))
         n_captures.add(model.engine.n_captures)
     assert len(n_captures) == 1  # all came from one graph
@@ -303,7 +313,7 @@ def test_inputs_are_not_changed_and_may_require_gradients(pair):
     vectors = graph.edge_vectors.clone().requires_grad_(True)
     before = [graph.atomic_numbers.clone(), vectors.detach().clone(), graph.edge_index.clone()]
     for _ in range(2):
-        energies, gradients = model(graph.atomic_numbers, vectors, graph.edge_index, 9)
+        energies, gradients = model(graph._replace(edge_vectors=vectors))
         assert not energies.requires_grad
         assert not gradients.requires_grad
     after = [graph.atomic_numbers, vectors.detach(), graph.edge_index]
@@ -371,12 +381,13 @@ def test_a_cpu_hears_nothing_of_cuda_graphs(models):
     assert "cudagraph" not in not_used
 
 
-def test_asked_for_on_a_cpu_it_is_refused_and_torchscript_runs(models):
-    message = "running 'double' with torchscript: CUDA graphs need a CUDA device, this is 'cpu'"
-    with pytest.warns(EngineWarning, match=message):
-        model = load_model(models["double"], device="cpu", engine="cudagraph")
-    assert model.engine.name == "torchscript"
-    assert "not cudagraph: CUDA graphs need a CUDA device" in model.engine_report()
+def test_asked_for_on_a_cpu_it_is_refused(models):
+    message = (
+        r"engine 'cudagraph' cannot run 'double': cudagraph needs a CUDA device, this is 'cpu'; or "
+        r"take engine='auto' or 'torchscript'"
+    )
+    with pytest.raises(EngineError, match=message):
+        load_model(models["double"], device="cpu", engine="cudagraph")
 
 
 def test_the_report_names_what_is_replayed_and_what_would_be_faster(models, stand_in):
@@ -400,7 +411,7 @@ def test_a_model_that_cannot_be_captured_runs_without_and_the_report_says_why(
         "not cudagraph: torchscript cannot be captured as a CUDA graph (for 32 atoms and 128 "
         "edges): called a synchronizing CUDA operation; engine='torchscript' runs it without"
     ) in model.engine_report()
-    with pytest.warns(EngineWarning, match=r"with torchscript: .* called a synchronizing CUDA"):
+    with pytest.raises(EngineError, match=r"cannot run .* called a synchronizing CUDA"):
         load_model(models["double"], device="cpu", engine="cudagraph")
 
 
@@ -433,8 +444,7 @@ def test_without_memory_for_another_graph_the_engine_inside_runs(
     for _ in range(3):
         for n in (1, 2, 3, 4):
             graph = build_graph(crystal().repeat((n, 1, 1)), 4.0)
-            inputs = graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
-            for found, expected in zip(model(*inputs), plain(*inputs), strict=True):
+            for found, expected in zip(model(graph), plain(graph), strict=True):
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert model.engine.n_captures == before + n_captured
 
@@ -442,16 +452,21 @@ def test_without_memory_for_another_graph_the_engine_inside_runs(
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ("The following operation failed in the TorchScript interpreter.\nTraceback of "
-         "TorchScript:\n  n = int(largest)\n      ~~~ <--- HERE\nRuntimeError: called a "
-         "synchronizing CUDA operation\n", "called a synchronizing CUDA operation"),
-        ("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might "
-         "be reported asynchronously", "CUDA error: operation not permitted when stream is "
-         "capturing"),
+        (
+            "The following operation failed in the TorchScript interpreter.\nTraceback of "
+            "TorchScript:\n  n = int(largest)\n      ~~~ <--- HERE\nRuntimeError: called a "
+            "synchronizing CUDA operation\n",
+            "called a synchronizing CUDA operation",
+        ),
+        (
+            "CUDA error: operation not permitted when stream is capturing\n"
+            "CUDA kernel errors might be reported asynchronously",
+            "CUDA error: operation not permitted when stream is capturing",
+        ),
         ("\n  something else.\nmore", "something else"),
         ("", "RuntimeError"),
     ],
-)  # fmt: skip
+)
 def test_the_reason_is_the_line_that_says_why(message, expected):
     assert cuda_graph._reason(RuntimeError(message)) == expected
 
@@ -504,10 +519,9 @@ def test_gpu_the_compiled_package_is_what_is_replayed(models, own_cache):
     for atoms in [*odd_structures().values(), *breathing(20)]:
         assert_same_results(replaying, compiled, atoms)
     graph = build_graph(ethanol(), 4.0, device="cuda")
-    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
     for n_owned in (0, 4, 9, 4):
-        found = replaying.models[0](*arguments, n_owned)
-        expected = compiled.models[0](*arguments, n_owned)
+        part = graph._replace(n_owned=n_owned)
+        found, expected = replaying.models[0](part), compiled.models[0](part)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=ATOL)
 

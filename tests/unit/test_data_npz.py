@@ -27,9 +27,11 @@ def md17(**changes: object) -> dict[str, object]:
     """The six frames under MD17's keys; a change to None leaves the key out."""
     a = arrays()
     entries: dict[str, object] = {
-        "z": a["nuclear_charges"], "R": a["coords"],
-        "E": a["energies"][:, None], "F": a["forces"],
-    } | changes  # fmt: skip
+        "z": a["nuclear_charges"],
+        "R": a["coords"],
+        "E": a["energies"][:, None],
+        "F": a["forces"],
+    } | changes
     return {key: value for key, value in entries.items() if value is not None}
 
 

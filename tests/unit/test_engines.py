@@ -11,13 +11,13 @@ from small_models import REFERENCE_ENERGIES, crystal, ethanol, potential
 from test_model_file import rewrite
 
 import eqcalc
+from eqcalc.devices import resolve_dtype
 from eqcalc.engines import load_model, resolve_device
-from eqcalc.engines.devices import resolve_dtype
 from eqcalc.errors import ConfigError, DeviceError, ModelFileError
 from eqcalc.export import export_model
 from eqcalc.model_file import PASSPORT
+from eqcalc.model_file.passport import Passport, Tolerance, verify
 from eqcalc.neighbours import build_graph
-from eqcalc.passport import Passport, Tolerance, verify
 
 
 def tampered(models, tmp_path, change, name="double"):
@@ -33,7 +33,7 @@ def tampered(models, tmp_path, change, name="double"):
 
 def energies_of(model, atoms) -> torch.Tensor:
     graph = build_graph(atoms, model.card.cutoff, dtype=model.dtype)
-    return model(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)[0]
+    return model(graph)[0]
 
 
 # --- names -------------------------------------------------------------------------------
@@ -41,9 +41,15 @@ def energies_of(model, atoms) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("cdua", "Did you mean 'cuda'"), ("gpu", "known: auto, cpu, cuda, cuda:N"), ("cuda:x", "cuda"),
-     ("", "unknown device ''"), ("cuda:-1", "unknown device"), (0, "unknown device '0'")],
-)  # fmt: skip
+    [
+        ("cdua", "Did you mean 'cuda'"),
+        ("gpu", "known: auto, cpu, cuda, cuda:N"),
+        ("cuda:x", "cuda"),
+        ("", "unknown device ''"),
+        ("cuda:-1", "unknown device"),
+        (0, "unknown device '0'"),
+    ],
+)
 def test_an_unknown_device_is_refused(name, hint):
     with pytest.raises(ConfigError, match=hint):
         resolve_device(name)
@@ -174,8 +180,8 @@ def test_a_model_that_returns_nan_fails_its_passport(models):
     model = load_model(models["double"], device="cpu")
     passport = Passport.from_json(model.file.passport)
 
-    def broken(*tensors):
-        energies, gradients = model(*tensors)
+    def broken(graph):
+        energies, gradients = model(graph)
         return energies, gradients * torch.nan
 
     with pytest.raises(ModelFileError, match=r"forces differs by nan eV/Å"):
@@ -230,9 +236,13 @@ def _no_tolerances(passport: dict) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(_no_frames, "it holds no frames"), (_no_forces, "forces"), (_no_tolerances, "tolerances"),
-     (_short_forces, r"forces of frame 0 are not \(6, 3\)")],
-)  # fmt: skip
+    [
+        (_no_frames, "it holds no frames"),
+        (_no_forces, "forces"),
+        (_no_tolerances, "tolerances"),
+        (_short_forces, r"forces of frame 0 are not \(6, 3\)"),
+    ],
+)
 def test_an_unreadable_passport_is_refused(change, reason, models, tmp_path):
     path = tampered(models, tmp_path, change)
     with pytest.raises(ModelFileError, match=rf"passport inside '.*' is not readable: .*{reason}"):
@@ -248,8 +258,7 @@ def test_a_passport_that_is_no_json_is_refused(models, tmp_path):
 def test_the_engine_differentiates_where_grad_is_off(models):
     model = load_model(models["double"], device="cpu")
     graph = build_graph(ethanol(), 4.0)
-    arguments = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
-    _, expected = model(*arguments)
+    _, expected = model(graph)
     with torch.no_grad():
-        _, found = model(*arguments)
+        _, found = model(graph)
     np.testing.assert_array_equal(found, expected)

@@ -17,7 +17,7 @@ from eqcalc.data.frames import LabelledFrame
 from eqcalc.engines import Model, load_model
 from eqcalc.errors import DataError, GraphError, UnsupportedElementError
 from eqcalc.evaluation import Comparison, Quantity, evaluate
-from eqcalc.plots import _panel, parity_plot
+from eqcalc.evaluation.plots import _panel, parity_plot
 
 
 @pytest.fixture
@@ -58,8 +58,11 @@ def test_errors_equal_those_of_the_calculator_frame_by_frame(model, models):
     comparison = evaluate(model, labelled)
     assert comparison.n_frames == 6
     assert [q.name for q in comparison.quantities] == [
-        "energy", "energy_per_atom", "forces", "stress",
-    ]  # fmt: skip
+        "energy",
+        "energy_per_atom",
+        "forces",
+        "stress",
+    ]
     expected = expected_errors(models, labelled)
     for quantity in comparison.quantities:
         difference = expected[quantity.name]
@@ -74,10 +77,15 @@ def test_the_summary_names_units_and_counts_in_mev(model, models):
     labelled = frames()
     summary = evaluate(model, labelled).summary()
     assert set(summary) == {
-        "energy_mae_mev", "energy_rmse_mev", "energy_per_atom_mae_mev", "energy_per_atom_rmse_mev",
-        "forces_mae_mev_per_a", "forces_rmse_mev_per_a",
-        "stress_mae_mev_per_a3", "stress_rmse_mev_per_a3",
-    }  # fmt: skip
+        "energy_mae_mev",
+        "energy_rmse_mev",
+        "energy_per_atom_mae_mev",
+        "energy_per_atom_rmse_mev",
+        "forces_mae_mev_per_a",
+        "forces_rmse_mev_per_a",
+        "stress_mae_mev_per_a3",
+        "stress_rmse_mev_per_a3",
+    }
     forces = expected_errors(models, labelled)["forces"]
     assert summary["forces_mae_mev_per_a"] == pytest.approx(1e3 * np.abs(forces).mean(), rel=1e-6)
 
@@ -85,7 +93,7 @@ def test_the_summary_names_units_and_counts_in_mev(model, models):
 def test_errors_do_not_depend_on_how_frames_are_batched(model, monkeypatch):
     labelled = frames() * 3
     expected = evaluate(model, labelled)
-    monkeypatch.setattr("eqcalc.batched.MAX_EDGES", 1)
+    monkeypatch.setattr("eqcalc.blockwise.grouping.MAX_EDGES", 1)
     found = evaluate(model, labelled)
     for one, other in zip(found.quantities, expected.quantities, strict=True):
         np.testing.assert_array_equal(one.expected, other.expected)
@@ -95,11 +103,9 @@ def test_errors_do_not_depend_on_how_frames_are_batched(model, monkeypatch):
 def test_a_model_is_exact_on_its_own_results(model, models):
     calculator = EqCalculator(models["double"])
     labelled = [
-        LabelledFrame(
-            atoms, calculator.get_potential_energy(atoms), calculator.get_forces(atoms)
-        )
+        LabelledFrame(atoms, calculator.get_potential_energy(atoms), calculator.get_forces(atoms))
         for atoms in (ethanol(), water())
-    ]  # fmt: skip
+    ]
     comparison = evaluate(model, labelled)
     assert comparison.energy.errors.rmse < 1e-10
     assert comparison.forces.errors.rmse < 1e-11
@@ -111,8 +117,11 @@ def test_frames_without_forces_compare_energies_alone(model):
     comparison = evaluate(model, labelled)
     assert [q.name for q in comparison.quantities] == ["energy", "energy_per_atom"]
     assert set(comparison.summary()) == {
-        "energy_mae_mev", "energy_rmse_mev", "energy_per_atom_mae_mev", "energy_per_atom_rmse_mev",
-    }  # fmt: skip
+        "energy_mae_mev",
+        "energy_rmse_mev",
+        "energy_per_atom_mae_mev",
+        "energy_per_atom_rmse_mev",
+    }
 
 
 def test_progress_counts_every_frame(model):

@@ -36,8 +36,8 @@ from eqcalc.errors import (
 )
 from eqcalc.export import export_model
 from eqcalc.model_file import PASSPORT, WEIGHTS, open_model_file
+from eqcalc.model_file.passport import Passport
 from eqcalc.neighbours import build_graph
-from eqcalc.passport import Passport
 from eqcalc.potential import Potential
 
 
@@ -68,9 +68,14 @@ def test_an_element_without_reference_energy_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("element", "named"),
-    [("Xx", r"'Xx' is no element"), ("carbon", "'carbon' is no element"), (0, "'0' is no element"),
-     (119, "'119' is no element"), ("h", r"'h' is no element.*Did you mean 'H'")],
-)  # fmt: skip
+    [
+        ("Xx", r"'Xx' is no element"),
+        ("carbon", "'carbon' is no element"),
+        (0, "'0' is no element"),
+        (119, "'119' is no element"),
+        ("h", r"'h' is no element.*Did you mean 'H'"),
+    ],
+)
 def test_an_unknown_element_is_refused(element, named, tmp_path):
     with pytest.raises(ConfigError, match=named):
         export_model(potential(), tmp_path / "model.pt", elements=["H", element])
@@ -106,9 +111,7 @@ def test_a_cutoff_may_be_a_whole_number(name, tmp_path):
     options = small_options(name)
     (key,) = {"cutoff", "cut_off"} & set(options)
     network = build(name, **options | {key: 4})
-    card = export_model(
-        Potential(network, REFERENCE_ENERGIES), tmp_path / "model.pt", elements="H"
-    )
+    card = export_model(Potential(network, REFERENCE_ENERGIES), tmp_path / "model.pt", elements="H")
     assert card.cutoff == 4.0
 
 
@@ -199,15 +202,24 @@ def test_export_needs_nothing_of_the_caller(context, tmp_path):
 def test_the_card_states_the_potential(tmp_path):
     path = tmp_path / "model.pt"
     card = export_model(
-        potential(torch.float32), path, elements=[8, "H", 1], description="a test",
-        licence="MIT", training_data={"frames": 3}, errors={"energy_mae_mev": 2.0},
-    )  # fmt: skip
+        potential(torch.float32),
+        path,
+        elements=[8, "H", 1],
+        description="a test",
+        licence="MIT",
+        training_data={"frames": 3},
+        errors={"energy_mae_mev": 2.0},
+    )
     assert open_model_file(path).card == card
     assert card.elements == ["H", "O"]
     assert card.reference_energies == {z: REFERENCE_ENERGIES[z] for z in ("H", "O")}
     assert (card.architecture, card.cutoff, card.n_hops, card.dtype, card.scale) == (
-        "painn", 4.0, 2, "float32", 1.5,
-    )  # fmt: skip
+        "painn",
+        4.0,
+        2,
+        "float32",
+        1.5,
+    )
     assert card.config["embedding_dim"] == 16
     assert card.units == {"energy": "eV", "length": "Angstrom"}
     assert (card.description, card.licence) == ("a test", "MIT")

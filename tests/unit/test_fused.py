@@ -7,19 +7,21 @@ import torch
 from ase.build import bulk, molecule
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab
 
-from eqcalc import export
 from eqcalc.architectures import build
-from eqcalc.engines import kernels
+from eqcalc.engines import Target
 from eqcalc.engines.inductor import CompiledPackage
-from eqcalc.engines.kernels import build_kernels, load_kernels
 from eqcalc.errors import ConfigError, EngineError
+from eqcalc.export import compile as compiling
+from eqcalc.export import compile_model, export_model
 from eqcalc.model_file import open_model_file
+from eqcalc.native import build as native
+from eqcalc.native.build import build_library, load_library
 from eqcalc.neighbours import build_graph
-from eqcalc.nn import fused
-from eqcalc.nn.fused import PathConvolution, scalar_convolution, vector_convolution
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
-from eqcalc.nn.spline import SplineTable, fit_table
 from eqcalc.potential import Potential
+from eqcalc.tabulated import convolutions, tabulated_form
+from eqcalc.tabulated.convolutions import PathConvolution, scalar_convolution, vector_convolution
+from eqcalc.tabulated.spline import SplineTable, fit_table
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -30,15 +32,20 @@ NETWORKS = {
     "schnet": {"num_interaction_blocks": 2, "hidden_dim": 20, "num_filters": 12, "cutoff": CUTOFF},
     "painn": {"num_blocks": 2, "embedding_dim": 20, "num_radial_basis": 8, "cut_off": CUTOFF},
     "nequip": {
-        "num_layers": 3, "num_features": 20, "l_max": 2, "radial_mlp_width": 16,
-        "cut_off": CUTOFF, "elements": list(REFERENCE_ENERGIES),
+        "num_layers": 3,
+        "num_features": 20,
+        "l_max": 2,
+        "radial_mlp_width": 16,
+        "cut_off": CUTOFF,
+        "elements": list(REFERENCE_ENERGIES),
     },
-}  # fmt: skip
+}
+
 
 @pytest.fixture
 def portable(monkeypatch):
     """Return a switch that takes the kernels out of use."""
-    return lambda: monkeypatch.setattr(fused, "_enabled", [])
+    return lambda: monkeypatch.setattr(convolutions, "_enabled", [])
 
 
 def waves(n_channels: int):
@@ -135,14 +142,18 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int):
 
     if kernel == "scalar":
         filters = table(n_channels)
-        return lambda x, v: scalar_convolution(x, filters, v, index), random(
-            n_atoms, n_channels
-        ), vectors
+        return (
+            lambda x, v: scalar_convolution(x, filters, v, index),
+            random(n_atoms, n_channels),
+            vectors,
+        )
     if kernel == "vector":
         filters = table(3 * n_channels)
-        return lambda x, v: vector_convolution(x, filters, v, index), random(
-            n_atoms, 5 * n_channels
-        ), vectors
+        return (
+            lambda x, v: vector_convolution(x, filters, v, index),
+            random(n_atoms, 5 * n_channels),
+            vectors,
+        )
     irreps = irreps_up_to(2, True)
     couplings = EdgeCouplings(2, True)
     product = TensorProduct(irreps, irreps, n_channels, couplings)
@@ -244,7 +255,7 @@ def test_edges_beyond_the_table_contribute_nothing(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_several_threads_give_what_one_gives(kernel):
     arguments = case(kernel, torch.float64, bulk("Cu", cubic=True) * (3, 3, 3), 4)
-    assert len(arguments[2]) > 2 * 512  # else one chunk
+    assert len(arguments[2]) > 2 * 512  # else one block
     one = with_gradients(*arguments)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -287,7 +298,7 @@ def test_a_tabulated_network_is_the_network(name, with_kernels, portable):
         network = build(name, **NETWORKS[name]).double()
     exact = Potential(network, REFERENCE_ENERGIES).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    tabulated = Potential(network.tabulated(torch.float64, 3e-8), REFERENCE_ENERGIES).eval()
+    tabulated = Potential(tabulated_form(network, torch.float64, 3e-8), REFERENCE_ENERGIES).eval()
     assert tabulated.cutoff == exact.cutoff
     assert tabulated.n_hops == exact.n_hops
     for atoms in (ethanol(), crystal(), slab()):
@@ -310,7 +321,7 @@ def test_forces_of_a_tabulated_network_are_its_gradient(name, with_kernels, port
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = build(name, **NETWORKS[name]).double()
-    tabulated = Potential(network.tabulated(torch.float64, 1e-2), REFERENCE_ENERGIES).eval()
+    tabulated = Potential(tabulated_form(network, torch.float64, 1e-2), REFERENCE_ENERGIES).eval()
     atoms, h = crystal(), 1e-4
     forces = tabulated.evaluate(build_graph(atoms, CUTOFF)).forces
     for atom, axis in ((0, 0), (3, 1), (7, 2)):
@@ -332,14 +343,13 @@ def assert_compiled_accurately(name, folder, device):
         torch.manual_seed(1)
         potential = Potential(build(name, **NETWORKS[name]), REFERENCE_ENERGIES).eval()
     path, package = folder / "model.pt", folder / "model.pt2"
-    export.export_model(potential, path, elements=list(REFERENCE_ENERGIES))
-    export.compile_model(open_model_file(path), package, device, torch.float32)
-    compiled = CompiledPackage(package, device, torch.float32, reach=2 * CUTOFF)
+    export_model(potential, path, elements=list(REFERENCE_ENERGIES))
+    compile_model(open_model_file(path), package, device, torch.float32)
+    compiled = CompiledPackage(package, Target(device, torch.float32), reach=2 * CUTOFF)
     exact = potential.double()
     for atoms in (ethanol(), crystal(), slab()):
         graph = build_graph(atoms, CUTOFF, dtype=torch.float32, device=device)
-        tensors = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
-        energies, gradients = (found.double().cpu() for found in compiled(*tensors))
+        energies, gradients = (found.double().cpu() for found in compiled(graph))
         expected_energies, expected = exact(build_graph(atoms, CUTOFF))
         torch.testing.assert_close(energies, expected_energies.detach(), rtol=0, atol=1e-5)
         scale = float(expected.abs().max())
@@ -352,14 +362,16 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
     """As on a GPU, where the C++ kernels do not run."""
     portable()
     tabulated = []
-    tabulate = export._tabulate
-    monkeypatch.setattr(export, "_has_kernels", lambda device, dtype: False)
-    monkeypatch.setattr(export, "_takes_tables", lambda device, dtype: True)
-    monkeypatch.setattr(
-        export, "_tabulate", lambda *arguments: tabulated.append(tabulate(*arguments))
-    )
+
+    def count(network, dtype, tolerance):
+        tabulated.append(tabulated_form(network, dtype, tolerance))
+        return tabulated[-1]
+
+    monkeypatch.setattr(compiling, "_has_kernels", lambda device, dtype: False)
+    monkeypatch.setattr(compiling, "_takes_tables", lambda device, dtype: True)
+    monkeypatch.setattr(compiling, "tabulated_form", count)
     assert_compiled_accurately(name, tmp_path, torch.device("cpu"))
-    assert len(tabulated) == 1
+    assert type(tabulated[0]).__name__.startswith("Tabulated")
 
 
 @pytest.mark.gpu
@@ -370,11 +382,15 @@ def test_gpu_packages_with_tables_are_accurate(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "dtype", "expected"),
-    [("cuda", torch.float32, True), ("cuda", torch.float64, False), ("cpu", torch.float32, True),
-     ("cpu", torch.float64, False)],
-)  # fmt: skip
+    [
+        ("cuda", torch.float32, True),
+        ("cuda", torch.float64, False),
+        ("cpu", torch.float32, True),
+        ("cpu", torch.float64, False),
+    ],
+)
 def test_where_tables_are_taken(device, dtype, expected):
-    assert export._takes_tables(torch.device(device), dtype) == expected
+    assert compiling._takes_tables(torch.device(device), dtype) == expected
 
 
 def test_without_a_compiler_the_kernels_are_refused(monkeypatch, tmp_path):
@@ -382,27 +398,27 @@ def test_without_a_compiler_the_kernels_are_refused(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(EngineError, match=r"no C\+\+ compiler; install g\+\+ or set CXX"):
-        build_kernels()
+        build_library()
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
     with pytest.raises(EngineError, match=r"cannot run the C\+\+ compiler '.*none'"):
-        build_kernels()
+        build_library()
     monkeypatch.delenv("CXX")
     source = tmp_path / "broken.cpp"
     source.write_text("int main() { return x; }\n")
-    monkeypatch.setattr(kernels, "SOURCE", source)
+    monkeypatch.setattr(native, "SOURCE", source)
     with pytest.raises(EngineError, match=r"failed: .*error.*x"):
-        build_kernels()
+        build_library()
 
 
 def test_kernels_are_not_loaded_where_they_were_not_built(monkeypatch, tmp_path):
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
-    monkeypatch.setattr(kernels, "_loaded", [])
-    assert not load_kernels()
+    monkeypatch.setattr(native, "_loaded", [])
+    assert not load_library()
 
 
 def test_the_source_is_shipped():
-    assert "TORCH_LIBRARY(eqcalc" in kernels.SOURCE.read_text()
+    assert "TORCH_LIBRARY(eqcalc" in native.SOURCE.read_text()

@@ -7,17 +7,14 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from eqcalc.errors import GraphError
-from eqcalc.graph import (
+from eqcalc.derivatives import (
     VOIGT,
-    AtomicGraph,
-    batch_graphs,
+    atomic_virials_from_edge_gradients,
     forces_from_edge_gradients,
-    sum_over_structures,
-    validate_graph,
-    virials_from_edge_gradients,
     volumes,
 )
+from eqcalc.errors import GraphError
+from eqcalc.graph import AtomicGraph, batch_graphs, sum_over_structures, validate_graph
 from eqcalc.neighbours import build_graph
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -249,7 +246,7 @@ def test_forces_equal_the_derivative_with_respect_to_positions():
 def test_virials_sum_to_the_symmetric_strain_derivative(graph):
     gradients = _gradients(graph)
     outer = graph.edge_vectors.numpy().T @ gradients.numpy()
-    found = virials_from_edge_gradients(
+    found = atomic_virials_from_edge_gradients(
         gradients, graph.edge_vectors, graph.edge_index, len(graph.atomic_numbers)
     )
     np.testing.assert_allclose(found.sum(dim=0).numpy(), 0.5 * (outer + outer.T), **EXACT)
@@ -259,7 +256,7 @@ def test_half_of_each_edge_virial_goes_to_either_end():
     edge_index = torch.tensor([[1], [0]])
     vector = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
     gradient = torch.tensor([[0.5, 0.0, -1.0]], dtype=torch.float64)
-    found = virials_from_edge_gradients(gradient, vector, edge_index, 3)
+    found = atomic_virials_from_edge_gradients(gradient, vector, edge_index, 3)
     outer = vector[0][:, None] * gradient[0][None, :]
     half = 0.25 * (outer + outer.T)
     torch.testing.assert_close(found[0], half, **EXACT)
@@ -275,7 +272,7 @@ def test_float32_gradients_are_summed_in_float64():
     assert forces.dtype == torch.float64
     assert forces[0, 0].item() == 4.0
     vectors = torch.tensor([[1.0, 0.0, 0.0]] * 6)
-    virials = virials_from_edge_gradients(gradients, vectors, edge_index, 7)
+    virials = atomic_virials_from_edge_gradients(gradients, vectors, edge_index, 7)
     assert virials.dtype == torch.float64
     assert virials[0, 0, 0].item() == 2.0
     energies = sum_over_structures(gradients[:, 0], torch.zeros(6, dtype=torch.int64), 1)
@@ -288,7 +285,7 @@ def test_no_edges_mean_no_forces_and_no_virial():
         forces_from_edge_gradients(torch.zeros(0, 3), none, 2),
         torch.zeros(2, 3, dtype=torch.float64),
     )
-    virials = virials_from_edge_gradients(torch.zeros(0, 3), torch.zeros(0, 3), none, 2)
+    virials = atomic_virials_from_edge_gradients(torch.zeros(0, 3), torch.zeros(0, 3), none, 2)
     assert torch.equal(virials, torch.zeros(2, 3, 3, dtype=torch.float64))
 
 

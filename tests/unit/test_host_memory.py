@@ -9,14 +9,15 @@ import sys
 import pytest
 import torch
 
-from eqcalc import host_memory, memory
+from eqcalc import host_memory
+from eqcalc.blockwise import memory
+from eqcalc.blockwise.memory import available_memory, peak_of
 from eqcalc.engines import load_model
-from eqcalc.memory import available_memory, peak_of
 
 _STEPS = """
 import resource
 from eqcalc import EqCalculator
-from eqcalc.bench_structures import load_structure
+from eqcalc.bench.structures import load_structure
 
 atoms = load_structure("water192")
 atoms.calc = EqCalculator("painn-ethanol", engine="torchscript", device="cpu")
@@ -32,9 +33,12 @@ def _page_faults(**settings: str) -> int:
     """Return the fewest page faults of a late step, in a process of its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
-        [sys.executable, "-c", _STEPS], env=clean | {"EQCALC_LOG": ""} | settings,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", _STEPS],
+        env=clean | {"EQCALC_LOG": ""} | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return min(int(line) for line in done.stdout.split()[-3:])
 
 
@@ -62,9 +66,12 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("MALLOC_TRIM_THRESHOLD_", "1"), ("MALLOC_MMAP_THRESHOLD_", "1"),
-     ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")],
-)  # fmt: skip
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "1"),
+        ("MALLOC_MMAP_THRESHOLD_", "1"),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1"),
+    ],
+)
 def test_what_the_user_has_set_stays(calls, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     host_memory.keep_freed_memory()

@@ -12,9 +12,9 @@ import torch
 from small_models import crystal
 
 import eqcalc
-from eqcalc import memory
+from eqcalc.blockwise import memory
+from eqcalc.blockwise.memory import available_memory, is_out_of_memory, measure_law, peak_of
 from eqcalc.errors import GraphError
-from eqcalc.memory import available_memory, is_out_of_memory, measure_law, peak_of
 from eqcalc.neighbours import build_graph
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ def test_samples_have_the_edges_per_atom_of_the_structure(graph):
 
 _PEAK = """
 import torch
-from eqcalc.memory import peak_of
+from eqcalc.blockwise.memory import peak_of
 
 def call() -> None:
     first = torch.ones(20_000_000)  # 80 MB
@@ -109,26 +109,30 @@ def test_available_is_what_the_system_says(system):
 
 @pytest.mark.parametrize("where", ["job/step", "job"])
 def test_a_limited_group_or_one_above_it_leaves_less(where, system):
-    system({
-        "proc/self/cgroup": "0::/job/step\n",
-        "cgroup/job/step/memory.max": "max\n",
-        f"cgroup/{where}/memory.max": "3000000000\n",
-        f"cgroup/{where}/memory.current": "1000000000\n",
-        f"cgroup/{where}/memory.stat": "anon 5\ninactive_file 400000000\n",
-    })  # fmt: skip
+    system(
+        {
+            "proc/self/cgroup": "0::/job/step\n",
+            "cgroup/job/step/memory.max": "max\n",
+            f"cgroup/{where}/memory.max": "3000000000\n",
+            f"cgroup/{where}/memory.current": "1000000000\n",
+            f"cgroup/{where}/memory.stat": "anon 5\ninactive_file 400000000\n",
+        }
+    )
     assert available_memory(CPU) == 2_400_000_000
 
 
 def test_a_group_of_version_1_leaves_less(system):
-    system({
-        "proc/self/cgroup": "4:memory:/batch/17\n3:cpuset:/\n",
-        "cgroup/memory/batch/17/memory.limit_in_bytes": "2000000000\n",
-        "cgroup/memory/batch/17/memory.usage_in_bytes": "500000000\n",
-        "cgroup/memory/batch/17/memory.stat": "cache 3\ntotal_inactive_file 100000000\n",
-        "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-        "cgroup/memory/memory.usage_in_bytes": "600000000\n",
-        "cgroup/memory/memory.stat": "cache 3\n",
-    })  # fmt: skip
+    system(
+        {
+            "proc/self/cgroup": "4:memory:/batch/17\n3:cpuset:/\n",
+            "cgroup/memory/batch/17/memory.limit_in_bytes": "2000000000\n",
+            "cgroup/memory/batch/17/memory.usage_in_bytes": "500000000\n",
+            "cgroup/memory/batch/17/memory.stat": "cache 3\ntotal_inactive_file 100000000\n",
+            "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "cgroup/memory/memory.usage_in_bytes": "600000000\n",
+            "cgroup/memory/memory.stat": "cache 3\n",
+        }
+    )
     assert available_memory(CPU) == 1_600_000_000
 
 
@@ -202,7 +206,11 @@ def test_a_process_that_may_not_have_enough_memory_finishes_in_blocks(models):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(models["double"])],
-        capture_output=True, text=True, timeout=120, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     assert 0.05 < float(done.stdout) < 0.8  # it did run out, and what fits was found

@@ -15,7 +15,6 @@ import eqcalc
 from eqcalc import model_file
 from eqcalc.engines import load_model
 from eqcalc.errors import EqcalcError, ModelFileError, UnknownModelError
-from eqcalc.model_card import PropagatorCard
 from eqcalc.model_file import (
     CARD,
     FORMAT_VERSION,
@@ -27,6 +26,7 @@ from eqcalc.model_file import (
     open_potential,
     read_card,
 )
+from eqcalc.model_file.card import PropagatorCard
 
 Change = Callable[[bytes], "bytes | None"]
 
@@ -241,9 +241,10 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(models, monkeypat
 def test_a_newer_format_is_refused(models, tmp_path):
     path = with_card(models["double"], tmp_path / "new.pt", format_version=FORMAT_VERSION + 1)
     with pytest.raises(
-        ModelFileError, match=rf"format version {FORMAT_VERSION + 1}; this eqcalc reads up to "
-        rf"{FORMAT_VERSION}\. Upgrade"
-    ):  # fmt: skip
+        ModelFileError,
+        match=rf"format version {FORMAT_VERSION + 1}; this eqcalc reads up to "
+        rf"{FORMAT_VERSION}\. Upgrade",
+    ):
         open_model_file(path)
 
 
@@ -277,9 +278,10 @@ def test_an_archive_without_card_or_passport_is_refused(entry, models, tmp_path)
 def test_an_unknown_kind_of_model_is_refused(models, tmp_path):
     path = with_card(models["double"], tmp_path / "model.pt", kind="charge model")
     with pytest.raises(
-        ModelFileError, match=r"model\.pt' is a model of kind 'charge model'; this eqcalc knows "
-        r"potential, propagator\. Upgrade"
-    ):  # fmt: skip
+        ModelFileError,
+        match=r"model\.pt' is a model of kind 'charge model'; this eqcalc knows "
+        r"potential, propagator\. Upgrade",
+    ):
         open_model_file(path)
 
 
@@ -308,17 +310,27 @@ def test_unknown_keys_of_a_later_card_are_passed_over(models, tmp_path):
 
 
 CARD_VALUES = {
-    "name": "test", "architecture": "painn", "config": {"num_blocks": 2, "cut_off": 4.0},
-    "elements": ["H", "O"], "cutoff": 4.0, "n_hops": 2, "dtype": "float32",
-    "reference_energies": {"H": -13.6, "O": -2041.98}, "scale": 1.25,
-}  # fmt: skip
+    "name": "test",
+    "architecture": "painn",
+    "config": {"num_blocks": 2, "cut_off": 4.0},
+    "elements": ["H", "O"],
+    "cutoff": 4.0,
+    "n_hops": 2,
+    "dtype": "float32",
+    "reference_energies": {"H": -13.6, "O": -2041.98},
+    "scale": 1.25,
+}
 
 
 def test_a_card_survives_its_json():
     card = ModelCard(
-        **CARD_VALUES, training_data={"compositions": ["H2O"]}, errors={"forces_mae_mev": 1.5},
-        description="water ≈ H₂O", licence="CC0-1.0", versions={"torch": "2.6"},
-    )  # fmt: skip
+        **CARD_VALUES,
+        training_data={"compositions": ["H2O"]},
+        errors={"forces_mae_mev": 1.5},
+        description="water ≈ H₂O",
+        licence="CC0-1.0",
+        versions={"torch": "2.6"},
+    )
     assert ModelCard.from_json(card.to_json()) == card
 
 
@@ -330,18 +342,26 @@ def test_a_card_names_its_compositions():
 
 def test_a_card_reads_as_markdown():
     card = ModelCard(
-        **CARD_VALUES, description="A test.",
+        **CARD_VALUES,
+        description="A test.",
         training_data={"frames": 950, "compositions": ["H2O"]},
-        errors={"forces_mae_mev_per_a": 12.3456}, versions={"eqcalc": "0.1.0", "torch": "2.6"},
-    )  # fmt: skip
+        errors={"forces_mae_mev_per_a": 12.3456},
+        versions={"eqcalc": "0.1.0", "torch": "2.6"},
+    )
     text = card.to_markdown()
     for part in (
-        "# test\n\nA test.\n\n", "**painn**: num_blocks = 2, cut_off = 4.0",
-        "- elements: H, O\n", "- cutoff: 4 Å, 2 message-passing steps (interaction range 8 Å)",
-        "- precision: float32", "eV/Å³ (tension positive)", "H -13.600000, O -2041.980000 eV",
-        "- licence: not stated", "- written by: eqcalc 0.1.0, torch 2.6",
-        "## Training data\n\n- frames: 950\n- compositions: H2O", "- forces MAE (meV/Å): 12.35",
-    ):  # fmt: skip
+        "# test\n\nA test.\n\n",
+        "**painn**: num_blocks = 2, cut_off = 4.0",
+        "- elements: H, O\n",
+        "- cutoff: 4 Å, 2 message-passing steps (interaction range 8 Å)",
+        "- precision: float32",
+        "eV/Å³ (tension positive)",
+        "H -13.600000, O -2041.980000 eV",
+        "- licence: not stated",
+        "- written by: eqcalc 0.1.0, torch 2.6",
+        "## Training data\n\n- frames: 950\n- compositions: H2O",
+        "- forces MAE (meV/Å): 12.35",
+    ):
         assert part in text
     bare = ModelCard(**CARD_VALUES | {"config": {}}).to_markdown()
     assert "## " not in bare

@@ -34,9 +34,7 @@ SYSTEMS = [(1, 2, 0), (2, 0, 1), (3, 2, 1)]
 @pytest.fixture(scope="module")
 def runs() -> dict[tuple[int, int, int], NBodyData]:
     """Return 40 trajectories of the published length for each system."""
-    return {
-        counts: simulate(NBodySystem(*counts), 40, save_every=20, seed=3) for counts in SYSTEMS
-    }
+    return {counts: simulate(NBodySystem(*counts), 40, save_every=20, seed=3) for counts in SYSTEMS}
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +56,10 @@ def test_objects_and_rods_of_a_system_are_numbered_in_order():
     system = NBodySystem(1, 2, 2)
     objects = {kind: index.tolist() for kind, index in system.object_index.items()}
     assert objects == {
-        "isolated": [0], "stick": [[1, 3], [2, 4]], "hinge": [[5, 8], [6, 9], [7, 10]]
-    }  # fmt: skip
+        "isolated": [0],
+        "stick": [[1, 3], [2, 4]],
+        "hinge": [[5, 8], [6, 9], [7, 10]],
+    }
     assert system.rods.T.tolist() == [[1, 2], [3, 4], [6, 5], [7, 5], [9, 8], [10, 8]]
 
 
@@ -247,9 +247,14 @@ def test_training_lowers_the_error_and_keeps_the_best_weights(short, name):
     torch.manual_seed(0)
     dynamics = build_dynamics(name, {"hidden_dim": 8, "num_layers": 2})
     options = DynamicsOptions(
-        start_frames=(0,), horizon=3, n_epochs=40, batch_size=6, learning_rate=1e-2,
-        validate_every=10, velocity_weight=0.5,
-    )  # fmt: skip
+        start_frames=(0,),
+        horizon=3,
+        n_epochs=40,
+        batch_size=6,
+        learning_rate=1e-2,
+        validate_every=10,
+        velocity_weight=0.5,
+    )
     before = evaluate_dynamics(dynamics, short, options)
     told = []
     best = train_dynamics(dynamics, short, short, options, told.append)
@@ -277,8 +282,9 @@ def test_gradients_are_clipped_only_when_asked(short):
 def test_gmn_keeps_the_rods_in_a_batch_and_egnn_does_not(short):
     options = DynamicsOptions(start_frames=(0, 1), horizon=3, batch_size=5)
     torch.manual_seed(0)
-    errors = {name: evaluate_dynamics(build_dynamics(name), short, options) for name in ("gmn",
-              "egnn")}  # fmt: skip
+    errors = {
+        name: evaluate_dynamics(build_dynamics(name), short, options) for name in ("gmn", "egnn")
+    }
     assert errors["gmn"].rod_error < 1e-5
     assert errors["egnn"].rod_error > 1e-3
 
@@ -319,8 +325,13 @@ def test_verb_writes_the_data_with_progress_and_says_how_good_it_is(tmp_path):
     options = ("--isolated", 0, "--sticks", 1, "--hinges", 1, "--samples", 20, "--steps", 200)
     result = _eqcalc(path, *options)
     assert result.exit_code == 0
-    for words in ("step 20/20", "20 of 5 particles, 3 frames every 0.1", "lengths kept to",
-                  "energy", str(path)):  # fmt: skip
+    for words in (
+        "step 20/20",
+        "20 of 5 particles, 3 frames every 0.1",
+        "lengths kept to",
+        "energy",
+        str(path),
+    ):
         assert words in result.stdout.replace("\n", " ")
     assert len(read_nbody(path)) == 20
     with pytest.raises(OutputExistsError, match=r"n\.npz' exists; pass --overwrite to replace it"):

@@ -11,12 +11,18 @@ from ase import Atoms
 from ase.build import bulk
 from small_models import crystal, ethanol, slab, water
 
-from eqcalc import EqCalculator, neighbours, operators
+from eqcalc import EqCalculator
+from eqcalc.derivatives import (
+    forces_from_edge_gradients,
+    forces_from_sums,
+    virials_from_edge_gradients,
+)
 from eqcalc.errors import GraphError
-from eqcalc.graph import forces_from_edge_gradients
-from eqcalc.neighbours import SkinList, build_graph
-from eqcalc.operators import find_operator
-from eqcalc.reduction import forces_from_sums, virial_from_sums
+from eqcalc.native import operators
+from eqcalc.native.operators import find_operator
+from eqcalc.neighbours import SkinList, build_graph, pair_list
+from eqcalc.neighbours.structure import check_structure
+from eqcalc.neighbours.transfers import Transfers
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -106,11 +112,19 @@ def test_positions_in_any_layout_are_read_right():
 
 def test_a_default_device_of_the_process_changes_nothing():
     """Set before eqcalc is imported: here a second copy of the module is."""
-    spec = importlib.util.spec_from_file_location("neighbours_again", neighbours.__file__)
+    spec = importlib.util.spec_from_file_location("pair_list_again", pair_list.__file__)
     again = importlib.util.module_from_spec(spec)
     with torch.device("meta"):
         spec.loader.exec_module(again)
-        found = again.build_graph(crystal(), CUTOFF, dtype=torch.float32)
+        structure = check_structure(crystal())
+        pairs = again.PairList(structure, CUTOFF, torch.device("cpu"))
+        found = pairs.graph(
+            structure.positions,
+            structure.lattice,
+            CUTOFF,
+            torch.float32,
+            Transfers(torch.device("cpu")),
+        )
     expected = build_graph(crystal(), CUTOFF, dtype=torch.float32)
     assert torch.equal(found.edge_vectors, expected.edge_vectors)
     assert torch.equal(found.edge_index, expected.edge_index)
@@ -150,23 +164,23 @@ def test_forces_are_those_of_the_portable_code(name, dtype):
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_virial_is_that_of_the_portable_code(name, dtype, portable):
-    vectors = build_graph(STRUCTURES[name](), CUTOFF, dtype=dtype).edge_vectors
+    graph = build_graph(STRUCTURES[name](), CUTOFF, dtype=dtype)
     gradients = torch.randn(
-        vectors.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)
+        graph.edge_vectors.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)
     )
-    found = virial_from_sums(vectors, gradients)
+    found = virials_from_edge_gradients(gradients, graph)
     portable()
-    expected = virial_from_sums(vectors, gradients)
+    expected = virials_from_edge_gradients(gradients, graph)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
 def test_virials_of_tensors_that_do_not_fit_are_refused():
-    vectors = build_graph(crystal(), CUTOFF).edge_vectors
+    graph = build_graph(crystal(), CUTOFF)
     with pytest.raises(RuntimeError, match=r"vectors and gradients \(n_edges, 3\)"):
-        virial_from_sums(vectors, vectors[1:])
+        virials_from_edge_gradients(graph.edge_vectors[1:], graph)
     with pytest.raises(RuntimeError, match="differ in precision"):
-        virial_from_sums(vectors, vectors.float())
+        virials_from_edge_gradients(graph.edge_vectors.float(), graph)
 
 
 @pytest.mark.parametrize("wrong", [-1, 8])
@@ -178,9 +192,12 @@ def test_an_edge_to_an_atom_that_is_not_there_is_refused(wrong):
         find_operator("edge_forces")(graph.edge_vectors, index, 8)
     with pytest.raises(IndexError, match="pair 5"):
         find_operator("edge_vectors")(
-            torch.zeros(8, 3, dtype=torch.float64), index,
-            torch.empty(0, 3, dtype=torch.float64), 4.0, torch.empty(0),
-        )  # fmt: skip
+            torch.zeros(8, 3, dtype=torch.float64),
+            index,
+            torch.empty(0, 3, dtype=torch.float64),
+            4.0,
+            torch.empty(0),
+        )
 
 
 @pytest.mark.parametrize("change", ["positions", "pairs", "offsets"])

@@ -10,8 +10,9 @@ from ase.build import bulk, molecule
 from torch import Tensor, nn
 
 from eqcalc.architectures import PaiNN, SchNet
+from eqcalc.derivatives import forces_from_edge_gradients
 from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
-from eqcalc.graph import AtomicGraph, batch_graphs, forces_from_edge_gradients
+from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential, atomic_number
 

@@ -50,9 +50,14 @@ def path(tmp_path_factory) -> Path:
     """Return the file of a small untrained propagator."""
     path = tmp_path_factory.mktemp("propagator") / "small.pt"
     export_propagator(
-        _dynamics(), path, timestep=0.5, description="a test", training_data={"samples": 3},
-        errors={"position_mse": 0.25}, licence="MIT",
-    )  # fmt: skip
+        _dynamics(),
+        path,
+        timestep=0.5,
+        description="a test",
+        training_data={"samples": 3},
+        errors={"position_mse": 0.25},
+        licence="MIT",
+    )
     return path
 
 
@@ -95,8 +100,10 @@ def test_objects_come_from_bond_length_constraints(atoms):
 def test_objects_come_from_rigid_groups(atoms):
     atoms.set_array("rigid_group", np.array([-1, 7, 7, 0, 0, -1]))
     assert find_objects(atoms) == {
-        "isolated": [0, 5], "stick": [[1, 3], [2, 4]], "hinge": [[], [], []]
-    }  # fmt: skip
+        "isolated": [0, 5],
+        "stick": [[1, 3], [2, 4]],
+        "hinge": [[], [], []],
+    }
 
 
 def test_groups_and_constraints_together_make_a_hinge(atoms):
@@ -140,9 +147,12 @@ def test_a_step_is_the_eager_networks_step(path, atoms):
     dynamics = _dynamics()
     objects = {kind: torch.tensor(index) for kind, index in OBJECTS.items()}
     x, v = dynamics(
-        torch.from_numpy(atoms.get_initial_charges()), torch.from_numpy(atoms.positions.copy()),
-        torch.from_numpy(atoms.get_velocities()), complete_edges(6, torch.device("cpu")), objects,
-    )  # fmt: skip
+        torch.from_numpy(atoms.get_initial_charges()),
+        torch.from_numpy(atoms.positions.copy()),
+        torch.from_numpy(atoms.get_velocities()),
+        complete_edges(6, torch.device("cpu")),
+        objects,
+    )
     assert Propagator(path, device="cpu").run(atoms, 1, objects=OBJECTS) is True
     np.testing.assert_allclose(atoms.positions, x.detach().numpy(), rtol=0.0, atol=1e-12)
     np.testing.assert_allclose(atoms.get_velocities(), v.detach().numpy(), rtol=0.0, atol=1e-12)
@@ -181,8 +191,11 @@ def test_observers_are_called_as_by_ases_dynamics(path, atoms):
     propagator.run(atoms, 5, objects=OBJECTS)
     propagator.run(atoms, 2, objects=OBJECTS)
     assert calls == {
-        "every": [0, 1, 2, 3, 4, 5, 6, 7], "third": ["ab"] * 3, "once": [1.0], "written": ["w"] * 2
-    }  # fmt: skip
+        "every": [0, 1, 2, 3, 4, 5, 6, 7],
+        "third": ["ab"] * 3,
+        "once": [1.0],
+        "written": ["w"] * 2,
+    }
     assert (propagator.nsteps, propagator.get_number_of_steps()) == (7, 7)
     assert propagator.get_time() == 3.5
 
@@ -236,8 +249,11 @@ def test_a_single_particle_moves_straight_on(path):
 
 def test_todict_names_the_model_and_the_timestep(path):
     assert Propagator(path, device="cpu").todict() == {
-        "type": "molecular-dynamics", "md-type": "Propagator", "model": "small", "timestep": 0.5
-    }  # fmt: skip
+        "type": "molecular-dynamics",
+        "md-type": "Propagator",
+        "model": "small",
+        "timestep": 0.5,
+    }
 
 
 # --- the file
@@ -249,22 +265,27 @@ def test_running_a_propagator_imports_neither_networks_nor_training():
         "print([n for n in ('architectures', 'potential', 'training', 'dynamics.learned') "
         "if f'eqcalc.{n}' in sys.modules])"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def test_card_says_what_the_propagator_is(path):
     card = Propagator(path, device="cpu").card
     assert (card.kind, card.architecture, card.timestep) == ("propagator", "gmn", 0.5)
-    assert card.config == {
-        "hidden_dim": 8, "num_layers": 2, "learnable": False, "layer_time": 1.0
-    }  # fmt: skip
+    assert card.config == {"hidden_dim": 8, "num_layers": 2, "learnable": False, "layer_time": 1.0}
     assert (card.objects, card.charges) == (["isolated", "stick", "hinge"], [-1.0, 1.0])
     page = card.to_markdown()
-    for words in ("# small", "a test", "**gmn**: hidden_dim = 8", "timestep: 0.5", "-1, +1",
-                  "no energy", "samples: 3", "position_mse: 0.25", "licence: MIT"):  # fmt: skip
+    for words in (
+        "# small",
+        "a test",
+        "**gmn**: hidden_dim = 8",
+        "timestep: 0.5",
+        "-1, +1",
+        "no energy",
+        "samples: 3",
+        "position_mse: 0.25",
+        "licence: MIT",
+    ):
         assert words in page
 
 
@@ -308,8 +329,10 @@ print(worst)
 def test_file_runs_in_a_fresh_process_that_has_only_torch(path):
     found = subprocess.run(
         [sys.executable, "-c", FRESH_PROCESS, str(path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) < 1e-6  # the expected values are read as float32
 
@@ -550,8 +573,11 @@ def test_a_passport_with_nan_is_not_reproduced(path):
     with pytest.raises(ModelFileError, match=r"positions differ by nan"):
         verify_steps(
             PropagatorPassport.from_json(file.passport),
-            lambda q, x, v, o: (x * torch.nan, v), torch.float64, torch.device("cpu"), "here",
-        )  # fmt: skip
+            lambda q, x, v, o: (x * torch.nan, v),
+            torch.float64,
+            torch.device("cpu"),
+            "here",
+        )
 
 
 @pytest.mark.parametrize(

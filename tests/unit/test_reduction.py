@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from eqcalc import EqCalculator
+from eqcalc.derivatives import forces_from_sums, resolve_reduction
 from eqcalc.errors import ConfigError, MissingDependencyError
-from eqcalc.reduction import forces_from_sums, resolve_reduction
 
 
 def test_torch_is_the_default_and_imports_nothing_else(models, monkeypatch):

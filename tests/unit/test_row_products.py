@@ -8,11 +8,12 @@ from small_models import REFERENCE_ENERGIES
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from eqcalc.nn.row_products import use_row_products
+from eqcalc.export.row_products import use_row_products
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
 LANES = {torch.float32: 16, torch.float64: 8}
+
 
 def numbers(*shape: int, dtype=torch.float64, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
@@ -39,9 +40,7 @@ def test_products_are_those_of_torch(dtype, n_rows, n_vectors):
     w = numbers(37, n_vectors * LANES[dtype], dtype=dtype, seed=1)
     found, expected = torch.ops.eqcalc.rows_times(x, w), x.double() @ w.double()
     assert found.dtype == dtype
-    torch.testing.assert_close(
-        found.double(), expected, rtol=0, atol=200 * torch.finfo(dtype).eps
-    )
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=200 * torch.finfo(dtype).eps)
 
 
 def test_a_row_does_not_depend_on_how_many_there_are():
@@ -148,7 +147,5 @@ def test_a_compiled_network_multiplies_by_the_kernel(tmp_path):
         patch.setattr(
             "eqcalc.export.use_row_products", lambda graph: seen.append(use_row_products(graph))
         )
-        compile_model(
-            open_model_file(path), tmp_path / "p.pt2", torch.device("cpu"), torch.float32
-        )
+        compile_model(open_model_file(path), tmp_path / "p.pt2", torch.device("cpu"), torch.float32)
     assert seen[0] > 4

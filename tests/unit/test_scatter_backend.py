@@ -10,9 +10,8 @@ import torch
 from small_models import crystal, ethanol, slab
 
 from eqcalc import EqCalculator
-from eqcalc.graph import forces_from_edge_gradients
+from eqcalc.derivatives import forces_from_edge_gradients, forces_from_segments
 from eqcalc.neighbours import build_graph
-from eqcalc.reduction import forces_from_segments
 
 pytest.importorskip("torch_scatter")
 
@@ -56,9 +55,7 @@ def test_the_calculator_gives_the_same_results_with_it(models):
             np.testing.assert_allclose(
                 segments.results[name], value, rtol=0, atol=1e-11, err_msg=name
             )
-    pairs = zip(
-        usual.calculate_many(structures), segments.calculate_many(structures), strict=True
-    )
+    pairs = zip(usual.calculate_many(structures), segments.calculate_many(structures), strict=True)
     for expected, found in pairs:
         np.testing.assert_allclose(found["forces"], expected["forces"], rtol=0, atol=1e-11)
         assert "stress" not in expected or np.allclose(found["stress"], expected["stress"])

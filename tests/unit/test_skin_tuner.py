@@ -14,12 +14,12 @@ import torch
 from ase import Atoms
 from small_models import crystal, ethanol
 
-from eqcalc import EqCalculator, neighbours
+from eqcalc import EqCalculator
 from eqcalc.bench import BenchCalculator
 from eqcalc.cli import main
 from eqcalc.errors import ConfigError, GraphError
-from eqcalc.neighbours import SkinList, build_graph
-from eqcalc.skin_tuner import LADDER, SkinTuner
+from eqcalc.neighbours import SkinList, build_graph, skin_list
+from eqcalc.neighbours.skin_tuner import LADDER, SkinTuner
 
 CUTOFF = 5.0
 
@@ -153,7 +153,7 @@ def clock(monkeypatch) -> Clock:
     """Return a clock on which a search takes 2 ms and a pair 1 µs."""
     clock = Clock()
 
-    class TimedPairs(neighbours._Pairs):
+    class TimedPairs(skin_list.PairList):
         def __init__(self, *arguments) -> None:
             clock.now += 2e-3
             super().__init__(*arguments)
@@ -162,7 +162,7 @@ def clock(monkeypatch) -> Clock:
             clock.now += 1e-6 * self.edge_index.shape[1]
             return super().graph(*arguments)
 
-    monkeypatch.setattr(neighbours, "_Pairs", TimedPairs)
+    monkeypatch.setattr(skin_list, "PairList", TimedPairs)
     return clock
 
 
@@ -223,7 +223,7 @@ def test_a_failed_search_keeps_the_old_list_and_its_skin_together(clock, monkeyp
         def fail(*arguments) -> None:
             raise GraphError("no memory for so many pairs")
 
-        patch.setattr(neighbours, "_Pairs", fail)
+        patch.setattr(skin_list, "PairList", fail)
         moved = atoms.copy()
         moved.positions[0] += 0.5
         with pytest.raises(GraphError, match="no memory"):

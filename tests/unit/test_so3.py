@@ -327,9 +327,11 @@ def test_tensor_product_equals_e3nn(l_max, parity):
 
     single = TensorProduct(irreps, irreps, C, edge_couplings.float())
     found = single(
-        [block.float() for block in features], edge_couplings(vectors.float()),
-        weights.float(), own,
-    )  # fmt: skip
+        [block.float() for block in features],
+        edge_couplings(vectors.float()),
+        weights.float(),
+        own,
+    )
     torch.testing.assert_close(packed(found).double(), expected, **SINGLE)
 
 
@@ -390,9 +392,11 @@ def test_tensor_product_without_edges_is_zero():
     irreps, edge_couplings, product, *_ = product_setting(2, True)
     nothing = torch.zeros((0, 3), dtype=torch.float64)
     found = product(
-        blocks(irreps), edge_couplings(nothing), nothing.new_zeros((0, product.n_weights)),
+        blocks(irreps),
+        edge_couplings(nothing),
+        nothing.new_zeros((0, product.n_weights)),
         torch.zeros((2, 0), dtype=torch.int64),
-    )  # fmt: skip
+    )
     assert all(bool((block == 0.0).all()) for block in found)
 
 
@@ -432,9 +436,11 @@ def test_linear_equals_e3nn():
     linear = EquivariantLinear(LAYOUT, layout_out).double()
     with double_by_default():
         oracle = o3.Linear(
-            e3nn_irreps(LAYOUT), e3nn_irreps(layout_out), internal_weights=False,
+            e3nn_irreps(LAYOUT),
+            e3nn_irreps(layout_out),
+            internal_weights=False,
             shared_weights=True,
-        )  # fmt: skip
+        )
     flat = {}
     for weight, irrep in zip(linear.weights, layout_out, strict=True):
         flat[list(LAYOUT).index(irrep)] = weight.detach().flatten()
@@ -450,8 +456,9 @@ def test_linear_of_several_paths_divides_by_all_channels():
     linear = EquivariantLinear(layout_in, layout_out).double()
     split = [(C, (i.l, i.parity)) for i, n in layout_in.items() for _ in range(n // C)]
     with double_by_default():
-        oracle = o3.Linear(o3.Irreps(split), e3nn_irreps(layout_out), internal_weights=False,
-                           shared_weights=True)  # fmt: skip
+        oracle = o3.Linear(
+            o3.Irreps(split), e3nn_irreps(layout_out), internal_weights=False, shared_weights=True
+        )
     weights = torch.cat([weight.detach().flatten() for weight in linear.weights])
     features = features_of(layout_in)
     torch.testing.assert_close(packed(linear(features)), oracle(packed(features), weights), **EXACT)
@@ -489,9 +496,12 @@ def test_gate_equals_e3nn(odd_scalars):
     silu = torch.nn.functional.silu
     with double_by_default():
         oracle = e3nn_nn.Gate(
-            e3nn_irreps(scalars), [silu, torch.tanh][: len(scalars)],
-            f"{sum(gated.values())}x0e", [silu], e3nn_irreps(gated),
-        )  # fmt: skip
+            e3nn_irreps(scalars),
+            [silu, torch.tanh][: len(scalars)],
+            f"{sum(gated.values())}x0e",
+            [silu],
+            e3nn_irreps(gated),
+        )
     exact = {"silu": second_moment_factor(_silu), "tanh": second_moment_factor(np.tanh)}
     for activation in (*oracle.act_scalars.acts, *oracle.act_gates.acts):
         # e3nn's own factors are Monte Carlo estimates.

@@ -19,6 +19,7 @@ from small_models import ETHANOL_FRAMES, crystal, potential
 from eqcalc import architectures
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
+from eqcalc.derivatives import VOIGT
 from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
@@ -31,7 +32,6 @@ from eqcalc.errors import (
     UnknownArchitectureError,
 )
 from eqcalc.evaluation import evaluate
-from eqcalc.graph import VOIGT
 from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
 from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
@@ -47,11 +47,14 @@ CONTENT = {
     "seed": 3,
     "data": {"path": str(ETHANOL_FRAMES), "train_rows": "0:4", "validation_rows": "4:6"},
     "architecture": {
-        "name": "painn", "embedding_dim": 8, "num_blocks": 1, "num_radial_basis": 6,
+        "name": "painn",
+        "embedding_dim": 8,
+        "num_blocks": 1,
+        "num_radial_basis": 6,
         "cut_off": 4.0,
     },
     "training": {"batch_size": 2, "max_epochs": 2, "ema_decay": 0.5, "learning_rate": 0.005},
-}  # fmt: skip
+}
 
 
 def toml(value: object) -> str:
@@ -164,7 +167,7 @@ def test_a_missing_key_is_refused(place, message, tmp_path):
         ("architecture__cut_off", "5", r"cut_off in \[architecture\] must be a number, found '5'"),
         ("architecture__embedding_dim", 8.0, r"embedding_dim in \[architecture\] .* an integer"),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_the_wrong_type_is_refused(place, value, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         read_config(write_config(tmp_path, **{place: value}))
@@ -302,9 +305,11 @@ def crystals(n_frames: int = 3) -> list[Atoms]:
         found = teacher.evaluate(build_graph(atoms, 4.0))
         stress = found.stress[0].numpy()
         atoms.calc = SinglePointCalculator(
-            atoms, energy=float(found.energy), forces=found.forces.numpy(),
+            atoms,
+            energy=float(found.energy),
+            forces=found.forces.numpy(),
             stress=np.array([stress[a, b] for a, b in VOIGT]),
-        )  # fmt: skip
+        )
         frames.append(atoms)
     return frames
 
@@ -320,8 +325,9 @@ def batch_of(path: Path, dtype: torch.dtype = torch.float64):
     return collate(labelled_graphs(read_dataset(path).frames, 4.0, dtype))
 
 
-@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0),
-                                     (2.0, 3.0, 50.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "weights", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (2.0, 3.0, 50.0)]
+)
 def test_the_loss_equals_its_definition(weights, crystal_file):
     student = potential(seed=1)
     energy, forces, stress = [], [], []
@@ -351,9 +357,10 @@ def test_parameter_gradients_equal_finite_differences_of_the_loss(weights, cryst
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
     slope = sum(
-        float((p.grad * d).sum()) for p, d in zip(parameters, direction, strict=True)
+        float((p.grad * d).sum())
+        for p, d in zip(parameters, direction, strict=True)
         if p.grad is not None
-    )  # fmt: skip
+    )
     values = []
     for step in (1e-5, -2e-5):
         with torch.no_grad():
@@ -393,16 +400,29 @@ def test_three_epochs_lower_the_loss_and_leave_a_whole_folder(tmp_path):
     best = train(config, tmp_path / "run", progress=reports.append)
     assert best == tmp_path / "run" / "best.ckpt"
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best.ckpt", "last.ckpt", "manifest.json", "metrics.csv", "tensorboard", "train.toml",
-    }  # fmt: skip
+        "best.ckpt",
+        "last.ckpt",
+        "manifest.json",
+        "metrics.csv",
+        "tensorboard",
+        "train.toml",
+    }
     rows = metrics_of(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
     assert [(r.epoch, r.batch) for r in reports] == [
-        (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0),
-    ]  # fmt: skip
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+        (2, 1),
+        (2, 2),
+        (3, 0),
+    ]
     assert (reports[-1].n_epochs, reports[-1].n_batches) == (3, 2)
     assert reports[-1].metrics["train_loss"] == pytest.approx(rows[-1]["train_loss"])
     assert reports[0].metrics == {}
@@ -435,10 +455,13 @@ def test_checkpoints_hold_the_moving_average_of_the_weights(tmp_path):
     for name, value in averaged.items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2, equal_nan=True)
     assert not torch.equal(
-        first["potential.filters.weight" if "potential.filters.weight" in first else
-              "potential.architecture.filters.weight"],
+        first[
+            "potential.filters.weight"
+            if "potential.filters.weight" in first
+            else "potential.architecture.filters.weight"
+        ],
         second["potential.architecture.filters.weight"],
-    )  # fmt: skip
+    )
 
 
 def _interrupt_in_the_third_epoch(report) -> None:
@@ -497,9 +520,14 @@ def test_a_seed_fixes_the_run_and_leaves_the_global_one(tmp_path):
 
 def test_a_crystal_trains_on_its_stress(crystal_file, tmp_path):
     path = write_config(
-        tmp_path, dtype="float64", data__path=str(crystal_file), data__train_rows="0:2",
-        data__validation_rows="2:3", training__stress_weight=100.0, training__max_epochs=6,
-    )  # fmt: skip
+        tmp_path,
+        dtype="float64",
+        data__path=str(crystal_file),
+        data__train_rows="0:2",
+        data__validation_rows="2:3",
+        training__stress_weight=100.0,
+        training__max_epochs=6,
+    )
     train(read_config(path), tmp_path / "run")
     rows = metrics_of(tmp_path / "run")
     assert np.isfinite([list(row.values()) for row in rows]).all()
@@ -517,9 +545,14 @@ def test_metrics_are_rounded_to_six_digits(tmp_path):
     with open(tmp_path / "run" / "metrics.csv") as file:
         header, *rows = csv.reader(file)
     assert header == [
-        "epoch", "step", "train_loss", "validation_loss", "validation_energy_mae_mev",
-        "validation_forces_mae_mev_per_a", "learning_rate",
-    ]  # fmt: skip
+        "epoch",
+        "step",
+        "train_loss",
+        "validation_loss",
+        "validation_energy_mae_mev",
+        "validation_forces_mae_mev_per_a",
+        "learning_rate",
+    ]
     for row in rows:
         for number in row:
             assert float(number) == float(f"{float(number):.6g}")
@@ -543,10 +576,8 @@ def test_a_run_begun_with_other_columns_is_resumed(tmp_path):
 @pytest.mark.parametrize(("batch_size", "kind"), [(2, "training"), (4, "validation")])
 def test_a_training_that_diverges_is_stopped_and_leaves_no_checkpoint(batch_size, kind, tmp_path):
     config = read_config(
-        write_config(
-            tmp_path, training__learning_rate=1e30, training__batch_size=batch_size
-        )
-    )  # fmt: skip
+        write_config(tmp_path, training__learning_rate=1e30, training__batch_size=batch_size)
+    )
     with pytest.raises(
         NonFiniteError,
         match=rf"diverged in epoch 1: the {kind} loss is (nan|inf); lower learning_rate \(it is 1e",
@@ -645,16 +676,24 @@ def test_coincident_atoms_are_refused_with_frame_and_file(tmp_path):
 def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
     frames = ase.io.read(ETHANOL_FRAMES, index=":")
     np.savez(
-        tmp_path / "own.npz", species=frames[0].numbers, xyz=[a.positions for a in frames],
-        energy=[a.get_potential_energy() for a in frames], forces=[a.get_forces() for a in frames],
-    )  # fmt: skip
+        tmp_path / "own.npz",
+        species=frames[0].numbers,
+        xyz=[a.positions for a in frames],
+        energy=[a.get_potential_energy() for a in frames],
+        forces=[a.get_forces() for a in frames],
+    )
     config = read_config(
         write_config(
-            tmp_path, data__path="own.npz", data__numbers_key="species",
-            data__positions_key="xyz", data__energy_key="energy", data__forces_key="forces",
-            data__energy_unit="eV", data__length_unit="Angstrom",
+            tmp_path,
+            data__path="own.npz",
+            data__numbers_key="species",
+            data__positions_key="xyz",
+            data__energy_key="energy",
+            data__forces_key="forces",
+            data__energy_unit="eV",
+            data__length_unit="Angstrom",
         )
-    )  # fmt: skip
+    )
     data = read_training_data(config)
     assert (data.train.rows, data.validation.rows) == ([0, 1, 2, 3], [4, 5])
     np.testing.assert_allclose(data.train.frames[2].atoms.positions, frames[2].positions)
@@ -706,8 +745,12 @@ def test_validation_frames_without_forces_are_refused(tmp_path):
 
 def test_options_that_only_the_data_can_say_come_from_the_training_frames(tmp_path):
     architecture = {
-        "name": "nequip", "l_max": 1, "num_layers": 1, "num_features": 4, "cut_off": 2.0
-    }  # fmt: skip
+        "name": "nequip",
+        "l_max": 1,
+        "num_layers": 1,
+        "num_features": 4,
+        "cut_off": 2.0,
+    }
     config = read_config(write_config(tmp_path, architecture=architecture))
     train(config, tmp_path / "run")
     card = open_model_file(export_run(RunFolder(tmp_path / "run"), tmp_path / "tiny").path).card
@@ -721,9 +764,14 @@ def test_options_that_only_the_data_can_say_come_from_the_training_frames(tmp_pa
 
 def test_options_that_the_training_file_states_are_kept(tmp_path):
     architecture = {
-        "name": "nequip", "l_max": 0, "parity": True, "num_layers": 1, "num_features": 2,
-        "elements": ["O", "N", "C", "H"], "avg_num_neighbors": 3.5,
-    }  # fmt: skip
+        "name": "nequip",
+        "l_max": 0,
+        "parity": True,
+        "num_layers": 1,
+        "num_features": 2,
+        "elements": ["O", "N", "C", "H"],
+        "avg_num_neighbors": 3.5,
+    }
     config = read_config(write_config(tmp_path, architecture=architecture))
     data = read_training_data(config)
     found = complete_architecture(config, data.train)
@@ -751,8 +799,11 @@ def finished_run(tmp_path_factory) -> Path:
 def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_run, tmp_path):
     finished = export_run(RunFolder(finished_run), tmp_path / "tiny")
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {
-        "model.pt", "card.md", "metrics.json", "train.toml",
-    }  # fmt: skip
+        "model.pt",
+        "card.md",
+        "metrics.json",
+        "train.toml",
+    }
     card = open_model_file(tmp_path / "tiny").card
     assert card == finished.card
     test = read_dataset(ETHANOL_FRAMES, rows="1:4")
@@ -776,9 +827,7 @@ def test_the_exported_model_is_the_best_checkpoint(finished_run, tmp_path):
     network = load_potential(RunFolder(finished_run))
     atoms = read_dataset(ETHANOL_FRAMES).frames[0].atoms
     graph = build_graph(atoms, 4.0, dtype=torch.float32)
-    energies, _ = load_model(tmp_path / "tiny", device="cpu")(
-        graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
-    )
+    energies, _ = load_model(tmp_path / "tiny", device="cpu")(graph)
     torch.testing.assert_close(energies, network.evaluate(graph).energies, rtol=0, atol=2e-6)
 
 

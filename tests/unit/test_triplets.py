@@ -79,11 +79,14 @@ def test_triplets_equal_nested_loops(name, cutoff):
     cosines = _listed(cosines_at_middle(graph.edge_vectors, distances, triplets), triplets)
     rows = torch.stack(
         [
-            distances[incoming], distances[outgoing], cosines,
-            graph.edge_index[0, outgoing].double(), graph.edge_index[1, outgoing].double(),
+            distances[incoming],
+            distances[outgoing],
+            cosines,
+            graph.edge_index[0, outgoing].double(),
+            graph.edge_index[1, outgoing].double(),
         ],
         dim=1,
-    )  # fmt: skip
+    )
     found = sorted(tuple(np.round(row, 9) + 0.0) for row in rows.numpy())
     expected = _by_loops(atoms, cutoff)
     assert len(found) == len(expected)

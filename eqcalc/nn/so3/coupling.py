@@ -73,8 +73,11 @@ def _real_coefficients(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
             of_complex[l1 + m1, l2 + m2, l3 + m1 + m2] = value
     real = np.einsum(
         "abc,ai,bj,ck->ijk",
-        of_complex, _real_basis(l1), _real_basis(l2), _real_basis(l3).conj(),
-    ).real  # fmt: skip
+        of_complex,
+        _real_basis(l1),
+        _real_basis(l2),
+        _real_basis(l3).conj(),
+    ).real
     return real / sqrt(2 * l3 + 1)
 
 

@@ -202,11 +202,17 @@ def path_table(product: TensorProduct, couplings: EdgeCouplings, n_channels: int
             d3, n = group.target_dims[position], group.weight_sizes[position] // n_channels
             row = sum(group.row_sizes[: group.kept[position]])
             for path in range(n):
-                rows.append((
-                    first_x[product.sources[k]] * n_channels, d1,
-                    begin + (row + path) * d1, n * d1,
-                    d3, first_out[target] + seen[target] * n_channels, shapes[target][1],
-                ))  # fmt: skip
+                rows.append(
+                    (
+                        first_x[product.sources[k]] * n_channels,
+                        d1,
+                        begin + (row + path) * d1,
+                        n * d1,
+                        d3,
+                        first_out[target] + seen[target] * n_channels,
+                        shapes[target][1],
+                    )
+                )
                 seen[target] += 1
     return PathTable(rows, shapes)
 

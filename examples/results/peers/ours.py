@@ -1,6 +1,6 @@
 """eqcalc, an untrained model file.
 
-    python ours.py MODEL.pt ENGINE STRUCTURE_FILE
+python ours.py MODEL.pt ENGINE STRUCTURE_FILE
 """
 
 import sys

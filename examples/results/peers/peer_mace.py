@@ -1,6 +1,6 @@
 """mace-torch, a ScaleShiftMACE with random weights in float32.
 
-    python peer_mace.py IRREPS STRUCTURE_FILE        (IRREPS such as 64x0e+64x1o)
+python peer_mace.py IRREPS STRUCTURE_FILE        (IRREPS such as 64x0e+64x1o)
 """
 
 import logging
@@ -25,11 +25,22 @@ torch.manual_seed(0)
 torch.set_default_dtype(torch.float32)
 interaction = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
 model = modules.ScaleShiftMACE(
-    r_max=5.0, num_bessel=8, num_polynomial_cutoff=5, max_ell=3,
-    interaction_cls_first=interaction, interaction_cls=interaction, num_interactions=2,
-    num_elements=4, atomic_numbers=[1, 6, 8, 29], hidden_irreps=o3.Irreps(irreps),
-    MLP_irreps=o3.Irreps("16x0e"), gate=torch.nn.functional.silu, correlation=3,
-    atomic_energies=np.zeros(4), avg_num_neighbors=20.0,
-    atomic_inter_scale=1.0, atomic_inter_shift=0.0,
-).eval()  # fmt: skip
+    r_max=5.0,
+    num_bessel=8,
+    num_polynomial_cutoff=5,
+    max_ell=3,
+    interaction_cls_first=interaction,
+    interaction_cls=interaction,
+    num_interactions=2,
+    num_elements=4,
+    atomic_numbers=[1, 6, 8, 29],
+    hidden_irreps=o3.Irreps(irreps),
+    MLP_irreps=o3.Irreps("16x0e"),
+    gate=torch.nn.functional.silu,
+    correlation=3,
+    atomic_energies=np.zeros(4),
+    avg_num_neighbors=20.0,
+    atomic_inter_scale=1.0,
+    atomic_inter_shift=0.0,
+).eval()
 report(MACECalculator(models=model, device="cpu", default_dtype="float32"), structure)

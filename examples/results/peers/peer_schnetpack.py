@@ -1,6 +1,6 @@
 """schnetpack, an untrained PaiNN or SchNet of 128 channels and 3 blocks, 5 Å, float32.
 
-    python peer_schnetpack.py {painn,schnet} STRUCTURE_FILE
+python peer_schnetpack.py {painn,schnet} STRUCTURE_FILE
 """
 
 import os
@@ -22,10 +22,11 @@ CUTOFF = 5.0
 kind, structure = sys.argv[1:]
 torch.set_num_threads(1)
 network = {"painn": spk.representation.PaiNN, "schnet": spk.representation.SchNet}[kind](
-    n_atom_basis=128, n_interactions=3,
+    n_atom_basis=128,
+    n_interactions=3,
     radial_basis=spk.nn.GaussianRBF(n_rbf=20, cutoff=CUTOFF),
     cutoff_fn=spk.nn.CosineCutoff(CUTOFF),
-)  # fmt: skip
+)
 model = spk.model.NeuralNetworkPotential(
     representation=network,
     input_modules=[spk.atomistic.PairwiseDistances()],
@@ -38,7 +39,12 @@ with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "model.pt")
     torch.save(model.eval(), path)
     calculator = spk.interfaces.SpkCalculator(
-        path, neighbor_list=MatScipyNeighborList(cutoff=CUTOFF), energy_key="energy",
-        force_key="forces", energy_unit="eV", position_unit="Ang", device="cpu",
-    )  # fmt: skip
+        path,
+        neighbor_list=MatScipyNeighborList(cutoff=CUTOFF),
+        energy_key="energy",
+        force_key="forces",
+        energy_unit="eV",
+        position_unit="Ang",
+        device="cpu",
+    )
 report(calculator, structure)

@@ -1,0 +1,393 @@
+"""EqCalculator: a trained model as an ASE calculator.
+
+from ase.io import read
+from eqcalc import EqCalculator
+
+atoms = read("ethanol.xyz")
+atoms.calc = EqCalculator("painn-ethanol")
+atoms.get_potential_energy()
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Optional, Union
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from torch import Tensor
+
+from eqcalc.blockwise import Blockwise, MemoryForecast
+from eqcalc.blockwise.blocks import box_coordinates
+from eqcalc.blockwise.grouping import (
+    MAX_EDGES,
+    check_max_edges,
+    grouped,
+    largest_group,
+    size_of,
+)
+from eqcalc.calculator.atom_order import AtomOrder
+from eqcalc.calculator.exact_cache import ExactCache, State
+from eqcalc.calculator.groups import NamedGraph, evaluate_group
+from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
+from eqcalc.derivatives import (
+    atomic_virials_from_edge_gradients,
+    resolve_reduction,
+    virials_from_edge_gradients,
+    voigt,
+)
+from eqcalc.elements import require_elements
+from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
+from eqcalc.errors import (
+    ConfigError,
+    GraphError,
+    UnsupportedElementError,
+    listing,
+)
+from eqcalc.graph import AtomicGraph
+from eqcalc.model_file import ModelCard, Source
+from eqcalc.neighbours import SkinList
+
+__all__ = ["EqCalculator"]
+
+_PERIODIC = bytes([1, 1, 1])  # as State keeps pbc
+
+
+class EqCalculator(ExactCache):
+    """Energies, forces and stress of a model file.
+
+    Results, in eV and Å: ``energy``, ``free_energy`` (the same), ``energies``,
+    ``forces``, and ``stress`` and ``stresses`` where all three directions are
+    periodic (elsewhere ASE's PropertyNotImplementedError). ``stresses`` sum to
+    ``stress``. A committee adds ``energy_spread`` and ``forces_spread``, the
+    standard deviations over its members.
+
+    Parameters
+    ----------
+    model : a shipped model's name, a path, or several of them (a committee: the mean)
+    device : "auto", "cpu", "cuda" or "cuda:N"
+    dtype : "float32", "float64" or None for the file's own; forces are always float64
+    engine : "auto", "cudagraph", "inductor" or "torchscript", see :func:`eqcalc.load_model`
+    skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
+        a fresh one at every call, "auto" looks for the skin that costs least while it runs.
+        Results do not depend on it.
+    max_edges : of one model call; larger structures are evaluated in blocks, to the same
+        results. None: as many as memory is found for
+    reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
+        forces are the same in every bit at every run on a GPU too
+
+    Raises
+    ------
+    MissingDependencyError : torch-scatter is asked for and cannot be imported.
+    ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
+    ConfigError : an empty committee, or one whose members differ in dtype or share
+        no element; ``max_edges`` below 1.
+    """
+
+    name = "eqcalc"
+    implemented_properties = [  # noqa: RUF012  (ASE's own pattern)
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        "stresses",
+    ]
+    default_parameters: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: Union[Source, Sequence[Source]],
+        *,
+        device: str = "auto",
+        dtype: Optional[str] = None,
+        engine: str = "auto",
+        skin: Union[float, str] = 0.5,
+        max_edges: Optional[int] = None,
+        reduction: str = "torch",
+    ) -> None:
+        super().__init__()
+        alone = isinstance(model, (str, os.PathLike))
+        sources: list[Source] = [model] if alone else list(model)  # type: ignore
+        if len(sources) == 0:
+            raise ConfigError("a committee needs at least one model, found an empty list.")
+        self._blockwise = [Blockwise(max_edges) for _ in sources]
+        self._arguments: dict[str, Any] = {
+            "model": model if alone else sources,
+            "device": device,
+            "dtype": dtype,
+            "engine": engine,
+            "skin": skin,
+            "max_edges": max_edges,
+            "reduction": reduction,
+        }
+        self._sum_forces = resolve_reduction(reduction)
+        self.models: list[Model] = [
+            load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
+        ]
+        dtypes = {member.dtype for member in self.models}
+        if len(dtypes) > 1:
+            raise ConfigError(
+                f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
+                " pass dtype='float32' or 'float64'."
+            )
+        self._together: Optional[CommitteeEngine] = None
+        self._why_together = ""
+        if len(self.models) > 1:
+            self._together, self._why_together = load_committee(self.models, engine)
+        # One pass pays for small structures; large ones may have to be evaluated in blocks.
+        self._most_together = largest_group(max_edges)
+        # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
+        cutoff = max(member.card.cutoff for member in self.models)
+        self.neighbours = SkinList(
+            cutoff, skin, dtype=self.models[0].dtype, device=self.models[0].device
+        )
+        self._order = AtomOrder()
+        self._elements = set(self.models[0].card.elements)
+        for member in self.models[1:]:
+            self._elements &= set(member.card.elements)
+        if not self._elements:
+            known = "; ".join(f"{m.card.name} {', '.join(m.card.elements)}" for m in self.models)
+            raise ConfigError(f"the members of a committee share no element: {known}.")
+        self._checked_numbers: Optional[bytes] = None
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model (of a committee: of its first member)."""
+        return self.models[0].card
+
+    def engine_report(self) -> str:
+        """Return which engine runs each model, and why no faster one does.
+
+        The last line says whether a committee runs in one pass.
+        """
+        if len(self.models) == 1:
+            return self.models[0].engine_report()
+        members = [f"{m.card.name}: {m.engine_report()}" for m in self.models]
+        return "\n".join([*members, self._why_together])
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return the arguments that ASE writes into trajectories and databases."""
+        arguments = dict(self._arguments)
+        model = arguments["model"]
+        if isinstance(model, (str, os.PathLike)):
+            arguments["model"] = str(model)
+        else:
+            arguments["model"] = [str(source) for source in model]
+        return {key: value for key, value in arguments.items() if value is not None}
+
+    def __reduce__(self) -> Any:
+        # Copies and pickles are made from the arguments: a model file is the state.
+        return functools.partial(type(self), **self._arguments), ()
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """Refuse every option: ASE's own method would store it and change nothing.
+
+        Raises
+        ------
+        ConfigError : an option was given.
+        """
+        if options:
+            raise ConfigError(
+                f"the options of EqCalculator are fixed when it is built, found "
+                f"set({', '.join(options)}); build another EqCalculator."
+            )
+        return {}
+
+    def calculate(
+        self,
+        atoms: Optional[Atoms] = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute everything that one gradient gives; ASE calls this.
+
+        Raises
+        ------
+        GraphError : zero atoms, NaN positions, coincident atoms, a cell without volume.
+        UnsupportedElementError : an element that a model was not trained on.
+        NonFiniteError : a model returned NaN or infinity.
+        NotEnoughMemoryError : memory does not suffice, not even for small blocks.
+        ConfigError : an atom's energy depends on more than ``max_edges`` edges.
+        PropertyNotImplementedError : stress where a direction is open.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise ConfigError("calculate needs atoms; none were given, and none before.")
+        if torch.is_inference_mode_enabled():  # there, nothing can be differentiated
+            with torch.inference_mode(False):
+                self.calculate(atoms, properties, system_changes)
+            return
+        state = State.of(atoms)
+        periodic = state.pbc == _PERIODIC
+        if not periodic:
+            for name in ("stress", "stresses"):
+                if name in properties:
+                    raise PropertyNotImplementedError(
+                        f"'{name}' is defined where all three directions are periodic; "
+                        f"this structure has pbc={atoms.pbc.tolist()}."
+                    )
+        self.results = {}
+        self._last = None  # until this succeeds, nothing is known of any structure
+        ordered, graph = self.ordered_graph(atoms)
+        self._refuse_unknown_elements(atoms, state.numbers)
+        members, gradients = [], []
+        for model, (energies, edge_gradients) in zip(
+            self.models, self._outputs(graph, ordered), strict=True
+        ):
+            members.append(self._member(model, graph, energies, edge_gradients))
+            gradients.append(edge_gradients)
+        results = combined(members)
+        if periodic:
+            results |= self._stress(graph, atoms, gradients, "stresses" in properties)
+        self.results = results
+        self._last = state
+
+    def ordered_graph(self, atoms: Atoms) -> tuple[Atoms, AtomicGraph]:
+        """Return the structure as the model sees it, and its graph.
+
+        Its atoms are in an order of their own where that makes the model faster.
+
+        Raises
+        ------
+        GraphError : as :meth:`calculate` does.
+        """
+        if self.models[0].device.type != "cpu":  # elsewhere nothing has been measured
+            return atoms, self.neighbours.graph(atoms)
+        ordered = self._order.ordered(atoms)
+        try:
+            return ordered, self.neighbours.graph(ordered)
+        except GraphError:
+            self.neighbours.graph(atoms)  # refuses it by the atoms' own numbers
+            raise
+
+    @torch.inference_mode(False)
+    def memory_forecast(self, atoms: Atoms) -> Optional[MemoryForecast]:
+        """Return what memory an evaluation takes, and in how many blocks it is made.
+
+        None for a structure that fits any memory (20 000 edges), and where the system does
+        not tell what a call needs. Of a committee: of its neediest member.
+
+        Raises
+        ------
+        NotEnoughMemoryError, ConfigError, GraphError, UnsupportedElementError : as
+            :meth:`calculate` does.
+        """
+        ordered, graph = self.ordered_graph(atoms)
+        self._refuse_unknown_elements(atoms, atoms.numbers.tobytes())
+        forecasts = [
+            blockwise.forecast(model, graph, lambda: box_coordinates(ordered))
+            for model, blockwise in zip(self.models, self._blockwise, strict=True)
+        ]
+        known = [forecast for forecast in forecasts if forecast is not None]
+        return max(known, key=lambda forecast: forecast.needed, default=None)
+
+    @torch.inference_mode(False)
+    def calculate_many(
+        self,
+        structures: Iterable[Atoms],
+        *,
+        max_edges: Optional[int] = None,
+        names: Optional[Sequence[str]] = None,
+    ) -> list[dict[str, Any]]:
+        """Return the results of every structure, from few calls of the model.
+
+        The results are those of one :meth:`calculate` per structure, to rounding: energy,
+        free_energy, energies, forces; stress where all three directions are periodic; the
+        spreads of a committee. Sizes, elements and boundary conditions may differ. Neither
+        the structures nor the calculator's present results change.
+
+        Parameters
+        ----------
+        max_edges : neighbouring structures are joined up to so many edges (or atoms, where
+            there are more of them), 20 000 by default and never more than the calculator's
+            ``max_edges``; a larger structure goes alone, in blocks where that asks for them
+        names : what messages call each structure; "structure 0", ... by default
+
+        Raises
+        ------
+        GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does; the
+            message begins with the name of the structure.
+        NotEnoughMemoryError : as :meth:`calculate` does.
+        ConfigError : something else than structures, too few names, ``max_edges`` below 1.
+        """
+        if isinstance(structures, Atoms):
+            raise ConfigError(
+                "calculate_many needs a list of structures, found a single ase.Atoms; "
+                "pass [atoms], or use get_forces()."
+            )
+        check_max_edges(max_edges)
+        largest = MAX_EDGES if max_edges is None else max_edges
+        largest = min(largest, self._arguments["max_edges"] or largest)
+        results: list[dict[str, Any]] = []
+        graphs = self._named_graphs(structures, names)
+        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
+            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
+        return results
+
+    def _named_graphs(
+        self, structures: Iterable[Atoms], names: Optional[Sequence[str]]
+    ) -> Iterator[NamedGraph]:
+        # A list of its own: that of a simulation which goes on beside this is kept. With a
+        # skin, displacements of one structure need one search.
+        own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
+        for index, atoms in enumerate(structures):
+            if names is not None and index >= len(names):
+                raise ConfigError(f"expected a name for each structure, found {len(names)}.")
+            name = f"structure {index}" if names is None else names[index]
+            if not isinstance(atoms, Atoms):
+                raise ConfigError(f"{name}: expected ase.Atoms, found {type(atoms).__name__}.")
+            try:
+                graph = own.graph(atoms)
+                self._check_elements(atoms)
+            except (GraphError, UnsupportedElementError) as error:
+                raise type(error)(f"{name}: {error}") from error
+            yield NamedGraph(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
+
+    def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
+        """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
+        if self._together is not None and graph.edge_index.shape[1] <= self._most_together:
+            return list(zip(*self._together(graph), strict=True))
+        return [
+            blockwise(model, graph, lambda: box_coordinates(atoms))
+            for model, blockwise in zip(self.models, self._blockwise, strict=True)
+        ]
+
+    def _member(
+        self, model: Model, graph: AtomicGraph, energies: Tensor, gradients: Tensor
+    ) -> MemberResult:
+        forces = self._sum_forces(gradients, graph.edge_index, graph.n_owned)
+        if self.neighbours.transfers.needed:
+            arrays = self.neighbours.transfers.download(energies, forces)
+        else:
+            arrays = energies.numpy(), forces.numpy()
+        member = MemberResult(*map(self._order.restored, arrays))
+        refuse_not_finite(model, member)
+        return member
+
+    def _stress(
+        self, graph: AtomicGraph, atoms: Atoms, of_members: list[Tensor], per_atom: bool
+    ) -> dict[str, Any]:
+        gradients = of_members[0]  # (n_edges, 3)
+        if len(of_members) > 1:
+            gradients = torch.stack(of_members).mean(dim=0)
+        volume = atoms.get_volume()
+        if not per_atom:
+            virial = virials_from_edge_gradients(gradients, graph)[0]
+            return {"stress": voigt(virial).cpu().numpy() / volume}
+        virials = atomic_virials_from_edge_gradients(
+            gradients, graph.edge_vectors, graph.edge_index, graph.n_owned
+        )
+        stresses = self._order.restored(voigt(virials).cpu().numpy()) / volume  # (n_atoms, 6)
+        return {"stresses": stresses, "stress": stresses.sum(axis=0)}
+
+    def _refuse_unknown_elements(self, atoms: Atoms, numbers: bytes) -> None:
+        if numbers != self._checked_numbers:
+            self._check_elements(atoms)
+            self._checked_numbers = numbers
+
+    def _check_elements(self, atoms: Atoms) -> None:
+        require_elements(atoms.numbers, self._elements, f"model '{self.card.name}'")

@@ -1,0 +1,79 @@
+"""Several structures, evaluated in one call of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eqcalc.blockwise import Blockwise
+from eqcalc.blockwise.blocks import side_by_side
+from eqcalc.blockwise.grouping import collect, on_device
+from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
+from eqcalc.derivatives import ForceSum
+from eqcalc.engines import Model
+from eqcalc.graph import AtomicGraph, batch_graphs
+
+__all__ = ["NamedGraph", "evaluate_group"]
+
+
+class NamedGraph(NamedTuple):
+    """The graph of a structure and what else is needed: the structure itself may change.
+
+    periodic : whether it has a stress
+    coordinates : (n_atoms, 3), see :func:`eqcalc.blockwise.blocks.box_coordinates`
+    """
+
+    name: str
+    graph: AtomicGraph
+    periodic: bool
+    coordinates: NDArray
+
+
+def evaluate_group(
+    group: Sequence[NamedGraph],
+    models: Sequence[Model],
+    calls: Sequence[Blockwise],
+    sum_forces: ForceSum,
+) -> list[dict[str, Any]]:
+    """Return the results of each structure of a group.
+
+    Parameters
+    ----------
+    calls : one for each model
+
+    Raises
+    ------
+    NonFiniteError : a model returned NaN or infinity; the message begins with the name.
+    NotEnoughMemoryError, ConfigError : as a :class:`~eqcalc.blockwise.Blockwise` does.
+    """
+    graph = batch_graphs([named.graph for named in group])
+    graph = on_device(graph, models[0].device)
+
+    def coordinates() -> NDArray:
+        return side_by_side([named.coordinates for named in group])
+
+    predictions = [
+        collect(graph, *call(model, graph, coordinates), sum_forces)
+        for model, call in zip(models, calls, strict=True)
+    ]
+    stress = np.mean([prediction.stress for prediction in predictions], axis=0)
+    results = []
+    first = 0
+    for k, (name, single, periodic, _) in enumerate(group):
+        here = slice(first, first + single.n_owned)
+        first = here.stop
+        # Copies: a result that is kept shall not keep those of all others.
+        members = [
+            MemberResult(each.energies[here].copy(), each.forces[here].copy())
+            for each in predictions
+        ]
+        for model, member in zip(models, members, strict=True):
+            refuse_not_finite(model, member, f"{name}: ")
+        found = combined(members)
+        if periodic:
+            found["stress"] = stress[k].copy()
+        results.append(found)
+    return results

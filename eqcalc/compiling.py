@@ -1,0 +1,50 @@
+"""Compile model files for this machine: the call above engines and export.
+
+Engines find it by its entry point (:mod:`eqcalc.engines.packages`), so that running a model
+imports no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eqcalc.engines.engine import Target
+from eqcalc.engines.packages import target_name
+from eqcalc.errors import EngineError, EqcalcError, listing
+from eqcalc.export import compile_committee, compile_model
+from eqcalc.model_file import ModelFile
+from eqcalc.native.build import build_library, load_library
+
+__all__ = ["compile_package"]
+
+
+def compile_package(files: Sequence[ModelFile], package: Path, target: Target) -> None:
+    """Write the package of a model, or of a committee, to a path.
+
+    Parameters
+    ----------
+    files : one model, or the members of a committee in the order of the package's first axis
+
+    Raises
+    ------
+    EngineError : they cannot be compiled.
+    EqcalcError : whatever eqcalc itself refuses, such as a file whose network it cannot rebuild.
+    """
+    try:
+        if target.device.type == "cpu":  # networks are compiled with the library's kernels
+            build_library()
+            load_library()
+        if len(files) == 1:
+            compile_model(files[0], package, *target)
+        else:
+            compile_committee(files, package, *target)
+    except EqcalcError:
+        raise
+    except Exception as error:  # tracer, exporter, C++ compiler: no common class
+        names = listing([f"'{file.card.name}'" for file in files])
+        together = " together" * (len(files) > 1)
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise EngineError(
+            f"{names} cannot be compiled{together} for {target_name(target)}: {reason}"
+        ) from error

@@ -1,0 +1,76 @@
+"""Elements: their number, their names, and the refusal of those that a model does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ase.data import atomic_numbers as _number_of
+from ase.data import chemical_symbols
+
+from eqcalc.errors import ConfigError, UnsupportedElementError, did_you_mean, listing
+
+__all__ = ["N_ELEMENTS", "atomic_number", "require_elements", "symbols_of"]
+
+N_ELEMENTS = 119
+"""Rows of a table that atomic numbers index directly: H to Og, and row 0, which is unused."""
+
+
+def atomic_number(element: str | int) -> int:
+    """Return the atomic number of a symbol or number.
+
+    >>> atomic_number("C"), atomic_number(6)
+    (6, 6)
+
+    Raises
+    ------
+    ConfigError : not an element between H and Og.
+    """
+    if isinstance(element, str) and element in _number_of and element != "X":
+        return _number_of[element]
+    if isinstance(element, str) or not 1 <= int(element) < N_ELEMENTS:
+        hint = did_you_mean(str(element), chemical_symbols[1:])
+        raise ConfigError(f"'{element}' is no element's symbol or atomic number.{hint}")
+    return int(element)
+
+
+def symbols_of(numbers: Collection[int]) -> list[str]:
+    """Return the symbols of atomic numbers, each once, by atomic number.
+
+    >>> symbols_of([8, 1, 1])
+    ['H', 'O']
+    """
+    return [chemical_symbols[number] for number in sorted({int(n) for n in numbers})]
+
+
+def require_elements(
+    numbers: Sequence[int], known: Collection[str], model: str, *, where: str = ""
+) -> None:
+    """Refuse atoms of elements that a model has never seen.
+
+    Parameters
+    ----------
+    numbers : (n_atoms,) atomic numbers
+    known : symbols that the model was trained on
+    model : what a message calls it, such as "model 'painn-ethanol'"
+    where : what a message says of the place; the atoms' indices by default
+
+    >>> require_elements([1, 11], {"H", "O"}, "model 'water'")
+    Traceback (most recent call last):
+    ...
+    eqcalc.errors.UnsupportedElementError: model 'water' does not know Na (atoms 1); it was trained on H, O.
+
+    Raises
+    ------
+    UnsupportedElementError : there is one; the message names it.
+    """  # noqa: E501  (a message is one line)
+    unknown = set(symbols_of(numbers)) - set(known)
+    if not unknown:
+        return
+    if not where:
+        atoms = [k for k, number in enumerate(numbers) if chemical_symbols[int(number)] in unknown]
+        where = f"atoms {listing(atoms)}"
+    found = sorted(unknown, key=chemical_symbols.index)
+    trained_on = ", ".join(sorted(known, key=chemical_symbols.index))
+    raise UnsupportedElementError(
+        f"{model} does not know {', '.join(found)} ({where}); it was trained on {trained_on}."
+    )

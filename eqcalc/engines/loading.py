@@ -1,0 +1,179 @@
+"""Load models: choose an engine, start it, and have it reproduce the model's passport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from eqcalc.devices import resolve_device, resolve_dtype
+from eqcalc.engines.committee import CommitteeEngine
+from eqcalc.engines.cuda_graph import CudaGraphEngine
+from eqcalc.engines.engine import Engine, Target
+from eqcalc.engines.inductor import InductorEngine
+from eqcalc.engines.torchscript import TorchScriptEngine
+from eqcalc.errors import ConfigError, EngineError, ModelFileError, did_you_mean
+from eqcalc.graph import AtomicGraph
+from eqcalc.host_memory import keep_freed_memory
+from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
+from eqcalc.model_file.passport import read_passport, verify
+
+__all__ = ["ENGINES", "Model", "engines_on", "load_committee", "load_model"]
+
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (CudaGraphEngine, InductorEngine, TorchScriptEngine)
+}
+"""Fastest first; the last one is always there."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model that has passed its passport; call it with a graph.
+
+    file : path, card and checksum
+    engine : what runs it
+    not_used : faster engines, and why they do not run it
+    """
+
+    file: ModelFile
+    engine: Engine
+    not_used: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å.
+
+        Parameters
+        ----------
+        graph : see :mod:`eqcalc.graph`; on the model's device and in its dtype
+        """
+        return self.engine(graph)
+
+    def engine_report(self) -> str:
+        """Return which engine runs, and why no faster one does, in a few lines."""
+        target = Target(self.device, self.dtype)
+        lines = [f"{self.engine.report()} on {target}, passport reproduced"]
+        return "\n".join([*lines, *(f"not {name}: {why}" for name, why in self.not_used.items())])
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is."""
+        return self.file.card
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's working precision."""
+        return self.engine.dtype
+
+
+@torch.inference_mode(False)  # what is made there can never be differentiated
+def load_model(
+    source: Source, *, device: str = "auto", dtype: Optional[str] = None, engine: str = "auto"
+) -> Model:
+    """Load a model and replay its passport.
+
+    Parameters
+    ----------
+    source : a shipped model's name, or the path of a model file
+    device : "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"
+    dtype : "float32", "float64", or None for the file's own
+    engine : "torchscript"; "inductor", compiled at the first use; "cudagraph", which replays
+        inductor where it is compiled, else torchscript; or "auto", the fastest that is ready
+        and passes: it compiles nothing (``eqcalc compile`` does)
+
+    Raises
+    ------
+    ModelFileError : the file is missing, damaged, foreign, a propagator, or gives other
+        numbers here.
+    DeviceError : CUDA was asked for and there is none.
+    EngineError : the engine that was asked for cannot run the model here.
+    ConfigError : an unknown device, dtype or engine.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        known = ["auto", *ENGINES]
+        raise ConfigError(
+            f"unknown engine '{engine}'; known: {', '.join(known)}." + did_you_mean(engine, known)
+        )
+    where = resolve_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
+    file = open_potential(source)
+    target = Target(where, resolve_dtype(dtype if dtype is not None else file.card.dtype))
+    if engine != "auto":
+        return _load_with(ENGINES[engine], file, target)
+    *faster, always = engines_on(where)
+    not_used: dict[str, str] = {}
+    for name in faster:
+        try:
+            found = _proven(ENGINES[name], file, target)
+        except (EngineError, ModelFileError) as error:
+            not_used[name] = str(error)
+            continue
+        return Model(file, found, {**not_used, **found.not_used})
+    return Model(file, _proven(ENGINES[always], file, target), not_used)
+
+
+def _load_with(kind: type[Engine], file: ModelFile, target: Target) -> Model:
+    """Load what a user asked for by name: that or nothing."""
+    try:
+        kind.prepare(file, target)
+        found = _proven(kind, file, target)
+    except EngineError as error:
+        others = [name for name in engines_on(target.device) if name != kind.name]
+        raise EngineError(
+            f"engine '{kind.name}' cannot run '{file.card.name}': {error}; or take "
+            f"engine='auto' or '{others[-1] if others else 'torchscript'}'."
+        ) from error
+    return Model(file, found, found.not_used)
+
+
+def engines_on(device: torch.device) -> list[str]:
+    """Return the names of the engines that exist for a kind of device, fastest first."""
+    return [name for name, engine in ENGINES.items() if device.type in engine.device_types]
+
+
+def load_committee(
+    models: Sequence[Model], engine: str = "auto"
+) -> tuple[Optional[CommitteeEngine], str]:
+    """Return what runs loaded models in one pass, or None, and one line that says why.
+
+    Parameters
+    ----------
+    models : on one device, in one precision
+    engine : as for :func:`load_model`; "inductor" compiles them together at the first use
+
+    Raises
+    ------
+    EngineError : "inductor" was asked for, and the models cannot be compiled together.
+    """
+    if engine not in ("auto", "inductor"):
+        return None, f"one by one: {engine} was asked for"
+    target = Target(models[0].device, models[0].dtype)
+    files = [model.file for model in models]
+    try:
+        if engine == "inductor":
+            CommitteeEngine.prepare(files, target)
+        together = CommitteeEngine.load(files, target)
+    except (EngineError, ModelFileError) as error:
+        if engine == "inductor":
+            raise
+        return None, f"one by one: {error}"
+    return together, (
+        f"all {len(files)} in one pass: {together.name} on {target}, passports reproduced"
+    )
+
+
+def _proven(kind: type[Engine], file: ModelFile, target: Target) -> Engine:
+    """Start an engine and replay the passport."""
+    engine = kind.load(file, target)
+    verify(
+        read_passport(file), engine, file.card.cutoff, target.dtype, target.device, str(file.path)
+    )
+    return engine

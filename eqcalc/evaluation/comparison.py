@@ -1,0 +1,201 @@
+"""Errors of a model on a data set: what it predicts beside what was computed.
+
+The exported file is what is judged, through an engine, as a simulation runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from eqcalc.blockwise import Blockwise
+from eqcalc.blockwise.blocks import box_coordinates, side_by_side
+from eqcalc.blockwise.grouping import collect, grouped, largest_group, on_device, size_of
+from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
+from eqcalc.data.frames import LabelledFrame
+from eqcalc.elements import require_elements
+from eqcalc.engines import Model
+from eqcalc.errors import ConfigError, DataError, NotEnoughMemoryError
+from eqcalc.graph import sum_over_structures
+
+__all__ = ["Comparison", "Errors", "Quantity", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute and root mean square error over all components."""
+
+    mae: float
+    rmse: float
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Computed labels and predictions of one quantity, flat arrays of equal length."""
+
+    name: str
+    unit: str
+    expected: NDArray
+    predicted: NDArray
+
+    @property
+    def errors(self) -> Errors:
+        """The errors in the quantity's unit."""
+        difference = self.predicted - self.expected
+        return Errors(
+            mae=float(np.abs(difference).mean()),
+            rmse=float(np.sqrt(np.square(difference).mean())),
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions beside labels: energy (eV), energy per atom (eV/atom), forces (eV/Å),
+    stress (eV/Å³); the last two only where the data set has them."""
+
+    n_frames: int
+    energy: Quantity
+    energy_per_atom: Quantity
+    forces: Optional[Quantity]
+    stress: Optional[Quantity]
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        """Those that were compared."""
+        all_four = (self.energy, self.energy_per_atom, self.forces, self.stress)
+        return [quantity for quantity in all_four if quantity is not None]
+
+    def summary(self) -> dict[str, float]:
+        """Return errors with units in their names, in meV.
+
+        Keys are such as ``energy_mae_mev`` and ``forces_rmse_mev_per_a``.
+        """
+        suffix = {"eV": "mev", "eV/atom": "mev", "eV/Å": "mev_per_a", "eV/Å³": "mev_per_a3"}
+        found = {}
+        for quantity in self.quantities:
+            unit = suffix[quantity.unit]
+            found[f"{quantity.name}_mae_{unit}"] = round(1e3 * quantity.errors.mae, 4)
+            found[f"{quantity.name}_rmse_{unit}"] = round(1e3 * quantity.errors.rmse, 4)
+        return found
+
+
+@torch.inference_mode(False)  # what is made there can never be differentiated
+def evaluate(
+    model: Model,
+    frames: Sequence[LabelledFrame],
+    progress: Optional[Callable[[int], None]] = None,
+    source: str = "",
+    max_edges: Optional[int] = None,
+) -> Comparison:
+    """Run a model on labelled frames and compare.
+
+    Parameters
+    ----------
+    progress : called with the number of frames done
+    source : name of the frames' file, for messages
+    max_edges : of one model call at most, as in :class:`eqcalc.EqCalculator`: a frame with more
+        is evaluated in blocks; None: as many as there is memory for
+
+    Raises
+    ------
+    DataError : no frames.
+    GraphError : a frame has coincident atoms; the message says which.
+    UnsupportedElementError : a frame holds an element that the model does not know.
+    NotEnoughMemoryError : memory does not suffice for a frame, not even in blocks.
+    ConfigError : ``max_edges`` is below 1, or less than the energy of an atom depends on.
+    """
+    blockwise = Blockwise(max_edges)
+    if len(frames) == 0:
+        raise DataError("evaluate needs at least one frame, found none.")
+    _require_elements(model, frames)
+    graphs = _graphs(model, frames, source)
+    rows = []
+    done = 0
+    largest = largest_group(max_edges)
+    for group in grouped(graphs, lambda labelled: size_of(labelled.graph), largest):
+        here = range(done, done + len(group))
+        try:
+            rows.append(_evaluate_batch(model, blockwise, group, [frames[k].atoms for k in here]))
+        except (ConfigError, NotEnoughMemoryError) as error:
+            raise type(error)(f"{_named(here, source)}: {error}") from error
+        done = here.stop
+        if progress is not None:
+            progress(done)
+    return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
+
+
+def _graphs(model: Model, frames: Sequence[LabelledFrame], source: str) -> Iterator[LabelledGraph]:
+    for index, frame in enumerate(frames):
+        yield from labelled_graphs(
+            [frame], model.card.cutoff, model.dtype, first=index, source=source
+        )
+
+
+def _evaluate_batch(
+    model: Model, blockwise: Blockwise, group: list[LabelledGraph], structures: list[Atoms]
+) -> tuple[NDArray, ...]:
+    def coordinates() -> NDArray:
+        return side_by_side([box_coordinates(atoms) for atoms in structures])
+
+    batch = collate(group)
+    graph = batch.graph
+    on_model = on_device(graph, model.device)
+    found = collect(on_model, *blockwise(model, on_model, coordinates))
+    energy = sum_over_structures(
+        torch.from_numpy(found.energies), graph.structure_index, graph.n_structures
+    )
+    sizes = torch.bincount(graph.structure_index, minlength=graph.n_structures)
+    labels = (batch.energy.numpy(), batch.forces.numpy(), batch.stress.numpy())
+    return (
+        energy.numpy(),
+        labels[0],
+        sizes.numpy(),
+        found.forces,
+        labels[1],
+        found.stress,
+        labels[2],
+    )
+
+
+def _named(numbers: range, source: str) -> str:
+    """Return what a message calls some neighbouring frames."""
+    first, last = numbers[0], numbers[-1]
+    frames = f"frame {first}" if first == last else f"frames {first} to {last}"
+    return frames + (f" of {source}" if source else "")
+
+
+def _comparison(n_frames: int, columns: Sequence[NDArray]) -> Comparison:
+    energy, energy_label, sizes, forces, forces_label, stress, stress_label = columns
+    return Comparison(
+        n_frames=n_frames,
+        energy=Quantity("energy", "eV", energy_label, energy),
+        energy_per_atom=Quantity(
+            "energy_per_atom", "eV/atom", energy_label / sizes, energy / sizes
+        ),
+        forces=_labelled("forces", "eV/Å", forces_label, forces),
+        stress=_labelled("stress", "eV/Å³", stress_label, stress),
+    )
+
+
+def _labelled(name: str, unit: str, labels: NDArray, predicted: NDArray) -> Optional[Quantity]:
+    """Keep what has a label; predictions that are NaN beside a label stay and show."""
+    has_label = np.isfinite(labels)
+    if not has_label.any():
+        return None
+    return Quantity(name, unit, labels[has_label], predicted[has_label])
+
+
+def _require_elements(model: Model, frames: Sequence[LabelledFrame]) -> None:
+    for index, frame in enumerate(frames):
+        require_elements(
+            frame.atoms.numbers,
+            model.card.elements,
+            f"model '{model.card.name}'",
+            where=f"frame {index}",
+        )

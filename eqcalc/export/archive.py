@@ -1,0 +1,47 @@
+"""Write and read the TorchScript archive of a model file."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from eqcalc.model_file import CARD, PASSPORT, WEIGHTS
+
+__all__ = ["read_archive", "write_archive"]
+
+
+def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport: str) -> bytes:
+    """Script a module and return the archive's bytes, extra files included.
+
+    Parameters
+    ----------
+    module : what the archive runs
+    weights_of : the network whose state goes into ``weights.safetensors``
+    card, passport : texts of ``card.json`` and ``passport.json``
+
+    Raises
+    ------
+    RuntimeError, torch.jit.frontend.FrontendError : TorchScript cannot express the module.
+    """
+    weights = {k: v.contiguous() for k, v in weights_of.state_dict().items()}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript as a whole; the file format is chosen with that known.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
+        torch.jit.save(
+            torch.jit.script(module),
+            buffer,
+            _extra_files={CARD: card, PASSPORT: passport, WEIGHTS: save_safetensors(weights)},
+        )
+    return buffer.getvalue()
+
+
+def read_archive(content: bytes) -> torch.jit.ScriptModule:
+    """Return the module that :func:`write_archive` wrote."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
+        return torch.jit.load(io.BytesIO(content))

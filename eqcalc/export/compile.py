@@ -1,0 +1,145 @@
+"""Compile energies and edge gradients of model files ahead of time, for one machine.
+
+A compiled package is made from the archive's card and weights, belongs to one machine and can
+be thrown away at any time. The only module that calls AOTInductor.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eqcalc.elements import atomic_number
+from eqcalc.export.frames import element_clusters
+from eqcalc.export.rebuild import rebuild_potential
+from eqcalc.export.row_products import use_row_products
+from eqcalc.graph import AtomicGraph
+from eqcalc.model_file import ModelFile
+from eqcalc.neighbours import build_graph
+from eqcalc.potential import Potential
+from eqcalc.tabulated import exact_form, tabulated_form
+from eqcalc.tabulated.convolutions import enable_kernels
+
+__all__ = ["compile_committee", "compile_model"]
+
+# Of filters and their slopes, relative; float32 rounds the sums of a network as much.
+_TABLE_TOLERANCE = 3e-6
+
+
+def compile_model(file: ModelFile, package: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Compile energies and edge gradients ahead of time, for any number of atoms and edges.
+
+    Energy and gradient are traced into one graph of plain tensor operations first: the
+    exporter cannot follow autograd. The package takes the tensors of the archive, with
+    weights (n_atoms,) float64 in place of ``n_owned``; it needs two atoms and two edges
+    at least (:mod:`eqcalc.engines.inductor` adds them).
+
+    Raises
+    ------
+    ModelFileError : see :func:`rebuild_potential`.
+    Exception : whatever tracer and compiler raise; there is no common class.
+    """
+    potential = _for_inference(file, device, dtype)
+
+    def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return _differentiate(potential, *tensors)
+
+    _compile(evaluate, [file], package, device, dtype)
+
+
+def compile_committee(
+    files: Sequence[ModelFile], package: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Compile several models into one package that returns the answers of all.
+
+    The networks may differ. The package takes what that of :func:`compile_model` takes and
+    returns energies (n_members, n_atoms) and edge gradients (n_members, n_edges, 3).
+
+    Raises
+    ------
+    ModelFileError, Exception : as :func:`compile_model` does.
+    """
+    potentials = [_for_inference(file, device, dtype) for file in files]
+
+    def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        members = [_differentiate(potential, *tensors) for potential in potentials]
+        energies, gradients = zip(*members, strict=True)
+        return torch.stack(energies), torch.stack(gradients)
+
+    _compile(evaluate, files, package, device, dtype)
+
+
+def _for_inference(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Potential:
+    potential = rebuild_potential(file)
+    network = potential.architecture
+    if _takes_tables(device, dtype):
+        potential.architecture = tabulated_form(network, dtype, _TABLE_TOLERANCE)
+    else:
+        potential.architecture = exact_form(network)
+    return potential.requires_grad_(False).to(dtype).to(device)
+
+
+def _differentiate(
+    potential: Potential,
+    atomic_numbers: Tensor,
+    edge_vectors: Tensor,
+    edge_index: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        graph = AtomicGraph(
+            atomic_numbers,
+            edge_index,
+            edge_vectors,
+            torch.zeros_like(atomic_numbers),
+            1,
+            atomic_numbers.shape[0],
+            edge_vectors.new_zeros((1, 3, 3)),
+        )
+        energies, gradients = potential.differentiate(graph, weights)
+    return energies.detach(), gradients
+
+
+def _compile(
+    evaluate: Callable[..., tuple[Tensor, Tensor]],
+    files: Sequence[ModelFile],
+    package: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    # The compiler takes a second to import; writing a model file does not need it.
+    from torch._inductor import aoti_compile_and_package
+    from torch.fx.experimental import _config as fx_config
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    numbers = sorted({atomic_number(symbol) for file in files for symbol in file.card.elements})
+    cutoff = max(file.card.cutoff for file in files)
+    frame = element_clusters(numbers)[1]
+    graph = build_graph(frame, cutoff, dtype=dtype, device=device)
+    weights = torch.ones(len(frame), dtype=torch.float64, device=device)
+    example = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights)
+    # Else sizes that happen to be equal here, such as atoms and channels, would count as one.
+    with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        traced = make_fx(evaluate, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+    if _has_kernels(device, dtype):
+        use_row_products(traced)
+    atoms, edges = torch.export.Dim("n_atoms", min=2), torch.export.Dim("n_edges", min=2)
+    shapes = ({0: atoms}, {0: edges}, {1: edges}, {0: atoms})
+    with warnings.catch_warnings():
+        # Between parts of torch; nothing a user could act on.
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+        program = torch.export.export(traced, example, dynamic_shapes=shapes)
+        aoti_compile_and_package(program, package_path=str(package))
+
+
+def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype == torch.float32 and enable_kernels()
+
+
+def _takes_tables(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether filters come from tables: in float32, with the kernels or as fused by torch."""
+    return dtype == torch.float32 and (device.type == "cuda" or _has_kernels(device, dtype))

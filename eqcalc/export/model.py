@@ -1,0 +1,203 @@
+"""Write a potential as a model file, proven before it is kept.
+
+The archive needs torch alone to run; what it contains is stated in
+:mod:`eqcalc.model_file.archive`.
+"""
+
+import copy
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from torch import Tensor, nn
+
+from eqcalc.devices import resolve_dtype
+from eqcalc.elements import atomic_number
+from eqcalc.errors import ConfigError, OutputError, OutputExistsError
+from eqcalc.export.archive import read_archive, write_archive
+from eqcalc.export.frames import element_clusters
+from eqcalc.files import write_whole
+from eqcalc.graph import AtomicGraph
+from eqcalc.model_file import ModelCard
+from eqcalc.model_file.passport import Passport, record, verify
+from eqcalc.potential import Potential
+from eqcalc.tabulated import exact_form
+
+__all__ = ["export_model"]
+
+
+class ExportedModel(nn.Module):
+    """The module inside the file: four tensors in, energies and gradients out."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(
+        self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor, n_owned: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å."""
+        graph = AtomicGraph(
+            atomic_numbers,
+            edge_index,
+            edge_vectors,
+            torch.zeros_like(atomic_numbers),
+            1,
+            n_owned,
+            torch.zeros([1, 3, 3], dtype=edge_vectors.dtype, device=edge_vectors.device),
+        )
+        energies, gradients = self.potential(graph)
+        return energies.detach(), gradients
+
+
+@torch.inference_mode(False)  # what is made there can never be differentiated
+def export_model(
+    potential: Potential,
+    path: Union[str, "os.PathLike[str]"],
+    *,
+    elements: Iterable[Union[str, int]],
+    name: Optional[str] = None,
+    frames: Optional[Sequence[Atoms]] = None,
+    description: str = "",
+    licence: str = "",
+    training_data: Optional[Mapping[str, Any]] = None,
+    errors: Optional[Mapping[str, Any]] = None,
+    overwrite: bool = False,
+) -> ModelCard:
+    """Script a potential, prove the result and write it whole or not at all.
+
+    The potential itself is not changed.
+
+    Parameters
+    ----------
+    elements : symbols or atomic numbers that the model may be used on
+    name : for the card; the file's or folder's name by default
+    frames : structures for the passport; clusters of the elements by default
+    overwrite : replace an existing file
+
+    Returns
+    -------
+    The card that was written.
+
+    Raises
+    ------
+    ConfigError : no elements, or one without a reference energy, or no frames.
+    OutputExistsError : the file exists and ``overwrite`` is False.
+    OutputError : the file cannot be written.
+    ModelFileError : the scripted model does not reproduce the eager one.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"'{path}' exists; pass overwrite=True to replace it.")
+    if frames is not None and len(frames) == 0:
+        raise ConfigError("a passport needs at least one frame, found none.")
+    numbers = sorted({atomic_number(element) for element in elements})
+    potential = _prepared(potential, numbers)
+    dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
+    card = _card(potential, numbers, dtype, name or _default_name(path))
+    card = _with_texts(card, description, licence, training_data, errors)
+
+    reference = copy.deepcopy(potential).double()
+    passport = record(
+        frames if frames is not None else element_clusters(numbers),
+        potential.cutoff,
+        reference.evaluate,
+        potential.reference_energies,
+    )
+    content = write_archive(
+        ExportedModel(_fast(potential)), potential, card.to_json(), passport.to_json()
+    )
+    _prove(content, passport, card, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder of '{path}': {error}.") from error
+    write_whole(path, content)
+    return card
+
+
+def _prepared(potential: Potential, numbers: list[int]) -> Potential:
+    if len(numbers) == 0:
+        raise ConfigError("export_model needs at least one element, found none.")
+    known = potential.reference_energies
+    missing = [chemical_symbols[z] for z in numbers if bool(torch.isnan(known[z]))]
+    if missing:
+        raise ConfigError(
+            f"no reference energy for {', '.join(missing)}; give one to Potential, or leave "
+            "these elements out."
+        )
+    potential = copy.deepcopy(potential).cpu().eval().requires_grad_(False)
+    energies = torch.full_like(potential.reference_energies, torch.nan)
+    energies[numbers] = potential.reference_energies[numbers]
+    potential.reference_energies = energies
+    return potential
+
+
+def _fast(potential: Potential) -> Potential:
+    """Return an equal potential whose network is in its fastest exact form."""
+    fast = copy.deepcopy(potential)
+    fast.architecture = exact_form(fast.architecture)
+    return fast
+
+
+def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> ModelCard:
+    from eqcalc import __version__
+
+    architecture = potential.architecture
+    config = getattr(architecture, "config", None)
+    return ModelCard(
+        name=name,
+        architecture=type(architecture).__name__.lower(),
+        config=asdict(config) if is_dataclass(config) and not isinstance(config, type) else {},
+        elements=[chemical_symbols[z] for z in numbers],
+        cutoff=potential.cutoff,
+        n_hops=potential.n_hops,
+        dtype=dtype,
+        reference_energies={
+            chemical_symbols[z]: float(potential.reference_energies[z]) for z in numbers
+        },
+        scale=float(potential.scale),
+        versions={"eqcalc": __version__, "torch": torch.__version__},
+    )
+
+
+def _with_texts(
+    card: ModelCard,
+    description: str,
+    licence: str,
+    training_data: Optional[Mapping[str, Any]],
+    errors: Optional[Mapping[str, Any]],
+) -> ModelCard:
+    content = asdict(card) | {
+        "description": description,
+        "licence": licence,
+        "training_data": dict(training_data or {}),
+        "errors": dict(errors or {}),
+    }
+    return ModelCard(**content)
+
+
+def _default_name(path: Path) -> str:
+    return path.resolve().parent.name if path.name == "model.pt" else path.stem
+
+
+def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> None:
+    module = read_archive(content)
+
+    def evaluate(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        return module(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
+
+    with torch.enable_grad():
+        verify(
+            passport,
+            evaluate,
+            card.cutoff,
+            resolve_dtype(card.dtype),
+            torch.device("cpu"),
+            f"export of '{path}'",
+        )

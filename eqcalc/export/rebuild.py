@@ -1,0 +1,44 @@
+"""The eager network of a model file, from its card and weights."""
+
+from __future__ import annotations
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+
+from eqcalc import architectures
+from eqcalc.devices import resolve_dtype
+from eqcalc.errors import EqcalcError, ModelFileError
+from eqcalc.export.archive import read_archive
+from eqcalc.model_file import ModelFile
+from eqcalc.potential import Potential
+
+__all__ = ["rebuild_potential"]
+
+
+def rebuild_potential(file: ModelFile) -> Potential:
+    """Return the eager potential of a model file, from its card, weights and constants.
+
+    Constants that are no weights (such as the centres of Gaussians) are the archive's own:
+    whoever wrote it may have rounded them to float32.
+
+    Raises
+    ------
+    ModelFileError : this eqcalc has no such architecture, or another version of it.
+    """
+    card = file.card
+    try:
+        network = architectures.build(card.architecture, **card.config)
+        potential = Potential(
+            network.to(resolve_dtype(card.dtype)), card.reference_energies, scale=card.scale
+        )
+        potential.load_state_dict(load_safetensors(file.weights()))
+        constants = dict(read_archive(file.path.read_bytes()).named_buffers())
+        for prefix, module in potential.named_modules(prefix="potential"):
+            for name in module._buffers:
+                module._buffers[name] = constants[f"{prefix}.{name}"].clone()
+    except (EqcalcError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelFileError(
+            f"the network of '{file.path}' cannot be rebuilt from its card and weights: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    return potential.eval().requires_grad_(False)

@@ -1,0 +1,156 @@
+"""Model cards: what a potential or a propagator is, as JSON and as a page to read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+__all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
+
+FORMAT_VERSION = 1
+
+_Card = TypeVar("_Card", bound="ModelCard")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is: enough to run it, rebuild it and judge it.
+
+    architecture, config : registry name and the full options of its Config
+    elements : symbols the model was trained on; others are refused
+    cutoff : Å; n_hops : message-passing steps (interaction range = cutoff · n_hops)
+    dtype : of the stored weights
+    reference_energies : eV by symbol; scale : eV
+    training_data : free form; ``compositions`` lists Hill formulas seen in training
+    errors : free form, with units in the keys
+    kind : "potential" or "propagator"
+    """
+
+    name: str
+    architecture: str
+    config: dict[str, Any]
+    elements: list[str]
+    cutoff: float
+    n_hops: int
+    dtype: str
+    reference_energies: dict[str, float]
+    scale: float
+    units: dict[str, str] = field(default_factory=lambda: {"energy": "eV", "length": "Angstrom"})
+    training_data: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+    licence: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    kind: str = "potential"
+
+    def to_json(self) -> str:
+        """Return the text of ``card.json``."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls: type[_Card], text: str) -> _Card:
+        """Read the text of ``card.json``.
+
+        Raises
+        ------
+        ValueError, TypeError : it is not a card of this format.
+        """
+        content = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        # A later minor version may add keys; what this version needs must be there.
+        return cls(**{key: value for key, value in content.items() if key in known})
+
+    def to_markdown(self) -> str:
+        """Return the card as a page to read."""
+        energies = (f"{symbol} {e:.6f}" for symbol, e in self.reference_energies.items())
+        rows = {
+            "elements": ", ".join(self.elements),
+            "cutoff": f"{self.cutoff:g} Å, {self.n_hops} message-passing steps "
+            f"(interaction range {self.cutoff * self.n_hops:g} Å)",
+            "precision": self.dtype,
+            "units": f"energy {self.units['energy']}, length {self.units['length']}, "
+            "forces eV/Å, stress eV/Å³ (tension positive)",
+            "reference energies": f"{', '.join(energies)} eV"
+            + " (a fit to totals; a single one means nothing)" * self._fitted_energies(),
+            "scale": f"{self.scale:.6g} eV",
+            "licence": self.licence or "not stated",
+            "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+        }
+        return self._page(rows, {_with_unit(key): value for key, value in self.errors.items()})
+
+    def _page(self, rows: dict[str, Any], errors: dict[str, Any]) -> str:
+        options = ", ".join(f"{key} = {value}" for key, value in self.config.items())
+        sections = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
+        sections[-1] += f": {options}" if options else ""
+        sections.append(_markdown_list(rows))
+        for title, content in (("Training data", self.training_data), ("Errors", errors)):
+            if content:
+                sections.append(f"## {title}\n\n{_markdown_list(content)}")
+        return "\n\n".join(section for section in sections if section) + "\n"
+
+    def _fitted_energies(self) -> bool:
+        return self.training_data.get("reference energies by") == "least_squares"
+
+    @property
+    def compositions(self) -> list[str]:
+        """Hill formulas that the model was trained on; empty where not recorded."""
+        return list(self.training_data.get("compositions", []))
+
+
+@dataclass(frozen=True)
+class PropagatorCard(ModelCard):
+    """What a propagator is; fields of potentials are empty.
+
+    timestep : time that one step covers
+    objects : kinds seen in training; charges, mass : of the particles seen in training
+    """
+
+    units: dict[str, str] = field(
+        default_factory=lambda: {"energy": "none", "length": "1", "time": "1"}
+    )
+    kind: str = "propagator"
+    timestep: float = 1.0
+    objects: list[str] = field(default_factory=list)
+    charges: list[float] = field(default_factory=list)
+    mass: float = 1.0
+
+    def to_markdown(self) -> str:
+        """Return the card as a page to read."""
+        rows: dict[str, Any] = {
+            "kind": "learned dynamics: positions and velocities one timestep later, no energy",
+            "run with": "eqcalc.dynamics.Propagator",
+            "timestep": f"{self.timestep:g}",
+            "objects": ", ".join(self.objects),
+            "particles": f"charges {', '.join(f'{q:+g}' for q in self.charges)}, "
+            f"mass {self.mass:g}, no box",
+            "units": "none: those of the training data",
+            "precision": self.dtype,
+            "licence": self.licence or "not stated",
+            "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+        }
+        return self._page(rows, self.errors)
+
+
+CARDS: dict[str, type[ModelCard]] = {card.kind: card for card in (ModelCard, PropagatorCard)}
+"""Card by kind of model."""
+
+
+def _with_unit(key: str) -> str:
+    """Return "forces MAE (meV/Å)" of "forces_mae_mev_per_a"; other keys as they are."""
+    for ending, unit in (("_mev_per_a3", "meV/Å³"), ("_mev_per_a", "meV/Å"), ("_mev", "meV")):
+        if key.endswith(ending):
+            words = key.removesuffix(ending).split("_")
+            unit += "/atom" * ("atom" in words)
+            return " ".join([*words[:-1], words[-1].upper()]) + f" ({unit})"
+    return key
+
+
+def _markdown_list(content: dict[str, Any]) -> str:
+    def shown(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return "\n".join(f"- {key}: {shown(value)}" for key, value in content.items())

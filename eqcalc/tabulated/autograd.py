@@ -1,0 +1,224 @@
+"""The convolutions of tabulated networks in torch operations, and the kernels' derivatives.
+
+First derivatives are kernels of their own. Second and higher ones come from the torch
+operations: compiled models never take them, and who does shall not get zeros.
+
+Shapes are those of :mod:`eqcalc.tabulated.convolutions`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.tabulated.spline import SplineTable
+
+__all__ = ["path_sums", "register_kernels", "scalar_sums", "vector_sums"]
+
+
+def scalar_sums(
+    features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor
+) -> Tensor:
+    """Return the filtered sums (n_atoms, F) of features (n_atoms, F)."""
+    weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1))
+    messages = weights * features.index_select(0, edge_index[0])
+    return sum_at_receivers(messages, edge_index[1], features.shape[0])
+
+
+def vector_sums(
+    features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor
+) -> Tensor:
+    """Return the filtered sums (n_atoms, 4F) of features (n_atoms, 5F)."""
+    distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+    directions = (edge_vectors / distances.unsqueeze(1)).unsqueeze(2)  # (n_edges, 3, 1)
+    a, b, *c = features.index_select(0, edge_index[0]).chunk(5, dim=1)
+    w_a, w_b, w_c = filters(distances).chunk(3, dim=1)  # (n_edges, F) each
+    vectors = directions * (w_b * b).unsqueeze(1) + w_c.unsqueeze(1) * torch.stack(c, dim=1)
+    messages = torch.cat([w_a * a, vectors.flatten(1)], dim=1)  # (n_edges, 4F)
+    return sum_at_receivers(messages, edge_index[1], features.shape[0])
+
+
+def path_sums(
+    features: Tensor,
+    couplings: Tensor,
+    paths: Tensor,
+    filters: SplineTable,
+    edge_vectors: Tensor,
+    edge_index: Tensor,
+    width: int,
+) -> Tensor:
+    """Return the sums (n_atoms, width) of all paths.
+
+    Parameters
+    ----------
+    features : (n_atoms, Σ (2l1+1) F); couplings : (n_edges, ...), one row of numbers each
+    paths : (n_paths, 7), see :class:`eqcalc.nn.so3.tensor_product.PathTable`
+    """
+    n_atoms, rows = features.shape[0], paths.tolist()
+    weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1)).chunk(len(rows), dim=1)
+    n_channels = weights[0].shape[1]
+    neighbours = features.index_select(0, edge_index[0])
+    columns: list[Tensor] = []
+    messages: list[Tensor] = []
+    arange = functools.partial(torch.arange, device=features.device)
+    for (first_x, d1, first_a, stride_a, d3, first, stride), w in zip(rows, weights, strict=True):
+        h = neighbours.narrow(1, first_x, d1 * n_channels).unflatten(1, (d1, n_channels))
+        where = first_a + stride_a * arange(d3).unsqueeze(1) + arange(d1)
+        a = couplings.index_select(1, where.flatten()).unflatten(1, (d3, d1))
+        messages.append(((a @ h) * w.unsqueeze(1)).flatten(1))
+        columns.append(first + stride * arange(d3).unsqueeze(1) + arange(n_channels))
+    sums = sum_at_receivers(torch.cat(messages, dim=1), edge_index[1], n_atoms)
+    order = torch.cat([block.flatten() for block in columns])
+    return features.new_zeros((n_atoms, width)).index_add(1, order, sums)
+
+
+def register_kernels() -> None:
+    """Tell torch the shapes and the derivatives of the loaded kernels."""
+    _register_shapes("scalar", lambda width: width)
+    _register_shapes("vector", lambda width: width // 5 * 4)
+    _register_path_shapes()
+    _register_row_products()
+    _register_derivatives("scalar", _scalar_again, [0, 2], 5)
+    _register_derivatives("vector", _vector_again, [0, 2], 5)
+    _register_derivatives("path", _path_again, [0, 1, 4], 8)
+
+
+def _scalar_again(
+    features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float
+) -> Tensor:
+    return scalar_sums(features, _spline(table, per_h), vectors, index)
+
+
+def _vector_again(
+    features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float
+) -> Tensor:
+    return vector_sums(features, _spline(table, per_h), vectors, index)
+
+
+def _path_again(
+    features: Tensor,
+    couplings: Tensor,
+    paths: Tensor,
+    table: Tensor,
+    vectors: Tensor,
+    index: Tensor,
+    per_h: float,
+    width: int,
+) -> Tensor:
+    return path_sums(features, couplings, paths, _spline(table, per_h), vectors, index, width)
+
+
+def _spline(table: Tensor, per_h: float) -> SplineTable:
+    exact = SplineTable(table.to(torch.float64), (table.shape[0] - 3) / per_h)
+    return exact.to(table.dtype)
+
+
+def _register_derivatives(
+    name: str, portable: Callable[..., Tensor], differentiable: list[int], n_inputs: int
+) -> None:
+    """Register the first derivative, a kernel, and higher ones, made of torch operations.
+
+    Parameters
+    ----------
+    portable : the sums in torch operations, with the operator's own arguments
+    differentiable : which of the operator's arguments have a derivative, in the order of the
+        results of its derivative
+    n_inputs : of the operator; its derivative takes the gradient and those up to ``per_h``
+    """
+    forward, backward = f"eqcalc::{name}_convolution", f"eqcalc::{name}_convolution_backward"
+    kernel = getattr(torch.ops.eqcalc, f"{name}_convolution_backward")
+
+    def keep(ctx: Any, inputs: Any, output: Any) -> None:
+        tensors = [value for value in inputs if isinstance(value, Tensor)]
+        ctx.save_for_backward(*tensors)
+        ctx.numbers = inputs[len(tensors) :]
+
+    def first(ctx: Any, gradient: Tensor) -> Any:
+        found = iter(kernel(gradient, *ctx.saved_tensors, ctx.numbers[0]))
+        return tuple(next(found) if k in differentiable else None for k in range(n_inputs))
+
+    def second(ctx: Any, *cotangents: Tensor) -> Any:
+        more = torch.is_grad_enabled()  # derivatives of these derivatives may be asked for
+        with torch.enable_grad():
+            # Views: an argument that was made of another one is not differentiated by it here.
+            gradient, *tensors = (
+                tensor.view_as(tensor) if more else tensor.detach() for tensor in ctx.saved_tensors
+            )
+            gradient.requires_grad_()
+            for k in differentiable:
+                tensors[k].requires_grad_()
+            width = [gradient.shape[1]] if name == "path" else []
+            sums = portable(*tensors, *ctx.numbers, *width)
+            moving = [tensors[k] for k in differentiable]
+            slopes = torch.autograd.grad(sums, moving, gradient, create_graph=True)
+            found = iter(
+                torch.autograd.grad(
+                    slopes,
+                    [gradient, *moving],
+                    cotangents,
+                    create_graph=more,
+                    materialize_grads=True,
+                )
+            )
+        n_arguments = 1 + len(tensors) + len(ctx.numbers)
+        wanted = {0} | {k + 1 for k in differentiable}
+        return tuple(next(found) if k in wanted else None for k in range(n_arguments))
+
+    torch.library.register_autograd(forward, first, setup_context=keep)
+    torch.library.register_autograd(backward, second, setup_context=keep)
+
+
+def _register_shapes(name: str, width_of: Callable[[int], int]) -> None:
+    @torch.library.register_fake(f"eqcalc::{name}_convolution")
+    def _(features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float) -> Tensor:
+        return features.new_empty((features.shape[0], width_of(features.shape[1])))
+
+    @torch.library.register_fake(f"eqcalc::{name}_convolution_backward")
+    def _(
+        gradient: Tensor,
+        features: Tensor,
+        table: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        per_h: float,
+    ) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(features), torch.empty_like(vectors)
+
+
+def _register_path_shapes() -> None:
+    @torch.library.register_fake("eqcalc::path_convolution")
+    def _(
+        features: Tensor,
+        couplings: Tensor,
+        paths: Tensor,
+        table: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        per_h: float,
+        width: int,
+    ) -> Tensor:
+        return features.new_empty((features.shape[0], width))
+
+    @torch.library.register_fake("eqcalc::path_convolution_backward")
+    def _(
+        gradient: Tensor,
+        features: Tensor,
+        couplings: Tensor,
+        paths: Tensor,
+        table: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        per_h: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.empty_like(features), torch.empty_like(couplings), torch.empty_like(vectors)
+
+
+def _register_row_products() -> None:
+    @torch.library.register_fake("eqcalc::rows_times")
+    def _(x: Tensor, w: Tensor) -> Tensor:
+        return x.new_empty((x.shape[0], w.shape[1]))
