@@ -51,6 +51,7 @@ class NBodySystem:
 
     @property
     def n_particles(self) -> int:
+        """Number of particles, those of sticks and hinges included."""
         return self.n_isolated + 2 * self.n_sticks + 3 * self.n_hinges
 
     @property
@@ -101,6 +102,7 @@ class NBodyData:
 
     @property
     def n_frames(self) -> int:
+        """Number of saved frames of every sample."""
         return self.positions.shape[1]
 
     def __len__(self) -> int:

@@ -123,6 +123,7 @@ class CudaGraphEngine(Engine):
         return f"{self.name} over {self.inner.report()}"
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        """Replay the graph's bucket, capturing it first where that is worth it."""
         n_atoms, n_edges = graph.atomic_numbers.shape[0], graph.edge_index.shape[1]
         bucket = bucket_of(n_atoms, n_edges, graph.n_owned, with_weights=self.inner.takes_weights)
         if bucket in self._kept:

@@ -53,6 +53,7 @@ class CompiledPackage:
         self._weights_n_owned = 0
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å."""
         atomic_numbers, edge_index, edge_vectors = graph[:3]
         n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
         is_small = n_atoms < _FEWEST or n_edges < _FEWEST
@@ -105,8 +106,7 @@ class InductorEngine(CompiledPackage, Engine):
         """Return why not: another kind of device, or the model was not compiled for it."""
         why = super().can_run(file, target)
         if why is None and find_package([file], target) is None:
-            command = compile_command([file], target)
-            why = f"not compiled for {target_name(target)}; run: {command}"
+            why = _not_compiled(file, target)
         return why
 
     @classmethod
@@ -123,8 +123,12 @@ class InductorEngine(CompiledPackage, Engine):
         EngineError : the model was not compiled for this device and precision, or torch
             cannot load the package.
         """
-        why = cls.can_run(file, target)
         path = find_package([file], target)
-        if path is None or why is not None:
-            raise EngineError(str(why))
+        if path is None:
+            raise EngineError(super().can_run(file, target) or _not_compiled(file, target))
         return cls(path, target, reach=2.0 * file.card.cutoff)
+
+
+def _not_compiled(file: ModelFile, target: Target) -> str:
+    command = compile_command([file], target)
+    return f"not compiled for {target_name(target)}; run: {command}"

@@ -58,6 +58,7 @@ class TorchScriptEngine(Engine):
         return cls(module, target)
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        """Run the archive with gradients enabled, whatever the caller's mode is."""
         with torch.enable_grad():  # the archive differentiates inside
             return self._module(
                 graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned

@@ -71,6 +71,7 @@ class SkinTuner:
 
     @property
     def skin(self) -> float:
+        """Skin of the list in use, Å."""
         return LADDER[self._rung]
 
     @property

@@ -33,6 +33,7 @@ class Swish(nn.Module):
         self.beta = float(beta)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the function elementwise."""
         if self.beta == 1.0:
             return functional.silu(x)
         return x * (self.beta * x).sigmoid()

@@ -56,6 +56,7 @@ class Embedding(nn.Module):
         self.activation = activation
 
     def forward(self, atomic_numbers: Tensor, edge_index: Tensor, radial: Tensor) -> Tensor:
+        """Return the first messages (n_edges, F) from rbf (n_edges, n_radial)."""
         species = self.species(atomic_numbers)  # (n_atoms, F)
         # The columns of W that act on h are applied to atoms, not to edges.
         of_sender, of_receiver, of_edge = self.mix.weight.chunk(3, dim=1)
@@ -100,6 +101,7 @@ class Interaction(nn.Module):
         )
 
     def forward(self, messages: Tensor, radial: Tensor, angular: AngularBasis) -> Tensor:
+        """Return new messages (n_edges, F) of messages (n_edges, F) and rbf (n_edges, n_radial)."""
         x_ji = self.activation(self.own(messages))  # (n_edges, F)
         x_kj = self.activation(self.neighbour(messages)) * self.radial(radial)
         y = self.before_skip(x_ji + self.gather(x_kj, angular))
@@ -136,6 +138,7 @@ class Output(nn.Module):
         self.out = dense(n_hidden, n_out, bias=False)
 
     def forward(self, messages: Tensor, radial: Tensor, receivers: Tensor, n_atoms: int) -> Tensor:
+        """Return (n_atoms, n_out) of messages (n_edges, F) and rbf (n_edges, n_radial)."""
         summed = sum_at_receivers(self.radial(radial) * messages, receivers, n_atoms)
         return self.out(self.layers(self.widen(summed)))
 
@@ -150,6 +153,7 @@ class Residual(nn.Module):
         self.activation = activation
 
     def forward(self, y: Tensor) -> Tensor:
+        """Keep the shape (..., F)."""
         return y + self.activation(self.second(self.activation(self.first(y))))
 
 

@@ -43,6 +43,7 @@ class StickKinematics(nn.Module):
         self.rotation_gate = perceptron(in_dim, hidden_dim, 1, activation)
 
     def forward(self, h: Tensor, x: Tensor, v: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new positions and velocities, (2, n_objects, 3) each."""
         h_c = h.sum(dim=0)  # h: (2, n_objects, F); x, v, f: (2, n_objects, 3)
         r, r_dot = 0.5 * (x[0] - x[1]), 0.5 * (v[0] - v[1])
         a = self.mix(f.unsqueeze(-1)).mean(dim=0)
@@ -67,6 +68,7 @@ class HingeKinematics(nn.Module):
         self.rotation_gate = perceptron(in_dim, hidden_dim, 1, activation)
 
     def forward(self, h: Tensor, x: Tensor, v: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new positions and velocities, (3, n_objects, 3) each."""
         h_c = h.sum(dim=0)  # h: (3, n_objects, F); x, v, f: (3, n_objects, 3)
         a = self.mix(_relative_to_joint(x, v, f)).mean(dim=0)
         v_joint = self.translation_gate(h_c) * v[0] + a
@@ -93,6 +95,7 @@ class LearnableKinematics(nn.Module):
         self.velocity_gate = perceptron(in_dim, hidden_dim, 1, activation)
 
     def forward(self, h: Tensor, x: Tensor, v: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new positions and velocities, (n_atoms, n_objects, 3) each."""
         z = _relative_to_joint(x, v, f) if self.is_hinge else f.unsqueeze(-1)
         q = x[0] if self.is_hinge else x.mean(dim=0)
         a = self.mean_mix(z).mean(dim=0).expand_as(x)

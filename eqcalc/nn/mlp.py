@@ -14,6 +14,7 @@ class ShiftedSoftplus(nn.Module):
     """ssp(x) = softplus(x) - ln 2, so that ssp(0) = 0."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the function elementwise."""
         return functional.softplus(x) - math.log(2.0)
 
 
@@ -30,4 +31,5 @@ class MLP(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
         return self.out(self.activation(self.hidden(x)))

@@ -38,5 +38,6 @@ class SineBasis(nn.Module):
         self.register_buffer("frequencies", n * (math.pi / cutoff), persistent=False)
 
     def forward(self, distances: Tensor) -> Tensor:
+        """Return (n_edges, n_radial) of distances (n_edges,), Å."""
         d = distances.unsqueeze(1)  # (n_edges, 1)
         return torch.sin(d * self.frequencies.to(d.dtype)) / d  # (n_edges, n_radial)

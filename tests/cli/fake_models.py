@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "simulate"))
 
 from springs import Springs, ethanol
 
+import eqcalc
+
 SHIPPED = {"painn-water": ["H2O", "H128O64"], "nequip-ethanol": ["C2H6O"], "gmn-nbody": []}
 PROPAGATORS = ["gmn-nbody"]
 ASKED_FOR = []
@@ -46,6 +48,7 @@ def fakes() -> dict[str, ModuleType]:
     model_file.open_model_file = model_file.open_potential = model_file_of
     model_file.read_card = lambda name: model_file_of(name).card
     calculator.EqCalculator = eq_calculator
+    calculator.__path__ = [str(Path(eqcalc.__file__).parent / "calculator")]  # the rest is real
     return {"eqcalc.model_file": model_file, "eqcalc.calculator": calculator}
 
 

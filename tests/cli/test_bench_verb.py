@@ -117,14 +117,14 @@ def test_bench_sets_the_threads(models, folder, monkeypatch):
 
 
 def test_bench_says_when_others_use_the_machine(models, folder, capsys, monkeypatch):
-    monkeypatch.setattr(eqcalc.bench, "_BUSY", 0.0)
+    monkeypatch.setattr(eqcalc.bench.measurement, "_BUSY", 0.0)
     assert run(models["double"], "ethanol") == 0
     assert "unreliable" not in capsys.readouterr().out
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     assert run(models["double"], "ethanol") == 0
     assert "unreliable: the load average was 99.0 on" in capsys.readouterr().out
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    monkeypatch.setattr(eqcalc.bench, "_BUSY", 1e9)
+    monkeypatch.setattr(eqcalc.bench.measurement, "_BUSY", 1e9)
     assert run(models["double"], "ethanol") == 0
     assert "unreliable: during 1 of 1 measurements another process" in capsys.readouterr().out
 
@@ -134,7 +134,7 @@ def test_bench_says_when_others_use_the_machine(models, folder, capsys, monkeypa
     [
         (("ethanl",), "Did you mean 'ethanol'?"),
         (("missing.xyz",), "no structure file 'missing.xyz'"),
-        (("cu32",), "does not know Cu of 'cu32'; it was trained on H, C, O."),
+        (("cu32",), "does not know Cu (in 'cu32'); it was trained on H, C, O."),
         (("ethanol", "--sizes", "1,2"), "'ethanol' is open in all directions"),
         (("water24", "--sizes", "2"), "--sizes takes two or more different numbers of cells"),
         (("water24", "crystal.xyz", "--sizes", "1,2"), "--sizes takes one structure, found 2"),

@@ -116,6 +116,7 @@ def test_the_network_alone_is_what_the_engine_differentiates(calculator, models)
 def test_the_gradient_is_what_a_call_takes_beyond_the_network_alone(calculator, monkeypatch):
     def slow(engine, graph):
         time.sleep(0.02)
+        return graph.edge_vectors
 
     def slower(*arguments):
         time.sleep(0.05)
@@ -134,6 +135,7 @@ def test_the_gradient_does_not_count_the_first_calls_of_the_network_alone(calcul
     def slow_at_first(engine, graph):
         calls.append(graph)
         time.sleep(0.5 if len(calls) <= 2 else 0.0)  # TorchScript compiles
+        return graph.edge_vectors
 
     monkeypatch.setattr(TorchScriptEngine, "energies", slow_at_first)
     found = measure(calculator, crystal(), "crystal", seconds=QUICK)

@@ -62,7 +62,9 @@ def compiled(members, packages) -> list[Path]:
     files = [open_model_file(path) for path in members]
     for dtype, package in packages.items():
         content = package.read_bytes()
-        PackageCache().make(_key(files, CPU, dtype), lambda path, c=content: path.write_bytes(c))
+        PackageCache().make(
+            _key(files, Target(CPU, dtype)), lambda path, c=content: path.write_bytes(c)
+        )
     return members
 
 

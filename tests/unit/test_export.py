@@ -87,7 +87,7 @@ def test_no_passport_frames_are_refused(tmp_path):
 
 
 def test_a_passport_frame_of_another_element_is_refused(tmp_path):
-    with pytest.raises(UnsupportedElementError, match=r"no reference energy for O \(atoms 2\)"):
+    with pytest.raises(UnsupportedElementError, match=r"potential does not know O \(atoms 2\)"):
         export_model(potential(), tmp_path / "model.pt", elements="CH", frames=[ethanol()])
     assert list(tmp_path.iterdir()) == []
 

@@ -26,10 +26,10 @@ class Hungry:
 
     device = CPU
 
-    def __call__(self, numbers, vectors, edge_index, n_owned):
-        per_edge = torch.ones(edge_index.shape[1], 5000)
-        per_atom = torch.ones(len(numbers), 7500)
-        return per_atom.sum(dim=1).double(), vectors * per_edge[0, 0]
+    def __call__(self, graph):
+        per_edge = torch.ones(graph.edge_index.shape[1], 5000)
+        per_atom = torch.ones(len(graph.atomic_numbers), 7500)
+        return per_atom.sum(dim=1).double(), graph.edge_vectors * per_edge[0, 0]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import eqcalc
-from eqcalc import model_file
 from eqcalc.engines import load_model
 from eqcalc.errors import EqcalcError, ModelFileError, UnknownModelError
 from eqcalc.model_file import (
@@ -20,6 +19,7 @@ from eqcalc.model_file import (
     FORMAT_VERSION,
     PASSPORT,
     ModelCard,
+    archive,
     available_models,
     find_model,
     open_model_file,
@@ -62,7 +62,7 @@ def shipped(models, tmp_path, monkeypatch) -> Path:
         (tmp_path / name / "model.pt").write_bytes(models["double"].read_bytes())
     (tmp_path / "unfinished").mkdir()
     found = {path.parent.name: path for path in tmp_path.glob("*/model.pt")}
-    monkeypatch.setattr(model_file, "_shipped", lambda: found)
+    monkeypatch.setattr(archive, "_shipped", lambda: found)
     return tmp_path
 
 
@@ -233,7 +233,7 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(models, monkeypat
     def deny(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(model_file.zipfile, "ZipFile", deny)
+    monkeypatch.setattr(archive.zipfile, "ZipFile", deny)
     with pytest.raises(ModelFileError, match=r"cannot read the model file '.*': .*Permission"):
         open_model_file(models["double"])
 

@@ -176,7 +176,7 @@ def test_element_without_reference_energy_is_refused_with_its_atoms():
     graph = build_graph(molecule("CH3CH2OH"), 3.0)
     with pytest.raises(
         UnsupportedElementError,
-        match=r"no reference energy for O \(atoms 2\); this potential knows H, C\.",
+        match=r"this potential does not know O \(atoms 2\); it was trained on H, C\.",
     ):
         potential.evaluate(graph)
 

@@ -145,7 +145,8 @@ def test_a_compiled_network_multiplies_by_the_kernel(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         seen = []
         patch.setattr(
-            "eqcalc.export.use_row_products", lambda graph: seen.append(use_row_products(graph))
+            "eqcalc.export.compile.use_row_products",
+            lambda graph: seen.append(use_row_products(graph)),
         )
         compile_model(open_model_file(path), tmp_path / "p.pt2", torch.device("cpu"), torch.float32)
     assert seen[0] > 4

@@ -162,7 +162,7 @@ def clock(monkeypatch) -> Clock:
             clock.now += 1e-6 * self.edge_index.shape[1]
             return super().graph(*arguments)
 
-    monkeypatch.setattr(skin_list, "PairList", TimedPairs)
+    monkeypatch.setattr("eqcalc.neighbours.skin_list.PairList", TimedPairs)
     return clock
 
 
@@ -223,7 +223,7 @@ def test_a_failed_search_keeps_the_old_list_and_its_skin_together(clock, monkeyp
         def fail(*arguments) -> None:
             raise GraphError("no memory for so many pairs")
 
-        patch.setattr(skin_list, "PairList", fail)
+        patch.setattr("eqcalc.neighbours.skin_list.PairList", fail)
         moved = atoms.copy()
         moved.positions[0] += 0.5
         with pytest.raises(GraphError, match="no memory"):

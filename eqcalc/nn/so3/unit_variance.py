@@ -39,6 +39,7 @@ class UnitVarianceLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(n_in, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
         return x @ (self.weight / math.sqrt(self.weight.shape[0]))
 
 
@@ -50,6 +51,7 @@ class UnitVarianceSiLU(nn.Module):
         self.factor = second_moment_factor(lambda z: z / (1.0 + np.exp(-z)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the function elementwise."""
         return self.factor * functional.silu(x)
 
 
@@ -61,4 +63,5 @@ class UnitVarianceTanh(nn.Module):
         self.factor = second_moment_factor(np.tanh)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the function elementwise."""
         return self.factor * torch.tanh(x)
