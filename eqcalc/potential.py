@@ -5,7 +5,7 @@ edge vectors; :mod:`eqcalc.derivatives` turns it into forces and stress.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional  # noqa: UP035  (TorchScript)
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,10 @@ class Evaluation(NamedTuple):
 class Potential(nn.Module):
     """Turn an architecture's atomic energies into energies, forces and stress.
 
-        E_i = scale · architecture_i + reference_energies[Z_i]
+        E_i = scale · (architecture_i - own[Z_i]) + reference_energies[Z_i]
+
+    where own[Z] is zero, or with ``exact_isolated_atoms`` what the network makes of an atom
+    alone: then an atom without neighbours has its reference energy, to the last digit.
 
     Parameters
     ----------
@@ -46,6 +49,9 @@ class Potential(nn.Module):
         Where given, elements outside it are refused (and evaluate to NaN in hosts
         that do not check).
     scale : eV; the unit in which the network speaks
+    exact_isolated_atoms : take each element's own contribution out of the network's energies;
+        one more call of the network on one atom of each element, which export folds into the
+        reference energies
 
     Raises
     ------
@@ -55,6 +61,7 @@ class Potential(nn.Module):
 
     reference_energies: Tensor
     scale: Tensor
+    known: List[int]  # noqa: UP006  (TorchScript)
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class Potential(nn.Module):
         reference_energies: Optional[Mapping[Any, float]] = None,
         *,
         scale: float = 1.0,
+        exact_isolated_atoms: bool = False,
     ) -> None:
         super().__init__()
         name = type(architecture).__name__
@@ -81,8 +89,11 @@ class Potential(nn.Module):
                     raise ConfigError(
                         f"the reference energy of {element} must be finite, found {energy}."
                     )
+        self.exact_isolated_atoms = exact_isolated_atoms
         self.register_buffer("reference_energies", energies)
         self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
+        self.known = self._known()
+        self.register_load_state_dict_post_hook(_note_known)
 
     def forward(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Return atomic energies and the gradient of the owned atoms' sum.
@@ -117,6 +128,8 @@ class Potential(nn.Module):
                 graph.cell,
             )
         )
+        if self.exact_isolated_atoms:
+            atomic = atomic - self.own_energies(edge_vectors)[graph.atomic_numbers]
         energies = atomic.to(torch.float64) * self.scale
         owned = energies[: graph.n_owned] if weights is None else energies * weights
         gradient = torch.autograd.grad(
@@ -128,6 +141,32 @@ class Potential(nn.Module):
         if gradient is None:
             gradient = torch.zeros_like(edge_vectors)
         return energies + self.reference_energies[graph.atomic_numbers], gradient
+
+    def own_energies(self, like: Tensor) -> Tensor:
+        """Return what the network makes of an atom of each element alone, in its own unit.
+
+        Parameters
+        ----------
+        like : a tensor with the dtype and device of edge vectors
+
+        Returns
+        -------
+        energies : (119,), zero for elements without a reference energy
+        """
+        n, device = len(self.known), like.device
+        known = torch.tensor(self.known, dtype=torch.int64, device=device)
+        alone = AtomicGraph(
+            known,
+            torch.zeros([2, 0], dtype=torch.int64, device=device),
+            torch.zeros([0, 3], dtype=like.dtype, device=device),
+            torch.arange(n, device=device),
+            n,
+            n,
+            torch.zeros([n, 3, 3], dtype=torch.float64, device=device),
+        )
+        found = self.architecture.atomic_energies(alone)  # type: ignore[operator]
+        own = torch.zeros([self.reference_energies.shape[0]], dtype=like.dtype, device=device)
+        return own.index_add(0, known, found)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Potential":
         # .float() and .half() are meant for the network: float32 would round a reference
@@ -164,7 +203,16 @@ class Potential(nn.Module):
             stress = stress_from_edge_gradients(gradients, graph)
         return Evaluation(energy, energies, forces, stress)
 
+    def _known(self) -> list[int]:
+        """Return the atomic numbers that have a reference energy."""
+        known = ~torch.isnan(self.reference_energies)
+        return [z for z in torch.nonzero(known).flatten().tolist() if z > 0]
+
     def _require_elements(self, atomic_numbers: Tensor) -> None:
         if bool(torch.isnan(self.reference_energies[atomic_numbers]).any()):
-            known = torch.nonzero(~torch.isnan(self.reference_energies)).flatten().tolist()
-            require_elements(atomic_numbers.tolist(), symbols_of(known), "this potential")
+            require_elements(atomic_numbers.tolist(), symbols_of(self._known()), "this potential")
+
+
+def _note_known(potential: Potential, _: object) -> None:
+    """After a state was loaded, its reference energies say which elements are known."""
+    potential.known = potential._known()

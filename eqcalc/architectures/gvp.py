@@ -24,12 +24,15 @@ Shapes: n_atoms, n_edges, n_rows (of either), S scalar and C vector channels, H 
 vector channels in and out.
 
 Deviations from the papers, so that energies are smooth: the envelope; SiLU instead of ReLU;
-the sum over √n̄ instead of the mean, which jumps as neighbours enter; |V| is √(Σ V² + 1e-8);
+the sum over √n̄ instead of the mean, which jumps as neighbours enter; |V| is √(Σ V² + 1) - 1
+instead of √(Σ V² + 1e-8), whose kink at zero shows at every site of high symmetry
+(:mod:`eqcalc.nn.norm`; ``vector_norm="published"`` is the paper's);
 ε = 1 instead of 1e-8, without which a vector that passes through zero, as where a site is
 symmetric or a last neighbour leaves, turns the energy over within 1e-4 of its size; no
 dropout by default, since it makes forces random.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Optional
 
@@ -42,7 +45,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import require_at_least, require_fraction, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
-from eqcalc.nn.norm import channel_norm
+from eqcalc.nn.norm import ChannelNorm, require_norm
 from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
 
@@ -68,6 +71,7 @@ class Config:
     cutoff : Å
     drop_rate : fraction of scalars, and of whole vectors, dropped in training
     avg_num_neighbors : mean number of neighbours within the cutoff
+    vector_norm : "smooth", or "published" for weights trained with √(Σ V² + 1e-8)
     """
 
     scalar_dim: int = 100
@@ -79,6 +83,7 @@ class Config:
     cutoff: float = 4.5
     drop_rate: float = 0.0
     avg_num_neighbors: float = 16.0
+    vector_norm: str = "smooth"
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -92,6 +97,7 @@ class Config:
         require_at_least(2, scalar_dim=self.scalar_dim, num_radial_basis=self.num_radial_basis)
         require_positive(cutoff=self.cutoff, avg_num_neighbors=self.avg_num_neighbors)
         require_fraction(drop_rate=self.drop_rate)
+        require_norm(vector_norm=self.vector_norm)
 
 
 PUBLISHED = Config(drop_rate=0.1)
@@ -103,7 +109,7 @@ class GVP(nn.Module):
 
     Parameters
     ----------
-    scalar_dim ... avg_num_neighbors : see :class:`Config`
+    scalar_dim ... vector_norm : see :class:`Config`
 
     Raises
     ------
@@ -124,6 +130,7 @@ class GVP(nn.Module):
         *,
         drop_rate: float = 0.0,
         avg_num_neighbors: float = 16.0,
+        vector_norm: str = "smooth",
     ) -> None:
         super().__init__()
         self.config = Config(
@@ -136,6 +143,7 @@ class GVP(nn.Module):
             cutoff,
             drop_rate,
             avg_num_neighbors,
+            vector_norm,
         )
         self.cutoff = float(cutoff)
         self.n_hops = num_layers
@@ -148,12 +156,17 @@ class GVP(nn.Module):
 
         self.embedding = nn.Embedding(N_ELEMENTS, scalar_dim)
         self.edge_norm = GVPLayerNorm(num_radial_basis, epsilon=1.0)
-        self.edge_embedding = GeometricVectorPerceptron((num_radial_basis, 1), edge)
+        self.edge_embedding = GeometricVectorPerceptron(
+            (num_radial_basis, 1), edge, vector_norm=vector_norm
+        )
         self.layers = nn.ModuleList(
-            GVPConvolution(atom, edge, drop_rate, epsilon=1.0) for _ in range(num_layers)
+            GVPConvolution(atom, edge, drop_rate, epsilon=1.0, vector_norm=vector_norm)
+            for _ in range(num_layers)
         )
         self.readout_norm = GVPLayerNorm(scalar_dim, epsilon=1.0)
-        self.to_scalars = GeometricVectorPerceptron(atom, (scalar_dim, 0), nn.SiLU())
+        self.to_scalars = GeometricVectorPerceptron(
+            atom, (scalar_dim, 0), nn.SiLU(), vector_norm=vector_norm
+        )
         self.readout = MLP(scalar_dim, 2 * scalar_dim, 1, nn.SiLU())
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
@@ -184,6 +197,7 @@ class GVPConvolution(nn.Module):
     atom, edge : (scalars, vectors), channels of atoms and edges
     drop_rate : see :class:`VectorDropout`
     epsilon : see :class:`GVPLayerNorm`
+    vector_norm : see :class:`eqcalc.nn.norm.ChannelNorm`
     """
 
     def __init__(
@@ -192,21 +206,23 @@ class GVPConvolution(nn.Module):
         edge: tuple[int, int],
         drop_rate: float = 0.0,
         epsilon: float = 1e-8,
+        vector_norm: str = "smooth",
     ) -> None:
         super().__init__()
         (s, v), (edge_s, edge_v), act = atom, edge, nn.SiLU()
         self.atom, self.edge = atom, edge
+        perceptron = functools.partial(GeometricVectorPerceptron, vector_norm=vector_norm)
         self.messages = nn.ModuleList(
             [
-                GeometricVectorPerceptron((2 * s + edge_s, 2 * v + edge_v), atom, act),
-                GeometricVectorPerceptron(atom, atom, act),
-                GeometricVectorPerceptron(atom, atom),
+                perceptron((2 * s + edge_s, 2 * v + edge_v), atom, act),
+                perceptron(atom, atom, act),
+                perceptron(atom, atom),
             ]
         )
         self.transform = nn.ModuleList(
             [
-                GeometricVectorPerceptron(atom, (4 * s, 2 * v), act),
-                GeometricVectorPerceptron((4 * s, 2 * v), atom),
+                perceptron(atom, (4 * s, 2 * v), act),
+                perceptron((4 * s, 2 * v), atom),
             ]
         )
         self.message_norm = GVPLayerNorm(s, epsilon)
@@ -275,6 +291,7 @@ class GeometricVectorPerceptron(nn.Module):
     n_in, n_out : (scalars, vectors), channels; at least one vector in, none out is allowed
     activation : σ of the scalars; None means the identity
     gate_activation : σ⁺ of the vectors' gate; None means the identity
+    vector_norm : see :class:`eqcalc.nn.norm.ChannelNorm`
 
     Raises
     ------
@@ -287,11 +304,14 @@ class GeometricVectorPerceptron(nn.Module):
         n_out: tuple[int, int],
         activation: Optional[nn.Module] = None,
         gate_activation: Optional[nn.Module] = None,
+        *,
+        vector_norm: str = "smooth",
     ) -> None:
         super().__init__()
         require_at_least(1, scalars_in=n_in[0], vectors_in=n_in[1], scalars_out=n_out[0])
         require_at_least(0, vectors_out=n_out[1])
         n_hidden = max(n_in[1], n_out[1])
+        self.norm = ChannelNorm(vector_norm)
         self.activation = nn.Identity() if activation is None else activation
         self.gate_activation = nn.Identity() if gate_activation is None else gate_activation
         self.to_hidden = nn.Linear(n_in[1], n_hidden, bias=False)  # W_h
@@ -303,7 +323,7 @@ class GeometricVectorPerceptron(nn.Module):
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Map (n_rows, S), (n_rows, 3, C) to the same with the channels out."""
         hidden = self.to_hidden(vectors)  # V_h (n_rows, 3, H)
-        mixed = self.mix_scalars(torch.cat([scalars, channel_norm(hidden)], dim=1))  # s_m
+        mixed = self.mix_scalars(torch.cat([scalars, self.norm(hidden)], dim=1))  # s_m
         return self.finish(mixed, hidden)
 
     def finish(self, mixed_scalars: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ below are the paper's.
            (a, b, c)_ij = MLP(s_j) ∘ W_ij
     Δs_i = a_ss + a_sv ⟨V v_i, W v_i⟩                       update, eq. (9)
     Δv_i = a_vv W v_i                                       update, eq. (10)
-           (a_ss, a_vv, a_sv) = MLP[s_i, |V v_i|]
+           (a_ss, a_vv, a_sv) = MLP[s_i, ‖V v_i‖]
     E    = Σ_i MLP(s_i)
 
 =============  ==================================================
@@ -27,7 +27,8 @@ Shapes: n_atoms, n_edges, F = embedding_dim, n_radial = num_radial_basis.
 
 Deviations from the paper: the envelope is the polynomial with two vanishing
 derivatives instead of the cosine, so that forces are smooth at the cutoff; the
-norm is √(Σ V² + 1e-8), which has derivatives at zero.
+norm is √(Σ V² + 1) - 1 instead of √(Σ V² + 1e-8), whose kink at zero shows at every site of
+high symmetry (:mod:`eqcalc.nn.norm`); ``vector_norm="published"`` is the paper's.
 """
 
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_pos
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
-from eqcalc.nn.norm import channel_norm
+from eqcalc.nn.norm import ChannelNorm, require_norm
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import sum_at_receivers
 
@@ -60,6 +61,7 @@ class Config:
     out_dim : outputs per atom, summed to the energy
     return_potential_energy, return_force_vectors : what the bare-tensor ``forward`` returns;
         a potential has the energy alone
+    vector_norm : "smooth", or "published" for weights trained with √(Σ V² + 1e-8)
     """
 
     embedding_dim: int = 128
@@ -69,6 +71,7 @@ class Config:
     out_dim: int = 1
     return_potential_energy: bool = True
     return_force_vectors: bool = False  # the direct force head is not part of a potential
+    vector_norm: str = "smooth"
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -79,6 +82,7 @@ class Config:
         )
         require_at_least(2, embedding_dim=self.embedding_dim)
         require_positive(cut_off=self.cut_off)
+        require_norm(vector_norm=self.vector_norm)
 
 
 class PaiNN(nn.Module):
@@ -90,6 +94,7 @@ class PaiNN(nn.Module):
     return_potential_energy : ``forward`` returns the energy
     return_force_vectors : ``forward`` returns forces of a direct vector head; the
         calculator's forces are always the energy's gradient
+    vector_norm : see :class:`Config`
 
     Raises
     ------
@@ -105,6 +110,8 @@ class PaiNN(nn.Module):
         out_dim: int,
         return_potential_energy: bool = True,
         return_force_vectors: bool = True,
+        *,
+        vector_norm: str = "smooth",
     ) -> None:
         super().__init__()
         self.config = Config(
@@ -115,6 +122,7 @@ class PaiNN(nn.Module):
             out_dim,
             return_potential_energy,
             return_force_vectors,
+            vector_norm,
         )
         self.cutoff = float(cut_off)
         self.n_hops = num_blocks
@@ -126,9 +134,9 @@ class PaiNN(nn.Module):
         nn.init.xavier_uniform_(self.filters.weight)
         nn.init.zeros_(self.filters.bias)
         self.messages = nn.ModuleList(Message(embedding_dim) for _ in range(num_blocks))
-        self.updates = nn.ModuleList(Update(embedding_dim) for _ in range(num_blocks))
+        self.updates = nn.ModuleList(Update(embedding_dim, vector_norm) for _ in range(num_blocks))
         self.readout = MLP(embedding_dim, max(embedding_dim // 2, 1), out_dim, nn.SiLU())
-        self.force_head = ForceHead(embedding_dim) if return_force_vectors else None
+        self.force_head = ForceHead(embedding_dim, vector_norm) if return_force_vectors else None
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
@@ -222,16 +230,17 @@ class Message(nn.Module):
 class Update(nn.Module):
     """Mix scalars and vectors of one atom: eqs. (9) and (10)."""
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, vector_norm: str) -> None:
         super().__init__()
         self.n_channels = n_channels
+        self.norm = ChannelNorm(vector_norm)
         self.channel_mix = nn.Linear(n_channels, 2 * n_channels, bias=False)
         nn.init.xavier_uniform_(self.channel_mix.weight)
         self.mix = MLP(2 * n_channels, n_channels, 3 * n_channels, nn.SiLU())
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         left, right = self.channel_mix(vectors).split(self.n_channels, dim=2)
-        norm = channel_norm(left)  # (n_atoms, F)
+        norm = self.norm(left)  # (n_atoms, F)
         mixed = self.mix(torch.cat([scalars, norm], dim=1))  # (n_atoms, 3F)
         # Not chunk(): TorchScript's derivative of it drops parts without a gradient,
         # and the last block's a_vv has none.
@@ -244,10 +253,11 @@ class Update(nn.Module):
 class ForceHead(nn.Module):
     """Two gated equivariant blocks to one vector per atom (figure 3 of the paper)."""
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, vector_norm: str) -> None:
         super().__init__()
         n_hidden = max(n_channels // 2, 1)
-        self.first = GatedEquivariant(n_channels, n_hidden)
+        self.norm = ChannelNorm(vector_norm)
+        self.first = GatedEquivariant(n_channels, n_hidden, vector_norm)
         self.activation = nn.SiLU()
         self.channel_mix = nn.Linear(n_hidden, 2, bias=False)
         self.gate = MLP(n_hidden + 1, n_hidden, 1, nn.SiLU())
@@ -256,24 +266,25 @@ class ForceHead(nn.Module):
         scalars, vectors = self.first(scalars, vectors)
         scalars = self.activation(scalars)
         left, right = self.channel_mix(vectors).split(1, dim=2)  # (n_atoms, 3, 1) each
-        norm = channel_norm(left)
+        norm = self.norm(left)
         gate = self.gate(torch.cat([scalars, norm], dim=1))  # (n_atoms, 1)
         return gate * right.squeeze(2)
 
 
 class GatedEquivariant(nn.Module):
-    """s', gate = MLP[s, |V v|];  v' = gate · W v."""
+    """s', gate = MLP[s, ‖V v‖];  v' = gate · W v."""
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    def __init__(self, n_in: int, n_out: int, vector_norm: str) -> None:
         super().__init__()
         self.n_out = n_out
+        self.norm = ChannelNorm(vector_norm)
         self.channel_mix_left = nn.Linear(n_in, n_in, bias=False)
         self.channel_mix_right = nn.Linear(n_in, n_out, bias=False)
         self.mix = MLP(2 * n_in, n_in, 2 * n_out, nn.SiLU())
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         left = self.channel_mix_left(vectors)
-        norm = channel_norm(left)
+        norm = self.norm(left)
         mixed = self.mix(torch.cat([scalars, norm], dim=1))
         scalars, gate = mixed.split(self.n_out, dim=1)
         return scalars, gate.unsqueeze(1) * self.channel_mix_right(vectors)

@@ -134,7 +134,13 @@ def _prepared(potential: Potential, numbers: list[int]) -> Potential:
     potential = copy.deepcopy(potential).cpu().eval().requires_grad_(False)
     energies = torch.full_like(potential.reference_energies, torch.nan)
     energies[numbers] = potential.reference_energies[numbers]
-    potential.reference_energies = energies
+    potential.reference_energies, potential.known = energies, numbers
+    if potential.exact_isolated_atoms:
+        # In float64: what is folded in shall be exact in either precision's sums.
+        exact = copy.deepcopy(potential).double()
+        own = exact.own_energies(torch.zeros(0, 3, dtype=torch.float64))
+        potential.reference_energies = energies - potential.scale * own
+        potential.exact_isolated_atoms = False
     return potential
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eqcalc.architectures.gvp import GVP, GVPConvolution
-from eqcalc.nn.norm import channel_norm
 from eqcalc.nn.scatter import sum_at_receivers
 
 __all__ = ["FactoredConvolution", "exact_form"]
@@ -76,7 +75,7 @@ class FactoredConvolution(GVPConvolution):
         w_j, w_ij, w_i, w_norm = mix.weight.split([n_s, n_edge_s, n_s, weight.shape[0]], dim=1)
         mixed = (
             functional.linear(edge_scalars, w_ij, mix.bias)
-            + functional.linear(channel_norm(hidden), w_norm)
+            + functional.linear(perceptron.norm(hidden), w_norm)
             + _to_edges(
                 functional.linear(scalars, w_j), functional.linear(scalars, w_i), edge_index
             )
@@ -97,7 +96,7 @@ class FactoredConvolution(GVPConvolution):
         """
         perceptron = self.messages[2]
         hidden = perceptron.to_hidden(vectors)  # (n_edges, 3, H)
-        inputs = torch.cat([scalars, channel_norm(hidden)], dim=1)  # (n_edges, S + H)
+        inputs = torch.cat([scalars, perceptron.norm(hidden)], dim=1)  # (n_edges, S + H)
         weight, bias = perceptron.mix_scalars.weight, perceptron.mix_scalars.bias
         gate_weight = torch.mm(perceptron.gate.weight, weight)
         gate_bias = perceptron.gate(bias)

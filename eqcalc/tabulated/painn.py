@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from eqcalc.architectures.painn import Message, PaiNN, Update
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.norm import channel_norm
 from eqcalc.tabulated.convolutions import vector_convolution
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
@@ -84,6 +83,7 @@ class LastUpdate(nn.Module):
     def __init__(self, update: Update) -> None:
         super().__init__()
         n = self.n_channels = update.n_channels
+        self.norm = update.norm
         self.channel_mix, self.mix = update.channel_mix, copy.deepcopy(update.mix)
         last, rows = self.mix.out, [*range(n), *range(2 * n, 3 * n)]
         last.weight = nn.Parameter(last.weight.detach()[rows])
@@ -91,6 +91,6 @@ class LastUpdate(nn.Module):
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         left, right = self.channel_mix(vectors).split(self.n_channels, dim=2)
-        mixed = self.mix(torch.cat([scalars, channel_norm(left)], dim=1))  # (n_atoms, 2F)
+        mixed = self.mix(torch.cat([scalars, self.norm(left)], dim=1))  # (n_atoms, 2F)
         a_ss, a_sv = mixed.split(self.n_channels, dim=1)
         return scalars + a_ss + a_sv * (left * right).sum(dim=1), vectors
