@@ -11,7 +11,7 @@ __all__ = ["resolve_device", "resolve_dtype"]
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """Return the device of "auto", "cpu", "cuda" or "cuda:N".
 
     Raises
@@ -19,14 +19,15 @@ def resolve_device(name: str) -> torch.device:
     ConfigError : another name.
     DeviceError : a CUDA device that is not there.
     """
+    name = str(name)  # a torch.device says the same
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = str(name).partition(":")
+    kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ConfigError(
             f"unknown device '{name}'; known: auto, cpu, cuda, cuda:N."
             # "cpu" resembles "gpu", and is the opposite of what was meant.
-            + did_you_mean("cuda" if name == "gpu" else str(name), ["auto", "cpu", "cuda"])
+            + did_you_mean("cuda" if name == "gpu" else name, ["auto", "cpu", "cuda"])
         )
     if kind == "cuda":
         n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -10,14 +10,15 @@ atoms.get_potential_energy()
 
 from __future__ import annotations
 
-import functools
+import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
 
 import torch
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from torch import Tensor
 
 from eqcalc.blockwise import Blockwise, MemoryForecast
@@ -31,7 +32,7 @@ from eqcalc.blockwise.grouping import (
 )
 from eqcalc.calculator.atom_order import AtomOrder
 from eqcalc.calculator.exact_cache import ExactCache, State
-from eqcalc.calculator.groups import NamedGraph, evaluate_group
+from eqcalc.calculator.groups import evaluate_group, named_graphs
 from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
 from eqcalc.derivatives import (
     atomic_virials_from_edge_gradients,
@@ -40,11 +41,10 @@ from eqcalc.derivatives import (
     voigt,
 )
 from eqcalc.elements import require_elements
-from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
+from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model, reload_model
 from eqcalc.errors import (
     ConfigError,
     GraphError,
-    UnsupportedElementError,
     listing,
 )
 from eqcalc.graph import AtomicGraph
@@ -114,20 +114,24 @@ class EqCalculator(ExactCache):
         sources: list[Source] = [model] if alone else list(model)  # type: ignore
         if len(sources) == 0:
             raise ConfigError("a committee needs at least one model, found an empty list.")
-        self._blockwise = [Blockwise(max_edges) for _ in sources]
+        check_max_edges(max_edges)
         self._arguments: dict[str, Any] = {
             "model": model if alone else sources,
-            "device": device,
+            "device": str(device),  # ASE's files take no torch.device
             "dtype": dtype,
             "engine": engine,
             "skin": skin,
             "max_edges": max_edges,
             "reduction": reduction,
         }
-        self._sum_forces = resolve_reduction(reduction)
-        self.models: list[Model] = [
-            load_model(source, device=device, dtype=dtype, engine=engine) for source in sources
-        ]
+        self._use(
+            [load_model(source, device=device, dtype=dtype, engine=engine) for source in sources]
+        )
+
+    def _use(self, models: list[Model]) -> None:
+        """Take loaded models, which other calculators may use too."""
+        self._sum_forces = resolve_reduction(self._arguments["reduction"])
+        self.models = models
         dtypes = {member.dtype for member in self.models}
         if len(dtypes) > 1:
             raise ConfigError(
@@ -137,21 +141,31 @@ class EqCalculator(ExactCache):
         self._together: Optional[CommitteeEngine] = None
         self._why_together = ""
         if len(self.models) > 1:
-            self._together, self._why_together = load_committee(self.models, engine)
+            self._together, self._why_together = load_committee(
+                self.models, self._arguments["engine"]
+            )
         # One pass pays for small structures; large ones may have to be evaluated in blocks.
-        self._most_together = largest_group(max_edges)
-        # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
-        cutoff = max(member.card.cutoff for member in self.models)
-        self.neighbours = SkinList(
-            cutoff, skin, dtype=self.models[0].dtype, device=self.models[0].device
-        )
-        self._order = AtomOrder()
+        self._most_together = largest_group(self._arguments["max_edges"])
         self._elements = set(self.models[0].card.elements)
         for member in self.models[1:]:
             self._elements &= set(member.card.elements)
         if not self._elements:
             known = "; ".join(f"{m.card.name} {', '.join(m.card.elements)}" for m in self.models)
             raise ConfigError(f"the members of a committee share no element: {known}.")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what a calculator shares with no other one, not with its copies either."""
+        self._lock = threading.RLock()
+        self._blockwise = [Blockwise(self._arguments["max_edges"]) for _ in self.models]
+        # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
+        self.neighbours = SkinList(
+            max(member.card.cutoff for member in self.models),
+            self._arguments["skin"],
+            dtype=self.models[0].dtype,
+            device=self.models[0].device,
+        )
+        self._order = AtomOrder()
         self._checked_numbers: Optional[bytes] = None
 
     @property
@@ -179,9 +193,31 @@ class EqCalculator(ExactCache):
             arguments["model"] = [str(source) for source in model]
         return {key: value for key, value in arguments.items() if value is not None}
 
+    def __copy__(self) -> EqCalculator:
+        """Return a calculator with the same models in memory and the same results."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.results = copy.deepcopy(self.results)
+        twin._begin()
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EqCalculator:
+        return self.__copy__()
+
     def __reduce__(self) -> Any:
-        # Copies and pickles are made from the arguments: a model file is the state.
-        return functools.partial(type(self), **self._arguments), ()
+        # Where it is read, the path may hold another model, and another folder be the present
+        # one: the checksum says which model was meant.
+        paths = [os.path.abspath(model.file.path) for model in self.models]
+        models = [(path, model.file.sha256) for path, model in zip(paths, self.models, strict=True)]
+        state = {"results": self.results, "_last": self._last}
+        return _restored, (type(self), self._arguments, models), state
+
+    def get_property(
+        self, name: str, atoms: Optional[Atoms] = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a result, as ASE asks for it; one thread at a time."""
+        with self._lock:  # else another thread's structure could come between asking and reading
+            return super().get_property(name, atoms, allow_calculation)
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Refuse every option: ASE's own method would store it and change nothing.
@@ -233,7 +269,7 @@ class EqCalculator(ExactCache):
         self.results = {}
         self._last = None  # until this succeeds, nothing is known of any structure
         ordered, graph = self.ordered_graph(atoms)
-        self._refuse_unknown_elements(atoms, state.numbers)
+        self._require_elements(atoms, state.numbers)
         members, gradients = [], []
         for model, (energies, edge_gradients) in zip(
             self.models, self._outputs(graph, ordered), strict=True
@@ -277,7 +313,7 @@ class EqCalculator(ExactCache):
             :meth:`calculate` does.
         """
         ordered, graph = self.ordered_graph(atoms)
-        self._refuse_unknown_elements(atoms, atoms.numbers.tobytes())
+        self._require_elements(atoms, atoms.numbers.tobytes())
         forecasts = [
             blockwise.forecast(model, graph, lambda: box_coordinates(ordered))
             for model, blockwise in zip(self.models, self._blockwise, strict=True)
@@ -323,29 +359,13 @@ class EqCalculator(ExactCache):
         largest = MAX_EDGES if max_edges is None else max_edges
         largest = min(largest, self._arguments["max_edges"] or largest)
         results: list[dict[str, Any]] = []
-        graphs = self._named_graphs(structures, names)
-        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
-            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
-        return results
-
-    def _named_graphs(
-        self, structures: Iterable[Atoms], names: Optional[Sequence[str]]
-    ) -> Iterator[NamedGraph]:
         # A list of its own: that of a simulation which goes on beside this is kept. With a
         # skin, displacements of one structure need one search.
         own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
-        for index, atoms in enumerate(structures):
-            if names is not None and index >= len(names):
-                raise ConfigError(f"expected a name for each structure, found {len(names)}.")
-            name = f"structure {index}" if names is None else names[index]
-            if not isinstance(atoms, Atoms):
-                raise ConfigError(f"{name}: expected ase.Atoms, found {type(atoms).__name__}.")
-            try:
-                graph = own.graph(atoms)
-                self._check_elements(atoms)
-            except (GraphError, UnsupportedElementError) as error:
-                raise type(error)(f"{name}: {error}") from error
-            yield NamedGraph(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
+        graphs = named_graphs(structures, names, own, self._check_elements)
+        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
+            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
+        return results
 
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
@@ -384,10 +404,27 @@ class EqCalculator(ExactCache):
         stresses = self._order.restored(voigt(virials).cpu().numpy()) / volume  # (n_atoms, 6)
         return {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
-    def _refuse_unknown_elements(self, atoms: Atoms, numbers: bytes) -> None:
+    def _require_elements(self, atoms: Atoms, numbers: bytes) -> None:
         if numbers != self._checked_numbers:
             self._check_elements(atoms)
             self._checked_numbers = numbers
 
     def _check_elements(self, atoms: Atoms) -> None:
         require_elements(atoms.numbers, self._elements, f"model '{self.card.name}'")
+
+
+def _restored(
+    kind: type[EqCalculator], arguments: dict[str, Any], models: list[tuple[str, str]]
+) -> EqCalculator:
+    """Return a pickled calculator: its models are those in memory, else those of the paths.
+
+    Raises
+    ------
+    ModelFileError : a path holds another model now, or none.
+    """
+    calculator = kind.__new__(kind)
+    Calculator.__init__(calculator)
+    calculator._arguments = arguments
+    options = {name: arguments[name] for name in ("device", "dtype", "engine")}
+    calculator._use([reload_model(path, sha256, **options) for path, sha256 in models])
+    return calculator

@@ -7,7 +7,14 @@ in the list of :mod:`eqcalc.engines.loading`. Nothing here knows a network.
 from eqcalc.devices import resolve_device
 from eqcalc.engines.committee import CommitteeEngine
 from eqcalc.engines.engine import Engine, Target
-from eqcalc.engines.loading import ENGINES, Model, engines_on, load_committee, load_model
+from eqcalc.engines.loading import (
+    ENGINES,
+    Model,
+    engines_on,
+    load_committee,
+    load_model,
+    reload_model,
+)
 
 __all__ = [
     "ENGINES",
@@ -18,5 +25,6 @@ __all__ = [
     "engines_on",
     "load_committee",
     "load_model",
+    "reload_model",
     "resolve_device",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from eqcalc.model_file import ModelFile
 from eqcalc.native.build import load_library
 
 __all__ = ["CompiledPackage", "InductorEngine"]
+
+_loaded: dict[str, Any] = {}
 
 _FEWEST = 2  # atoms and edges: the compiler takes sizes 0 and 1 for constants
 
@@ -36,21 +39,9 @@ class CompiledPackage:
         self.device, self.dtype = device, _ = target
         self._reach = reach
         load_library()  # the package may call its kernels
-        try:
-            index = -1 if device.index is None else device.index
-            # One copy per thread would be needed only if threads shared an engine. Without
-            # threads the package also takes part in the capture of a CUDA graph.
-            alone = {"run_single_threaded": True} if device.type == "cuda" else {}
-            self._package = torch._inductor.aoti_load_package(
-                str(path), device_index=index, **alone
-            )
-        except (RuntimeError, TypeError) as error:  # of torch 2.6: it takes fewer arguments
-            raise EngineError(
-                f"torch {torch.__version__} cannot load the compiled package '{path}': "
-                f"{str(error).strip().splitlines()[0]}"
-            ) from error
-        self._weights = torch.ones(0, dtype=torch.float64, device=device)
-        self._weights_n_owned = 0
+        self._package = _load_package(path, device)
+        # One tuple, replaced as a whole: several threads may use this engine.
+        self._weights = (0, torch.ones(0, dtype=torch.float64, device=device))
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å."""
@@ -87,11 +78,12 @@ class CompiledPackage:
 
     def _weights_of(self, n_atoms: int, n_owned: int) -> Tensor:
         """Return the weights; in a simulation they are those of the step before."""
-        if self._weights.shape[0] != n_atoms or self._weights_n_owned != n_owned:
-            self._weights = torch.ones(n_atoms, dtype=torch.float64, device=self.device)
-            self._weights[n_owned:] = 0.0
-            self._weights_n_owned = n_owned
-        return self._weights
+        kept, weights = self._weights
+        if weights.shape[0] != n_atoms or kept != n_owned:
+            weights = torch.ones(n_atoms, dtype=torch.float64, device=self.device)
+            weights[n_owned:] = 0.0
+            self._weights = n_owned, weights
+        return weights
 
 
 class InductorEngine(CompiledPackage, Engine):
@@ -127,6 +119,29 @@ class InductorEngine(CompiledPackage, Engine):
         if path is None:
             raise EngineError(super().can_run(file, target) or _not_compiled(file, target))
         return cls(path, target, reach=2.0 * file.card.cutoff)
+
+
+def _load_package(path: Path, device: torch.device) -> Any:
+    """Return a package, loaded once: what it maps into the process stays there for ever.
+
+    Raises
+    ------
+    EngineError : torch cannot load it.
+    """
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    key = f"{checksum} {device}"
+    if key not in _loaded:
+        index = -1 if device.index is None else device.index
+        # Without threads of its own the package also takes part in the capture of a CUDA graph.
+        alone = {"run_single_threaded": True} if device.type == "cuda" else {}
+        try:
+            _loaded[key] = torch._inductor.aoti_load_package(str(path), device_index=index, **alone)
+        except (RuntimeError, TypeError) as error:  # of torch 2.6: it takes fewer arguments
+            raise EngineError(
+                f"torch {torch.__version__} cannot load the compiled package '{path}': "
+                f"{str(error).strip().splitlines()[0]}"
+            ) from error
+    return _loaded[key]
 
 
 def _not_compiled(file: ModelFile, target: Target) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from eqcalc.host_memory import keep_freed_memory
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.model_file.passport import read_passport, verify
 
-__all__ = ["ENGINES", "Model", "engines_on", "load_committee", "load_model"]
+__all__ = ["ENGINES", "Model", "engines_on", "load_committee", "load_model", "reload_model"]
 
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (CudaGraphEngine, InductorEngine, TorchScriptEngine)
@@ -49,6 +51,9 @@ class Model:
         ----------
         graph : see :mod:`eqcalc.graph`; on the model's device and in its dtype
         """
+        if torch.is_autocast_enabled(self.device.type):  # it would take the model to bfloat16
+            with torch.autocast(self.device.type, enabled=False):
+                return self.engine(graph)
         return self.engine(graph)
 
     def engine_report(self) -> str:
@@ -73,7 +78,46 @@ class Model:
         return self.engine.dtype
 
 
-@torch.inference_mode(False)  # what is made there can never be differentiated
+def _one_thread() -> None:
+    """Let a forked process use one thread: those of its parent are not there, and it would wait."""
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_one_thread)
+
+_live: WeakValueDictionary[tuple[str, str, Optional[str], str], Model] = WeakValueDictionary()
+"""Models in use, by checksum, device, dtype and engine as they were asked for."""
+
+
+def reload_model(
+    source: Source,
+    sha256: str,
+    *,
+    device: str = "auto",
+    dtype: Optional[str] = None,
+    engine: str = "auto",
+) -> Model:
+    """Return the model of a checksum: one in use in this process, else that of a file.
+
+    Raises
+    ------
+    ModelFileError : the file holds another model.
+    Exception : as :func:`load_model`.
+    """
+    found = _live.get((sha256, device, dtype, engine))
+    if found is not None:
+        return found
+    loaded = load_model(source, device=device, dtype=dtype, engine=engine)
+    if loaded.file.sha256 != sha256:
+        raise ModelFileError(
+            f"'{source}' holds another model than when this calculator was stored (its sha256 was "
+            f"{sha256[:12]}..., now {loaded.file.sha256[:12]}...); put the old file back, or build "
+            "an EqCalculator of the new one."
+        )
+    return loaded
+
+
 def load_model(
     source: Source, *, device: str = "auto", dtype: Optional[str] = None, engine: str = "auto"
 ) -> Model:
@@ -96,6 +140,13 @@ def load_model(
     EngineError : the engine that was asked for cannot run the model here.
     ConfigError : an unknown device, dtype or engine.
     """
+    model = _load(source, device, dtype, engine)
+    _live[model.file.sha256, str(device), dtype, engine] = model
+    return model
+
+
+@torch.inference_mode(False)  # what is made there can never be differentiated
+def _load(source: Source, device: str, dtype: Optional[str], engine: str) -> Model:
     if engine != "auto" and engine not in ENGINES:
         known = ["auto", *ENGINES]
         raise ConfigError(
