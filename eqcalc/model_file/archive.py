@@ -91,6 +91,9 @@ def find_model(source: Source) -> Path:
     ModelFileError : the system cannot tell.
     """
     path = Path(source)
+    shipped = _shipped()
+    if str(source) in shipped:  # a folder of that name here is ./NAME
+        return shipped[str(source)]
     try:
         path = path.expanduser()
         for candidate in (path, path / MODEL_NAME):
@@ -98,9 +101,6 @@ def find_model(source: Source) -> Path:
                 return candidate
     except (OSError, RuntimeError) as error:  # no permission, no home, too long a name
         raise ModelFileError(f"cannot look for the model '{source}': {error}.") from error
-    shipped = _shipped()
-    if str(source) in shipped:
-        return shipped[str(source)]
     looks_like_path = path.suffix != "" or len(path.parts) > 1
     what = "no such model file" if looks_like_path else "unknown model"
     if path.is_dir():

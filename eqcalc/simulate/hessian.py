@@ -47,7 +47,13 @@ def hessian(
         positive and finite.
     GraphError, UnsupportedElementError, NonFiniteError : see ``calculate_many``.
     """
-    moving = list(range(len(atoms))) if indices is None else [int(k) for k in indices]
+    given = np.arange(len(atoms)) if indices is None else np.asarray(indices)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ConfigError(
+            f"indices must be integers, found {given.dtype} of shape {given.shape}; of a mask, "
+            "give numpy.flatnonzero(mask)."
+        )
+    moving = given.tolist()
     strange = [k for k in moving if not 0 <= k < len(atoms)]
     if strange or len(set(moving)) < len(moving):
         raise ConfigError(

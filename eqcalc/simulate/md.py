@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.failures import telling_where
+from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest
@@ -32,7 +33,12 @@ from eqcalc.simulate.thermo import (
     snapshot,
     temperature_of,
 )
-from eqcalc.simulate.velocities import conserved_zero_momenta, has_velocities, set_velocities
+from eqcalc.simulate.velocities import (
+    conserved_zero_momenta,
+    has_velocities,
+    project_velocities,
+    set_velocities,
+)
 from eqcalc.simulate.writers import (
     FrameWriter,
     TableWriter,
@@ -110,7 +116,8 @@ class MDRun:
     Attributes
     ----------
     atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
-    settings, n_dof; kept_velocities (whether the structure brought its own) and
+    settings, n_dof; kept_velocities (whether the structure brought its own),
+    projected_share (of their kinetic energy, taken away because constraints forbid it) and
     start_temperature_K, that of the first velocities
 
     Raises
@@ -142,7 +149,10 @@ class MDRun:
                 "the velocities of the structure are NaN or infinite; remove them from the file "
                 "to have new ones drawn."
             )
-        if not self.kept_velocities:
+        self.projected_share = 0.0
+        if self.kept_velocities:
+            self.projected_share = project_velocities(self.atoms)
+        else:
             set_velocities(self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin)
         self.n_dof = self.atoms.get_number_of_degrees_of_freedom()
         if not langevin:
@@ -286,5 +296,6 @@ class MDRun:
             "formula": self.atoms.get_chemical_formula(mode="hill"),
             "n_atoms": len(self.atoms),
             "degrees_of_freedom": self.n_dof,
+            "constraints_not_kept": unkept_constraints(self.atoms),
             "steps_done": 0,
         }

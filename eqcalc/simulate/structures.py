@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ase.io
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
 
 from eqcalc.errors import StructureError
+from eqcalc.simulate.frame_content import restore_constraints
 
-__all__ = ["read_structure"]
+__all__ = ["count_structures", "read_structure"]
 
 _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats that ASE reads"
 
@@ -62,10 +64,40 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     except _READER_ERRORS as error:
         which = "" if index == -1 else f" (index {index})"
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
+            reason = (
+                f"'{error.args[0]}' is {'deuterium' if error.args == ('D',) else 'tritium'}, which "
+                "is no element of its own: write H, and give its mass (a column 'masses')"
+            )
         raise StructureError(
             f"cannot read a structure from '{path}'{which}: {reason}. Readable are {_FORMATS}; "
             "the suffix must tell which it is."
         ) from error
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
         raise StructureError(f"the structure in '{path}' has no atoms.")
+    _refuse_disorder(atoms, path)
+    restore_constraints(atoms)
     return atoms
+
+
+def count_structures(path: Path) -> int | None:
+    """Return how many structures a readable file holds; None where only reading all would tell."""
+    try:
+        return len(ase.io.read(path, index=":"))
+    except _READER_ERRORS:
+        return None
+
+
+def _refuse_disorder(atoms: Atoms, path: Path) -> None:
+    """Refuse sites that are shared or partly empty: one structure cannot say that."""
+    sites: Any = atoms.info.get("occupancy")
+    if not isinstance(sites, dict):
+        return
+    for site, shares in sites.items():
+        if isinstance(shares, dict) and (len(shares) > 1 or sum(shares.values()) < 0.999):
+            found = ", ".join(f"{share:g} {symbol}" for symbol, share in shares.items())
+            raise StructureError(
+                f"'{path}' is disordered: site {site} has the occupancy {found}. A simulation "
+                "needs whole atoms: choose one arrangement (a supercell with atoms placed and "
+                "removed) and run that."
+            )

@@ -10,6 +10,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
+from eqcalc.simulate.frame_content import drop_unwritable
 from eqcalc.units import EV_PER_A3_TO_GPA
 
 __all__ = [
@@ -97,7 +98,10 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
 
 
 def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
-    """Return a frame: a copy with its energy, forces and stress, and ``info``.
+    """Return a frame: a copy with the calculator's energy, forces and stress, and ``info``.
+
+    The energy is that of the forces beside it: what a constraint adds (a spring) is in the
+    table of the run alone.
 
     Parameters
     ----------
@@ -105,9 +109,10 @@ def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
     """
     frame = atoms.copy()
     frame.info = dict(info)
+    drop_unwritable(frame)
     frame.set_constraint(constraints)
     results = {
-        "energy": atoms.get_potential_energy(),
+        "energy": atoms.calc.get_property("energy", atoms),
         "forces": atoms.get_forces(apply_constraint=False),
     }
     if has_pressure(atoms):

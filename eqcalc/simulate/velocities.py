@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError
 
-__all__ = ["conserved_zero_momenta", "has_velocities", "set_velocities"]
+__all__ = [
+    "conserved_zero_momenta",
+    "has_velocities",
+    "project_velocities",
+    "set_velocities",
+]
+
+# Names by which other programs write velocities. ASE reads none of them, and their units differ.
+_OTHER_NAMES = ("v", "vel", "velo", "velocity", "velocities", "momentum")
 
 # Share of the kinetic energy below which a rigid motion counts as absent. Files
 # keep 8 digits of a velocity.
@@ -25,8 +33,32 @@ _LINEAR = 1e-8
 
 
 def has_velocities(atoms: Atoms) -> bool:
-    """Return whether the structure brings velocities of its own."""
+    """Return whether the structure brings velocities of its own.
+
+    Raises
+    ------
+    ConfigError : it brings them under a name that says nothing of their unit.
+    """
+    for name, values in atoms.arrays.items():
+        if name.lower() in _OTHER_NAMES and np.shape(values) == (len(atoms), 3):
+            raise ConfigError(
+                f"the structure brings a column '{name}' of velocities, whose unit is not known; "
+                "expected 'momenta' in ASE's units (eV, Å, amu). Set them with "
+                "atoms.set_velocities(), or remove the column to have new ones drawn."
+            )
     return bool(atoms.has("momenta") and np.any(atoms.get_momenta() != 0))
+
+
+def project_velocities(atoms: Atoms) -> float:
+    """Take from velocities, in place, what the constraints do not allow; return its share.
+
+    Returns
+    -------
+    share of the kinetic energy that was taken away
+    """
+    before = atoms.get_kinetic_energy()
+    atoms.set_momenta(atoms.get_momenta())  # constraints act here
+    return 1.0 - atoms.get_kinetic_energy() / before if before > 0 else 0.0
 
 
 def set_velocities(

@@ -17,6 +17,7 @@ from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
 
 from eqcalc.errors import OutputError
 from eqcalc.files import AppendFile, write_whole
+from eqcalc.simulate.frame_content import hold_constraints
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 
 __all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "write_structure"]
@@ -173,6 +174,8 @@ class _UlmStage:
 
 def _extxyz(atoms: Atoms) -> bytes:
     text = io.StringIO()
+    atoms = _with_results(atoms)
+    hold_constraints(atoms)
     try:
         ase.io.write(text, atoms, format="extxyz")
     except ValueError as error:  # an array or info entry that the format cannot hold
@@ -181,3 +184,10 @@ def _extxyz(atoms: Atoms) -> bytes:
             "remove the array or info entry."
         ) from error
     return text.getvalue().encode()
+
+
+def _with_results(atoms: Atoms) -> Atoms:
+    """Return a copy with the same calculator: what is added to it shall not be on the original."""
+    twin = atoms.copy()
+    twin.calc = atoms.calc
+    return twin
