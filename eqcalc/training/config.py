@@ -172,8 +172,9 @@ class TrainingConfig:
         network = self.network_file
         if network is not None:
             architectures.register_file(network, name)
-        _require_types(architectures.config_class(name), options, "[architecture]")
-        architectures.build(name, **options)  # refuse bad options now
+        config_of_network = architectures.config_class(name)
+        _require_types(config_of_network, options, "[architecture]")
+        _section(config_of_network, options, "[architecture]")  # builds no network
 
     def architecture_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``architectures.build``."""
