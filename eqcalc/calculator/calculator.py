@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -31,7 +31,7 @@ from eqcalc.blockwise.grouping import (
 )
 from eqcalc.calculator.atom_order import AtomOrder
 from eqcalc.calculator.exact_cache import ExactCache, State
-from eqcalc.calculator.groups import NamedGraph, evaluate_group
+from eqcalc.calculator.groups import evaluate_group, named_graphs
 from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
 from eqcalc.derivatives import (
     atomic_virials_from_edge_gradients,
@@ -44,7 +44,6 @@ from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model
 from eqcalc.errors import (
     ConfigError,
     GraphError,
-    UnsupportedElementError,
     listing,
 )
 from eqcalc.graph import AtomicGraph
@@ -233,7 +232,7 @@ class EqCalculator(ExactCache):
         self.results = {}
         self._last = None  # until this succeeds, nothing is known of any structure
         ordered, graph = self.ordered_graph(atoms)
-        self._refuse_unknown_elements(atoms, state.numbers)
+        self._require_elements(atoms, state.numbers)
         members, gradients = [], []
         for model, (energies, edge_gradients) in zip(
             self.models, self._outputs(graph, ordered), strict=True
@@ -277,7 +276,7 @@ class EqCalculator(ExactCache):
             :meth:`calculate` does.
         """
         ordered, graph = self.ordered_graph(atoms)
-        self._refuse_unknown_elements(atoms, atoms.numbers.tobytes())
+        self._require_elements(atoms, atoms.numbers.tobytes())
         forecasts = [
             blockwise.forecast(model, graph, lambda: box_coordinates(ordered))
             for model, blockwise in zip(self.models, self._blockwise, strict=True)
@@ -323,29 +322,13 @@ class EqCalculator(ExactCache):
         largest = MAX_EDGES if max_edges is None else max_edges
         largest = min(largest, self._arguments["max_edges"] or largest)
         results: list[dict[str, Any]] = []
-        graphs = self._named_graphs(structures, names)
-        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
-            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
-        return results
-
-    def _named_graphs(
-        self, structures: Iterable[Atoms], names: Optional[Sequence[str]]
-    ) -> Iterator[NamedGraph]:
         # A list of its own: that of a simulation which goes on beside this is kept. With a
         # skin, displacements of one structure need one search.
         own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
-        for index, atoms in enumerate(structures):
-            if names is not None and index >= len(names):
-                raise ConfigError(f"expected a name for each structure, found {len(names)}.")
-            name = f"structure {index}" if names is None else names[index]
-            if not isinstance(atoms, Atoms):
-                raise ConfigError(f"{name}: expected ase.Atoms, found {type(atoms).__name__}.")
-            try:
-                graph = own.graph(atoms)
-                self._check_elements(atoms)
-            except (GraphError, UnsupportedElementError) as error:
-                raise type(error)(f"{name}: {error}") from error
-            yield NamedGraph(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
+        graphs = named_graphs(structures, names, own, self._check_elements)
+        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
+            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
+        return results
 
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
@@ -384,7 +367,7 @@ class EqCalculator(ExactCache):
         stresses = self._order.restored(voigt(virials).cpu().numpy()) / volume  # (n_atoms, 6)
         return {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
-    def _refuse_unknown_elements(self, atoms: Atoms, numbers: bytes) -> None:
+    def _require_elements(self, atoms: Atoms, numbers: bytes) -> None:
         if numbers != self._checked_numbers:
             self._check_elements(atoms)
             self._checked_numbers = numbers

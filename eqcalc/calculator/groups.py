@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
 from eqcalc.blockwise import Blockwise
-from eqcalc.blockwise.blocks import side_by_side
+from eqcalc.blockwise.blocks import box_coordinates, side_by_side
 from eqcalc.blockwise.grouping import collect, on_device
 from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
 from eqcalc.derivatives import ForceSum
 from eqcalc.engines import Model
+from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
 from eqcalc.graph import AtomicGraph, batch_graphs
+from eqcalc.neighbours import SkinList
 
-__all__ = ["NamedGraph", "evaluate_group"]
+__all__ = ["NamedGraph", "evaluate_group", "named_graphs"]
 
 
 class NamedGraph(NamedTuple):
@@ -30,6 +33,39 @@ class NamedGraph(NamedTuple):
     graph: AtomicGraph
     periodic: bool
     coordinates: NDArray
+
+
+def named_graphs(
+    structures: Iterable[Atoms],
+    names: Optional[Sequence[str]],
+    neighbours: SkinList,
+    check: Callable[[Atoms], None],
+) -> Iterator[NamedGraph]:
+    """Yield the graph of each structure; they are asked for late.
+
+    Parameters
+    ----------
+    names : what messages call each structure; "structure 0", ... by default
+    neighbours : what builds the graphs
+    check : refuses a structure by an UnsupportedElementError
+
+    Raises
+    ------
+    GraphError, UnsupportedElementError : the message begins with the name of the structure.
+    ConfigError : something else than structures, or too few names.
+    """
+    for index, atoms in enumerate(structures):
+        if names is not None and index >= len(names):
+            raise ConfigError(f"expected a name for each structure, found {len(names)}.")
+        name = f"structure {index}" if names is None else names[index]
+        if not isinstance(atoms, Atoms):
+            raise ConfigError(f"{name}: expected ase.Atoms, found {type(atoms).__name__}.")
+        try:
+            graph = neighbours.graph(atoms)
+            check(atoms)
+        except (GraphError, UnsupportedElementError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        yield NamedGraph(name, graph, bool(atoms.pbc.all()), box_coordinates(atoms))
 
 
 def evaluate_group(
