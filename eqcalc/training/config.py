@@ -86,7 +86,8 @@ class TrainingOptions:
     forces_weight : of the mean squared force component error, (eV/Å)⁻²
     stress_weight : of the mean squared stress component error, (eV/Å³)⁻²
     schedule : "plateau" (factor and patience on the validation loss) or "cosine"
-    ema_decay : of the weights' moving average, which is what is validated and saved
+    ema_decay : of the weights' moving average, which is what is validated and saved; smaller
+        over the first steps, see :mod:`eqcalc.training.averaging`
     compile : trace loss and gradients into one compiled graph (minutes to start,
         several times faster steps)
     """

@@ -40,6 +40,7 @@ from eqcalc.errors import (
 from eqcalc.evaluation import evaluate
 from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
+from eqcalc.training.averaging import decay_after
 from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
 from eqcalc.training.data import read_training_data
 from eqcalc.training.finish import export_run, load_potential
@@ -471,16 +472,40 @@ def test_checkpoints_hold_the_moving_average_of_the_weights(tmp_path):
     first = weights_of(tmp_path / "run1" / "last.ckpt", "current_model_state")
     second = weights_of(tmp_path / "run2" / "last.ckpt", "current_model_state")
     averaged = weights_of(tmp_path / "run2" / "last.ckpt")
+    d = decay_after(1, config.training.ema_decay)
+    assert d == pytest.approx(2 / 11)  # far below the decay of 0.5 that later steps have
     for name, value in averaged.items():
-        torch.testing.assert_close(value, (first[name] + second[name]) / 2, equal_nan=True)
-    assert not torch.equal(
-        first[
-            "potential.filters.weight"
-            if "potential.filters.weight" in first
-            else "potential.architecture.filters.weight"
-        ],
-        second["potential.architecture.filters.weight"],
+        expected = d * first[name] + (1 - d) * second[name]
+        torch.testing.assert_close(value, expected, equal_nan=True)
+    name = "potential.architecture.filters.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_a_slow_average_does_not_keep_a_short_training_at_its_start(tmp_path):
+    """With a decay of 0.999 and 40 steps the average must still be near the weights."""
+    options = {"training__max_epochs": 20, "training__learning_rate": 0.02}
+    losses = {}
+    for decay in (0.5, 0.999):
+        config = read_config(write_config(tmp_path, training__ema_decay=decay, **options))
+        train(config, tmp_path / f"run{decay}")
+        rows = (tmp_path / f"run{decay}" / "metrics.csv").read_text().splitlines()
+        column = rows[0].split(",").index("validation_loss")
+        losses[decay] = [float(row.split(",")[column]) for row in rows[1:]]
+    untrained = losses[0.5][0]
+    assert losses[0.5][-1] < 0.5 * untrained  # something was learnt
+    assert losses[0.999][-1] < 2.0 * losses[0.5][-1]
+
+
+def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path):
+    options = {"training__max_epochs": 4, "training__learning_rate": 0.5}
+    config = read_config(write_config(tmp_path, **options))
+    train(config, tmp_path / "run")
+    best, last = (
+        torch.load(tmp_path / "run" / f"{name}.ckpt", weights_only=True)
+        for name in ("best", "last")
     )
+    assert last["epoch"] == 3
+    assert best["epoch"] < 3  # at this learning rate it gets worse
 
 
 def _interrupt_in_the_third_epoch(report) -> None:
@@ -722,6 +747,10 @@ def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
         ("seed", 5, "seed"),
         ("training__schedule", "plateau", "schedule"),
         ("training__max_epochs", 9, "max_epochs"),
+        ("training__learning_rate", 0.001, "learning_rate"),
+        ("training__forces_weight", 3.0, "forces_weight"),
+        ("training__batch_size", 3, "batch_size"),
+        ("training__ema_decay", 0.9, "ema_decay"),
     ],
 )
 def test_resuming_another_run_is_refused(place, value, named, tmp_path):
