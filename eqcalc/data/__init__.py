@@ -8,6 +8,7 @@ here knows a network or a model.
 from eqcalc.data.frames import Dataset, LabelledFrame
 from eqcalc.data.readers import read_dataset
 from eqcalc.data.rows import parse_rows
+from eqcalc.data.split import random_split
 from eqcalc.data.statistics import (
     average_neighbours,
     force_rms,
@@ -21,6 +22,7 @@ __all__ = [
     "average_neighbours",
     "force_rms",
     "parse_rows",
+    "random_split",
     "read_dataset",
     "reference_energies",
     "reference_energies_by_least_squares",

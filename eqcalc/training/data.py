@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Optional
 
-from eqcalc.data import Dataset, read_dataset
+from eqcalc.data import Dataset, parse_rows, random_split, read_dataset
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.training.config import TrainingConfig
 
@@ -28,6 +28,12 @@ def read_training_data(config: TrainingConfig) -> TrainingData:
     options = config.data
     labels = label_options(config)
     path = config.resolve(options.path)
+    if options.validation_fraction is not None:
+        rows = rows_of(config, options.train_rows)
+        whole = read_dataset(path, rows=rows, group_key=options.group_key, **labels)
+        groups = [frame.group for frame in whole.frames]
+        train, aside = random_split(groups, options.validation_fraction, config.seed)
+        return TrainingData(whole.subset(train), whole.subset(aside))
     validation = config.resolve(options.validation_path) if options.validation_path else path
     return TrainingData(
         read_dataset(path, rows=rows_of(config, options.train_rows), **labels),
@@ -61,10 +67,11 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> None:
 
     Raises
     ------
-    ConfigError : a row is both trained on and validated on.
+    ConfigError : a row is both trained on and validated on, or judged by the test.
     DataError : a frame lacks a label that the loss needs.
     """
     _refuse_shared_rows(config, data)
+    _refuse_test_rows(config, data)
     _refuse_missing_labels(config, data)
 
 
@@ -79,6 +86,30 @@ def _refuse_shared_rows(config: TrainingConfig, data: TrainingData) -> None:
         raise ConfigError(
             f"training and validation rows of {path.name} must not overlap, found in both: "
             f"{listing(shared)}; change train_rows or validation_rows."
+        )
+
+
+def _refuse_test_rows(config: TrainingConfig, data: TrainingData) -> None:
+    """Refuse test rows that were trained or validated on: an error on them means nothing."""
+    options = config.data
+    if options.test_path is None and options.test_rows is None:
+        return
+    test = config.resolve(options.test_path or options.path).resolve()
+    seen: set[int] = set()
+    for path, dataset in (
+        (options.path, data.train),
+        (options.validation_path or options.path, data.validation),
+    ):
+        if config.resolve(path).resolve() == test:
+            seen |= set(dataset.rows)
+    if not seen:
+        return
+    n_rows = max(data.train.n_rows, data.validation.n_rows)
+    shared = sorted(seen & set(parse_rows(rows_of(config, options.test_rows), n_rows)))
+    if shared:
+        raise ConfigError(
+            f"test rows of {test.name} must not be trained or validated on, found {len(shared)} "
+            f"that are: {listing(shared)}; change test_rows, or set them apart by train_rows."
         )
 
 

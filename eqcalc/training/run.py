@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 from typing import Optional
 
@@ -96,10 +97,15 @@ def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
     begun = run.read_config()
     names = ["architecture", "data", "dtype", "seed"]
     changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
-    if begun.training.schedule != config.training.schedule:
-        changed.append("schedule")
-    elif config.training.schedule == "cosine":  # it is planned for a number of epochs
-        changed += ["max_epochs"] * (begun.training.max_epochs != config.training.max_epochs)
+    # The optimiser goes on with what it began with; another value would be recorded, not used.
+    # Only the number of epochs may grow, unless the schedule was planned for it.
+    free = {"compile"} if config.training.schedule == "cosine" else {"compile", "max_epochs"}
+    changed += [
+        field.name
+        for field in fields(config.training)
+        if field.name not in free
+        and getattr(begun.training, field.name) != getattr(config.training, field.name)
+    ]
     if changed:
         raise ConfigError(
             f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "

@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from eqcalc.data.batches import LabelledGraph
+from eqcalc.training.averaging import warming_average
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.training_folder import EVENTS, TrainingFolder
 
@@ -69,20 +69,18 @@ def _trainer(
     module: PotentialModule, run: TrainingFolder, callbacks: Sequence[Callback]
 ) -> pl.Trainer:
     averaging = WeightAveraging(
-        use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(module.options.ema_decay)
+        use_buffers=False, multi_avg_fn=warming_average(module.options.ema_decay)
     )
-    checkpoint = ModelCheckpoint(
-        run.path,
-        filename="best",
-        monitor="validation_loss",
-        save_last=True,
-        enable_version_counter=False,
+    # Two of them: with save_last, an epoch that is no better would leave the last one as it was.
+    best = ModelCheckpoint(
+        run.path, filename="best", monitor="validation_loss", enable_version_counter=False
     )
+    last = ModelCheckpoint(run.path, filename="last", enable_version_counter=False)
     return pl.Trainer(
         accelerator="auto",
         devices=1,
         max_epochs=module.options.max_epochs,
-        callbacks=[averaging, checkpoint, *callbacks],
+        callbacks=[averaging, best, last, *callbacks],
         logger=TensorBoardLogger(run.path, name="", version=EVENTS),
         log_every_n_steps=1,  # nothing is logged within an epoch
         enable_progress_bar=False,

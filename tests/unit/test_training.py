@@ -40,8 +40,9 @@ from eqcalc.errors import (
 from eqcalc.evaluation import evaluate
 from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
+from eqcalc.training.averaging import decay_after
 from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
-from eqcalc.training.data import read_training_data
+from eqcalc.training.data import read_training_data, refuse_unfit_data
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossWeights, loss, residuals
@@ -150,7 +151,10 @@ def test_an_unknown_key_is_refused_with_the_closest_one(place, message, tmp_path
         ("name", r"train\.toml needs the key 'name'"),
         ("data", r"train\.toml needs the key 'data'"),
         ("data__path", r"\[data\] of .* needs the key 'path'"),
-        ("data__validation_rows", "needs validation_rows or validation_path; found neither"),
+        (
+            "data__validation_rows",
+            "needs validation_fraction .* or validation_path; found none",
+        ),
         ("architecture", "needs the key 'architecture'"),
         ("architecture__name", r"\[architecture\] needs name = one of .*painn"),
     ],
@@ -471,16 +475,40 @@ def test_checkpoints_hold_the_moving_average_of_the_weights(tmp_path):
     first = weights_of(tmp_path / "run1" / "last.ckpt", "current_model_state")
     second = weights_of(tmp_path / "run2" / "last.ckpt", "current_model_state")
     averaged = weights_of(tmp_path / "run2" / "last.ckpt")
+    d = decay_after(1, config.training.ema_decay)
+    assert d == pytest.approx(2 / 11)  # far below the decay of 0.5 that later steps have
     for name, value in averaged.items():
-        torch.testing.assert_close(value, (first[name] + second[name]) / 2, equal_nan=True)
-    assert not torch.equal(
-        first[
-            "potential.filters.weight"
-            if "potential.filters.weight" in first
-            else "potential.architecture.filters.weight"
-        ],
-        second["potential.architecture.filters.weight"],
-    )
+        expected = d * first[name] + (1 - d) * second[name]
+        torch.testing.assert_close(value, expected, equal_nan=True)
+    name = "potential.architecture.filters.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_a_slow_average_does_not_keep_a_short_training_at_its_start(tmp_path):
+    """With a decay of 0.999 and 40 steps the average must still be near the weights."""
+    options = {"training__max_epochs": 20, "training__learning_rate": 0.02}
+    losses = {}
+    for decay in (0.5, 0.999):
+        config = read_config(write_config(tmp_path, training__ema_decay=decay, **options))
+        train(config, tmp_path / f"run{decay}")
+        rows = (tmp_path / f"run{decay}" / "metrics.csv").read_text().splitlines()
+        column = rows[0].split(",").index("validation_loss")
+        losses[decay] = [float(row.split(",")[column]) for row in rows[1:]]
+    untrained = losses[0.5][0]
+    assert losses[0.5][-1] < 0.5 * untrained  # something was learnt
+    assert losses[0.999][-1] < 2.0 * losses[0.5][-1]
+
+
+def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path, monkeypatch):
+    losses = itertools.count(1.0)  # worse with every epoch
+    monkeypatch.setattr("eqcalc.training.module.loss", lambda *_: torch.tensor(next(losses)))
+    config = read_config(write_config(tmp_path, training__max_epochs=3))
+    train(config, tmp_path / "run")
+    epochs = {
+        name: torch.load(tmp_path / "run" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs == {"best": 0, "last": 2}
 
 
 def _interrupt_in_the_third_epoch(report) -> None:
@@ -714,6 +742,92 @@ def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
     np.testing.assert_allclose(data.train.frames[2].atoms.positions, frames[2].positions)
 
 
+# --- the random split
+
+
+def test_a_fraction_is_drawn_at_random_by_the_seed(tmp_path):
+    def rows(seed: int) -> tuple[list[int], list[int]]:
+        options = {"data__validation_rows": None, "data__train_rows": None}
+        config = read_config(
+            write_config(tmp_path, data__validation_fraction=0.34, seed=seed, **options)
+        )
+        data = read_training_data(config)
+        return data.train.rows, data.validation.rows
+
+    train_rows, validation_rows = rows(0)
+    assert sorted(train_rows + validation_rows) == list(range(6))
+    assert len(validation_rows) == 2
+    assert rows(0) == (train_rows, validation_rows)
+    assert len({tuple(rows(seed)[1]) for seed in range(8)}) > 3
+
+
+def test_frames_of_one_group_are_on_one_side(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    for k, atoms in enumerate(frames):
+        atoms.info["config_type"] = f"run{k // 2}"
+    ase.io.write(tmp_path / "grouped.xyz", frames)
+    for seed in range(5):
+        config = read_config(
+            write_config(
+                tmp_path,
+                data__path=str(tmp_path / "grouped.xyz"),
+                data__validation_rows=None,
+                data__train_rows=None,
+                data__validation_fraction=0.3,
+                data__group_key="config_type",
+                seed=seed,
+            )
+        )
+        data = read_training_data(config)
+        assert len(data.validation.rows) == 2
+        assert {row // 2 for row in data.train.rows}.isdisjoint(
+            {row // 2 for row in data.validation.rows}
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"validation_fraction": 0.2}, ConfigError, "validation_fraction draws .* not both"),
+        (
+            {"validation_fraction": 1.0, "validation_rows": None},
+            ConfigError,
+            r"validation_fraction must lie in \(0, 1\), found 1\.0",
+        ),
+        ({"group_key": "run"}, ConfigError, "group_key keeps frames together that"),
+        (
+            {
+                "path": str(ETHANOL_FRAMES.with_suffix(".npz")),
+                "group_key": "run",
+                "validation_fraction": 0.2,
+                "validation_rows": None,
+            },
+            ConfigError,
+            "group_key='run' names an entry of a frame's info, which npz files do not have",
+        ),
+        ({"test_rows": "3:6"}, ConfigError, "test rows of .* found 3 that are: 3, 4, 5"),
+        ({"test_rows": "0:2", "train_rows": "2:4"}, None, ""),
+    ],
+)
+def test_a_split_that_means_nothing_is_refused(changes, error, match, tmp_path):
+    path = write_config(tmp_path, **{f"data__{key}": value for key, value in changes.items()})
+
+    def check() -> None:
+        config = read_config(path)
+        refuse_unfit_data(config, read_training_data(config))
+
+    if error is None:
+        check()
+        return
+    with pytest.raises(error, match=match):
+        check()
+
+
+def test_a_frame_without_its_group_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"frame 0 has no 'runs' to group by"):
+        read_dataset(ETHANOL_FRAMES, group_key="runs")
+
+
 @pytest.mark.parametrize(
     ("place", "value", "named"),
     [
@@ -722,6 +836,10 @@ def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
         ("seed", 5, "seed"),
         ("training__schedule", "plateau", "schedule"),
         ("training__max_epochs", 9, "max_epochs"),
+        ("training__learning_rate", 0.001, "learning_rate"),
+        ("training__forces_weight", 3.0, "forces_weight"),
+        ("training__batch_size", 3, "batch_size"),
+        ("training__ema_decay", 0.9, "ema_decay"),
     ],
 )
 def test_resuming_another_run_is_refused(place, value, named, tmp_path):
@@ -1023,7 +1141,13 @@ def test_seeded_draws_the_same_anywhere_and_puts_the_generators_back(seed):
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder, data__test_rows="1:4", licence="CC0-1.0", description="a test")
+    config = write_config(
+        folder,
+        data__train_rows="0:1",
+        data__test_rows="1:4",
+        licence="CC0-1.0",
+        description="a test",
+    )
     train(read_config(config), folder / "run")
     return folder / "run"
 
@@ -1049,7 +1173,7 @@ def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_ru
     ).read_text()
     assert (card.name, card.licence, card.description) == ("tiny", "CC0-1.0", "a test")
     assert card.compositions == ["C2H6O"]
-    assert card.training_data["training rows"] == "0:4"
+    assert card.training_data["training rows"] == "0:1"
     frames = json.loads(open_model_file(tmp_path / "tiny").passport)["frames"]
     assert len(frames) == 2  # the validation frames
 
