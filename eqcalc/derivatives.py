@@ -6,14 +6,15 @@ With g = ∂E/∂(edge_vectors), as :mod:`eqcalc.graph` states,
     dE/dε  = sym Σ_edges r ⊗ g
     stress = (dE/dε) / V          tension positive; Voigt order xx yy zz yz xz xy
 
-All sums are taken in float64. Forces can be summed in several ways; each returns the same to
-rounding:
+All sums are taken in float64. On a CPU the C++ library, where it is loaded, makes the additions
+of the torch operations in their order, that of the edges: equal bits. Forces can be summed in
+two ways, which agree to rounding:
 
 ==============  ============================================  ==========================
 reduction       how                                           on a GPU
 ==============  ============================================  ==========================
-torch           scatter_add; on a CPU the C++ library's own   the order of additions, and
-                where it is loaded                            the last bit, vary by run
+torch           scatter_add or the C++ library                the order of additions, and
+                                                              the last bit, vary by run
 torch-scatter   sums over sorted edges, segment by segment    equal inputs, equal bits
 ==============  ============================================  ==========================
 
@@ -69,9 +70,9 @@ def forces_from_edge_gradients(edge_gradients: Tensor, edge_index: Tensor, n_ato
 
 
 def forces_from_sums(edge_gradients: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
-    """Return what :func:`forces_from_edge_gradients` does, with the C++ library.
+    """Return what :func:`forces_from_edge_gradients` does in every bit, by the C++ library.
 
-    For inference.
+    For inference: where the library is loaded, its sums lose derivatives.
     """
     operator = find_operator("edge_forces")
     if operator is not None and edge_gradients.device.type == "cpu":
@@ -144,13 +145,13 @@ def virials_from_edge_gradients(edge_gradients: Tensor, graph: AtomicGraph) -> T
     ----------
     edge_gradients : (n_edges, 3), eV/Å; ∂E/∂(edge_vectors) of ``graph``
     """
-    operator = find_operator("edge_virial")
-    can_run = graph.edge_vectors.device.type == "cpu" and not edge_gradients.requires_grad
+    operator, edge_vectors = find_operator("edge_virial"), graph.edge_vectors
+    is_constant = not (edge_gradients.requires_grad or edge_vectors.requires_grad)
+    can_run = edge_vectors.device.type == "cpu" and is_constant  # it has no derivatives
     if graph.n_structures == 1 and operator is not None and can_run:
-        virial = operator(graph.edge_vectors, edge_gradients)
-        return (0.5 * (virial + virial.T)).unsqueeze(0)
+        return operator(edge_vectors, edge_gradients).unsqueeze(0)
     structures = graph.structure_index.index_select(0, graph.edge_index[1])
-    edge_virials = _edge_virials(edge_gradients, graph.edge_vectors)
+    edge_virials = _edge_virials(edge_gradients, edge_vectors)
     return _sum_rows(edge_virials, structures, graph.n_structures).unflatten(1, (3, 3))
 
 
@@ -190,6 +191,9 @@ def voigt(tensor: Tensor) -> Tensor:
 
 def _sum_rows(values: Tensor, index: Tensor, n_rows: int) -> Tensor:
     """Return the sums (n_rows, k) of short rows (n, k) that share an index (n,).
+
+    On a CPU scatter_add adds them in the order of n, with any number of threads: it shares out
+    columns. The C++ library does the same (a test compares the bits).
 
     For rows of 3 or 9 scatter_add takes a quarter of the time of index_add on a CPU; for
     those of networks (:func:`eqcalc.nn.scatter.sum_at_receivers`) it is the other way round.

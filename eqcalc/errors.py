@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ConfigError",
+    "ContractError",
     "DataError",
     "DeviceError",
     "EngineError",
@@ -38,6 +39,10 @@ class EqcalcError(Exception):
 
 class ConfigError(EqcalcError, ValueError):
     """An option, key or value that is unknown or out of range."""
+
+
+class ContractError(EqcalcError, AssertionError):
+    """A network that breaks a law which every architecture must obey."""
 
 
 class GraphError(EqcalcError, ValueError):

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import GraphError, listing
 
 __all__ = ["AtomicGraph", "batch_graphs", "sum_over_structures", "validate_graph"]
@@ -131,8 +132,11 @@ def validate_graph(graph: AtomicGraph) -> None:
         if tensor.dtype != torch.int64:
             raise GraphError(f"{name} must be int64, found {tensor.dtype}.")
     low, high = int(graph.atomic_numbers.min()), int(graph.atomic_numbers.max())
-    if low < 1 or high > 118:
-        raise GraphError(f"atomic_numbers must lie in 1..118, found values from {low} to {high}.")
+    if low < 1 or high >= N_ELEMENTS:
+        expected = f"1..{N_ELEMENTS - 1}"
+        raise GraphError(
+            f"atomic_numbers must lie in {expected}, found values from {low} to {high}."
+        )
     if n_edges > 0:
         low, high = int(graph.edge_index.min()), int(graph.edge_index.max())
         if low < 0 or high >= n_atoms:

@@ -108,7 +108,7 @@ def main() -> None:
     from eqcalc.training.finish import export_run
     from eqcalc.training.reports import Report
     from eqcalc.training.run import train
-    from eqcalc.training.run_folder import RunFolder
+    from eqcalc.training.training_folder import TrainingFolder
 
     def show(report: Report) -> None:
         if report.batch == 0 and report.epoch % 10 == 0:
@@ -121,7 +121,7 @@ def main() -> None:
         training_file = Path(folder) / "train.toml"
         training_file.write_text(TRAINING_FILE)
         train(read_config(training_file), Path(folder) / "run", progress=show)
-        finished = export_run(RunFolder(Path(folder) / "run"), Path(folder) / "model")
+        finished = export_run(TrainingFolder(Path(folder) / "run"), Path(folder) / "model")
         print(f"\nexported: {finished.card.architecture}, {finished.card.config}")
         calculator = EqCalculator(finished.path, dtype="float64")
 

@@ -1,18 +1,56 @@
-"""What every test shares: one thread, and globals that are left as they were found."""
+"""What every test shares: one thread, two processes, and globals that are left as found."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+
+from eqcalc.native.build import build_library
+
+ROOT = Path(__file__).parents[1]
+
+# How long an example takes on a machine that others use too is no reason to fail.
+hypothesis.settings.register_profile(
+    "eqcalc", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("eqcalc")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in two processes, unless the command line says otherwise.
+
+    Tests that are named on the command line run in one, where a debugger works. Not an option
+    in setup.cfg, because pytest would refuse it where pytest-xdist is left out.
+    """
+    option = config.option
+    if (
+        config.pluginmanager.hasplugin("xdist")
+        and not hasattr(config, "workerinput")  # this process is one of the two
+        and config.args_source is not pytest.Config.ArgsSource.ARGS
+        and option.numprocesses is None
+        and not (option.tx or option.usepdb or option.collectonly)
+        and (os.cpu_count() or 1) > 1
+    ):
+        option.numprocesses = 2
+        if option.dist == "no":
+            # Neighbouring tests share fixtures: each process has a stretch of them, and takes
+            # over from the other's end only when its own are done.
+            option.dist = "worksteal"
 
 
 def pytest_sessionstart() -> None:
     # On a machine whose cores are shared, two threads can be ten times slower than one.
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes that tests start
     # A shell that starts the tests in the background lets them, and every process they
     # start, ignore Ctrl-C; what Ctrl-C does is among the things tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,3 +71,55 @@ def untouched_globals() -> Iterator[None]:
     torch.set_grad_enabled(True)
     assert dtype == torch.float32, f"the test left the default dtype at {dtype}"
     assert grad_enabled, "the test left gradients disabled"
+
+
+# --- folders
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all processes of this session share, and no other session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test find what the user has compiled, or leave anything there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def library_cache(session_folder: Path) -> Path:
+    """Return a cache folder that holds the C++ library and nothing else, to be copied."""
+    folder = session_folder / "library"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQCALC_CACHE", str(folder))
+        build_library()  # a second process waits for the first
+    return folder
+
+
+@pytest.fixture
+def library_built(library_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a cache of its own in which the C++ library is built; return the folder."""
+    folder = tmp_path / "cache"
+    shutil.copytree(library_cache, folder, dirs_exist_ok=True)
+    monkeypatch.setenv("EQCALC_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def whole_data() -> Path:
+    """Return the folder of the whole data sets, for tests that are marked ``data``."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.fail(
+            f"there is no folder {folder}: tests marked 'data' read whole data sets beside the "
+            "checkout. Leave -m data out; tests/data/README.md says where the sets come from.",
+            pytrace=False,
+        )
+    return folder

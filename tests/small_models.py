@@ -1,12 +1,13 @@
 """Small untrained models and structures, for tests of everything around a network.
 
-A new architecture needs no entry here: its integer options are cut down by rule, and an
-option that the rule should not touch, or that it cannot know, is set in :data:`OPTIONS`.
+A new architecture needs no entry here: its integer options are cut down by rule, unless its
+module says by a ``SMALL = Config(...)`` what is small.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from eqcalc.potential import Potential
 
 __all__ = [
     "ETHANOL_FRAMES",
-    "OPTIONS",
     "POTENTIALS",
     "REFERENCE_ENERGIES",
     "crystal",
@@ -44,21 +44,21 @@ REFERENCE_ENERGIES = {"H": -13.587222780835477, "C": -1029.4889999755, "O": -204
 POTENTIALS = [name for name in architectures.available() if architectures.is_potential(name)]
 """Names of all architectures that have energies."""
 
-OPTIONS: dict[str, dict[str, Any]] = {}
-"""Options by architecture that replace what the rule of :func:`small_options` gives."""
-
 _WIDTH, _DEPTH, _CUTOFF = 16, 2, 4.0
 _DEPTH_WORDS = ("block", "layer", "interaction")
 _CUTOFF_NAMES = ("cutoff", "cut_off", "r_max")
 
 
 def small_options(name: str) -> dict[str, Any]:
-    """Return options of an architecture cut down to 16 channels, 2 layers and 4 Å.
+    """Return an architecture's SMALL, else its options cut to 16 channels, 2 layers and 4 Å.
 
     Options that the architecture refuses in this combination are left at its defaults.
     """
     options: dict[str, Any] = {}
     config = architectures.config_class(name)
+    small = getattr(sys.modules[config.__module__], "SMALL", None)
+    if isinstance(small, config):
+        return asdict(small)
     for field in fields(config):
         default = getattr(config(), field.name)
         if field.name in _CUTOFF_NAMES:
@@ -66,11 +66,10 @@ def small_options(name: str) -> dict[str, Any]:
         elif isinstance(default, int) and not isinstance(default, bool):
             is_depth = any(word in field.name for word in _DEPTH_WORDS)
             options[field.name] = min(default, _DEPTH if is_depth else _WIDTH)
-    options |= OPTIONS.get(name, {})
     try:
         config(**options)
     except ConfigError:
-        return OPTIONS.get(name, {})
+        return {}
     return options
 
 

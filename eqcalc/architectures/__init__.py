@@ -2,13 +2,27 @@
 
 A module ``name.py`` holds the class whose lower-case name is ``name`` and its
 frozen ``Config``. To add an architecture, add one file; trainer, exporter,
-command line and contract tests find it here. An architecture that lives in a
+command line and contract tests find it here. Modules whose names begin with an
+underscore, and packages, are no architectures. An architecture that lives in a
 user's own code is made known by :func:`register` or :func:`register_file`.
+
+What a module may define besides, and what names mean:
+
+PUBLISHED
+    ``Config`` of the paper, where the defaults are others
+SMALL
+    ``Config`` for tests, where a width of 16 and two layers do not fit its options
+options ``elements`` and ``avg_num_neighbors``
+    filled by the training from its frames, where the training file leaves them out: symbols of
+    the elements, and the mean number of neighbours of an atom
+class attributes ``mirror_symmetric`` and ``vanishing_derivatives``
+    what the network gives up of the contract (:mod:`eqcalc.testing.concessions`)
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import pkgutil
 import re
@@ -52,6 +66,8 @@ _RESERVED = ("name", "file")  # keys of [architecture] in a training file that a
 def available() -> list[str]:
     """Return the lower-case names of all architectures, registered ones included.
 
+    No module is imported: one that is broken is named as well.
+
     >>> "painn" in available()
     True
     """
@@ -64,36 +80,34 @@ def load(name: str) -> type[nn.Module]:
     Raises
     ------
     UnknownArchitectureError : ``name`` is not in :func:`available`.
+    ConfigError : its file fails, or defines no such class or no Config.
     """
-    if name.lower() in _registered:
-        return _registered[name.lower()].network
-    module = _module(name)
-    for attribute in module.__all__:
-        if attribute.lower() == name.lower():
-            return getattr(module, attribute)
-    raise UnknownArchitectureError(
-        f"eqcalc/architectures/{name.lower()}.py must list a class named like the file "
-        f"in __all__, found {module.__all__}."
-    )
+    return _find(name).network
 
 
 def config_class(name: str) -> type:
-    """Return the frozen dataclass of an architecture's options and defaults."""
-    if name.lower() in _registered:
-        return _registered[name.lower()].config
-    return _module(name).Config
+    """Return the frozen dataclass of an architecture's options and defaults.
+
+    Raises
+    ------
+    See :func:`load`.
+    """
+    return _find(name).config
 
 
 def published(name: str) -> Any:
     """Return the Config of the paper: the module's PUBLISHED, else the defaults.
 
+    Raises
+    ------
+    See :func:`load`.
+
     >>> published("schnet").num_filters, config_class("schnet")().num_filters
     (300, 50)
     """
     options = config_class(name)
-    if name.lower() in _registered:
-        return options()
-    return getattr(_module(name), "PUBLISHED", options())
+    stated = getattr(sys.modules.get(options.__module__), "PUBLISHED", None)
+    return stated if isinstance(stated, options) else options()
 
 
 def build(name: str, **config: Any) -> nn.Module:
@@ -105,7 +119,7 @@ def build(name: str, **config: Any) -> nn.Module:
     Raises
     ------
     UnknownArchitectureError : ``name`` is not in :func:`available`.
-    ConfigError : an option is unknown or out of range.
+    ConfigError : an option is unknown or out of range; or see :func:`load`.
     """
     options = config_class(name)
     known = [field.name for field in fields(options)]
@@ -162,16 +176,9 @@ def register_file(path: Path, name: str) -> None:
     if not path.is_file():
         raise ConfigError(f"there is no file '{path}' to take the architecture '{name}' from.")
     module = _run(path)
-    found = {key.lower(): value for key, value in vars(module).items() if _is_network(value)}
-    missing = [f"a network class named '{name}' (in any case)"] * (name.lower() not in found)
-    missing += ["a class Config"] * (not hasattr(module, "Config"))
-    if missing:
-        own = [c.__name__ for c in found.values() if c.__module__ == module.__name__]
-        raise ConfigError(
-            f"'{path}' does not define {' and '.join(missing)}; its networks: "
-            f"{', '.join(own) or 'none'}."
-        )
-    _register(found[name.lower()], module.Config, str(path))
+    imported = {key.lower(): value for key, value in vars(module).items() if _is_network(value)}
+    found = _pick(module, imported | _own_networks(module), name.lower())
+    _register(found.network, found.config, str(path))
 
 
 def _register(network: type[nn.Module], config: type, origin: str | None) -> str:
@@ -234,6 +241,28 @@ def _is_network(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, nn.Module)
 
 
+def _own_networks(module: ModuleType) -> dict[str, type[nn.Module]]:
+    """Return the networks that a module defines itself, by lower-case name."""
+    return {
+        key.lower(): value
+        for key, value in vars(module).items()
+        if _is_network(value) and value.__module__ == module.__name__
+    }
+
+
+def _pick(module: ModuleType, networks: dict[str, type[nn.Module]], name: str) -> _Registered:
+    """Return the network of a lower-case name, and the Config, of a module."""
+    missing = [f"a network class named '{name}' (in any case)"] * (name not in networks)
+    missing += ["a class Config"] * (not hasattr(module, "Config"))
+    if missing:
+        own = [network.__name__ for network in _own_networks(module).values()]
+        raise ConfigError(
+            f"'{module.__file__}' does not define {' and '.join(missing)}; its networks: "
+            f"{', '.join(own) or 'none'}."
+        )
+    return _Registered(networks[name], module.Config, str(module.__file__))
+
+
 def _run(path: Path) -> ModuleType:
     # TorchScript finds the source of a class by the name of its module.
     stem = re.sub(r"\W", "_", path.stem)
@@ -251,27 +280,54 @@ def _run(path: Path) -> ModuleType:
 
 
 def _shipped() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    modules = pkgutil.iter_modules(__path__)
+    return [m.name for m in modules if not m.ispkg and not m.name.startswith("_")]
 
 
-def _module(name: str) -> Any:
+def _find(name: str) -> _Registered:
+    """Return what was registered under a name, or what its module in this folder defines."""
+    if name.lower() in _registered:
+        return _registered[name.lower()]
+    module = _module(name)
+    found = _pick(module, _own_networks(module), name.lower())
+    _require_config(found.config, found.network.__name__)
+    return found
+
+
+def _module(name: str) -> ModuleType:
     if name.lower() not in _shipped():
         raise UnknownArchitectureError(
             f"unknown architecture '{name}'; available: {', '.join(available())}."
             + did_you_mean(name, available())
         )
-    return importlib.import_module(f"{__name__}.{name.lower()}")
+    full_name = f"{__name__}.{name.lower()}"
+    try:
+        return importlib.import_module(full_name)
+    except Exception as error:  # whatever a file in the folder does
+        spec = importlib.util.find_spec(full_name)
+        path = spec.origin if spec else full_name
+        raise ConfigError(
+            f"the architecture file '{path}' fails: {type(error).__name__}: {error}."
+        ) from error
 
 
 def __getattr__(attribute: str) -> Any:
     # ``from eqcalc.architectures import PaiNN`` imports only the modules it must.
-    if not attribute.startswith("_"):
-        candidates = sorted(_shipped(), key=lambda name: name != attribute.lower())
-        for name in candidates:
-            module = importlib.import_module(f"{__name__}.{name}")
-            if attribute in module.__all__ and attribute != "Config":
+    broken = []
+    if not attribute.startswith("_") and attribute != "Config":
+        for name in sorted(_shipped(), key=lambda name: name != attribute.lower()):
+            try:
+                module = _module(name)
+            except ConfigError as error:  # another file may have the attribute
+                broken.append(f" {error}")
+                continue
+            network = _own_networks(module).get(name)
+            if network is not None and network.__name__ == attribute:
+                return network
+            if attribute in getattr(module, "__all__", ()) and hasattr(module, attribute):
                 return getattr(module, attribute)
     raise AttributeError(
         f"module '{__name__}' has no attribute '{attribute}'."
         + did_you_mean(attribute, available())
+        + "".join(broken)
     )

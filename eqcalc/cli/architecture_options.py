@@ -67,13 +67,18 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def print_architectures() -> None:
-    """Print one line for each architecture."""
+    """Print one line for each architecture; of a broken one, what is wrong with it."""
     from eqcalc import architectures
     from eqcalc.cli.console import say
+    from eqcalc.errors import EqcalcError
 
     say("Architectures (eqcalc info NAME shows the options of one):")
     for name in architectures.available():
-        say(f"  {name:<9}  {_title_and_source(architectures.load(name))[0]}")
+        try:
+            line = _title_and_source(architectures.load(name))[0]
+        except EqcalcError as error:
+            line = f"broken: {error}"
+        say(f"  {name:<9}  {line}".rstrip())
 
 
 def print_architecture(name: str) -> None:

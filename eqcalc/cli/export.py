@@ -28,9 +28,9 @@ def export(
     """
     from eqcalc.cli.evaluate import print_errors
     from eqcalc.training.finish import export_run
-    from eqcalc.training.run_folder import RunFolder
+    from eqcalc.training.training_folder import TrainingFolder
 
-    finished = export_run(RunFolder(run), folder, overwrite=overwrite)
+    finished = export_run(TrainingFolder(run), folder, overwrite=overwrite)
     say(f"{finished.card.name}, {finished.judged_on}")
     print_errors(finished.comparison)
     say(f"written: {finished.path}")

@@ -1,8 +1,14 @@
-"""Data sets: readers and statistics."""
+"""Labelled structures: from files of any layout to frames, graphs and batches, in eV and Å.
+
+What belongs here: readers, one per kind of file (:mod:`eqcalc.data.readers` chooses), the choice
+of rows, and numbers that are counted from frames alone. Units are converted here, once; nothing
+here knows a network or a model.
+"""
 
 from eqcalc.data.frames import Dataset, LabelledFrame
 from eqcalc.data.readers import read_dataset
 from eqcalc.data.rows import parse_rows
+from eqcalc.data.split import random_split
 from eqcalc.data.statistics import (
     average_neighbours,
     force_rms,
@@ -16,6 +22,7 @@ __all__ = [
     "average_neighbours",
     "force_rms",
     "parse_rows",
+    "random_split",
     "read_dataset",
     "reference_energies",
     "reference_energies_by_least_squares",

@@ -88,8 +88,20 @@ class _Labels:
                 pbc=atoms.pbc,
             )
             require_finite(bare.positions[None], "positions", [rows[k]], self.path)
-            frames.append(LabelledFrame(bare, float(energies[k]), forces[k], stresses[k]))
+            group = self._group(atoms, rows[k])
+            frames.append(LabelledFrame(bare, float(energies[k]), forces[k], stresses[k], group))
         return frames
+
+    def _group(self, atoms: Atoms, row: int) -> str | None:
+        key = self.request.group_key
+        if key is None:
+            return None
+        if key not in atoms.info:
+            raise DataError(
+                f"{self.path}: frame {row} has no '{key}' to group by; it has "
+                f"{listing(sorted(atoms.info)) or 'nothing'}.{did_you_mean(key, atoms.info)}"
+            )
+        return str(atoms.info[key])
 
     def energies(self, images: list[Atoms], rows: Sequence[object]) -> FloatArray:
         key = self.request.energy_key or "energy"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,14 @@ class LabelledFrame:
     energy : total energy, eV
     forces : (n_atoms, 3), eV/Å, or None
     stress : (6,), eV/Å³, ASE's sign and Voigt order xx yy zz yz xz xy, or None
+    group : what frames belong together by, such as the name of a trajectory; None alone
     """
 
     atoms: Atoms
     energy: float
     forces: FloatArray | None = None
     stress: FloatArray | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,14 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def subset(self, positions: Sequence[int]) -> Dataset:
+        """Return the data set of some frames, by their positions in ``frames``."""
+        return replace(
+            self,
+            frames=[self.frames[k] for k in positions],
+            rows=[self.rows[k] for k in positions],
+        )
+
     @property
     def elements(self) -> list[int]:
         """Atomic numbers that occur in the frames, in rising order."""
@@ -72,6 +82,7 @@ class LabelRequest:
     stress_key: str | None = None
     positions_key: str | None = None
     numbers_key: str | None = None
+    group_key: str | None = None
     energy_unit: str | None = None
     length_unit: str | None = None
 

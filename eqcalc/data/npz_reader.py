@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from eqcalc.data.frames import Dataset, FloatArray, LabelledFrame, LabelRequest, require_finite
 from eqcalc.data.rows import Rows, parse_rows
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
 from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS, energy_unit, length_unit
 
@@ -250,8 +251,10 @@ def _arrays(
             f"{path}: '{layout.numbers}' must be integers of shape (n_atoms,), "
             f"found {numbers.dtype} of shape {numbers.shape}."
         )
-    if not ((numbers >= 1) & (numbers <= 118)).all():
-        raise DataError(f"{path}: '{layout.numbers}' must lie in 1..118, found {numbers.tolist()}.")
+    if not ((numbers >= 1) & (numbers < N_ELEMENTS)).all():
+        raise DataError(
+            f"{path}: '{layout.numbers}' must lie in 1..{N_ELEMENTS - 1}, found {numbers.tolist()}."
+        )
     positions = _float(file, layout.positions, path)
     n_rows = len(positions) if positions.ndim else 0
     _require_shape(positions, layout.positions, (n_rows, len(numbers), 3), path)

@@ -29,6 +29,7 @@ def read_dataset(
     length_unit: str | None = None,
     positions_key: str | None = None,
     numbers_key: str | None = None,
+    group_key: str | None = None,
     exclude_isolated: bool = True,
 ) -> Dataset:
     """Read labelled frames and convert them to eV and Å.
@@ -45,6 +46,8 @@ def read_dataset(
     energy_unit, length_unit : units of the file where it does not state them;
         they are refused where they contradict it. See :mod:`eqcalc.units`
     positions_key, numbers_key : npz files of no known layout only
+    group_key : entry of a frame's info that says which frames belong together, such as
+        ``config_type``; not for npz files
     exclude_isolated : leave frames of one atom with ``config_type=IsolatedAtom``
         out of the training frames; their energies are in ``isolated_atoms`` either way
 
@@ -66,6 +69,7 @@ def read_dataset(
         stress_key=stress_key,
         positions_key=positions_key,
         numbers_key=numbers_key,
+        group_key=group_key,
         energy_unit=energy_unit,
         length_unit=length_unit,
     )
@@ -79,6 +83,11 @@ def read_dataset(
     if not path.is_file():
         raise DataError(f"data file {path} does not exist or is not a file.")
     if suffix == ".npz":
+        if group_key is not None:
+            raise ConfigError(
+                f"{path}: group_key='{group_key}' names an entry of a frame's info, which npz "
+                "files do not have; leave it out."
+            )
         return read_npz(path, rows, request)
     if positions_key is not None or numbers_key is not None:
         raise ConfigError(

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 
 from eqcalc.data.frames import LabelledFrame
+from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 
@@ -51,7 +52,7 @@ def reference_energies(
             )
         known, missing_from = dict(isolated or {}), "the isolated atoms of the data set"
     else:
-        known = {_number(element): float(energy) for element, energy in method.items()}
+        known = {atomic_number(element): float(energy) for element, energy in method.items()}
         missing_from = "the given reference energies"
     missing = [chemical_symbols[z] for z in elements if z not in known]
     if missing:
@@ -113,16 +114,3 @@ def _elements(frames: Sequence[LabelledFrame]) -> list[int]:
     if len(frames) == 0:
         raise DataError("the statistics of a data set need at least one frame, found none.")
     return np.unique(np.concatenate([frame.atoms.numbers for frame in frames])).tolist()
-
-
-def _number(element: str | int) -> int:
-    if isinstance(element, str):
-        if element not in atomic_numbers:
-            raise ConfigError(
-                f"unknown element '{element}' among the reference energies."
-                + did_you_mean(element, atomic_numbers)
-            )
-        return int(atomic_numbers[element])
-    if not 1 <= element < len(chemical_symbols):
-        raise ConfigError(f"an atomic number must lie in 1..118, found {element}.")
-    return int(element)

@@ -1,7 +1,8 @@
 """Learned dynamics: constrained n-body data, training, and propagators in ASE.
 
 A propagator is a file that makes one large step of time; running one needs none of
-the code that trains it.
+the code that trains it. What belongs here: everything about networks that predict where
+particles will be; those that predict energies are trained in :mod:`eqcalc.training`.
 
 >>> from eqcalc.dynamics import NBodySystem, simulate
 >>> system = NBodySystem(n_isolated=1, n_sticks=2, n_hinges=0)

@@ -2,7 +2,7 @@
 
 A library of matrix products copies the weights into an order of its own at every call. For
 the few rows of a molecule that takes as long as the product; the kernel (``rows_times`` in
-``eqcalc/native/library.cpp``) reads them as they are, and is no slower with many rows.
+``eqcalc/native/products.cpp``) reads them as they are, and is no slower with many rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Build and load the C++ kernels of compiled models (``library.cpp``).
+"""Build and load the C++ library of compiled models.
 
-They are built once for a machine, with the compiler that AOTInductor uses too, and kept in
-the cache of packages.
+It is built once for a machine, with the compiler that AOTInductor uses too, and kept in the
+cache of packages.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -20,13 +23,33 @@ from eqcalc.native.package_cache import PackageCache, machine_key
 
 __all__ = ["build_library", "library_checksum", "load_library"]
 
-SOURCE = Path(__file__).with_name("library.cpp")
+_FOLDER = Path(__file__).parent
+
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-march=native",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+)
+
+SOURCES: dict[Path, tuple[str, ...]] = {
+    _FOLDER / "convolutions.cpp": (),
+    # No product is fused with a sum there: numpy and torch round each by itself.
+    _FOLDER / "edges.cpp": ("-ffp-contract=off",),
+    _FOLDER / "library.cpp": (),
+    _FOLDER / "path_convolution.cpp": (),
+    _FOLDER / "products.cpp": (),
+}
+"""The sources, and the flags that each takes besides."""
 
 _loaded: list[Path] = []
 
 
 def load_library() -> bool:
-    """Load the kernels where they were built, and tell whether they are loaded now."""
+    """Load the library where it was built, and tell whether it is loaded now."""
     if not _loaded:
         library = _cache().find(_key())
         if library is None:
@@ -37,7 +60,7 @@ def load_library() -> bool:
 
 
 def build_library() -> None:
-    """Build the kernels, unless that is done.
+    """Build the library, unless that is done.
 
     Raises
     ------
@@ -48,8 +71,12 @@ def build_library() -> None:
 
 
 def library_checksum() -> str:
-    """Return what tells one version of the kernels from another."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    """Return what tells one version of the library from another: its files and flags."""
+    version = hashlib.sha256(" ".join(FLAGS).encode())
+    for path in (*SOURCES, *sorted(_FOLDER.glob("*.h"))):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        version.update(" ".join((path.name, *SOURCES.get(path, ()), content, "")).encode())
+    return version.hexdigest()
 
 
 def _cache() -> PackageCache:
@@ -66,25 +93,24 @@ def _build(library: Path) -> None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise EngineError("there is no C++ compiler; install g++ or set CXX.")
-    command = [
-        compiler,
-        "-std=c++20",
-        "-O3",
-        "-march=native",
-        "-fopenmp-simd",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        "-shared",
-        "-fPIC",
-        str(SOURCE),
-        "-o",
-        str(library),
-        *(f"-I{folder}" for folder in cpp_extension.include_paths()),
-        *(f"-L{folder}" for folder in cpp_extension.library_paths()),
-        "-ltorch",
-        "-ltorch_cpu",
-        "-lc10",
-    ]
+    headers = [f"-I{folder}" for folder in cpp_extension.include_paths()]
+    libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
+    with tempfile.TemporaryDirectory() as folder:
+        commands, objects = [], []
+        for source, own_flags in SOURCES.items():
+            objects.append(str(Path(folder, source.name).with_suffix(".o")))
+            commands.append(
+                [compiler, *FLAGS, *own_flags, *headers, "-c", str(source), "-o", objects[-1]]
+            )
+        # Most of the time goes into torch's headers, which every source reads.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
+        command = [compiler, "-shared", *objects, "-o", str(library), *libraries]
+        _run([*command, "-ltorch", "-ltorch_cpu", "-lc10"])
+
+
+def _run(command: Sequence[str]) -> None:
+    compiler = command[0]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -1,8 +1,10 @@
-"""The operators of the C++ library (``native/library.cpp``) that others can do without.
+"""The operators of the C++ library (``native/edges.cpp``) that others can do without.
 
-The library is built by ``eqcalc compile`` and loaded with the first compiled model. Vectors are
-those of the portable code in every bit. Lengths and sums agree to rounding: an edge as long
-as the cutoff to the last digit, which has no effect, may be in one list and not in the other.
+The library is built by ``eqcalc compile`` and loaded with the first compiled model; from then
+on every calculator of the process uses these operators. What they return is what the portable
+code returns in every bit: the same edges, those as long as the cutoff included, the same
+vectors, forces and virials. Each takes the steps of the portable code in the same order, so
+who changes one side changes the other (tests compare the bits).
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ class PairList:
     """All pairs within a radius of one reference structure.
 
     On a CPU an operator of the C++ library makes the vectors, or numpy (its calls cost less
-    than torch's, which counts for small molecules); elsewhere torch does on the device. Each
-    sums them term by term: the rounding of a matrix product may depend on the number of rows,
-    and a kept list shall agree with a fresh one in every bit.
+    than torch's, which counts for small molecules): the same edges and vectors in every bit.
+    Elsewhere torch does on the device. Each sums vectors and lengths term by term: the rounding
+    of a matrix product may depend on the number of rows, and a kept list shall agree with a
+    fresh one in every bit.
     """
 
     def __init__(self, structure: Structure, radius: float, device: torch.device) -> None:
@@ -93,7 +94,7 @@ class PairList:
         vectors = self._vectors(r)
         edge_index = self.edge_index
         if len(vectors) > 0:
-            distances = np.sqrt(np.einsum("ex,ex->e", vectors, vectors))  # (n_pairs,)
+            distances = _lengths(vectors)
             if distances.min() < COINCIDENT:
                 self._refuse_coincident(vectors)
             if distances.max() >= cutoff:
@@ -135,3 +136,15 @@ class PairList:
             f"atoms {first} and {second} coincide: expected a distance (to any image) of at least "
             f"{COINCIDENT} Å, found {float(distances.min()):.2g} Å; remove one or mend the cell."
         )
+
+
+def _lengths(vectors: NDArray) -> NDArray:
+    """Return the lengths (n,) of vectors (n, 3), rounded as the C++ library rounds them.
+
+    einsum and norm may fuse products with sums, or add in another order: an edge as long as
+    the cutoff to the last digit would be in one list and not in the other.
+    """
+    squares = vectors * vectors
+    lengths = squares[:, 0] + squares[:, 1]
+    lengths += squares[:, 2]
+    return np.sqrt(lengths, out=lengths)

@@ -41,8 +41,8 @@ def build_graph(
     Raises
     ------
     GraphError : zero atoms; a position or cell that is not finite; a periodic
-        direction without a proper lattice vector; an atomic number outside
-        1..118; coincident atoms; a cutoff that is not positive and finite.
+        direction without a proper lattice vector; an atomic number of no
+        element; coincident atoms; a cutoff that is not positive and finite.
     """
     _check_cutoff(cutoff)
     structure = check_structure(atoms)

@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours.lattice import complete, reduced
 
@@ -40,16 +41,17 @@ def check_structure(atoms: Atoms) -> Structure:
     Raises
     ------
     GraphError : zero atoms; a position or cell that is not finite; a periodic direction
-        without a proper lattice vector; an atomic number outside 1..118.
+        without a proper lattice vector; an atomic number of no element.
     """
     if len(atoms) == 0:
         raise GraphError("the structure has zero atoms; at least one is needed.")
     numbers = np.array(atoms.numbers, dtype=np.int64)
-    strange = np.flatnonzero((numbers < 1) | (numbers > 118))
+    strange = np.flatnonzero((numbers < 1) | (numbers >= N_ELEMENTS))
     if len(strange) > 0:
         raise GraphError(
-            f"atomic numbers must lie in 1..118, found {listing(numbers[strange].tolist())} "
-            f"on atoms {listing(strange.tolist())}; replace or delete these atoms."
+            f"atomic numbers must lie in 1..{N_ELEMENTS - 1}, found "
+            f"{listing(numbers[strange].tolist())} on atoms {listing(strange.tolist())}; "
+            "replace or delete these atoms."
         )
     positions = np.array(atoms.positions, dtype=np.float64)
     broken = np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist()

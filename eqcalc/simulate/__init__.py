@@ -4,6 +4,9 @@ A run is a folder: the trajectory, a table, a plot, the last structure and a
 manifest that says what it was made with and how it ended. Bands of images and Hessians
 go through few, large model calls (:func:`share_calculator`, :func:`hessian`).
 
+What belongs here: what is done with a calculator, and what a run leaves on disk. Integrators
+and optimizers are ASE's own; nothing here knows a network.
+
 >>> from ase.build import molecule
 >>> from ase.calculators.emt import EMT
 >>> run = MDRun(molecule("N2"), EMT(), MDSettings(ensemble="nve", n_steps=10))

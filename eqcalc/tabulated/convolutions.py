@@ -5,9 +5,9 @@
               v_i = Σ_j r̂_ij W_b(d_ij) b_j + W_c(d_ij) c_j
     paths     M_i = Σ_j W_p(d_ij) Σ_m1 A_{ij, m3 m1} h_{j, m1}    of :mod:`eqcalc.nn.so3`
 
-The C++ kernels (``eqcalc/native/library.cpp``) make every filter where it is used; the same
-sums in torch operations run everywhere, are what the kernels are tested against, and give
-their second derivatives (:mod:`eqcalc.tabulated.autograd`).
+The C++ kernels (``eqcalc/native/convolutions.cpp`` and ``path_convolution.cpp``) make every
+filter where it is used; the same sums in torch operations run everywhere, are what the kernels
+are tested against, and give their second derivatives (:mod:`eqcalc.tabulated.autograd`).
 
 Shapes: n_atoms, n_edges, F channels. Vector features are [a, b, c_x, c_y, c_z] (n_atoms, 5F),
 their sums [s, v_x, v_y, v_z] (n_atoms, 4F); the filters of one table are [W_a, W_b, W_c].

@@ -43,6 +43,9 @@ class DataOptions:
 
     path, validation_path : data files; without the second, ``validation_rows``
         come from the first
+    validation_fraction : in place of both, frames of ``path`` drawn at random by the seed
+    group_key : entry of a frame's info, such as ``config_type``; frames of one value are
+        trained on together or validated on together
     test_path, test_rows : what ``eqcalc export`` judges the model on for its card;
         without test_path the rows come from ``path``
     train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices
@@ -55,6 +58,8 @@ class DataOptions:
     train_rows: Optional[str] = None
     validation_path: Optional[str] = None
     validation_rows: Optional[str] = None
+    validation_fraction: Optional[float] = None
+    group_key: Optional[str] = None
     test_path: Optional[str] = None
     test_rows: Optional[str] = None
     energy_key: Optional[str] = None
@@ -74,8 +79,27 @@ class DataOptions:
                     raise ConfigError(
                         f"the reference energy of {element} must be a number, found {energy!r}."
                     )
-        if self.validation_path is None and self.validation_rows is None:
-            raise ConfigError("[data] needs validation_rows or validation_path; found neither.")
+        named = self.validation_path is not None or self.validation_rows is not None
+        if self.validation_fraction is None and not named:
+            raise ConfigError(
+                "[data] needs validation_fraction (frames drawn at random), validation_rows or "
+                "validation_path; found none of them."
+            )
+        if self.validation_fraction is not None:
+            if named:
+                raise ConfigError(
+                    "validation_fraction draws frames at random; give it, or validation_rows and "
+                    "validation_path, not both."
+                )
+            if not 0.0 < self.validation_fraction < 1.0:
+                raise ConfigError(
+                    f"validation_fraction must lie in (0, 1), found {self.validation_fraction}."
+                )
+        elif self.group_key is not None:
+            raise ConfigError(
+                "group_key keeps frames together that validation_fraction draws; without it, leave "
+                "group_key out."
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,8 @@ class TrainingOptions:
     forces_weight : of the mean squared force component error, (eV/Å)⁻²
     stress_weight : of the mean squared stress component error, (eV/Å³)⁻²
     schedule : "plateau" (factor and patience on the validation loss) or "cosine"
-    ema_decay : of the weights' moving average, which is what is validated and saved
+    ema_decay : of the weights' moving average, which is what is validated and saved; smaller
+        over the first steps, see :mod:`eqcalc.training.averaging`
     compile : trace loss and gradients into one compiled graph (minutes to start,
         several times faster steps)
     """
@@ -172,8 +197,9 @@ class TrainingConfig:
         network = self.network_file
         if network is not None:
             architectures.register_file(network, name)
-        _require_types(architectures.config_class(name), options, "[architecture]")
-        architectures.build(name, **options)  # refuse bad options now
+        config_of_network = architectures.config_class(name)
+        _require_types(config_of_network, options, "[architecture]")
+        _section(config_of_network, options, "[architecture]")  # builds no network
 
     def architecture_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``architectures.build``."""

@@ -27,8 +27,9 @@ from eqcalc.files import write_whole
 from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.run import label_options, read_training_data, rows_of
-from eqcalc.training.run_folder import RunFolder
+from eqcalc.training.data import label_options, read_training_data, rows_of
+from eqcalc.training.randomness import seeded
+from eqcalc.training.training_folder import TrainingFolder
 
 __all__ = ["Finished", "export_run", "load_potential"]
 
@@ -56,7 +57,7 @@ class Finished:
     judged_on: str
 
 
-def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potential:
+def load_potential(run: TrainingFolder, checkpoint: Optional[Path] = None) -> Potential:
     """Rebuild the trained potential of a run from its averaged weights.
 
     Raises
@@ -64,31 +65,10 @@ def load_potential(run: RunFolder, checkpoint: Optional[Path] = None) -> Potenti
     ModelFileError : the checkpoint is missing, does not belong to the run, or holds
         weights that are not finite.
     """
-    path = checkpoint or run.best_checkpoint
-    config = run.read_config()
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        network = architectures.build(**content["architecture"])
-        potential = Potential(network.to(getattr(torch, config.dtype)))
-        state = {
-            key.removeprefix("potential."): value for key, value in content["state_dict"].items()
-        }
-        potential.load_state_dict(state)
-    except FileNotFoundError as error:
-        raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
-    except _DAMAGED as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelFileError(f"'{path}' is not a checkpoint of this run: {reason}") from error
-    # Buffers may hold NaN: the reference energies of elements that were never seen.
-    if not all(bool(torch.isfinite(weight).all()) for weight in potential.parameters()):
-        raise ModelFileError(
-            f"the weights in '{path}' are not finite: the training diverged; lower learning_rate "
-            "and train again."
-        )
-    return potential.eval()
+    return _load(run.read_config(), checkpoint or run.best_checkpoint)
 
 
-def export_run(run: RunFolder, folder: Path, *, overwrite: bool = False) -> Finished:
+def export_run(run: TrainingFolder, folder: Path, *, overwrite: bool = False) -> Finished:
     """Export the best checkpoint, measure it, and write a model folder.
 
     The folder receives ``model.pt``, ``card.md``, ``metrics.json`` and ``train.toml``.
@@ -103,7 +83,7 @@ def export_run(run: RunFolder, folder: Path, *, overwrite: bool = False) -> Fini
     if path.exists() and not overwrite:
         raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
     config = run.read_config()
-    potential = load_potential(run)
+    potential = _load(config, run.best_checkpoint)
     data = read_training_data(config)
     judged, judged_on = _judged(config, data.validation)
     write = functools.partial(
@@ -128,6 +108,30 @@ def export_run(run: RunFolder, folder: Path, *, overwrite: bool = False) -> Fini
     if config.source is not None and not training_file.exists():
         write_whole(training_file, config.source.read_bytes())
     return Finished(path, card, comparison, judged_on)
+
+
+def _load(config: TrainingConfig, path: Path) -> Potential:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
+            network = architectures.build(**content["architecture"])
+        potential = Potential(network.to(getattr(torch, config.dtype)))
+        state = {
+            key.removeprefix("potential."): value for key, value in content["state_dict"].items()
+        }
+        potential.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelFileError(f"'{path}' is not a checkpoint of this run: {reason}") from error
+    # Buffers may hold NaN: the reference energies of elements that were never seen.
+    if not all(bool(torch.isfinite(weight).all()) for weight in potential.parameters()):
+        raise ModelFileError(
+            f"the weights in '{path}' are not finite: the training diverged; lower learning_rate "
+            "and train again."
+        )
+    return potential.eval()
 
 
 def _judged(config: TrainingConfig, validation: Dataset) -> tuple[Dataset, str]:

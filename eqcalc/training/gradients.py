@@ -42,6 +42,7 @@ class LossGradients:
         self._compiled: Optional[Callable[..., list[Optional[Tensor]]]] = None
 
     def __call__(self, batch: LabelledGraph) -> Tensor:
+        """Return the loss of a batch, after tracing it where this is the first."""
         parameters = dict(self.potential.named_parameters())
         arguments = (
             [p.detach() for p in parameters.values()],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -17,6 +18,7 @@ from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingOptions
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.randomness import seed_of_batch, seeded
 
 __all__ = ["PotentialModule"]
 
@@ -29,16 +31,23 @@ class PotentialModule(pl.LightningModule):
 
     architecture : arguments of ``architectures.build`` for the potential's network; every
         checkpoint holds them, as some may come from the training data
+    seed : of what the network draws, such as dropout: with epoch and batch it fixes the
+        random numbers, so that a resumed run has those of an uninterrupted one
     """
 
     def __init__(
-        self, potential: Potential, options: TrainingOptions, architecture: Mapping[str, Any]
+        self,
+        potential: Potential,
+        options: TrainingOptions,
+        architecture: Mapping[str, Any],
+        seed: int,
     ) -> None:
         super().__init__()
         self.architecture = dict(architecture)
         self.automatic_optimization = False
         self.potential = potential
         self.options = options
+        self.seed = seed
         self.weights = LossWeights(
             options.energy_weight, options.forces_weight, options.stress_weight
         )
@@ -46,6 +55,7 @@ class PotentialModule(pl.LightningModule):
         self._gradients: list[LossGradients] = []
 
     def configure_optimizers(self) -> Any:
+        """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
         options = self.options
         optimizer = torch.optim.AdamW(
             self.potential.parameters(),
@@ -69,14 +79,17 @@ class PotentialModule(pl.LightningModule):
         return [optimizer], [scheduler]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the network is built from."""
         checkpoint["architecture"] = self.architecture
 
     def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
+        """Make one step of the optimiser and return the loss before it, ()."""
         if not self._gradients:
             self._gradients.append(
                 LossGradients(self.potential, self.weights, self.options.compile)
             )
-        value = self._gradients[0](batch)
+        with self._seeded(batch_index):
+            value = self._gradients[0](batch)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
         self._optimizer().step()
@@ -86,7 +99,8 @@ class PotentialModule(pl.LightningModule):
         return value
 
     def validation_step(self, batch: LabelledGraph, batch_index: int) -> None:
-        with torch.enable_grad():
+        """Log loss and mean absolute errors of a batch, of the averaged weights."""
+        with self._seeded(batch_index), torch.enable_grad():
             found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
         n_structures = batch.energy.shape[0]
         metrics = {
@@ -100,6 +114,7 @@ class PotentialModule(pl.LightningModule):
             self.log(name, value.detach(), batch_size=n_structures, prog_bar="mae" in name)
 
     def on_validation_epoch_end(self) -> None:
+        """Move the schedule on by an epoch."""
         if self.trainer.sanity_checking:
             return
         scheduler = self.lr_schedulers()
@@ -110,6 +125,11 @@ class PotentialModule(pl.LightningModule):
             scheduler.step(value)
         elif isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
             scheduler.step()
+
+    def _seeded(self, batch_index: int) -> AbstractContextManager[None]:
+        # Around the network alone: what a caller's progress draws is the caller's.
+        seed = seed_of_batch(self.seed, self.trainer.current_epoch, batch_index)
+        return seeded(seed, self.device)
 
     def _refuse_divergence(self, kind: str, value: float) -> None:
         if not math.isfinite(value):

@@ -1,45 +1,95 @@
-"""The untrained network of a training file, with what only the data can say."""
+"""What a training run starts from: the untrained potential and the graphs, each built once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from eqcalc import architectures
-from eqcalc.data import Dataset, average_neighbours
-from eqcalc.data.batches import labelled_graphs
+from eqcalc.data import Dataset, average_neighbours, force_rms, reference_energies
+from eqcalc.data.batches import LabelledGraph, labelled_graphs
+from eqcalc.errors import ConfigError
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
 from eqcalc.training.config import TrainingConfig
+from eqcalc.training.data import TrainingData
+from eqcalc.training.randomness import seeded
 
-__all__ = ["build_network", "complete_architecture"]
+__all__ = ["Start", "build_network", "build_start"]
 
 
-def complete_architecture(config: TrainingConfig, train: Dataset) -> dict[str, Any]:
-    """Return the arguments of ``architectures.build``, completed from the training frames.
+class Start(NamedTuple):
+    """What a training run starts from.
+
+    architecture : arguments of ``architectures.build``, completed from the training frames
+    potential : of that network: seeded weights, reference energies, scale
+    train, validation : the graph of every frame, with the potential's cutoff and dtype
+    """
+
+    architecture: dict[str, Any]
+    potential: Potential
+    train: list[LabelledGraph]
+    validation: list[LabelledGraph]
+
+
+def build_start(config: TrainingConfig, data: TrainingData) -> Start:
+    """Build the untrained potential and the graphs.
 
     An architecture that has these options, where the training file leaves them out, gets
-    ``elements``, those of the frames, and ``avg_num_neighbors``, the mean number of edges
-    that an atom of the frames receives (1 where there are none).
+    ``elements``, those of the training frames, and ``avg_num_neighbors``, the mean number of
+    edges that an atom of these frames receives (1 where there are none).
+
+    The graph of every frame is built once, and the network once; only where
+    ``avg_num_neighbors`` has to be counted is it built twice, as a network tells the cutoff
+    that the counting needs.
+
+    Raises
+    ------
+    ConfigError : an option that only building the network finds wrong, or a cutoff that
+        changes with ``avg_num_neighbors``.
+    DataError : an element has no reference energy.
+    GraphError : a frame has NaN positions or coincident atoms.
     """
     arguments = config.architecture_arguments()
     options = {field.name for field in fields(architectures.config_class(arguments["name"]))}
     missing = options - set(arguments)
     if "elements" in missing:
-        arguments["elements"] = list(train.elements)
+        arguments["elements"] = list(data.train.elements)
+    potential = _build_potential(config, arguments, data.train)
+    train, validation = (
+        labelled_graphs(
+            dataset.frames, potential.cutoff, getattr(torch, config.dtype), source=dataset.source
+        )
+        for dataset in data
+    )
     if "avg_num_neighbors" in missing:
-        cutoff = Potential(architectures.build(**arguments)).cutoff
-        graphs = [item.graph for item in labelled_graphs(train.frames, cutoff, source=train.source)]
-        arguments["avg_num_neighbors"] = average_neighbours(graphs) or 1.0
-    return arguments
+        n_neighbours = average_neighbours([item.graph for item in train]) or 1.0
+        arguments["avg_num_neighbors"] = n_neighbours
+        cutoff, potential = potential.cutoff, _build_potential(config, arguments, data.train)
+        if potential.cutoff != cutoff:
+            raise ConfigError(
+                f"the cutoff of {arguments['name']} must not depend on avg_num_neighbors, found "
+                f"{cutoff} Å by default and {potential.cutoff} Å with {n_neighbours:g}; state "
+                "avg_num_neighbors in [architecture]."
+            )
+    return Start(arguments, potential, train, validation)
 
 
 def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Module:
     """Build a network in a precision, with weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return exact_form(architectures.build(**arguments).to(getattr(torch, dtype)))
+
+
+def _build_potential(
+    config: TrainingConfig, arguments: Mapping[str, Any], train: Dataset
+) -> Potential:
+    references = reference_energies(
+        train.frames, config.data.reference_energies, train.isolated_atoms
+    )
+    network = build_network(arguments, config.seed, config.dtype)
+    return Potential(network, references, scale=force_rms(train.frames))

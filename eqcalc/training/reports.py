@@ -57,6 +57,7 @@ class MetricsFile(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the rows of a run that is resumed."""
         if self.path.exists():
             with open(self.path, newline="") as file:
                 rows = list(csv.DictReader(file))
@@ -70,9 +71,11 @@ class MetricsFile(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        """Report the batch."""
         self._report(trainer, trainer.current_epoch, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the epoch's row, and report it."""
         found = trainer.callback_metrics
         self.metrics = {name: _rounded(float(found[name])) for name in METRICS if name in found}
         counts = {"epoch": trainer.current_epoch, "step": trainer.global_step}

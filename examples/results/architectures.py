@@ -28,7 +28,7 @@ from eqcalc.training.config import read_config
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.reports import Report
 from eqcalc.training.run import train
-from eqcalc.training.run_folder import RunFolder
+from eqcalc.training.training_folder import TrainingFolder
 
 HERE = Path(__file__).parent
 TABLE, PICTURE, RESULTS = (HERE / f"architectures{suffix}" for suffix in (".md", ".png", ".json"))
@@ -121,7 +121,7 @@ def all_runs() -> list[Run]:
 
 def train_one(run: Run, output: Path) -> dict[str, Any]:
     """Train, or go on with it, and return the test errors of the exported model."""
-    folder = RunFolder(output / run.name)
+    folder = TrainingFolder(output / run.name)
     resume = folder.last_checkpoint.exists()
     source = output / f"{run.name}.toml"
     source.write_text(training_file(run))

@@ -25,6 +25,7 @@ from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
 from eqcalc.evaluation import evaluate
+from eqcalc.export import rebuild_potential
 from eqcalc.model_file import open_model_file
 from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS
 
@@ -431,16 +432,32 @@ def test_a_network_file_that_changed_after_training_is_refused(own_network, caps
     assert run("export", "run", "after") == 0
 
 
-def test_compile_takes_the_file_of_a_network_of_ones_own(own_network, capsys, monkeypatch):
-    monkeypatch.setenv("EQCALC_CACHE", str(own_network.parent / "cache"))
+@pytest.fixture
+def exported_own(own_network, library_built, monkeypatch) -> Path:
+    """Return the file of a network of one's own that "model" needs, known by no name."""
     assert run("train", "train.toml", "-o", "run") == 0
     assert run("export", "run", "model") == 0
     monkeypatch.setattr(architectures, "_registered", {})
+    return own_network
+
+
+def test_compile_takes_the_file_of_a_network_of_ones_own(exported_own, capsys, monkeypatch):
+    def compile_quickly(file, path, *target) -> None:
+        rebuild_potential(file)  # refuses networks that it does not know
+        path.write_bytes(b"no package")
+
+    monkeypatch.setattr("eqcalc.compiling.compile_model", compile_quickly)
     assert run("compile", "model") == 2
     assert "unknown architecture 'embeddedatom'" in capsys.readouterr().err
     assert run("compile", "model", "--file", "absent.py") == 2
     assert "there is no file" in capsys.readouterr().err
-    assert run("compile", "model", "--file", own_network.name) == 0
+    assert run("compile", "model", "--file", exported_own.name) == 0
+    assert capsys.readouterr().out.startswith("compiled in")
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_runs_compiled(exported_own, capsys):
+    assert run("compile", "model", "--file", exported_own.name) == 0
     assert "inductor on cpu in float32, passport reproduced" in capsys.readouterr().out
 
 

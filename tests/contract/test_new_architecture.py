@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import geometries
 import pytest
-from laws import ANY_PRECISION, FLOAT64, TRAINING
-from small import small_potential
-from subjects import exported_subject, potential_subject
+import torch
+from small_models import small_options
 
 from eqcalc import architectures
-from eqcalc.engines import load_model
-from eqcalc.export import export_model
+from eqcalc.potential import Potential
+from eqcalc.testing import check_contract
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "04_new_architecture.py"
 NAME = "embeddedatom"
 
-LAWS = {law.__name__.removeprefix("assert_"): law for law in (*ANY_PRECISION, *FLOAT64)}
-TRAINING_LAWS = {law.__name__.removeprefix("assert_"): law for law in TRAINING}
+FORMS = ["eager float64", "eager float32", "exported float64", "exported float32"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def registry() -> Iterator[None]:
-    """Register the example's architecture for this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(architectures, "_registered", {})
-        architectures.register_file(EXAMPLE, NAME)
-        yield
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Return the example's network, small."""
+    monkeypatch.setattr(architectures, "_registered", {})
+    architectures.register_file(EXAMPLE, NAME)
+    torch.manual_seed(0)
+    return architectures.build(NAME, **small_options(NAME))
 
 
-@pytest.fixture(scope="module")
-def exported(registry, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export_model(small_potential(NAME), path, elements=geometries.ELEMENTS)
-    return exported_subject(load_model(path, device="cpu", dtype="float64"))
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_network_of_the_example_obeys(law):
-    LAWS[law](potential_subject(small_potential(NAME).double()))
-
-
-@pytest.mark.parametrize("law", TRAINING_LAWS)
-def test_network_of_the_example_can_be_trained(law):
-    TRAINING_LAWS[law](small_potential(NAME).double())
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_exported_network_of_the_example_obeys(law, exported):
-    LAWS[law](exported)
+def test_network_of_the_example_obeys_the_contract_in_every_form(network):
+    report = check_contract(Potential(network))
+    assert report.name == "EmbeddedAtom"
+    assert list(dict.fromkeys(check.form for check in report.checks)) == FORMS
+    applied = {form: {c.law for c in report.checks if c.form == form} for form in FORMS}
+    everywhere = set.intersection(*applied.values())
+    assert {"rotation", "reflection", "ghosts_stand_for_images", "no_memory"} <= everywhere
+    assert applied["eager float64"] - everywhere == {
+        "energies_keep_the_dtype",
+        "every_parameter_learns",
+        "finite_second_derivatives",
+        "forces_are_derivatives",
+        "stress_is_derivative",
+        "smooth_at_cutoff",
+    }
+    assert applied["exported float32"] - everywhere == {
+        "same_numbers",
+        "model_file",
+        "needs_torch_alone",
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_models import write_models
 
-from eqcalc.native.build import build_library, load_library
+from eqcalc.native.build import load_library
 from eqcalc.tabulated.convolutions import enable_kernels
 
 
@@ -18,10 +18,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Build, load and use the C++ library; from then on the whole process has it."""
+def kernels(library_cache: Path) -> None:
+    """Load and use the C++ library; from then on the whole process has it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("kernels")))
-        build_library()
+        patch.setenv("EQCALC_CACHE", str(library_cache))
         assert load_library()
         assert enable_kernels()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 from dataclasses import FrozenInstanceError, asdict, dataclass, fields
 from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_options
 from torch import nn
 
 from eqcalc import architectures
@@ -22,6 +25,7 @@ from eqcalc.architectures import (
     register_file,
 )
 from eqcalc.cli.architecture_options import option_groups
+from eqcalc.cli.info import info
 from eqcalc.errors import ConfigError, UnknownArchitectureError
 
 
@@ -254,14 +258,17 @@ class {name}(nn.Module):
 @pytest.fixture
 def folder_with(tmp_path, monkeypatch):
     """Return a function that adds an architecture file to the registry for one test."""
+    stems = []
 
-    def add(stem: str, name: str) -> None:
-        (tmp_path / f"{stem}.py").write_text(NEW_ARCHITECTURE.format(name=name))
-        monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
-        monkeypatch.delitem(sys.modules, f"eqcalc.architectures.{stem}", raising=False)
+    def add(stem: str, name: str, text: str = NEW_ARCHITECTURE) -> None:
+        stems.append(stem)
+        (tmp_path / f"{stem}.py").write_text(text.format(name=name))
+        importlib.invalidate_caches()
+        if str(tmp_path) not in architectures.__path__:
+            monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
 
     yield add
-    for stem in ("newnet", "misnamed"):
+    for stem in stems:
         sys.modules.pop(f"eqcalc.architectures.{stem}", None)
         vars(architectures).pop(stem, None)
 
@@ -276,13 +283,85 @@ def test_new_file_is_a_new_architecture(folder_with):
     assert architectures.NewNet is type(network)
 
 
-def test_file_without_a_class_of_its_name_is_refused(folder_with):
+@pytest.mark.parametrize("replacement", ["", '__all__ = ["Config"]', '__all__ = ["Absent"]'])
+def test_new_file_needs_no_list_of_its_names(folder_with, replacement):
+    text = NEW_ARCHITECTURE.replace('__all__ = ["Config", "{name}"]', replacement)
+    folder_with("newnet", "NewNet", text)
+    assert build("newnet").config == config_class("newnet")()
+    assert architectures.NewNet is load("newnet")
+    with pytest.raises(AttributeError, match="no attribute 'Absent'"):
+        architectures.Absent  # noqa: B018
+
+
+def test_settings_of_the_paper_are_the_modules_published(folder_with):
+    folder_with("newnet", "NewNet", NEW_ARCHITECTURE + "\nPUBLISHED = Config(5)\n")
+    assert published("newnet").width == 5
+    folder_with("other", "Other", NEW_ARCHITECTURE + "\nPUBLISHED = 5\n")
+    assert published("other").width == 3
+
+
+def test_small_options_are_the_modules_small_or_cut_down_by_rule(folder_with):
+    wide = NEW_ARCHITECTURE.replace("width: int = 3", "width: int = 64")
+    folder_with("newnet", "NewNet", wide + "\nSMALL = Config(48)\n")
+    folder_with("other", "Other", wide)
+    assert small_options("newnet") == {"width": 48}
+    assert small_options("other") == {"width": 16}
+
+
+BROKEN_FILES = [
+    (NEW_ARCHITECTURE.replace("class {name}", "class Another"), "a network class"),
+    (NEW_ARCHITECTURE.replace("class Config", "class Options"), "a class Config"),
+    ("class NewNet: ...", r"'newnet' \(in any case\) and a class Config"),
+    ("from torch.nn import Linear as NewNet", "its networks: none"),
+    (NEW_ARCHITECTURE + "\nimport absent_package", "fails: ModuleNotFoundError: "),
+    (NEW_ARCHITECTURE + "\nclass", r"newnet\.py' fails: SyntaxError: "),
+    (NEW_ARCHITECTURE.replace("(frozen=True)", ""), "must be a frozen dataclass"),
+]
+
+
+@pytest.mark.parametrize(("text", "match"), BROKEN_FILES)
+def test_broken_file_is_refused_and_breaks_nothing_else(folder_with, capsys, text, match):
+    folder_with("newnet", "NewNet", text)
+    for ask in (load, config_class, build, is_potential, published):
+        with pytest.raises(ConfigError, match=match):
+            ask("newnet")
+    with pytest.raises(ConfigError, match=match):
+        info("newnet")
+    assert architectures.PaiNN is load("painn")
+    assert architectures.GMNLayer.__name__ == "GMNLayer"
+    info()
+    lines = capsys.readouterr().out.splitlines()
+    (broken,) = [line for line in lines if line.startswith("  newnet ")]
+    assert re.match(rf"  newnet     broken: .*{match}", broken)
+    assert {"painn", "schnet"} <= {line.split()[0] for line in lines if line.startswith("  ")}
+
+
+def test_message_of_a_broken_file_names_the_file_and_what_is_missing(folder_with, tmp_path):
     folder_with("misnamed", "Another")
+    path = re.escape(str(tmp_path / "misnamed.py"))
     with pytest.raises(
-        UnknownArchitectureError,
-        match=r"architectures/misnamed\.py must list a class named like the file in __all__",
+        ConfigError,
+        match=rf"^'{path}' does not define a network class named 'misnamed' \(in any case\); its "
+        r"networks: Another\.$",
     ):
         load("misnamed")
+
+
+def test_unknown_attribute_tells_of_broken_files(folder_with):
+    folder_with("newnet", "NewNet", "import absent_package")
+    with pytest.raises(
+        AttributeError, match=r"attribute 'NewNet'.*newnet\.py' fails: ModuleNotFou"
+    ):
+        architectures.NewNet  # noqa: B018
+
+
+def test_private_modules_and_packages_are_no_architectures(folder_with, tmp_path):
+    folder_with("_shared", "Shared")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    assert {"_shared", "package"} & set(available()) == set()
+    with pytest.raises(UnknownArchitectureError, match="unknown architecture '_shared'"):
+        load("_shared")
 
 
 # --- architectures of the user's own ------------------------------------------------------
@@ -502,6 +581,15 @@ def test_a_file_that_defines_no_such_architecture_is_refused(old, new, match, tm
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no file '.*absent\.py' to take .* 'ownnet' from"):
         register_file(tmp_path / "absent.py", "ownnet")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_file_may_state_the_papers_settings_and_small_ones(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN_FILE + "\nPUBLISHED, SMALL = Config(9), Config(2)\n")
+    register_file(path, "ownnet")
+    assert published("ownnet").width == 9
+    assert small_options("ownnet") == {"width": 2}
 
 
 def test_options_of_a_docstring_are_taken_apart():

@@ -1,11 +1,14 @@
 """What the calculator costs beside its model: pytest --benchmark-only tests/unit/test_benchmarks.py
 
 Compare ``bare_model`` with ``calculator``: the difference shall stay below 0.3 ms for nine
-atoms; ``neighbour_list`` shall stay below a tenth of ``verlet_step``.
+atoms; ``neighbour_list`` shall stay below a tenth of ``verlet_step``; ``import`` in a fresh
+process shall stay below 3 s, most of which is torch.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import cycle
 from pathlib import Path
 
@@ -75,3 +78,9 @@ def test_benchmark_verlet_step(benchmark, calculator):
     atoms.calc = calculator
     dynamics = VelocityVerlet(atoms, timestep=0.05 * fs)
     benchmark(dynamics.step)
+
+
+@pytest.mark.parametrize("statement", ["import eqcalc", "from eqcalc import EqCalculator"])
+def test_benchmark_import(benchmark, statement):
+    command = [sys.executable, "-c", statement]
+    benchmark.pedantic(subprocess.run, (command,), {"check": True}, rounds=3, warmup_rounds=1)

@@ -25,7 +25,11 @@ from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 
 CPU = torch.device("cpu")
-PRECISIONS = [torch.float32, torch.float64]
+# Of the package, of the call, and the tolerance. Each package takes half a minute.
+PRECISIONS = [
+    pytest.param(torch.float64, torch.float64, 1e-11, id="float64"),
+    pytest.param(torch.float32, torch.float32, 2e-5, id="float32", marks=pytest.mark.slow),
+]
 TARGET = Target(CPU, torch.float64)
 NAMES = ("short", "schnet")  # another cutoff, another architecture
 
@@ -46,25 +50,24 @@ def members(models, tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def packages(members, tmp_path_factory) -> dict[torch.dtype, Path]:
-    """Return the package of the committee in either precision."""
-    folder = tmp_path_factory.mktemp("packages")
-    paths = {dtype: folder / f"{str(dtype).removeprefix('torch.')}.pt2" for dtype in PRECISIONS}
-    files = [open_model_file(path) for path in members]
-    for dtype, path in paths.items():
-        compile_committee(files, path, CPU, dtype)
-    return paths
+def package_of(members, kernels, session_folder) -> Callable[[torch.dtype], Path]:
+    """Return the committee's package in a precision, compiled once for all processes."""
+    cache, files = PackageCache(session_folder / "packages"), [open_model_file(p) for p in members]
+
+    def package(dtype: torch.dtype) -> Path:
+        key = {"model": "committee", "dtype": str(dtype)}
+        return cache.make(key, lambda path: compile_committee(files, path, CPU, dtype))
+
+    return package
 
 
 @pytest.fixture
-def compiled(members, packages) -> list[Path]:
-    """Return the members, their package in the cache."""
-    files = [open_model_file(path) for path in members]
-    for dtype, package in packages.items():
-        content = package.read_bytes()
-        PackageCache().make(
-            _key(files, Target(CPU, dtype)), lambda path, c=content: path.write_bytes(c)
-        )
+def compiled(request, members, package_of) -> list[Path]:
+    """Return the members, their package in the cache: float64, unless the test says another."""
+    dtype = getattr(request, "param", torch.float64)
+    key = _key([open_model_file(path) for path in members], Target(CPU, dtype))
+    content = package_of(dtype).read_bytes()
+    PackageCache().make(key, lambda path: path.write_bytes(content))
     return members
 
 
@@ -85,13 +88,12 @@ def last_line(calculator: EqCalculator) -> str:
 # --- numbers -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", PRECISIONS)
-def test_each_slice_is_the_answer_of_that_member(dtype, compiled):
+@pytest.mark.parametrize(("compiled", "dtype", "atol"), PRECISIONS, indirect=["compiled"])
+def test_each_slice_is_the_answer_of_that_member(dtype, atol, compiled):
     files = [open_model_file(path) for path in compiled]
     together = CommitteeEngine.load(files, Target(CPU, dtype))
     name = str(dtype).removeprefix("torch.")
     alone = [load_model(path, dtype=name, engine="torchscript") for path in compiled]
-    atol = 1e-11 if dtype == torch.float64 else 2e-5
     for label, atoms in structures().items():
         graph = build_graph(atoms, 4.0, dtype=dtype)
         for n_owned in (graph.n_owned, graph.n_owned // 2):
@@ -110,12 +112,13 @@ def test_each_slice_is_the_answer_of_that_member(dtype, compiled):
                 )
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [("float32", 2e-5), ("float64", 1e-11)])
+@pytest.mark.parametrize(("compiled", "dtype", "atol"), PRECISIONS, indirect=["compiled"])
 def test_results_of_one_pass_are_those_of_one_by_one(dtype, atol, compiled):
-    one_pass = EqCalculator(compiled, dtype=dtype)
-    one_by_one = EqCalculator(compiled, dtype=dtype, engine="torchscript")
+    name = str(dtype).removeprefix("torch.")
+    one_pass = EqCalculator(compiled, dtype=name)
+    one_by_one = EqCalculator(compiled, dtype=name, engine="torchscript")
     assert last_line(one_pass) == (
-        f"all 2 in one pass: inductor on cpu in {dtype}, passports reproduced"
+        f"all 2 in one pass: inductor on cpu in {name}, passports reproduced"
     )
     assert last_line(one_by_one) == "one by one: torchscript was asked for"
     for label, atoms in structures().items():
@@ -168,10 +171,10 @@ def test_a_package_belongs_to_its_members_in_their_order(change, compiled, monke
     assert "not compiled together" in last_line(EqCalculator(other[change]))
 
 
-def test_a_slice_that_fails_its_passport_is_not_used(compiled, packages):
+def test_a_slice_that_fails_its_passport_is_not_used(compiled, package_of):
     """The right package under the key of another order: the slices are exchanged."""
     files = [open_model_file(path) for path in compiled[::-1]]
-    content = packages[torch.float64].read_bytes()
+    content = package_of(torch.float64).read_bytes()
     PackageCache().make(_key(files, TARGET), lambda path: path.write_bytes(content))
     with pytest.raises(ModelFileError, match=r"in a committee: the model does not reproduce"):
         CommitteeEngine.load(files, TARGET)
@@ -194,13 +197,8 @@ def fail(*arguments: object) -> None:
     raise RuntimeError("no compiler\nand a long trace")
 
 
-@pytest.fixture
-def no_kernels(monkeypatch):
-    """Leave the C++ kernels unbuilt, which takes a while in an empty cache."""
-    monkeypatch.setattr("eqcalc.compiling.build_library", lambda: None)
-
-
-def test_a_committee_that_cannot_be_compiled_says_why(members, monkeypatch, no_kernels):
+@pytest.mark.usefixtures("library_built")
+def test_a_committee_that_cannot_be_compiled_says_why(members, monkeypatch):
     monkeypatch.setattr("eqcalc.compiling.compile_committee", fail)
     files = [open_model_file(path) for path in members[:2]]
     message = r"'short', 'schnet' cannot be compiled together for cpu, float64, 1 .*: no compiler$"
@@ -216,17 +214,19 @@ def copied(package: Path) -> Callable[..., None]:
     return quick
 
 
+@pytest.mark.usefixtures("library_built")
 def test_asking_for_inductor_compiles_the_committee_at_the_first_use(
-    members, packages, monkeypatch
+    members, package_of, monkeypatch
 ):
-    monkeypatch.setattr("eqcalc.compiling.compile_committee", copied(packages[torch.float64]))
+    monkeypatch.setattr("eqcalc.compiling.compile_committee", copied(package_of(torch.float64)))
     models = [load_model(path) for path in members]
     together, why = load_committee(models, "inductor")
     assert together is not None
     assert why.startswith("all 2 in one pass")
 
 
-def test_a_committee_asked_for_that_cannot_be_compiled_is_refused(members, monkeypatch, no_kernels):
+@pytest.mark.usefixtures("library_built")
+def test_a_committee_asked_for_that_cannot_be_compiled_is_refused(members, monkeypatch):
     monkeypatch.setattr("eqcalc.compiling.compile_committee", fail)
     models = [load_model(path) for path in members]
     with pytest.raises(EngineError, match=r"cannot be compiled together .*: no compiler"):
@@ -242,9 +242,8 @@ def test_a_model_alone_has_no_committee(models):
 # --- the verb ----------------------------------------------------------------------------
 
 
-def test_the_verb_compiles_members_and_committee(
-    members, packages, capsys, monkeypatch, no_kernels
-):
+@pytest.mark.usefixtures("library_built")
+def test_the_verb_compiles_members_and_committee(members, package_of, capsys, monkeypatch):
     compiled_alone = []
 
     def alone(file: object, path: Path, *target: object) -> None:
@@ -252,7 +251,7 @@ def test_the_verb_compiles_members_and_committee(
         path.write_bytes(b"no package")  # the members run with torchscript then
 
     monkeypatch.setattr("eqcalc.compiling.compile_model", alone)
-    monkeypatch.setattr("eqcalc.compiling.compile_committee", copied(packages[torch.float64]))
+    monkeypatch.setattr("eqcalc.compiling.compile_committee", copied(package_of(torch.float64)))
     for n_compiled in (3, 0):  # the second time, all is there
         with pytest.raises(SystemExit) as stop:
             main(["compile", *map(str, members)])

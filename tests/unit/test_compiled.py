@@ -38,11 +38,14 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def package(models, tmp_path_factory) -> Path:
-    """Return the compiled package of the model "double"."""
-    path = tmp_path_factory.mktemp("package") / "double.pt2"
-    compile_model(open_model_file(models["double"]), path, CPU, torch.float64)
-    return path
+def package(models, session_folder) -> Path:
+    """Return the compiled package of the model "double", made once for all processes."""
+    file = open_model_file(models["double"])
+
+    def compile_to(path: Path) -> None:
+        compile_model(file, path, CPU, torch.float64)
+
+    return PackageCache(session_folder / "packages").make({"model": "double"}, compile_to)
 
 
 @pytest.fixture
@@ -333,6 +336,7 @@ def test_a_package_that_fails_the_passport_is_not_run(models, package):
     assert "does not reproduce its own passport" in model.not_used["inductor"]
 
 
+@pytest.mark.usefixtures("library_built")
 def test_where_the_compiler_fails_the_engine_that_was_asked_for_is_refused(models, monkeypatch):
     def fail(*arguments: object) -> None:
         raise RuntimeError("g++: command not found\nand a long trace")
@@ -356,6 +360,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault_of_the_compiler(models, monk
         load_model(models["double"], engine="inductor")
 
 
+@pytest.mark.usefixtures("library_built")
 def test_what_eqcalc_refuses_while_it_compiles_keeps_its_own_error(models, monkeypatch):
     def fail(*arguments: object) -> None:
         raise OutputError("cannot write '/full/disk'")
@@ -371,6 +376,7 @@ def test_an_installation_without_its_entry_point_says_so(models, monkeypatch):
         load_model(models["double"], engine="inductor")
 
 
+@pytest.mark.usefixtures("library_built")
 def test_asking_for_the_engine_compiles_at_the_first_use(models, package, monkeypatch):
     calls = []
 
@@ -405,6 +411,7 @@ def test_a_rebuilt_potential_is_the_exported_one(models):
     torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("library_built")
 def test_the_verb_compiles_and_reports(models, package, capsys, monkeypatch):
     def quick(file: object, path: Path, *target: object) -> None:
         path.write_bytes(package.read_bytes())
@@ -419,6 +426,7 @@ def test_the_verb_compiles_and_reports(models, package, capsys, monkeypatch):
         assert "inductor on cpu in float64, passport reproduced" in out
 
 
+@pytest.mark.usefixtures("library_built")
 def test_the_verb_ends_with_an_error_where_the_compiler_fails(models, capsys, monkeypatch):
     def fail(*arguments: object) -> None:
         raise RuntimeError("no compiler")

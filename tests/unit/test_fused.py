@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from ase.build import bulk, molecule
@@ -15,7 +18,7 @@ from eqcalc.export import compile as compiling
 from eqcalc.export import compile_model, export_model
 from eqcalc.model_file import open_model_file
 from eqcalc.native import build as native
-from eqcalc.native.build import build_library, load_library
+from eqcalc.native.build import build_library, library_checksum, load_library
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
 from eqcalc.potential import Potential
@@ -409,7 +412,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX")
     source = tmp_path / "broken.cpp"
     source.write_text("int main() { return x; }\n")
-    monkeypatch.setattr(native, "SOURCE", source)
+    monkeypatch.setattr(native, "SOURCES", {source: ()})
     with pytest.raises(EngineError, match=r"failed: .*error.*x"):
         build_library()
 
@@ -420,5 +423,28 @@ def test_kernels_are_not_loaded_where_they_were_not_built(monkeypatch, tmp_path)
     assert not load_library()
 
 
-def test_the_source_is_shipped():
-    assert "TORCH_LIBRARY(eqcalc" in native.SOURCE.read_text()
+def test_every_source_is_compiled():
+    folder = Path(native.__file__).parent
+    assert set(native.SOURCES) == set(folder.glob("*.cpp"))
+    assert "TORCH_LIBRARY(eqcalc" in (folder / "library.cpp").read_text()
+
+
+def test_another_source_header_or_flag_is_another_library(monkeypatch, tmp_path):
+    folder = Path(native.__file__).parent
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    assert library_checksum() == library_checksum()
+    found = [library_checksum()]
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-g"))
+    found.append(library_checksum())
+    own_flags = {source: (*flags, "-g") for source, flags in native.SOURCES.items()}
+    monkeypatch.setattr(native, "SOURCES", own_flags)
+    found.append(library_checksum())
+    copies = {tmp_path / source.name: flags for source, flags in own_flags.items()}
+    monkeypatch.setattr(native, "SOURCES", copies)
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    assert library_checksum() == found[-1]  # wherever they lie
+    for name in ("edges.cpp", "lanes.h"):
+        with open(tmp_path / name, "a") as file:
+            file.write("// more\n")
+        found.append(library_checksum())
+    assert len(set(found)) == 5

@@ -236,45 +236,35 @@ def test_only_the_exporter_scripts_and_compiles():
 
 
 FRESH_PROCESS = """
-import json, sys, time
-start = time.perf_counter()
+import json, sys
 {statement}
-print(json.dumps({{"seconds": time.perf_counter() - start, "modules": sorted(sys.modules)}}))
+print(json.dumps(sorted(sys.modules)))
 """
 
 
-def _import_alone(statement: str) -> tuple[float, set[str]]:
-    """Run an import in a fresh process; return its seconds and all modules then loaded."""
+def _modules_after(statement: str) -> set[str]:
+    """Run an import in a fresh process; return the names of all modules then loaded."""
     done = subprocess.run(
         [sys.executable, "-c", FRESH_PROCESS.format(statement=statement)],
         capture_output=True,
         text=True,
-        timeout=120,
         check=True,
         cwd=PACKAGE.parent,
     )
-    answer = json.loads(done.stdout)
-    return answer["seconds"], set(answer["modules"])
+    return set(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("statement", ["import eqcalc", "from eqcalc import EqCalculator"])
-def test_import_is_quick_and_brings_no_extras(statement):
-    times = []
-    for _ in range(3):  # the best of three: others may be using the machine
-        seconds, modules = _import_alone(statement)
-        times.append(seconds)
-        if seconds < 3.0:
-            break
-    assert min(times) < 3.0
-    assert modules & HEAVY == set()
+def test_import_brings_no_extras(statement):
+    assert _modules_after(statement) & HEAVY == set()
 
 
 def test_importing_the_package_alone_loads_neither_torch_nor_ase():
-    _, modules = _import_alone("import eqcalc")
+    modules = _modules_after("import eqcalc")
     assert modules & {"torch", "ase", "numpy"} == set()
 
 
 def test_calculator_loads_no_network_and_no_training():
-    _, modules = _import_alone("from eqcalc import EqCalculator")
+    modules = _modules_after("from eqcalc import EqCalculator")
     loaded = {name.removeprefix("eqcalc.").split(".")[0] for name in modules if "eqcalc." in name}
     assert loaded & {"architectures", "potential", "export", "training", "data", "cli"} == set()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from fake_clock import Clock
 from small_models import crystal, ethanol
 
 from eqcalc import EqCalculator
@@ -138,16 +139,6 @@ def test_a_call_that_failed_leaves_no_trace_in_the_costs():
 # --- with real lists ---------------------------------------------------------------------
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     """Return a clock on which a search takes 2 ms and a pair 1 µs."""
@@ -251,8 +242,9 @@ def test_a_list_that_tunes_itself_copies_and_pickles(duplicate):
 # --- through the calculator and the command line -----------------------------------------
 
 
-def test_results_do_not_depend_on_a_skin_that_tunes_itself(models):
+def test_results_do_not_depend_on_a_skin_that_tunes_itself(models, clock):
     tuned, fresh = (EqCalculator(models["double"], skin=skin) for skin in ("auto", 0.0))
+    tuned.neighbours.tuner.clock = clock
     for atoms in walk(60):
         np.testing.assert_array_equal(tuned.get_forces(atoms), fresh.get_forces(atoms))
         assert tuned.get_potential_energy(atoms) == fresh.get_potential_energy(atoms)
@@ -260,8 +252,9 @@ def test_results_do_not_depend_on_a_skin_that_tunes_itself(models):
     assert tuned.neighbours.n_builds < 60
 
 
-def test_copies_and_records_keep_the_word(models):
+def test_copies_and_records_keep_the_word(models, clock):
     calculator = EqCalculator(models["double"], skin="auto")
+    calculator.neighbours.tuner.clock = clock
     for atoms in walk(60):
         calculator.get_forces(atoms)
     assert calculator.neighbours.skin != 0.5

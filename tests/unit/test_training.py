@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import json
+import os
+import random
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
@@ -16,6 +21,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES, crystal, potential
 
+import eqcalc.data.batches
 from eqcalc import architectures
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
@@ -34,13 +40,16 @@ from eqcalc.errors import (
 from eqcalc.evaluation import evaluate
 from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
+from eqcalc.training.averaging import decay_after
 from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
+from eqcalc.training.data import read_training_data, refuse_unfit_data
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossWeights, loss, residuals
-from eqcalc.training.network import complete_architecture
-from eqcalc.training.run import read_training_data, train
-from eqcalc.training.run_folder import RunFolder
+from eqcalc.training.network import build_start
+from eqcalc.training.randomness import seed_of_batch, seeded
+from eqcalc.training.run import train
+from eqcalc.training.training_folder import TrainingFolder
 
 CONTENT = {
     "name": "tiny",
@@ -88,6 +97,14 @@ def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Ten
     return torch.load(checkpoint, weights_only=True)[key]
 
 
+def assert_equal_weights(found: Path, expected: Path) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        for key in ("state_dict", "current_model_state"):
+            weights = weights_of(found / name, key)
+            for parameter, value in weights_of(expected / name, key).items():
+                assert torch.equal(weights[parameter].nan_to_num(), value.nan_to_num()), parameter
+
+
 # --- configuration -----------------------------------------------------------------------
 
 
@@ -117,7 +134,10 @@ def test_the_shipped_training_files_are_valid():
         ("folder", r"unknown key 'folder' in .*train\.toml; known: name"),
         ("data__pth", r"unknown key 'pth' in \[data\] of .* Did you mean 'path'\?"),
         ("training__batchsize", r"unknown key 'batchsize' in \[training\].* mean 'batch_size'\?"),
-        ("architecture__embeding_dim", r"no option 'embeding_dim'.* mean 'embedding_dim'\?"),
+        (
+            "architecture__embeding_dim",
+            r"unknown key 'embeding_dim' in \[arch.* mean 'embedding_dim'\?",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_closest_one(place, message, tmp_path):
@@ -131,7 +151,10 @@ def test_an_unknown_key_is_refused_with_the_closest_one(place, message, tmp_path
         ("name", r"train\.toml needs the key 'name'"),
         ("data", r"train\.toml needs the key 'data'"),
         ("data__path", r"\[data\] of .* needs the key 'path'"),
-        ("data__validation_rows", "needs validation_rows or validation_path; found neither"),
+        (
+            "data__validation_rows",
+            "needs validation_fraction .* or validation_path; found none",
+        ),
         ("architecture", "needs the key 'architecture'"),
         ("architecture__name", r"\[architecture\] needs name = one of .*painn"),
     ],
@@ -241,7 +264,7 @@ def test_an_architecture_of_ones_own_is_trained_and_exported(own_file, tmp_path,
     assert config.architecture_arguments() == {"name": "embeddedatom", "num_densities": 8}
     train(config, tmp_path / "run")
     monkeypatch.setattr(architectures, "_registered", {})  # as in another process
-    finished = export_run(RunFolder(tmp_path / "run"), tmp_path / "model")
+    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
     assert finished.card.architecture == "embeddedatom"
     assert finished.card.config == {"num_densities": 8, "num_radial": 12, "cutoff": 4.0}
     (tmp_path / "own.py").unlink()
@@ -259,7 +282,7 @@ def test_an_architecture_of_ones_own_is_trained_and_exported(own_file, tmp_path,
         ("file", 3, r"file in \[architecture\] must be a string, found 3"),
         ("name", "toy", r"own\.py' does not define a .* 'toy' .*; its networks: EmbeddedAtom\."),
         ("name", "mlp", r"^MLP has no atomic_energies: it is not a potential"),
-        ("num_density", 8, r"no option 'num_density'.*Did you mean 'num_densities'\?"),
+        ("num_density", 8, r"unknown key 'num_density' in .* Did you mean 'num_densities'\?"),
         ("num_densities", 8.5, r"num_densities in \[architecture\] must be an integer, found 8\.5"),
         ("num_densities", 0, r"num_densities must be an integer >= 1, found 0"),
     ],
@@ -431,7 +454,7 @@ def test_three_epochs_lower_the_loss_and_leave_a_whole_folder(tmp_path):
 def test_validation_metrics_are_those_of_the_averaged_weights(tmp_path):
     train(read_config(write_config(tmp_path)), tmp_path / "run")
     row = metrics_of(tmp_path / "run")[-1]
-    averaged = load_potential(RunFolder(tmp_path / "run"), tmp_path / "run" / "last.ckpt")
+    averaged = load_potential(TrainingFolder(tmp_path / "run"), tmp_path / "run" / "last.ckpt")
     batch = collate(
         labelled_graphs(read_dataset(ETHANOL_FRAMES, rows="4:6").frames, 4.0, torch.float32)
     )
@@ -452,16 +475,40 @@ def test_checkpoints_hold_the_moving_average_of_the_weights(tmp_path):
     first = weights_of(tmp_path / "run1" / "last.ckpt", "current_model_state")
     second = weights_of(tmp_path / "run2" / "last.ckpt", "current_model_state")
     averaged = weights_of(tmp_path / "run2" / "last.ckpt")
+    d = decay_after(1, config.training.ema_decay)
+    assert d == pytest.approx(2 / 11)  # far below the decay of 0.5 that later steps have
     for name, value in averaged.items():
-        torch.testing.assert_close(value, (first[name] + second[name]) / 2, equal_nan=True)
-    assert not torch.equal(
-        first[
-            "potential.filters.weight"
-            if "potential.filters.weight" in first
-            else "potential.architecture.filters.weight"
-        ],
-        second["potential.architecture.filters.weight"],
-    )
+        expected = d * first[name] + (1 - d) * second[name]
+        torch.testing.assert_close(value, expected, equal_nan=True)
+    name = "potential.architecture.filters.weight"
+    assert not torch.equal(first[name], second[name])
+
+
+def test_a_slow_average_does_not_keep_a_short_training_at_its_start(tmp_path):
+    """With a decay of 0.999 and 40 steps the average must still be near the weights."""
+    options = {"training__max_epochs": 20, "training__learning_rate": 0.02}
+    losses = {}
+    for decay in (0.5, 0.999):
+        config = read_config(write_config(tmp_path, training__ema_decay=decay, **options))
+        train(config, tmp_path / f"run{decay}")
+        rows = (tmp_path / f"run{decay}" / "metrics.csv").read_text().splitlines()
+        column = rows[0].split(",").index("validation_loss")
+        losses[decay] = [float(row.split(",")[column]) for row in rows[1:]]
+    untrained = losses[0.5][0]
+    assert losses[0.5][-1] < 0.5 * untrained  # something was learnt
+    assert losses[0.999][-1] < 2.0 * losses[0.5][-1]
+
+
+def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path, monkeypatch):
+    losses = itertools.count(1.0)  # worse with every epoch
+    monkeypatch.setattr("eqcalc.training.module.loss", lambda *_: torch.tensor(next(losses)))
+    config = read_config(write_config(tmp_path, training__max_epochs=3))
+    train(config, tmp_path / "run")
+    epochs = {
+        name: torch.load(tmp_path / "run" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs == {"best": 0, "last": 2}
 
 
 def _interrupt_in_the_third_epoch(report) -> None:
@@ -487,11 +534,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(how, schedule, tmp_path):
     for name in ("metrics.csv", "train.toml"):
         found, expected = ((tmp_path / run / name).read_text() for run in ("parts", "whole"))
         assert found == expected
-    for name in ("best.ckpt", "last.ckpt"):
-        for key in ("state_dict", "current_model_state"):
-            found = weights_of(tmp_path / "parts" / name, key)
-            for parameter, value in weights_of(tmp_path / "whole" / name, key).items():
-                assert torch.equal(found[parameter].nan_to_num(), value.nan_to_num()), parameter
+    assert_equal_weights(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_ctrl_c_keeps_working_after_an_interrupted_run(tmp_path):
@@ -532,7 +575,7 @@ def test_a_crystal_trains_on_its_stress(crystal_file, tmp_path):
     rows = metrics_of(tmp_path / "run")
     assert np.isfinite([list(row.values()) for row in rows]).all()
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    last = load_potential(RunFolder(tmp_path / "run"), tmp_path / "run" / "last.ckpt")
+    last = load_potential(TrainingFolder(tmp_path / "run"), tmp_path / "run" / "last.ckpt")
     batch = collate(labelled_graphs(read_dataset(crystal_file, rows="2:3").frames, 4.0))
     found = residuals(last, batch, with_stress=True).stress.detach()
     assert rows[-1]["validation_stress_mae_mev_per_a3"] == pytest.approx(
@@ -699,6 +742,92 @@ def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
     np.testing.assert_allclose(data.train.frames[2].atoms.positions, frames[2].positions)
 
 
+# --- the random split
+
+
+def test_a_fraction_is_drawn_at_random_by_the_seed(tmp_path):
+    def rows(seed: int) -> tuple[list[int], list[int]]:
+        options = {"data__validation_rows": None, "data__train_rows": None}
+        config = read_config(
+            write_config(tmp_path, data__validation_fraction=0.34, seed=seed, **options)
+        )
+        data = read_training_data(config)
+        return data.train.rows, data.validation.rows
+
+    train_rows, validation_rows = rows(0)
+    assert sorted(train_rows + validation_rows) == list(range(6))
+    assert len(validation_rows) == 2
+    assert rows(0) == (train_rows, validation_rows)
+    assert len({tuple(rows(seed)[1]) for seed in range(8)}) > 3
+
+
+def test_frames_of_one_group_are_on_one_side(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    for k, atoms in enumerate(frames):
+        atoms.info["config_type"] = f"run{k // 2}"
+    ase.io.write(tmp_path / "grouped.xyz", frames)
+    for seed in range(5):
+        config = read_config(
+            write_config(
+                tmp_path,
+                data__path=str(tmp_path / "grouped.xyz"),
+                data__validation_rows=None,
+                data__train_rows=None,
+                data__validation_fraction=0.3,
+                data__group_key="config_type",
+                seed=seed,
+            )
+        )
+        data = read_training_data(config)
+        assert len(data.validation.rows) == 2
+        assert {row // 2 for row in data.train.rows}.isdisjoint(
+            {row // 2 for row in data.validation.rows}
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"validation_fraction": 0.2}, ConfigError, "validation_fraction draws .* not both"),
+        (
+            {"validation_fraction": 1.0, "validation_rows": None},
+            ConfigError,
+            r"validation_fraction must lie in \(0, 1\), found 1\.0",
+        ),
+        ({"group_key": "run"}, ConfigError, "group_key keeps frames together that"),
+        (
+            {
+                "path": str(ETHANOL_FRAMES.with_suffix(".npz")),
+                "group_key": "run",
+                "validation_fraction": 0.2,
+                "validation_rows": None,
+            },
+            ConfigError,
+            "group_key='run' names an entry of a frame's info, which npz files do not have",
+        ),
+        ({"test_rows": "3:6"}, ConfigError, "test rows of .* found 3 that are: 3, 4, 5"),
+        ({"test_rows": "0:2", "train_rows": "2:4"}, None, ""),
+    ],
+)
+def test_a_split_that_means_nothing_is_refused(changes, error, match, tmp_path):
+    path = write_config(tmp_path, **{f"data__{key}": value for key, value in changes.items()})
+
+    def check() -> None:
+        config = read_config(path)
+        refuse_unfit_data(config, read_training_data(config))
+
+    if error is None:
+        check()
+        return
+    with pytest.raises(error, match=match):
+        check()
+
+
+def test_a_frame_without_its_group_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"frame 0 has no 'runs' to group by"):
+        read_dataset(ETHANOL_FRAMES, group_key="runs")
+
+
 @pytest.mark.parametrize(
     ("place", "value", "named"),
     [
@@ -707,6 +836,10 @@ def test_an_npz_with_keys_of_its_own_is_read(tmp_path):
         ("seed", 5, "seed"),
         ("training__schedule", "plateau", "schedule"),
         ("training__max_epochs", 9, "max_epochs"),
+        ("training__learning_rate", 0.001, "learning_rate"),
+        ("training__forces_weight", 3.0, "forces_weight"),
+        ("training__batch_size", 3, "batch_size"),
+        ("training__ema_decay", 0.9, "ema_decay"),
     ],
 )
 def test_resuming_another_run_is_refused(place, value, named, tmp_path):
@@ -753,7 +886,9 @@ def test_options_that_only_the_data_can_say_come_from_the_training_frames(tmp_pa
     }
     config = read_config(write_config(tmp_path, architecture=architecture))
     train(config, tmp_path / "run")
-    card = open_model_file(export_run(RunFolder(tmp_path / "run"), tmp_path / "tiny").path).card
+    card = open_model_file(
+        export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny").path
+    ).card
     distances = [
         frame.atoms.get_all_distances() for frame in read_dataset(ETHANOL_FRAMES, rows="0:4").frames
     ]
@@ -773,16 +908,231 @@ def test_options_that_the_training_file_states_are_kept(tmp_path):
         "avg_num_neighbors": 3.5,
     }
     config = read_config(write_config(tmp_path, architecture=architecture))
-    data = read_training_data(config)
-    found = complete_architecture(config, data.train)
-    assert found == architecture
+    assert build_start(config, read_training_data(config)).architecture == architecture
 
 
 def test_frames_without_neighbours_have_one_on_average(tmp_path):
     architecture = {"name": "egnn", "hidden_dim": 4, "num_layers": 1, "cutoff": 0.5}
     config = read_config(write_config(tmp_path, architecture=architecture))
-    data = read_training_data(config)
-    assert complete_architecture(config, data.train)["avg_num_neighbors"] == 1.0
+    start = build_start(config, read_training_data(config))
+    assert start.architecture["avg_num_neighbors"] == 1.0
+
+
+# --- what a run builds, draws and leaves alone ---------------------------------------------
+
+
+NEQUIP = {"name": "nequip", "l_max": 0, "num_layers": 1, "num_features": 2, "cut_off": 3.0}
+EGNN = {"name": "egnn", "hidden_dim": 4, "num_layers": 1, "cutoff": 3.0}
+DROPOUT = {
+    "name": "gvp",
+    "scalar_dim": 8,
+    "num_layers": 1,
+    "avg_num_neighbors": 8.0,
+    "drop_rate": 0.3,
+}
+
+
+@pytest.fixture
+def built(monkeypatch) -> Counter[str]:
+    """Count the graphs and the networks that are built."""
+    counts: Counter[str] = Counter()
+
+    def count(module: object, function: str) -> None:
+        original = getattr(module, function)
+
+        def counted(*arguments: object, **options: object) -> object:
+            counts[function] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, function, counted)
+
+    count(eqcalc.data.batches, "build_graph")
+    count(architectures, "build")
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("architecture", "n_networks"),
+    [
+        (CONTENT["architecture"], 1),
+        ({**NEQUIP, "avg_num_neighbors": 8.0}, 1),
+        ({**NEQUIP, "elements": ["H", "C", "O"]}, 2),
+        (EGNN, 2),
+    ],
+)
+def test_a_run_builds_each_graph_once_and_one_network_or_two_to_count_neighbours(
+    architecture, n_networks, built, tmp_path
+):
+    config = read_config(write_config(tmp_path, architecture=architecture))
+    assert built == {}
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", progress=_interrupt_in_the_second_epoch)
+    assert built == {"build_graph": 6, "build": n_networks}  # 4 training, 2 validation frames
+    train(config, tmp_path / "run", resume=True)
+    assert built == {"build_graph": 12, "build": 2 * n_networks}
+    train(config, tmp_path / "run", resume=True)  # which has nothing left to do
+    assert built == {"build_graph": 12, "build": 2 * n_networks}
+
+
+def _interrupt_in_the_second_epoch(report) -> None:
+    if (report.epoch, report.batch) == (1, 1):
+        raise KeyboardInterrupt
+
+
+def test_an_export_builds_the_network_of_the_checkpoint_once(finished_run, built, tmp_path):
+    export_run(TrainingFolder(finished_run), tmp_path / "tiny")
+    assert built["build"] == 1
+
+
+def test_what_only_building_the_network_finds_is_refused_before_the_folder_is_made(
+    tmp_path, monkeypatch
+):
+    config = read_config(write_config(tmp_path))
+
+    def build(name: str, **options: object) -> None:
+        raise ConfigError("these options do not fit together")
+
+    monkeypatch.setattr(architectures, "build", build)
+    with pytest.raises(ConfigError, match="these options do not fit together"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cutoff_that_changes_with_the_number_of_neighbours_is_refused(tmp_path, monkeypatch):
+    config = read_config(write_config(tmp_path, architecture=EGNN))
+    build = architectures.build
+
+    def build_with_its_own_cutoff(name: str, **options: float) -> torch.nn.Module:
+        network = build(name, **options)
+        network.cutoff = 2.0 if "avg_num_neighbors" in options else 3.0
+        return network
+
+    monkeypatch.setattr(architectures, "build", build_with_its_own_cutoff)
+    with pytest.raises(
+        ConfigError,
+        match=r"cutoff of egnn must not depend on .*, found 3\.0 Å by default and 2\.0 Å with 6\."
+        r".*; state avg_num_neighbors in \[architecture\]",
+    ):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def global_state() -> dict[str, object]:
+    """Return what a process has one of, and a library must leave alone."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": (name, keys.tolist(), *rest),
+        "random": random.getstate(),
+        "environment": dict(os.environ),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "matmul": torch.get_float32_matmul_precision(),
+        "warnings": list(warnings.filters),
+    }
+
+
+def seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def generator_of_python() -> Iterator[None]:
+    """Put the state of ``random`` back; torch's and numpy's are for every test."""
+    state = random.getstate()
+    yield
+    random.setstate(state)
+
+
+@pytest.mark.parametrize("architecture", [DROPOUT, EGNN])
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_a_run_leaves_the_global_state_alone(architecture, with_gradients, tmp_path):
+    config = read_config(write_config(tmp_path, architecture=architecture))
+    seed_everything(5)
+    np.random.standard_normal()  # noqa: NPY002  of the two it draws, numpy keeps one
+    with torch.set_grad_enabled(with_gradients):
+        before = global_state()
+        train(config, tmp_path / "run")
+        load_potential(TrainingFolder(tmp_path / "run"))
+        after = global_state()
+    for name, state in before.items():
+        assert after[name] == state, name
+
+
+def test_a_run_that_stops_leaves_the_global_state_alone(tmp_path):
+    config = read_config(write_config(tmp_path, architecture=DROPOUT, training__learning_rate=1e30))
+    before = global_state()
+    with pytest.raises(NonFiniteError, match="diverged in epoch 1"):
+        train(config, tmp_path / "run")
+    assert global_state() == before
+
+
+@pytest.mark.gpu
+def test_a_run_leaves_the_generator_of_the_gpu_alone(tmp_path):
+    config = read_config(write_config(tmp_path, architecture=DROPOUT))
+    before = torch.cuda.get_rng_state()
+    train(config, tmp_path / "run")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_dropout_depends_on_the_seed_of_the_training_file_alone(tmp_path):
+    config = read_config(write_config(tmp_path, architecture=DROPOUT))
+    seed_everything(1)
+    train(config, tmp_path / "a")
+    seed_everything(2)
+    train(config, tmp_path / "b", progress=lambda report: torch.rand(1))
+    assert_equal_weights(tmp_path / "b", tmp_path / "a")
+    architecture = DROPOUT | {"drop_rate": 0.0}
+    train(read_config(write_config(tmp_path, architecture=architecture)), tmp_path / "c")
+    assert metrics_of(tmp_path / "c")[0] != metrics_of(tmp_path / "a")[0]  # there is dropout
+
+
+def test_a_resumed_run_with_dropout_equals_an_uninterrupted_one(tmp_path):
+    config = read_config(write_config(tmp_path, architecture=DROPOUT, training__max_epochs=4))
+    seed_everything(1)
+    train(config, tmp_path / "whole")
+    seed_everything(2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "parts", progress=_interrupt_in_the_third_epoch)
+    seed_everything(3)
+    train(config, tmp_path / "parts", resume=True)
+    assert_equal_weights(tmp_path / "parts", tmp_path / "whole")
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+
+
+def test_every_run_epoch_and_batch_has_a_seed_of_its_own():
+    seeds = {seed_of_batch(*key) for key in itertools.product(range(4), repeat=3)}
+    assert len(seeds) == 4**3
+    assert seed_of_batch(1, 2, 3) == seed_of_batch(1, 2, 3)
+
+
+def draws() -> list[float]:
+    """Return a number from each global generator."""
+    return [float(torch.rand(())), np.random.random(), random.random()]  # noqa: NPY002
+
+
+def draws_and_stops(seed: int, found: list[list[float]]) -> None:
+    with seeded(seed):
+        found.append(draws())
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40 + 7, 2**64 - 1])
+def test_seeded_draws_the_same_anywhere_and_puts_the_generators_back(seed):
+    found: list[list[float]] = []
+    for caller in (1, 2):
+        seed_everything(caller)
+        before = global_state()
+        with pytest.raises(KeyboardInterrupt):
+            draws_and_stops(seed, found)
+        assert global_state() == before
+    assert found[0] == found[1]
+    assert found[0][0] == float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
 
 
 # --- export ------------------------------------------------------------------------------
@@ -791,13 +1141,19 @@ def test_frames_without_neighbours_have_one_on_average(tmp_path):
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder, data__test_rows="1:4", licence="CC0-1.0", description="a test")
+    config = write_config(
+        folder,
+        data__train_rows="0:1",
+        data__test_rows="1:4",
+        licence="CC0-1.0",
+        description="a test",
+    )
     train(read_config(config), folder / "run")
     return folder / "run"
 
 
 def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_run, tmp_path):
-    finished = export_run(RunFolder(finished_run), tmp_path / "tiny")
+    finished = export_run(TrainingFolder(finished_run), tmp_path / "tiny")
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {
         "model.pt",
         "card.md",
@@ -817,14 +1173,14 @@ def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_ru
     ).read_text()
     assert (card.name, card.licence, card.description) == ("tiny", "CC0-1.0", "a test")
     assert card.compositions == ["C2H6O"]
-    assert card.training_data["training rows"] == "0:4"
+    assert card.training_data["training rows"] == "0:1"
     frames = json.loads(open_model_file(tmp_path / "tiny").passport)["frames"]
     assert len(frames) == 2  # the validation frames
 
 
 def test_the_exported_model_is_the_best_checkpoint(finished_run, tmp_path):
-    export_run(RunFolder(finished_run), tmp_path / "tiny")
-    network = load_potential(RunFolder(finished_run))
+    export_run(TrainingFolder(finished_run), tmp_path / "tiny")
+    network = load_potential(TrainingFolder(finished_run))
     atoms = read_dataset(ETHANOL_FRAMES).frames[0].atoms
     graph = build_graph(atoms, 4.0, dtype=torch.float32)
     energies, _ = load_model(tmp_path / "tiny", device="cpu")(graph)
@@ -833,7 +1189,7 @@ def test_the_exported_model_is_the_best_checkpoint(finished_run, tmp_path):
 
 def test_without_test_rows_the_validation_frames_are_judged(tmp_path):
     train(read_config(write_config(tmp_path)), tmp_path / "run")
-    finished = export_run(RunFolder(tmp_path / "run"), tmp_path / "tiny")
+    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny")
     assert finished.judged_on == f"validation frames of {ETHANOL_FRAMES.name}"
     assert finished.comparison.n_frames == 2
 
@@ -841,21 +1197,23 @@ def test_without_test_rows_the_validation_frames_are_judged(tmp_path):
 def test_an_existing_model_is_refused_and_replaced_on_demand(finished_run, tmp_path):
     (tmp_path / "model.pt").write_text("precious")
     with pytest.raises(OutputExistsError, match=r"model\.pt' exists; pass --overwrite"):
-        export_run(RunFolder(finished_run), tmp_path)
+        export_run(TrainingFolder(finished_run), tmp_path)
     assert (tmp_path / "model.pt").read_text() == "precious"
-    assert export_run(RunFolder(finished_run), tmp_path, overwrite=True).path.stat().st_size > 1e4
+    assert (
+        export_run(TrainingFolder(finished_run), tmp_path, overwrite=True).path.stat().st_size > 1e4
+    )
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a training run \(it has no readable manifest"):
-        export_run(RunFolder(tmp_path), tmp_path / "model")
+        export_run(TrainingFolder(tmp_path), tmp_path / "model")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"PK\x03\x04 broken"])
 def test_a_checkpoint_that_is_none_is_refused(content, finished_run, tmp_path):
     (tmp_path / "other.ckpt").write_bytes(content)
     with pytest.raises(ModelFileError, match=r"other\.ckpt' is not a checkpoint of this run"):
-        load_potential(RunFolder(finished_run), tmp_path / "other.ckpt")
+        load_potential(TrainingFolder(finished_run), tmp_path / "other.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -871,12 +1229,12 @@ def test_a_checkpoint_that_is_none_is_refused(content, finished_run, tmp_path):
 def test_a_checkpoint_of_something_else_is_refused(content, finished_run, tmp_path):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ModelFileError, match=r"other\.ckpt' is not a checkpoint of this run"):
-        load_potential(RunFolder(finished_run), tmp_path / "other.ckpt")
+        load_potential(TrainingFolder(finished_run), tmp_path / "other.ckpt")
 
 
 def test_a_missing_checkpoint_is_refused(finished_run, tmp_path):
     with pytest.raises(ModelFileError, match=r"there is no checkpoint '.*x\.ckpt'; has the run"):
-        load_potential(RunFolder(finished_run), tmp_path / "x.ckpt")
+        load_potential(TrainingFolder(finished_run), tmp_path / "x.ckpt")
 
 
 def test_a_checkpoint_whose_weights_are_not_finite_is_refused(finished_run, tmp_path):
@@ -885,4 +1243,4 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_refused(finished_run, tmp_
     content["state_dict"][name][0] = torch.nan
     torch.save(content, tmp_path / "nan.ckpt")
     with pytest.raises(ModelFileError, match=r"weights in '.*nan\.ckpt' are not finite: the train"):
-        load_potential(RunFolder(finished_run), tmp_path / "nan.ckpt")
+        load_potential(TrainingFolder(finished_run), tmp_path / "nan.ckpt")

@@ -1,5 +1,8 @@
 """Rotations acting on features: the mathematics under equivariant networks.
 
+What belongs here: irreps, their products, and layers that commute with rotations and
+reflections for any irreps. How a paper joins these to a network is not here.
+
 Conventions, the same as e3nn's: an irrep of degree l has 2l + 1 real components,
 m = -l ... l about the y axis, so that l = 1 is (x, y, z); ``1o`` is a vector and
 ``1e`` an axial vector. Features are one tensor per irrep, channels last:

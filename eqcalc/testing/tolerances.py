@@ -12,9 +12,9 @@ __all__ = [
     "MINIMAL_EFFECT",
     "TOLERANCES",
     "VANISHING_DISTANCES",
-    "VANISHING_ORDERS",
     "VANISHING_SLACK",
     "Tolerance",
+    "vanishing_orders",
 ]
 
 
@@ -52,11 +52,21 @@ FAR_FROM_ORIGIN: dict[torch.dtype, Tolerance] = {
 MINIMAL_EFFECT = 1e-5
 """eV; a neighbour that changes an atom's energy by less is not seen."""
 
-VANISHING_ORDERS: dict[str, float] = {"energy": 3.0, "forces": 2.0, "curvature": 1.0}
-"""Powers of (cutoff - d) with which an edge's effect must vanish: two vanishing derivatives."""
-
 VANISHING_DISTANCES = (1e-2, 5e-3, 2e-3, 2e-4)
 """Fractions of the cutoff by which an edge is short of it; the last is compared with the others."""
 
 VANISHING_SLACK = 0.5
 """By how much a measured power may fall short; the next worse envelope is a whole power away."""
+
+
+def vanishing_orders(n_derivatives: int) -> dict[str, int]:
+    """Return the powers of (cutoff - d) with which an edge's effect must vanish.
+
+    >>> vanishing_orders(2)
+    {'energy': 3, 'forces': 2, 'curvature': 1}
+
+    Parameters
+    ----------
+    n_derivatives : derivatives of the effect that vanish at the cutoff
+    """
+    return {"energy": n_derivatives + 1, "forces": n_derivatives, "curvature": n_derivatives - 1}

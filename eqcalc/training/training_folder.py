@@ -11,7 +11,7 @@ from eqcalc.errors import ConfigError, OutputError
 from eqcalc.files import write_whole
 from eqcalc.training.config import TrainingConfig, read_config
 
-__all__ = ["EVENTS", "RunFolder"]
+__all__ = ["EVENTS", "TrainingFolder"]
 
 EVENTS = "tensorboard"
 
@@ -20,7 +20,7 @@ _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
 _NETWORK = "network.py"
 
 
-class RunFolder:
+class TrainingFolder:
     """The folder of one training run.
 
     ``train.toml`` is the configuration as it was, ``network.py`` the file of an architecture

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import geometries
+import copy
+
 import torch
 from ase import Atoms
-from subjects import Subject, assert_same_evaluation, evaluate
-from tolerances import FAR_FROM_ORIGIN
 
+from eqcalc.errors import ContractError
 from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.potential import Evaluation
+from eqcalc.testing import geometries
+from eqcalc.testing.subjects import (
+    Subject,
+    assert_same_evaluation,
+    evaluate,
+    require,
+    require_potential,
+)
+from eqcalc.testing.tolerances import FAR_FROM_ORIGIN
 
 __all__ = [
     "assert_batch_equals_singles",
+    "assert_energies_keep_the_dtype",
     "assert_globals_untouched",
     "assert_inputs_unchanged",
     "assert_large_box_is_exact",
@@ -59,11 +69,13 @@ def assert_inputs_unchanged(subject: Subject) -> None:
         before = {name: tensor.clone() for name, tensor in _tensors(graph).items()}
         evaluate(subject, graph, case)
         for name, tensor in _tensors(graph).items():
-            assert torch.equal(tensor, before[name]), (
-                f"{subject.label}: {case}: the evaluation changed its input {name}"
+            require(
+                torch.equal(tensor, before[name]),
+                f"{subject.label}: {case}: the evaluation changed its input {name}",
             )
-            assert not tensor.requires_grad, (
-                f"{subject.label}: {case}: the evaluation made its input {name} require grad"
+            require(
+                not tensor.requires_grad,
+                f"{subject.label}: {case}: the evaluation made its input {name} require grad",
             )
 
 
@@ -80,25 +92,29 @@ def assert_no_memory(subject: Subject) -> None:
 
 def assert_globals_untouched(subject: Subject) -> None:
     """Results do not depend on the global dtype, and no global is changed."""
-    assert torch.get_default_dtype() == torch.float32, "this law starts from the float32 default"
     atoms = geometries.ethanol()
-    expected = evaluate(subject, atoms, "ethanol")
-    _assert_default_dtype(subject, torch.float32)
-    for dtype in (torch.float64, torch.float32):
-        torch.set_default_dtype(dtype)
-        state = torch.get_rng_state()
-        try:
+    initial = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        expected = evaluate(subject, atoms, "ethanol")
+        for dtype in (torch.float64, torch.float32):
+            _assert_default_dtype(subject, torch.float32)
+            torch.set_default_dtype(dtype)
+            case = f"ethanol with the default dtype {dtype}"
+            state = torch.get_rng_state()
             with torch.no_grad():
-                found = evaluate(subject, atoms, f"ethanol with the default dtype {dtype}")
-                assert not torch.is_grad_enabled(), f"{subject.label}: gradients were enabled"
+                found = evaluate(subject, atoms, case)
+                is_off = not torch.is_grad_enabled()
             _assert_default_dtype(subject, dtype)
-        finally:
             torch.set_default_dtype(torch.float32)
-        assert torch.equal(state, torch.get_rng_state()), (
-            f"{subject.label}: the evaluation used torch's random numbers"
-        )
-        case = f"ethanol with the default dtype {dtype}"
-        assert_same_evaluation(subject, found, expected, case)
+            require(is_off, f"{subject.label}: gradients were enabled")
+            require(
+                torch.equal(state, torch.get_rng_state()),
+                f"{subject.label}: the evaluation used torch's random numbers",
+            )
+            assert_same_evaluation(subject, found, expected, case)
+    finally:
+        torch.set_default_dtype(initial)
 
 
 def assert_large_box_is_exact(subject: Subject) -> None:
@@ -119,6 +135,23 @@ def assert_large_box_is_exact(subject: Subject) -> None:
         )
 
 
+def assert_energies_keep_the_dtype(subject: Subject) -> None:
+    """The network's energies have the shape (n_atoms,) and the dtype of the edge vectors."""
+    potential = require_potential(subject)
+    for dtype in (torch.float64, torch.float32):
+        network = copy.deepcopy(potential).to(dtype).architecture
+        graph = subject.graph(geometries.ethanol(), dtype=dtype)
+        case = f"{subject.label}: energies of ethanol from edge vectors in {dtype}"
+        try:
+            found = network.atomic_energies(graph)  # type: ignore[operator]
+        except Exception as error:  # a network may fail in any way
+            raise ContractError(f"{case}: {type(error).__name__}: {error}") from error
+        expected = tuple(graph.atomic_numbers.shape)
+        shape = tuple(found.shape)
+        require(shape == expected, f"{case} have shape {shape}, expected {expected}")
+        require(found.dtype == dtype, f"{case} are {found.dtype}, expected {dtype}")
+
+
 def assert_same_numbers(subject: Subject, reference: Subject) -> None:
     """Two forms of one potential agree within the less precise one's rounding."""
     structures = geometries.generic() | {
@@ -136,7 +169,7 @@ def assert_same_numbers(subject: Subject, reference: Subject) -> None:
 
 def _assert_default_dtype(subject: Subject, dtype: torch.dtype) -> None:
     found = torch.get_default_dtype()
-    assert found == dtype, f"{subject.label}: the default dtype was changed to {found}"
+    require(found == dtype, f"{subject.label}: the default dtype was changed to {found}")
 
 
 def _tensors(graph: AtomicGraph) -> dict[str, torch.Tensor]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 
-import geometries
 import numpy as np
 import torch
 from ase import Atoms
 from numpy.typing import NDArray
-from subjects import Subject, assert_close, assert_same_evaluation, evaluate
-from tolerances import (
-    MINIMAL_EFFECT,
-    VANISHING_DISTANCES,
-    VANISHING_ORDERS,
-    VANISHING_SLACK,
-)
 
+from eqcalc.errors import ContractError
 from eqcalc.graph import AtomicGraph
 from eqcalc.potential import Evaluation
+from eqcalc.testing import geometries
+from eqcalc.testing.subjects import (
+    Subject,
+    assert_close,
+    assert_same_evaluation,
+    evaluate,
+    require,
+)
+from eqcalc.testing.tolerances import (
+    MINIMAL_EFFECT,
+    VANISHING_DISTANCES,
+    VANISHING_SLACK,
+    vanishing_orders,
+)
 
 __all__ = [
     "assert_distant_molecules_add_up",
@@ -31,29 +38,36 @@ __all__ = [
     "assert_supercell_scales",
 ]
 
+_LARGEST_HALO = 3000  # atoms; only crystals, and ranges beyond 20 Å, have more
+
 
 def assert_neighbours_matter(subject: Subject) -> None:
-    """An atom's energy depends on where its neighbours are and on what they are."""
+    """An atom's energy depends on where its neighbours are and on what they are.
+
+    What they are is left out for a subject that knows one element only.
+    """
     base = evaluate(subject, geometries.dimer("C", "O", 1.4), "CO")
-    changes = {
-        "species of the only neighbour": geometries.dimer("C", "H", 1.4),
-        "distance of the only neighbour": geometries.dimer("C", "O", 1.6),
-    }
+    changes = {"distance of the only neighbour": geometries.dimer("C", "O", 1.6)}
+    other = subject.another("O", preferred="H")
+    if other is not None:
+        changes["species of the only neighbour"] = geometries.dimer("C", other, 1.4)
     for what, atoms in changes.items():
         found = evaluate(subject, atoms, what)
         _assert_seen(subject, float(found.energies[0] - base.energies[0]), f"CO: {what}")
+    if other is None:
+        return
     # One edge only: what arrives can be nothing but the sender's own features.
     sent = [
         evaluate(subject, _one_edge(subject, element), f"one edge from {element}").energies[0]
-        for element in ("O", "H")
+        for element in ("O", other)
     ]
     _assert_seen(subject, float(sent[1] - sent[0]), "CO, one edge: species of the sender")
     molecule = geometries.ethanol()
     before = evaluate(subject, molecule, "ethanol")
-    for changed in range(len(molecule)):
-        substituted = molecule.copy()
-        substituted.numbers[changed] = 11  # Na
-        after = evaluate(subject, substituted, "ethanol")
+    for changed, symbol in enumerate(molecule.symbols):
+        exchanged = molecule.copy()
+        exchanged.symbols[changed] = subject.another(symbol, preferred="Na")
+        after = evaluate(subject, exchanged, "ethanol")
         nearest = int(np.argsort(molecule.get_distances(changed, range(len(molecule))))[1])
         change = float(after.energies[nearest] - before.energies[nearest])
         _assert_seen(
@@ -84,11 +98,12 @@ def assert_edges_act_on_their_receiver(subject: Subject) -> None:
 
 def assert_isolated_atoms_feel_nothing(subject: Subject) -> None:
     """One atom alone: a finite energy, a force of exactly zero, no stress."""
-    for element in geometries.ELEMENTS:
+    box = max(50.0, 2.0 * subject.cutoff)
+    for element in subject.elements:
         case = f"isolated {element}"
         vacuum = evaluate(subject, geometries.isolated(element), case)
         _assert_exactly_zero(subject, vacuum.forces, f"{case}: forces")
-        boxed = evaluate(subject, geometries.isolated(element, cell=50.0), f"{case} in a box")
+        boxed = evaluate(subject, geometries.isolated(element, cell=box), f"{case} in a box")
         assert_close(
             boxed.energies,
             vacuum.energies,
@@ -96,7 +111,8 @@ def assert_isolated_atoms_feel_nothing(subject: Subject) -> None:
             f"{subject.label}: {case} in a box and in the vacuum",
             "energies",
         )
-        assert boxed.stress is not None, f"{subject.label}: {case} in a box has no stress"
+        if boxed.stress is None:
+            raise ContractError(f"{subject.label}: {case} in a box has no stress")
         _assert_exactly_zero(subject, boxed.stress, f"{case}: stress")
 
 
@@ -137,12 +153,17 @@ def assert_supercell_scales(subject: Subject) -> None:
 
 
 def assert_ghosts_stand_for_images(subject: Subject) -> None:
-    """Owned atoms with explicit ghosts have the energies and forces of the whole system."""
+    """Owned atoms with explicit ghosts have the energies and forces of the whole system.
+
+    Crystals that would need more than 3000 ghosts are left to the slab and the wire.
+    """
     for case, atoms in geometries.generic().items():
         if not atoms.pbc.any():
             continue
-        expected = evaluate(subject, atoms, case)
         cluster, homes = _with_halo(atoms, subject.n_hops * subject.cutoff)
+        if atoms.pbc.all() and len(cluster) > _LARGEST_HALO:
+            continue
+        expected = evaluate(subject, atoms, case)
         _assert_owned(subject, [(cluster, homes, len(atoms))], expected, f"{case} with ghosts")
     # Two domains, each seeing the other's atoms as ghosts, together hold a molecule.
     atoms = geometries.ethanol()
@@ -179,8 +200,10 @@ def assert_smooth_at_cutoff(subject: Subject) -> None:
 
     Each structure is scaled until its longest pair is δ short of the cutoff, and
     evaluated with and without that pair's edges. The differences of energies, forces and
-    their derivative along the scaling must vanish as δ³, δ² and δ. (float64 only.)
+    their derivative along the scaling must vanish as δ³, δ² and δ; as δ², δ and 1 for a network
+    that declares one vanishing derivative. (float64 only.)
     """
+    orders = vanishing_orders(subject.concessions.vanishing_derivatives)
     structures = {
         "CO": geometries.dimer("C", "O", 1.0),
         "water": geometries.triatomic(),
@@ -191,16 +214,17 @@ def assert_smooth_at_cutoff(subject: Subject) -> None:
         *further, nearest = (fraction * subject.cutoff for fraction in VANISHING_DISTANCES)
         near = _longest_edge_effects(subject, atoms, nearest, case)
         far = {delta: _longest_edge_effects(subject, atoms, delta, case) for delta in further}
-        for quantity, order in VANISHING_ORDERS.items():
+        for quantity, order in orders.items():
             # What near would be if it shrank with the required power from any point farther.
             expected = max(
                 effects[quantity] * (nearest / delta) ** order for delta, effects in far.items()
             )
             excess = near[quantity] / expected if expected > 0.0 else float(near[quantity] > 0.0)
             missing = math.log(max(excess, 1e-300)) / math.log(min(further) / nearest)
-            assert missing <= VANISHING_SLACK, (
+            require(
+                missing <= VANISHING_SLACK,
                 f"{subject.label}: {case}: the effect of an edge on {quantity} vanishes at the "
-                f"cutoff as δ^{order - missing:.2f}, expected δ^{order:g}"
+                f"cutoff as δ^{order - missing:.2f}, expected δ^{order:g}",
             )
 
 
@@ -283,12 +307,13 @@ def _select(graph: AtomicGraph, kept: torch.Tensor) -> AtomicGraph:
 
 
 def _assert_seen(subject: Subject, change: float, what: str) -> None:
-    assert abs(change) > MINIMAL_EFFECT, (
+    require(
+        abs(change) > MINIMAL_EFFECT,
         f"{subject.label}: {what} changes the energy by {change:.3g} eV, expected more than "
-        f"{MINIMAL_EFFECT:g}"
+        f"{MINIMAL_EFFECT:g}",
     )
 
 
 def _assert_exactly_zero(subject: Subject, tensor: torch.Tensor, what: str) -> None:
     largest = float(tensor.abs().max())
-    assert largest == 0.0, f"{subject.label}: {what} must be exactly zero, found {largest:.3g}"
+    require(largest == 0.0, f"{subject.label}: {what} must be exactly zero, found {largest:.3g}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import geometries
 import numpy as np
 import torch
 from ase import Atoms
 from numpy.typing import NDArray
-from subjects import Subject, assert_same_evaluation, evaluate
 
 from eqcalc.potential import Evaluation
+from eqcalc.testing import geometries
+from eqcalc.testing.subjects import Subject, assert_same_evaluation, evaluate
 
 __all__ = [
     "assert_atom_permutation",

@@ -1,7 +1,10 @@
 """One sound network, and wrong ones that differ from it in a single line.
 
-:class:`Sound` obeys the contract. Each twin makes one mistake that some public code has
-made or that is easily made; the contract must reject it.
+:class:`Sound` obeys the contract. Each of :data:`BROKEN` makes one mistake that some public code
+has made or that is easily made; the contract must reject it. To see whether a law bites:
+
+    for twin in BROKEN:
+        my_law(potential_subject(twin_potential(twin)))
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from eqcalc.nn.norm import channel_norm
 from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.potential import Potential
 
-__all__ = ["Sound", "TwinPotential"]
+__all__ = ["BROKEN", "Sound", "TwinPotential", "twin_potential"]
 
 
 class Sound(nn.Module):
@@ -40,56 +43,68 @@ class Sound(nn.Module):
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,)."""
-        distances = self.lengths(graph)  # (n_edges,)
+        distances = self._lengths(graph)  # (n_edges,)
         directions = (graph.edge_vectors / distances.unsqueeze(1)).unsqueeze(2)
-        filters = self.filter(distances)  # (n_edges, 3F)
-        s = self.embed(graph)  # (n_atoms, F)
+        filters = self._filter(distances)  # (n_edges, 3F)
+        s = self._embed(graph)  # (n_atoms, F)
         v = s.new_zeros((s.shape[0], 3, s.shape[1]))  # (n_atoms, 3, F)
         for message, update in zip(self.messages, self.updates, strict=True):
-            mixed = self.gather(message(s), graph) * filters
+            mixed = self._gather(message(s), graph) * filters
             a, b, c = mixed.split(s.shape[1], dim=1)  # (n_edges, F)
-            sent = directions * b.unsqueeze(1) + self.gather(v, graph) * c.unsqueeze(1)
-            s = s + self.receive(a, graph, len(s))
-            v = v + self.receive(sent, graph, len(s))
-            s = self.update(update, s, v)
-        return self.read(s, v, graph)
+            sent = directions * b.unsqueeze(1) + self._gather(v, graph) * c.unsqueeze(1)
+            s = s + self._receive(a, graph, len(s))
+            v = v + self._receive(sent, graph, len(s))
+            s = self._update(update, s, v)
+        return self._read(s, v, graph)
 
     # Each of the following is what some twin does wrongly.
 
-    def embed(self, graph: AtomicGraph) -> Tensor:
+    def _embed(self, graph: AtomicGraph) -> Tensor:
         return self.embedding(graph.atomic_numbers)
 
-    def lengths(self, graph: AtomicGraph) -> Tensor:
+    def _lengths(self, graph: AtomicGraph) -> Tensor:
         return torch.linalg.vector_norm(graph.edge_vectors, dim=1)
 
-    def filter(self, distances: Tensor) -> Tensor:
-        return self.filters(self.basis(distances)) * self.envelope(distances)
+    def _filter(self, distances: Tensor) -> Tensor:
+        return self.filters(self._basis(distances)) * self._envelope(distances)
 
-    def basis(self, distances: Tensor) -> Tensor:
+    def _basis(self, distances: Tensor) -> Tensor:
         centres = torch.arange(self.n_radial, dtype=distances.dtype) * self.cutoff / self.n_radial
         return torch.exp(-2.0 * (distances.unsqueeze(1) - centres).square())
 
-    def envelope(self, distances: Tensor) -> Tensor:
+    def _envelope(self, distances: Tensor) -> Tensor:
         return polynomial_envelope(distances, self.cutoff).unsqueeze(1)
 
-    def gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
+    def _gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
         return features[graph.edge_index[0]]
 
-    def receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
+    def _receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
         return sum_at_receivers(edge_features, graph.edge_index[1], n_atoms)
 
-    def norm(self, v: Tensor) -> Tensor:
+    def _norm(self, v: Tensor) -> Tensor:
         return channel_norm(v)
 
-    def update(self, block: nn.Module, s: Tensor, v: Tensor) -> Tensor:
-        return s + block(torch.cat([s, self.norm(v)], dim=1))
+    def _update(self, block: nn.Module, s: Tensor, v: Tensor) -> Tensor:
+        return s + block(torch.cat([s, self._norm(v)], dim=1))
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         return self.readout(s).squeeze(1)
 
 
 class TwinPotential(Potential):
     """A potential that may be wrong itself; it is sound as it stands."""
+
+
+def twin_potential(twin: type[nn.Module]) -> TwinPotential:
+    """Return a network of this module as a potential in float64, with the same weights for all.
+
+    No reference energies: a twin that changes elements shall not be stopped by them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        if issubclass(twin, TwinPotential):
+            return twin(Sound()).double().eval()
+        return TwinPotential(twin()).double().eval()
 
 
 def _mlp(n_in: int, n_out: int) -> nn.Sequential:
@@ -102,65 +117,65 @@ def _mlp(n_in: int, n_out: int) -> nn.Sequential:
 class FirstComponent(Sound):
     """Read the x component of the edges."""
 
-    def filter(self, distances: Tensor) -> Tensor:
-        return super().filter(distances) * (1.0 + 0.1 * self.first.tanh())
+    def _filter(self, distances: Tensor) -> Tensor:
+        return super()._filter(distances) * (1.0 + 0.1 * self._first.tanh())
 
-    def lengths(self, graph: AtomicGraph) -> Tensor:
-        self.first = graph.edge_vectors[:, :1]
-        return super().lengths(graph)
+    def _lengths(self, graph: AtomicGraph) -> Tensor:
+        self._first = graph.edge_vectors[:, :1]
+        return super()._lengths(graph)
 
 
 class SumOfComponents(Sound):
     """Feed gates with the sum of a vector's components instead of its norm."""
 
-    def norm(self, v: Tensor) -> Tensor:
+    def _norm(self, v: Tensor) -> Tensor:
         return v.sum(dim=1)
 
 
 class GatePerAxis(Sound):
     """Squash each axis of a vector on its own before the norm."""
 
-    def norm(self, v: Tensor) -> Tensor:
+    def _norm(self, v: Tensor) -> Tensor:
         return channel_norm(torch.tanh(v))
 
 
 class Handed(Sound):
     """Read the triple product of three vector channels, which changes sign in a mirror."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         a, b, c = v[:, :, 0], v[:, :, 1], v[:, :, 2]
-        return super().read(s, v, graph) + (torch.linalg.cross(a, b, dim=1) * c).sum(dim=1)
+        return super()._read(s, v, graph) + (torch.linalg.cross(a, b, dim=1) * c).sum(dim=1)
 
 
 class Numbered(Sound):
     """Let the number of an atom matter."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         order = torch.arange(len(s), dtype=s.dtype)
-        return super().read(s, v, graph) * (1.0 + 1e-3 * order)
+        return super()._read(s, v, graph) * (1.0 + 1e-3 * order)
 
 
 class FirstEdgeCounts(Sound):
     """Weigh the first edge of the list more than the others."""
 
-    def envelope(self, distances: Tensor) -> Tensor:
+    def _envelope(self, distances: Tensor) -> Tensor:
         weights = torch.ones_like(distances)
         weights[:1] = 1.1
-        return super().envelope(distances) * weights.unsqueeze(1)
+        return super()._envelope(distances) * weights.unsqueeze(1)
 
 
 class UsesCell(Sound):
     """Add a function of the cell, which is not in the edges."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         volume = torch.linalg.det(graph.cell).abs()[graph.structure_index]
-        return super().read(s, v, graph) + 1e-4 * volume
+        return super()._read(s, v, graph) + 1e-4 * volume
 
 
 class OneImageOnly(Sound):
     """Treat edges as a matrix of atoms: of several images of a pair only one survives."""
 
-    def receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
+    def _receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
         senders, receivers = graph.edge_index
         dense = edge_features.new_zeros((n_atoms, n_atoms, *edge_features.shape[1:]))
         dense[receivers, senders] = edge_features
@@ -170,7 +185,7 @@ class OneImageOnly(Sound):
 class NoSelfImages(Sound):
     """Drop edges from an atom to its own periodic images as if they were self-loops."""
 
-    def receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
+    def _receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
         kept = graph.edge_index[0] != graph.edge_index[1]
         return sum_at_receivers(edge_features[kept], graph.edge_index[1][kept], n_atoms)
 
@@ -181,21 +196,21 @@ class NoSelfImages(Sound):
 class SharpCutoff(Sound):
     """Drop edges at the cutoff without an envelope."""
 
-    def envelope(self, distances: Tensor) -> Tensor:
+    def _envelope(self, distances: Tensor) -> Tensor:
         return (distances < self.cutoff).to(distances.dtype).unsqueeze(1)
 
 
 class NoCutoff(Sound):
     """Rely on the neighbour list to end at the cutoff."""
 
-    def envelope(self, distances: Tensor) -> Tensor:
+    def _envelope(self, distances: Tensor) -> Tensor:
         return torch.ones_like(distances).unsqueeze(1)
 
 
 class CosineCutoff(Sound):
     """End with a jump of the second derivative."""
 
-    def envelope(self, distances: Tensor) -> Tensor:
+    def _envelope(self, distances: Tensor) -> Tensor:
         u = 0.5 * (1.0 + torch.cos(torch.pi * distances / self.cutoff))
         return torch.where(distances < self.cutoff, u, torch.zeros_like(u)).unsqueeze(1)
 
@@ -203,47 +218,47 @@ class CosineCutoff(Sound):
 class BiasOutsideEnvelope(Sound):
     """Damp the basis instead of the filter, so that the bias reaches everywhere."""
 
-    def filter(self, distances: Tensor) -> Tensor:
-        return self.filters(self.basis(distances) * self.envelope(distances))
+    def _filter(self, distances: Tensor) -> Tensor:
+        return self.filters(self._basis(distances) * self._envelope(distances))
 
 
 class MeanOverNeighbours(Sound):
     """Divide by the number of edges, which jumps when one enters."""
 
-    def receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
+    def _receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
         degree = torch.bincount(graph.edge_index[1], minlength=n_atoms).clamp(min=1)
-        total = super().receive(edge_features, graph, n_atoms)
+        total = super()._receive(edge_features, graph, n_atoms)
         return total / degree.reshape([-1] + [1] * (total.dim() - 1))
 
 
 class OwnFeatures(Sound):
     """Send the receiver's own features: the species of neighbours never couple."""
 
-    def gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
+    def _gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
         return features[graph.edge_index[1]]
 
 
 class OwnScalars(Sound):
     """Send the receiver's own scalars; the neighbours' vectors hide it after two blocks."""
 
-    def gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
+    def _gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
         return features[graph.edge_index[1 if features.dim() == 2 else 0]]
 
 
 class BlindToDistance(Sound):
     """Forget the distance: every edge counts the same."""
 
-    def filter(self, distances: Tensor) -> Tensor:
-        return super().filter(torch.full_like(distances, 0.4 * self.cutoff))
+    def _filter(self, distances: Tensor) -> Tensor:
+        return super()._filter(torch.full_like(distances, 0.4 * self.cutoff))
 
 
 class SumAtSender(Sound):
     """Swap sender and receiver."""
 
-    def gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
+    def _gather(self, features: Tensor, graph: AtomicGraph) -> Tensor:
         return features[graph.edge_index[1]]
 
-    def receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
+    def _receive(self, edge_features: Tensor, graph: AtomicGraph, n_atoms: int) -> Tensor:
         return sum_at_receivers(edge_features, graph.edge_index[0], n_atoms)
 
 
@@ -258,26 +273,26 @@ class TooFewHops(Sound):
 class GlobalMean(Sound):
     """Subtract the mean over all atoms of the graph, other structures included."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
-        return super().read(s - 0.1 * s.mean(dim=0), v, graph)
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+        return super()._read(s - 0.1 * s.mean(dim=0), v, graph)
 
 
 class StructureMean(Sound):
     """Add the mean over the structure's atoms: molecules out of reach see each other."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         total = sum_at_receivers(s, graph.structure_index, graph.n_structures)
         sizes = torch.bincount(graph.structure_index, minlength=graph.n_structures).clamp(min=1)
         mean = total / sizes.unsqueeze(1)
-        return super().read(s - 0.1 * mean[graph.structure_index], v, graph)
+        return super()._read(s - 0.1 * mean[graph.structure_index], v, graph)
 
 
 class NotExtensive(Sound):
     """Divide by the number of atoms."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         sizes = torch.bincount(graph.structure_index)
-        return super().read(s, v, graph) / sizes[graph.structure_index]
+        return super()._read(s, v, graph) / sizes[graph.structure_index]
 
 
 # --- derivatives
@@ -286,14 +301,15 @@ class NotExtensive(Sound):
 class DetachedDistances(Sound):
     """Cut the distances out of the derivative."""
 
-    def lengths(self, graph: AtomicGraph) -> Tensor:
-        return super().lengths(graph).detach()
+    def _lengths(self, graph: AtomicGraph) -> Tensor:
+        return super()._lengths(graph).detach()
 
 
 class SeparateForces(TwinPotential):
     """Return gradients that no energy has: a head of their own."""
 
     def forward(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        """Return energies (n_atoms,) and edge gradients (n_edges, 3) that differ from theirs."""
         energies, gradients = super().forward(graph)
         squared = graph.edge_vectors.square().sum(dim=1, keepdim=True)
         return energies, gradients * (1.0 + 0.1 * torch.exp(-squared))
@@ -302,38 +318,38 @@ class SeparateForces(TwinPotential):
 class DiscardedUpdate(Sound):
     """Compute the update and throw it away."""
 
-    def update(self, block: nn.Module, s: Tensor, v: Tensor) -> Tensor:
-        super().update(block, s, v)
+    def _update(self, block: nn.Module, s: Tensor, v: Tensor) -> Tensor:
+        super()._update(block, s, v)
         return s
 
 
 class NormWithoutEpsilon(Sound):
     """Take the root of a sum that may be zero."""
 
-    def norm(self, v: Tensor) -> Tensor:
+    def _norm(self, v: Tensor) -> Tensor:
         return v.square().sum(dim=1).sqrt()
 
 
 class TorchNorm(Sound):
     """Take torch's norm: its first derivative at zero is 0, its second NaN."""
 
-    def norm(self, v: Tensor) -> Tensor:
+    def _norm(self, v: Tensor) -> Tensor:
         return torch.linalg.vector_norm(v, dim=1)
 
 
 class AnglesByArccosine(Sound):
     """Take angles between edges by acos, whose derivative is infinite for collinear atoms."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
-        receivers, cosines, weights, _ = self.triplets(graph)
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+        receivers, cosines, weights, _ = self._triplets(graph)
         angles = torch.acos(cosines.clamp(-1.0, 1.0)) * weights
-        return super().read(s, v, graph) + sum_at_receivers(angles, receivers, len(s))
+        return super()._read(s, v, graph) + sum_at_receivers(angles, receivers, len(s))
 
-    def triplets(self, graph: AtomicGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _triplets(self, graph: AtomicGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return receiver, cosine and weight (n_triplets,) and the senders (2, n_triplets)."""
         senders, receivers = graph.edge_index
         units = nn.functional.normalize(graph.edge_vectors, dim=1)
-        envelope = polynomial_envelope(self.lengths(graph), self.cutoff)
+        envelope = polynomial_envelope(self._lengths(graph), self.cutoff)
         first, second = torch.nonzero(receivers[:, None] == receivers[None, :], as_tuple=True)
         first, second = first[first < second], second[first < second]
         cosines = (units[first] * units[second]).sum(dim=1)
@@ -344,10 +360,10 @@ class AnglesByArccosine(Sound):
 class AnglesExcludedByIndex(AnglesByArccosine):
     """Leave out angles between two images of one neighbour as if they were one atom."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
-        receivers, cosines, weights, senders = self.triplets(graph)
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+        receivers, cosines, weights, senders = self._triplets(graph)
         counted = cosines.square() * weights * (senders[0] != senders[1])
-        return Sound.read(self, s, v, graph) + sum_at_receivers(counted, receivers, len(s))
+        return Sound._read(self, s, v, graph) + sum_at_receivers(counted, receivers, len(s))
 
 
 # --- conduct
@@ -356,21 +372,21 @@ class AnglesExcludedByIndex(AnglesByArccosine):
 class BareSqueeze(Sound):
     """Squeeze every dimension of size one, the atoms included."""
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         return self.readout(s).squeeze()
 
 
 class AssumesEdges(Sound):
     """Normalise by the largest distance, which needs at least one edge."""
 
-    def filter(self, distances: Tensor) -> Tensor:
-        return super().filter(distances) * (1.0 + 0.0 * distances.max())
+    def _filter(self, distances: Tensor) -> Tensor:
+        return super()._filter(distances) * (1.0 + 0.0 * distances.max())
 
 
 class WritesToInput(Sound):
     """Count elements from zero in the caller's own tensor."""
 
-    def embed(self, graph: AtomicGraph) -> Tensor:
+    def _embed(self, graph: AtomicGraph) -> Tensor:
         return self.embedding(graph.atomic_numbers.sub_(1).clamp_(min=0))
 
 
@@ -379,24 +395,24 @@ class RunningMean(Sound):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean = 0.0
+        self.mean = torch.zeros(())
 
-    def read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
         self.mean = 0.9 * self.mean + 0.1 * s.mean().detach()
-        return super().read(s - self.mean, v, graph)
+        return super()._read(s - self.mean, v, graph)
 
 
 class RandomNoise(Sound):
     """Keep dropout or noise alive in evaluation."""
 
-    def embed(self, graph: AtomicGraph) -> Tensor:
-        return nn.functional.dropout(super().embed(graph), p=0.1, training=True)
+    def _embed(self, graph: AtomicGraph) -> Tensor:
+        return nn.functional.dropout(super()._embed(graph), p=0.1, training=True)
 
 
 class DefaultPrecision(Sound):
     """Make a constant in the global dtype instead of the input's."""
 
-    def basis(self, distances: Tensor) -> Tensor:
+    def _basis(self, distances: Tensor) -> Tensor:
         centres = torch.linspace(0.0, self.cutoff, self.n_radial) + 1.0 / 3.0
         return torch.exp(-2.0 * (distances.unsqueeze(1) - centres).square()).to(distances.dtype)
 
@@ -404,13 +420,63 @@ class DefaultPrecision(Sound):
 class SinglePrecisionInside(Sound):
     """Cast to float32 in between."""
 
-    def basis(self, distances: Tensor) -> Tensor:
-        return super().basis(distances.float()).to(distances.dtype)
+    def _basis(self, distances: Tensor) -> Tensor:
+        return super()._basis(distances.float()).to(distances.dtype)
+
+
+class AlwaysDouble(Sound):
+    """Answer in float64 whatever came in, which a host in float32 does not expect."""
+
+    def _read(self, s: Tensor, v: Tensor, graph: AtomicGraph) -> Tensor:
+        return super()._read(s, v, graph).double()
 
 
 class SetsDefaultDtype(Sound):
     """Set the global dtype to its own."""
 
-    def embed(self, graph: AtomicGraph) -> Tensor:
+    def _embed(self, graph: AtomicGraph) -> Tensor:
         torch.set_default_dtype(graph.edge_vectors.dtype)
-        return super().embed(graph)
+        return super()._embed(graph)
+
+
+BROKEN: tuple[type[nn.Module], ...] = (
+    FirstComponent,
+    SumOfComponents,
+    GatePerAxis,
+    Handed,
+    Numbered,
+    FirstEdgeCounts,
+    UsesCell,
+    OneImageOnly,
+    NoSelfImages,
+    SharpCutoff,
+    NoCutoff,
+    CosineCutoff,
+    BiasOutsideEnvelope,
+    MeanOverNeighbours,
+    OwnFeatures,
+    OwnScalars,
+    BlindToDistance,
+    SumAtSender,
+    TooFewHops,
+    GlobalMean,
+    StructureMean,
+    NotExtensive,
+    DetachedDistances,
+    SeparateForces,
+    DiscardedUpdate,
+    NormWithoutEpsilon,
+    TorchNorm,
+    AnglesByArccosine,
+    AnglesExcludedByIndex,
+    BareSqueeze,
+    AssumesEdges,
+    WritesToInput,
+    RunningMean,
+    RandomNoise,
+    DefaultPrecision,
+    SinglePrecisionInside,
+    AlwaysDouble,
+    SetsDefaultDtype,
+)
+"""Every wrong network."""

@@ -1,0 +1,53 @@
+// The operators of the library, each defined in the file that its heading names.
+//
+// Tensors are on a CPU. Whatever does not fit is refused with an exception. New tensors are made
+// by methods of given ones (new_empty, new_zeros): the headers of at::empty and its like take
+// twice as long to compile as all the rest of a file.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <tuple>
+
+namespace eqcalc {
+
+using at::Tensor;
+
+// --- edges.cpp
+
+std::tuple<Tensor, Tensor, double> edge_vectors(const Tensor& positions, const Tensor& pairs,
+                                                const Tensor& offsets, double cutoff,
+                                                const Tensor& like);
+Tensor edge_forces(const Tensor& gradients, const Tensor& edge_index, int64_t n_atoms);
+Tensor edge_virial(const Tensor& vectors, const Tensor& gradients);
+
+// --- convolutions.cpp
+
+Tensor scalar_convolution(const Tensor& x, const Tensor& table, const Tensor& vectors,
+                          const Tensor& index, double per_h);
+std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g, const Tensor& x,
+                                                       const Tensor& table,
+                                                       const Tensor& vectors,
+                                                       const Tensor& index, double per_h);
+Tensor vector_convolution(const Tensor& p, const Tensor& table, const Tensor& vectors,
+                          const Tensor& index, double per_h);
+std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g, const Tensor& p,
+                                                       const Tensor& table,
+                                                       const Tensor& vectors,
+                                                       const Tensor& index, double per_h);
+
+// --- path_convolution.cpp
+
+Tensor path_convolution(const Tensor& x, const Tensor& a, const Tensor& paths,
+                        const Tensor& table, const Tensor& vectors, const Tensor& index,
+                        double per_h, int64_t width);
+std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
+    const Tensor& g, const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
+    const Tensor& vectors, const Tensor& index, double per_h);
+
+// --- products.cpp
+
+Tensor rows_times(const Tensor& x, const Tensor& w);
+
+}  // namespace eqcalc

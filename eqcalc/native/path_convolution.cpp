@@ -1,0 +1,202 @@
+// Sums of tensor products of neighbour features under tabulated filters, and their derivatives.
+//
+// M_i[p, m3] = sum_j W_p(d_ij) sum_m1 A_ij[p, m3, m1] h_j[s(p), m1]
+//
+// where every path p joins one irrep s(p) of the sender's features to one block of the sums,
+// and the couplings A of an edge come from outside. As in convolutions.cpp, nothing of size
+// (edges x channels) is ever written.
+//
+// Shapes: features (n, D_x), couplings (E, D_a), sums (n, width); paths (n_paths, 7) says where
+// in their rows a path's numbers lie. table (n_rows, n_paths C).
+
+#include <ATen/Dispatch.h>
+
+#include "lanes.h"
+#include "library.h"
+#include "spline_edges.h"
+
+namespace {
+
+// One path: where its features, couplings and sums begin, in numbers, and how they go on.
+struct Path {
+  int64_t x, d1, a, a_stride, d3, out, out_stride;
+};
+
+constexpr int64_t kPathColumns = 7;
+
+template <typename T, int D1>
+void path_sum(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
+              const T* __restrict x, const T* __restrict a, T* __restrict out) {
+  using V = typename Lanes<T>::V;
+  constexpr int64_t L = Lanes<T>::L;
+  const T *h = x + q.x, *A = a + q.a;
+  T* o = out + q.out;
+  int64_t f = 0;
+  for (; f + L <= C; f += L) {
+    const V w = e.b0 * load(c + f) + e.b1 * load(c + W + f) + e.b2 * load(c + 2 * W + f) +
+                e.b3 * load(c + 3 * W + f);
+    V xs[D1];
+    for (int m1 = 0; m1 < D1; ++m1) xs[m1] = w * load(h + m1 * C + f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = A + m3 * q.a_stride;
+      V sum = row[0] * xs[0];
+      for (int m1 = 1; m1 < D1; ++m1) sum += row[m1] * xs[m1];
+      add_to(o + m3 * q.out_stride + f, sum);
+    }
+  }
+  for (; f < C; ++f) {
+    const T w = VALUE(c, W, f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = A + m3 * q.a_stride;
+      T sum = 0;
+      for (int m1 = 0; m1 < D1; ++m1) sum += row[m1] * h[m1 * C + f];
+      o[m3 * q.out_stride + f] += w * sum;
+    }
+  }
+}
+
+// The derivatives of one path: L channels at a time, then the rest.
+template <typename T, int D1>
+T path_gradient(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
+                const T* __restrict x, const T* __restrict a, const T* __restrict g,
+                T* __restrict grad_x, T* __restrict grad_a) {
+  using V = typename Lanes<T>::V;
+  constexpr int64_t L = Lanes<T>::L;
+  const T *h = x + q.x, *A = a + q.a, *go = g + q.out;
+  T *gh = grad_x + q.x, *gA = grad_a + q.a;
+  T slope = 0;
+  int64_t f = 0;
+  for (; f + L <= C; f += L) {
+    const V c0 = load(c + f), c1 = load(c + W + f), c2 = load(c + 2 * W + f),
+            c3 = load(c + 3 * W + f);
+    const V w = e.b0 * c0 + e.b1 * c1 + e.b2 * c2 + e.b3 * c3;
+    V xs[D1], ys[D1] = {};  // features, and the couplings' sums of the gradient
+    for (int m1 = 0; m1 < D1; ++m1) xs[m1] = load(h + m1 * C + f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = A + m3 * q.a_stride;
+      const V out = load(go + m3 * q.out_stride + f), weighted = w * out;
+      for (int m1 = 0; m1 < D1; ++m1) {
+        ys[m1] += row[m1] * out;
+        gA[m3 * q.a_stride + m1] += sum_of<T>(weighted * xs[m1]);
+      }
+    }
+    V products = xs[0] * ys[0];
+    for (int m1 = 1; m1 < D1; ++m1) products += xs[m1] * ys[m1];
+    for (int m1 = 0; m1 < D1; ++m1) add_to(gh + m1 * C + f, w * ys[m1]);
+    slope += sum_of<T>((e.s0 * c0 + e.s1 * c1 + e.s2 * c2 + e.s3 * c3) * products);
+  }
+  for (; f < C; ++f) {
+    const T w = VALUE(c, W, f), v = SLOPE(c, W, f);
+    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
+      const T* row = A + m3 * q.a_stride;
+      const T out = go[m3 * q.out_stride + f];
+      T sum = 0;
+      for (int m1 = 0; m1 < D1; ++m1) {
+        sum += row[m1] * h[m1 * C + f];
+        gh[m1 * C + f] += row[m1] * w * out;
+        gA[m3 * q.a_stride + m1] += w * out * h[m1 * C + f];
+      }
+      slope += out * v * sum;
+    }
+  }
+  return slope;
+}
+
+#define FOR_DEGREE(d1, CALL)                        \
+  switch (d1) {                                     \
+    case 1: { constexpr int D = 1; CALL; break; }   \
+    case 3: { constexpr int D = 3; CALL; break; }   \
+    case 5: { constexpr int D = 5; CALL; break; }   \
+    case 7: { constexpr int D = 7; CALL; break; }   \
+    case 9: { constexpr int D = 9; CALL; break; }   \
+    case 11: { constexpr int D = 11; CALL; break; } \
+    case 13: { constexpr int D = 13; CALL; break; } \
+  }
+
+void check_paths(const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
+                 const Tensor& vectors, const Tensor& index, int64_t width) {
+  TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
+                  paths.scalar_type() == at::kLong && paths.size(0) > 0,
+              "paths must be int64 (n_paths, ", kPathColumns, ")");
+  TORCH_CHECK(table.size(1) % paths.size(0) == 0, "paths and table differ");
+  TORCH_CHECK(a.dim() == 2 && a.size(0) == vectors.size(0) && a.scalar_type() == x.scalar_type(),
+              "couplings and vectors differ");
+  check(x, table, vectors, index, x.size(1), table.size(1));
+  const int64_t C = table.size(1) / paths.size(0);
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  for (int64_t p = 0; p < paths.size(0); ++p) {
+    TORCH_CHECK(q[p].x >= 0 && q[p].x + q[p].d1 * C <= x.size(1) && q[p].d1 % 2 == 1 &&
+                    q[p].d1 <= 13 && q[p].d3 >= 1 && q[p].a >= 0 &&
+                    q[p].a + (q[p].d3 - 1) * q[p].a_stride + q[p].d1 <= a.size(1) &&
+                    q[p].out >= 0 && q[p].out + (q[p].d3 - 1) * q[p].out_stride + C <= width,
+                "path ", p, " is out of range");
+  }
+}
+
+}  // namespace
+
+namespace eqcalc {
+
+Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_,
+                        const Tensor& table_, const Tensor& vectors_, const Tensor& index_,
+                        double per_h, int64_t width) {
+  const auto x = x_.contiguous(), a = a_.contiguous(), paths = paths_.contiguous();
+  const auto table = table_.contiguous(), vectors = vectors_.contiguous();
+  const auto index = index_.contiguous();
+  check_paths(x, a, paths, table, vectors, index, width);
+  const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
+  const int64_t D_x = x.size(1), D_a = a.size(1);
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  Tensor out;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "path_convolution", [&] {
+    const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
+               *pa = a.data_ptr<scalar_t>();
+    out = over_edges<scalar_t>(
+        x, width, table, vectors, index, per_h,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+          for (int64_t p = 0; p < n_paths; ++p) {
+            FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], C, W, pc + e.row * W + p * C,
+                                                       px + e.j * D_x, pa + k * D_a,
+                                                       own + e.i * width)))
+          }
+        });
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
+    const Tensor& g_, const Tensor& x_, const Tensor& a_, const Tensor& paths_,
+    const Tensor& table_, const Tensor& vectors_, const Tensor& index_, double per_h) {
+  const auto g = g_.contiguous(), x = x_.contiguous(), a = a_.contiguous();
+  const auto paths = paths_.contiguous(), table = table_.contiguous();
+  const auto vectors = vectors_.contiguous(), index = index_.contiguous();
+  check_paths(x, a, paths, table, vectors, index, g.size(1));
+  const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
+  const int64_t D_x = x.size(1), D_a = a.size(1), width = g.size(1);
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  auto grad_vectors = vectors.new_zeros(vectors.sizes());
+  auto grad_a = a.new_zeros(a.sizes());
+  Tensor grad_x;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "path_convolution_backward", [&] {
+    const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
+               *pa = a.data_ptr<scalar_t>(), *pg = g.data_ptr<scalar_t>();
+    auto *pv = grad_vectors.data_ptr<scalar_t>(), *pga = grad_a.data_ptr<scalar_t>();
+    grad_x = over_edges<scalar_t>(
+        x, D_x, table, vectors, index, per_h,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+          scalar_t slope = 0;
+          for (int64_t p = 0; p < n_paths; ++p) {
+            FOR_DEGREE(q[p].d1, (slope += path_gradient<scalar_t, D>(
+                                     e, q[p], C, W, pc + e.row * W + p * C, px + e.j * D_x,
+                                     pa + k * D_a, pg + e.i * width, own + e.j * D_x,
+                                     pga + k * D_a)))
+          }
+          pv[3 * k] = slope * e.x;
+          pv[3 * k + 1] = slope * e.y;
+          pv[3 * k + 2] = slope * e.z;
+        });
+  });
+  return {grad_x, grad_a, grad_vectors};
+}
+
+}  // namespace eqcalc

@@ -1,0 +1,53 @@
+"""What an architecture gives up of the contract, declared by attributes of its class."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from eqcalc.errors import ConfigError
+
+__all__ = ["NO_CONCESSIONS", "Concessions", "declared"]
+
+
+class Concessions(NamedTuple):
+    """What a network declares, each field by a class attribute of its name.
+
+        class Handed(nn.Module):
+            mirror_symmetric = False
+
+    mirror_symmetric : mirror images have the same energy. False: the law of reflection is not
+        applied, all others are.
+    vanishing_derivatives : how many derivatives of an edge's effect vanish at the cutoff, 2 or
+        1. With 1, as a cosine cutoff has, forces are continuous and their derivatives jump; the
+        effect must vanish with exactly that power.
+    """
+
+    mirror_symmetric: bool = True
+    vanishing_derivatives: int = 2
+
+
+NO_CONCESSIONS = Concessions()
+"""The whole contract."""
+
+
+def declared(network: nn.Module) -> Concessions:
+    """Return what a network declares; the whole contract where it says nothing.
+
+    Raises
+    ------
+    ConfigError : a declaration is not one of the values above.
+    """
+    found = Concessions(
+        getattr(network, "mirror_symmetric", True), getattr(network, "vanishing_derivatives", 2)
+    )
+    name = type(network).__name__
+    if not isinstance(found.mirror_symmetric, bool):
+        raise ConfigError(
+            f"{name}.mirror_symmetric must be True or False, found {found.mirror_symmetric!r}."
+        )
+    n = found.vanishing_derivatives
+    if isinstance(n, bool) or n not in (1, 2):
+        raise ConfigError(f"{name}.vanishing_derivatives must be 2 or 1, found {n!r}.")
+    return found

@@ -1,0 +1,90 @@
+"""Lightning's trainer, set up for a run, and what it does to its surroundings undone."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from eqcalc.data.batches import LabelledGraph
+from eqcalc.training.averaging import warming_average
+from eqcalc.training.module import PotentialModule
+from eqcalc.training.training_folder import EVENTS, TrainingFolder
+
+__all__ = ["fit"]
+
+# Warnings of Lightning that mean nothing here: the folder is meant to hold the run, the graphs
+# are ready in memory, and the last one is between Lightning and torch.
+_EXPECTED_WARNINGS = (
+    "Checkpoint directory .* exists and is not empty",
+    r"The '\w+_dataloader' does not have many workers",
+    r".*isinstance\(treespec, LeafSpec\)",
+)
+
+
+def fit(
+    module: PotentialModule,
+    train: DataLoader[LabelledGraph],
+    validation: DataLoader[LabelledGraph],
+    run: TrainingFolder,
+    callbacks: Sequence[Callback],
+    *,
+    resume: bool,
+) -> None:
+    """Train a module, from the folder's last checkpoint where resuming.
+
+    Raises
+    ------
+    KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
+    """
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    # Lightning enables gradients and leaves them so.
+    with warnings.catch_warnings(), torch.enable_grad():
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer = _trainer(module, run, callbacks)
+        try:
+            trainer.fit(
+                module,
+                train,
+                validation,
+                ckpt_path=str(run.last_checkpoint) if resume else None,
+                weights_only=True,
+            )
+        except SystemExit as stop:
+            if not trainer.interrupted:
+                raise
+            # Lightning ignores Ctrl-C from here on, and ends the process.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from stop
+
+
+def _trainer(
+    module: PotentialModule, run: TrainingFolder, callbacks: Sequence[Callback]
+) -> pl.Trainer:
+    averaging = WeightAveraging(
+        use_buffers=False, multi_avg_fn=warming_average(module.options.ema_decay)
+    )
+    # Two of them: with save_last, an epoch that is no better would leave the last one as it was.
+    best = ModelCheckpoint(
+        run.path, filename="best", monitor="validation_loss", enable_version_counter=False
+    )
+    last = ModelCheckpoint(run.path, filename="last", enable_version_counter=False)
+    return pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_epochs=module.options.max_epochs,
+        callbacks=[averaging, best, last, *callbacks],
+        logger=TensorBoardLogger(run.path, name="", version=EVENTS),
+        log_every_n_steps=1,  # nothing is logged within an epoch
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,  # validation needs forces, hence autograd
+        num_sanity_val_steps=0,
+    )
