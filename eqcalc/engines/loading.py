@@ -224,7 +224,13 @@ def load_committee(
 def _proven(kind: type[Engine], file: ModelFile, target: Target) -> Engine:
     """Start an engine and replay the passport."""
     engine = kind.load(file, target)
-    verify(
-        read_passport(file), engine, file.card.cutoff, target.dtype, target.device, str(file.path)
-    )
+    with torch.autocast(target.device.type, enabled=False):  # as calls of a Model are made
+        verify(
+            read_passport(file),
+            engine,
+            file.card.cutoff,
+            target.dtype,
+            target.device,
+            str(file.path),
+        )
     return engine

@@ -71,6 +71,11 @@ class DataOptions:
     length_unit: Optional[str] = None
     reference_energies: Union[str, Mapping[Any, float]] = "least_squares"
 
+    @property
+    def has_exact_isolated_atoms(self) -> bool:
+        """Whether an atom alone shall have exactly its reference energy."""
+        return self.reference_energies == "isolated_atoms"
+
     def __post_init__(self) -> None:
         _require_types(type(self), vars(self), "[data]")
         if isinstance(self.reference_energies, Mapping):

@@ -157,4 +157,6 @@ def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) 
     }
     if isinstance(config.data.reference_energies, str):
         content["reference energies by"] = config.data.reference_energies
+    if config.data.has_exact_isolated_atoms:
+        content["an isolated atom"] = "has the energy of the data set's, exactly"
     return content

@@ -92,4 +92,9 @@ def _build_potential(
         train.frames, config.data.reference_energies, train.isolated_atoms
     )
     network = build_network(arguments, config.seed, config.dtype)
-    return Potential(network, references, scale=force_rms(train.frames))
+    return Potential(
+        network,
+        references,
+        scale=force_rms(train.frames),
+        exact_isolated_atoms=config.data.has_exact_isolated_atoms,
+    )

@@ -21,6 +21,7 @@ from eqcalc.engines import load_model
 from eqcalc.export import export_model
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
+from eqcalc.nn.norm import ChannelNorm
 from eqcalc.potential import Potential
 
 __all__ = [
@@ -126,6 +127,12 @@ class Weights:
 
     def __init__(self, network: nn.Module) -> None:
         self.arrays = {k: v.detach().numpy() for k, v in network.named_parameters()}
+        self.is_smooth = any(m.is_smooth for m in network.modules() if isinstance(m, ChannelNorm))
+
+    def length(self, x: NDArray) -> float:
+        """Return the length of a vector in the form that the network has."""
+        square = float(x @ x)
+        return math.sqrt(square + 1.0) - 1.0 if self.is_smooth else math.sqrt(square + 1e-8)
 
     def linear(self, name: str, x: NDArray) -> NDArray:
         result = self.arrays[f"{name}.weight"] @ x

@@ -37,9 +37,11 @@ def _schnet(**options) -> SchNet:
     return _perturbed(SchNet(2, 12, 10, **options))
 
 
-def _painn(*flags: bool, out_dim: int = 1, cut_off: float = CUTOFF) -> PaiNN:
+def _painn(
+    *flags: bool, out_dim: int = 1, cut_off: float = CUTOFF, vector_norm: str = "smooth"
+) -> PaiNN:
     torch.manual_seed(2)
-    return _perturbed(PaiNN(12, 2, 6, cut_off, out_dim, *flags))
+    return _perturbed(PaiNN(12, 2, 6, cut_off, out_dim, *flags, vector_norm=vector_norm))
 
 
 def _perturbed(network: nn.Module) -> nn.Module:
@@ -450,6 +452,11 @@ class _Weights:
 
     def __init__(self, network: nn.Module) -> None:
         self.arrays = {k: v.detach().numpy() for k, v in network.named_parameters()}
+        self.is_smooth = getattr(network.config, "vector_norm", "") == "smooth"
+
+    def lengths(self, squares):
+        """Return lengths in the form that the network has."""
+        return np.sqrt(squares + 1.0) - 1.0 if self.is_smooth else np.sqrt(squares + 1e-8)
 
     def linear(self, name: str, x: np.ndarray) -> np.ndarray:
         bias = self.arrays.get(f"{name}.bias")
@@ -539,7 +546,7 @@ def _painn_by_loops(network: PaiNN, numbers, positions, index) -> tuple[np.ndarr
         for i in range(n_atoms):
             both = w.arrays[f"updates.{t}.channel_mix.weight"] @ v[i].T  # (2F, 3)
             left, right = both[:F].T, both[F:].T
-            norm = np.sqrt((left**2).sum(axis=0) + 1e-8)
+            norm = w.lengths((left**2).sum(axis=0))
             mixed = w.mlp(f"updates.{t}.mix", np.concatenate([s[i], norm]), _silu)
             s[i] = s[i] + mixed[:F] + mixed[2 * F :] * (left * right).sum(axis=0)
             v[i] = v[i] + mixed[F : 2 * F] * right
@@ -551,12 +558,12 @@ def _direct_force(w: _Weights, s: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Return the force (3,) of one atom: two gated equivariant blocks."""
     left = v @ w.arrays["force_head.first.channel_mix_left.weight"].T
     right = v @ w.arrays["force_head.first.channel_mix_right.weight"].T
-    norm = np.sqrt((left**2).sum(axis=0) + 1e-8)
+    norm = w.lengths((left**2).sum(axis=0))
     mixed = w.mlp("force_head.first.mix", np.concatenate([s, norm]), _silu)
     n = right.shape[1]
     s, v = _silu(mixed[:n]), mixed[n:] * right
     left, right = (v @ w.arrays["force_head.channel_mix.weight"].T).T  # (3,) each
-    norm = math.sqrt(float((left**2).sum()) + 1e-8)
+    norm = w.lengths(float((left**2).sum()))
     return w.mlp("force_head.gate", np.append(s, norm), _silu)[0] * right
 
 
@@ -584,11 +591,12 @@ def test_schnet_atomic_energies_equal_the_equations_with_the_envelope(options):
     np.testing.assert_allclose(found, expected, **EXACT)
 
 
+@pytest.mark.parametrize("form", ["smooth", "published"])
 @pytest.mark.parametrize("name", ["CH3CH2OH", "CO2", "H2"])
-def test_painn_equals_its_equations_written_as_loops(name):
+def test_painn_equals_its_equations_written_as_loops(name, form):
     numbers, positions, index = _bare(name)
     arrays = numbers.numpy(), positions.numpy(), index.numpy()
-    network = _painn(True, True, out_dim=2, cut_off=3.2)
+    network = _painn(True, True, out_dim=2, cut_off=3.2, vector_norm=form)
     outputs, forces = _painn_by_loops(network, *arrays)
     found_energy, found_forces = network(numbers, positions, index)
     np.testing.assert_allclose(found_energy.item(), outputs.sum(), **EXACT)

@@ -35,6 +35,7 @@ from eqcalc.architectures.gvp import (
 )
 from eqcalc.errors import ConfigError
 from eqcalc.neighbours import build_graph
+from eqcalc.nn.norm import NORMS
 
 CUTOFF, S, C, N_GAUSSIANS, N_LAYERS = 3.0, 6, 3, 5, 2
 
@@ -60,7 +61,7 @@ def _perceptron(w: Weights, name: str, s, v, activation=None, gate_activation=No
     """Map scalars (S,) and a list of vectors (C, 3), one channel at a time."""
     w_h = w.arrays[f"{name}to_hidden.weight"]
     hidden = [sum(w_h[h, c] * v[c] for c in range(len(v))) for h in range(len(w_h))]
-    lengths = [math.sqrt(float(x @ x) + 1e-8) for x in hidden]
+    lengths = [w.length(x) for x in hidden]
     s_m = w.linear(f"{name}mix_scalars", np.concatenate([s, lengths]))
     new_s = s_m if activation is None else activation(s_m)
     if f"{name}mix_vectors.weight" not in w.arrays:
@@ -129,10 +130,11 @@ def test_atomic_energies_equal_the_equations_written_as_loops(name):
 
 @pytest.mark.parametrize("n_out", [(4, 2), (7, 5), (4, 0)])
 @pytest.mark.parametrize("gated", [None, silu])
-def test_perceptron_equals_its_equations(n_out, gated):
+@pytest.mark.parametrize("form", NORMS)
+def test_perceptron_equals_its_equations(n_out, gated, form):
     torch.manual_seed(0)
     gate = None if gated is None else nn.SiLU()
-    layer = perturbed(GeometricVectorPerceptron((S, C), n_out, nn.SiLU(), gate))
+    layer = perturbed(GeometricVectorPerceptron((S, C), n_out, nn.SiLU(), gate, vector_norm=form))
     scalars, vectors = _pair()
     found = layer(scalars, vectors)
     assert [tuple(t.shape) for t in found] == [(5, n_out[0]), (5, 3, n_out[1])]

@@ -20,7 +20,7 @@ from eqcalc.nn.arguments import (
 )
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
-from eqcalc.nn.norm import channel_norm
+from eqcalc.nn.norm import ChannelNorm, channel_norm, smooth_channel_norm
 from eqcalc.nn.radial import SineBasis, gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
 
@@ -151,6 +151,25 @@ def test_channel_norm_is_twice_differentiable_at_zero(dtype):
     (curvature,) = torch.autograd.grad(slope.sum(), v)
     assert bool((slope == 0).all())
     assert bool(torch.isfinite(curvature).all())
+
+
+def test_smooth_channel_norm_equals_its_formula_and_keeps_digits_of_short_vectors():
+    v = torch.tensor([[[3.0, 1e-4], [0.0, 0.0], [4.0, 0.0]]], dtype=torch.float64)
+    found = smooth_channel_norm(v)
+    assert found[0, 0].item() == pytest.approx(math.sqrt(26.0) - 1.0, rel=1e-15)
+    assert smooth_channel_norm(v.float())[0, 1].item() == pytest.approx(5e-9, rel=1e-6)
+
+
+def test_smooth_channel_norm_bends_by_one_at_most():
+    v = torch.zeros(1, 3, 1, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(smooth_channel_norm(v).sum(), v, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope[0, 0, 0], v)
+    assert curvature[0, :, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_an_unknown_form_of_the_norm_is_refused():
+    with pytest.raises(ConfigError, match=r"vector_norm must be one of smooth, published, found"):
+        ChannelNorm("smoth")
 
 
 # --- sums

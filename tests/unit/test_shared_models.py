@@ -1,0 +1,184 @@
+"""Copies, pickles, threads and forks of a calculator: the same model, the right results."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from ase.io import read, write
+from small_models import crystal, ethanol, water
+
+from eqcalc import EqCalculator
+from eqcalc.errors import ModelFileError
+
+
+def _pickled(calculator: EqCalculator) -> EqCalculator:
+    return pickle.loads(pickle.dumps(calculator))
+
+
+DUPLICATES: tuple[Callable, ...] = (copy.copy, copy.deepcopy, _pickled)
+
+
+@pytest.fixture
+def file(models, tmp_path):
+    """Return a model file that a test may rewrite."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(models["double"].read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
+def test_a_duplicate_has_the_model_in_memory_and_the_results(duplicate, file, models):
+    atoms = ethanol()
+    atoms.calc = EqCalculator(file, device="cpu")
+    energy = atoms.get_potential_energy()
+    file.write_bytes(models["other"].read_bytes())
+    twin = duplicate(atoms.calc)
+    assert twin.models[0] is atoms.calc.models[0]
+    assert twin.results["energy"] == energy
+    assert not twin.calculation_required(atoms, ["energy", "forces"])
+    twin.results["forces"][:] = 0.0
+    assert np.abs(atoms.calc.results["forces"]).max() > 0.0  # its own arrays
+    assert twin.get_potential_energy(water()) != energy
+    assert atoms.calc.results["energy"] == energy
+    assert twin.neighbours is not atoms.calc.neighbours
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
+def test_a_duplicate_does_not_look_for_its_file(duplicate, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calculator = EqCalculator("model.pt", device="cpu")
+    energy = calculator.get_potential_energy(ethanol())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file.unlink()
+    assert duplicate(calculator).get_potential_energy(ethanol()) == energy
+
+
+def test_copies_of_atoms_are_written_with_their_labels(file, tmp_path):
+    atoms = ethanol()
+    atoms.calc = EqCalculator(file, device="cpu")
+    forces = atoms.get_forces()
+    write(tmp_path / "copy.xyz", copy.deepcopy(atoms))
+    np.testing.assert_allclose(read(tmp_path / "copy.xyz").get_forces(), forces, atol=1e-7)
+
+
+READER = """
+import pickle, sys
+calculator = pickle.loads(open(sys.argv[1], "rb").read())
+print(calculator.results["energy"], calculator.models[0].card.name)
+"""
+
+
+def test_another_process_takes_the_file_and_refuses_a_changed_one(file, models, tmp_path):
+    calculator = EqCalculator(file, device="cpu")
+    energy = calculator.get_potential_energy(ethanol())
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps(calculator))
+    command = [sys.executable, "-c", READER, str(tmp_path / "c.pkl")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout.split()[0]) == energy
+    file.write_bytes(models["other"].read_bytes())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "holds another model than when this calculator was stored" in done.stderr
+
+
+def test_a_pickle_whose_model_is_gone_is_refused(file, models):
+    from eqcalc.engines import reload_model
+
+    with pytest.raises(ModelFileError, match=r"holds another model than .*sha256 was 000000000000"):
+        reload_model(file, "0" * 64, device="cpu")
+
+
+def test_a_subclass_and_a_committee_are_duplicated_as_they_are(models):
+    class Mine(EqCalculator):
+        pass
+
+    mine = Mine([models["double"], models["other"]], device="cpu")
+    mine.note = "kept"
+    for duplicate in (copy.copy, copy.deepcopy):
+        twin = duplicate(mine)
+        assert type(twin) is Mine
+        assert twin.note == "kept"
+        assert [a is b for a, b in zip(twin.models, mine.models, strict=True)] == [True, True]
+
+
+def test_one_calculator_gives_each_thread_its_own_results(models):
+    calculator = EqCalculator(models["double"], device="cpu")
+    structures = []
+    for k in range(120):
+        atoms = (ethanol, water, crystal)[k % 3]()
+        atoms.rattle(0.05, seed=k)
+        structures.append(atoms)
+    expected = calculator.calculate_many(structures)
+
+    def job(atoms):
+        atoms.calc = calculator
+        return atoms.get_potential_energy(), atoms.get_forces()
+
+    with ThreadPoolExecutor(4) as pool:
+        for (energy, forces), right in zip(pool.map(job, structures), expected, strict=True):
+            assert energy == pytest.approx(right["energy"], abs=1e-9)
+            np.testing.assert_allclose(forces, right["forces"], atol=1e-9)
+
+
+def test_autocast_around_a_call_changes_nothing(models):
+    calculator = EqCalculator(models["single"], device="cpu")
+    expected = calculator.calculate_many([crystal()])[0]["forces"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = calculator.get_forces(crystal())
+        many = calculator.calculate_many([crystal()])[0]["forces"]
+        loaded = EqCalculator(models["single"], device="cpu")  # its passport holds here too
+    for forces in (found, many, loaded.get_forces(crystal())):
+        np.testing.assert_allclose(forces, expected, atol=1e-5)
+
+
+def test_a_torch_device_is_taken_by_its_name(models, tmp_path):
+    atoms = ethanol()
+    atoms.calc = EqCalculator(models["double"], device=torch.device("cpu"))
+    atoms.get_forces()
+    assert json.loads(json.dumps(atoms.calc.todict()))["device"] == "cpu"
+    write(tmp_path / "a.traj", atoms)
+
+
+FORK = """
+import multiprocessing, sys
+from ase.build import molecule
+from eqcalc import EqCalculator
+import torch
+torch.set_num_threads(2)
+calculator = EqCalculator(sys.argv[1], device="cpu")
+def job(k):
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = calculator
+    return atoms.get_potential_energy(), torch.get_num_threads()
+if __name__ == "__main__":
+    here = job(0)[0]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map_async(job, range(4)).get(60)
+    assert all(abs(energy - here) < 1e-9 and n == 1 for energy, n in there), there
+    print("done", torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forked_processes_do_not_wait_for_threads_that_are_not_there(models):
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(models["double"])],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env=environment,
+    )
+    assert done.stdout.split() == ["done", "2"], done.stderr[-800:]
