@@ -135,7 +135,11 @@ def _about_kept_velocities(run: MDRun) -> str:
         effect = "--temperature and --seed have no effect"
     else:
         effect = f"--temperature only sets the thermostat, --seed {seed}"
-    return f"velocities from the file ({run.start_temperature_K:.0f} K); {effect}"
+    taken = ""
+    if run.projected_share > 1e-6:
+        share = f"{100 * run.projected_share:.2g} %"
+        taken = f", of which constraints took {share} of the kinetic energy"
+    return f"velocities from the file ({run.start_temperature_K:.0f} K{taken}); {effect}"
 
 
 def _run_with_progress(run: MDRun, settings: MDSettings, folder: Path, overwrite: bool) -> MDResult:

@@ -37,12 +37,20 @@ def set_up_run(
     """
     from eqcalc.calculator import EqCalculator
     from eqcalc.model_file import open_potential
+    from eqcalc.simulate.frame_content import unkept_constraints
     from eqcalc.simulate.structures import count_structures, read_structure
 
     atoms = read_structure(structure)
     n_structures = count_structures(structure)
     if n_structures is not None and n_structures > 1:
         say(f"structure: the last of {n_structures} frames in {structure.name}")
+    lost = unkept_constraints(atoms)
+    if lost:
+        say(
+            f"note: what the run writes cannot hold the constraints {', '.join(lost)}; set them "
+            "again before going on from it.",
+            style="yellow",
+        )
     _set_threads(options.threads, len(atoms))
     model = choose_model(atoms) if options.model is None else options.model
     file = open_potential(model)

@@ -8,11 +8,14 @@ from typing import Any
 import ase.io
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
+from ase.io.trajectory import Trajectory
 
 from eqcalc.errors import StructureError
 from eqcalc.simulate.frame_content import restore_constraints
 
 __all__ = ["count_structures", "read_structure"]
+
+_MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
 _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats that ASE reads"
 
@@ -81,8 +84,13 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
 
 
 def count_structures(path: Path) -> int | None:
-    """Return how many structures a readable file holds; None where only reading all would tell."""
+    """Return how many structures a readable file holds; None where telling takes too long."""
     try:
+        if path.suffix == ".traj":  # knows it without reading them
+            with Trajectory(path) as trajectory:
+                return len(trajectory)
+        if path.stat().st_size > _MOST_BYTES:
+            return None
         return len(ase.io.read(path, index=":"))
     except _READER_ERRORS:
         return None

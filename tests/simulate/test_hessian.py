@@ -78,6 +78,12 @@ def test_hessian_does_not_depend_on_the_batches(calculator):
     np.testing.assert_allclose(hessian(ethanol(), calculator, max_edges=1), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("indices", [np.array([False, True, True]), [1.7], [[0, 1]], ["0"]])
+def test_indices_that_are_no_list_of_integers_are_refused(indices, calculator):
+    with pytest.raises(ConfigError, match=r"indices must be integers, found .* of shape \("):
+        hessian(ethanol(), calculator, indices=indices)
+
+
 @pytest.mark.parametrize("indices", [[0, 9], [-1], [2, 2]])
 def test_indices_that_are_not_there_are_refused(indices, calculator):
     with pytest.raises(ConfigError, match=r"indices must be different and lie in 0\.\.8, found"):

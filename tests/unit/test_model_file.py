@@ -77,6 +77,17 @@ def test_a_model_is_found_by_path_folder_and_shipped_name(shipped):
     assert find_model("painn-ethanol") == path
 
 
+def test_a_folder_named_as_a_shipped_model_does_not_hide_it(shipped, models, tmp_path, monkeypatch):
+    place = tmp_path / "work"
+    (place / "painn-ethanol").mkdir(parents=True)
+    own = place / "painn-ethanol" / "model.pt"
+    own.write_bytes(models["other"].read_bytes())
+    monkeypatch.chdir(place)
+    assert find_model("painn-ethanol") == shipped / "painn-ethanol" / "model.pt"
+    assert find_model("./painn-ethanol/model.pt").resolve() == own
+    assert find_model(place / "painn-ethanol") == own
+
+
 def test_available_models_are_the_shipped_names_in_order(shipped):
     assert available_models() == ["nequip-water", "painn-ethanol"]
 

@@ -1,0 +1,206 @@
+"""What runs write can be read back, says what is true, and goes on as it was."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.constraints import FixAtoms, FixBondLengths, FixCom, FixedPlane, FixScaled, Hookean
+from ase.io import read, write
+from springs import Springs, ethanol
+
+from eqcalc.errors import ConfigError, StructureError
+from eqcalc.simulate import MDSettings, RelaxSettings, read_structure, run_md, run_relax
+from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.structures import count_structures
+
+SHORT = MDSettings(ensemble="nve", n_steps=4, temperature_K=50, timestep_fs=0.2, log_every=1)
+
+
+def ran(verb: str, atoms: Atoms, folder, trajectory_format: str = "traj") -> list[Atoms]:
+    """Run a few steps and return everything that was written, read back."""
+    if verb == "md":
+        settings = MDSettings(**{**vars(SHORT), "trajectory_format": trajectory_format})
+        run_md(atoms, Springs(ethanol()), settings, folder)
+    else:
+        settings = RelaxSettings(max_steps=3, trajectory_format=trajectory_format)
+        run_relax(atoms, Springs(ethanol()), settings, folder)
+    last = "final.xyz" if verb == "md" else "relaxed.xyz"
+    suffix = {"traj": "traj", "extxyz": "xyz"}[trajectory_format]
+    return [*read(folder / f"trajectory.{suffix}", index=":"), read_structure(folder / last)]
+
+
+@pytest.mark.parametrize("trajectory_format", ["traj", "extxyz"])
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_columns_that_cannot_be_read_back_are_left_out(verb, trajectory_format, tmp_path):
+    atoms = ethanol()
+    n = len(atoms)
+    atoms.arrays["residuenames"] = np.array([""] * n)
+    atoms.arrays["atomtypes"] = np.array(["C A"] * n)
+    atoms.arrays["kept"] = np.arange(n)
+    atoms.arrays["segment"] = np.array(["A"] * n)
+    atoms.arrays["cubes"] = np.zeros((n, 3, 3))
+    for frame in ran(verb, atoms, tmp_path / "run", trajectory_format):
+        if "kept" in frame.arrays or trajectory_format == "extxyz":  # .traj has no such columns
+            assert {"kept", "segment"} <= set(frame.arrays)
+        assert not {"residuenames", "atomtypes", "cubes"} & set(frame.arrays)
+
+
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_labels_of_another_method_are_not_kept_beside_atoms_that_moved(verb, tmp_path):
+    atoms = ethanol()
+    atoms.arrays["DFT_forces"] = np.ones((len(atoms), 3))
+    atoms.arrays["atomic_energies"] = np.ones(len(atoms))
+    atoms.info["energy_dft"] = -3.0
+    for frame in ran(verb, atoms, tmp_path / "run"):
+        assert not {"DFT_forces", "atomic_energies"} & set(frame.arrays)
+        assert "energy_dft" not in frame.info
+
+
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_energy_of_a_frame_is_that_of_its_forces_without_the_constraints_own(verb, tmp_path):
+    atoms = ethanol()
+    atoms.rattle(0.02, seed=1)
+    atoms.set_constraint(Hookean(0, 1, k=5.0, rt=1.0))
+    for frame in ran(verb, atoms, tmp_path / "run"):
+        bare = Atoms(frame.numbers, frame.positions)
+        bare.calc = Springs(ethanol())
+        assert frame.calc.results["energy"] == pytest.approx(bare.get_potential_energy(), abs=1e-6)
+
+
+CONSTRAINTS = {
+    "plane": lambda: FixedPlane([0, 1], (0, 0, 1)),
+    "scaled": lambda: FixScaled(2, [False, False, True]),
+    "bonds": lambda: FixBondLengths([[0, 1], [1, 2]]),
+    "spring": lambda: Hookean(0, 1, k=5.0, rt=1.2),
+    "atoms": lambda: FixAtoms([0, 3]),
+    "two kinds": lambda: [FixAtoms([3]), FixedPlane([0], (0, 0, 1))],
+}
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_what_is_gone_on_from_has_the_constraints(verb, name, tmp_path):
+    atoms = ethanol()
+    atoms.set_cell([12.0, 12.0, 12.0])
+    atoms.set_constraint(CONSTRAINTS[name]())
+    last = ran(verb, atoms, tmp_path / "run")[-1]
+    assert [type(c) for c in last.constraints] == [type(c) for c in atoms.constraints]
+    assert [str(c.todict()) for c in last.constraints] == [
+        str(c.todict()) for c in atoms.constraints
+    ]
+    assert not any("constraint" in key for key in last.info)
+
+
+def test_constraints_that_no_file_can_hold_are_named():
+    class Mine:
+        def adjust_positions(self, atoms, new) -> None: ...
+        def adjust_forces(self, atoms, forces) -> None: ...
+
+    atoms = ethanol()
+    atoms.set_constraint([FixAtoms([0]), Mine()])
+    assert unkept_constraints(atoms) == ["Mine"]
+
+
+def test_constraints_that_are_damaged_are_refused(tmp_path):
+    atoms = ethanol()
+    atoms.info["eqcalc_constraints"] = '[{"name": "FixNothing", "kwargs": {}}]'
+    write(tmp_path / "a.xyz", atoms)
+    with pytest.raises(StructureError, match="'eqcalc_constraints' are not readable"):
+        read_structure(tmp_path / "a.xyz")
+
+
+# --- velocities
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FixAtoms([0, 1, 2]),
+        lambda: FixedPlane([0, 1], (0, 0, 1)),
+        lambda: FixBondLengths([[0, 1], [1, 2]]),
+        lambda: FixCom(),
+    ],
+)
+def test_kept_velocities_are_projected_on_the_constraints(make, tmp_path):
+    atoms = ethanol()
+    rng = np.random.default_rng(0)
+    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None] * 0.1)
+    atoms.constraints = [make()]
+    run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+    with open(tmp_path / "run" / "thermo.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    first, second = (float(row["total_energy_eV"]) for row in rows[:2])
+    assert second == pytest.approx(first, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["v", "vel", "velo", "Velocity", "velocities"])
+def test_velocities_under_another_name_are_refused(name, tmp_path):
+    atoms = ethanol()
+    atoms.arrays[name] = np.ones((len(atoms), 3))
+    with pytest.raises(
+        ConfigError, match=rf"column '{name}' of velocities, whose unit is not known"
+    ):
+        run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- what a file says that one structure cannot
+
+
+CIF = """data_x
+_cell_length_a 6
+_cell_length_b 6
+_cell_length_c 6
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+"""
+
+
+@pytest.mark.parametrize(
+    ("sites", "found"),
+    [
+        ("O1 O 0.5 0.5 0.5 1\nH1 H 0.66 0.5 0.5 0.5\n", "0.5 H"),
+        ("Si1 Si 0.1 0.1 0.1 0.6\nC1 C 0.1 0.1 0.1 0.4\n", "0.6 Si, 0.4 C"),
+    ],
+)
+def test_a_disordered_crystal_is_refused(sites, found, tmp_path):
+    (tmp_path / "a.cif").write_text(CIF + sites)
+    with pytest.raises(StructureError, match=rf"is disordered: site .* has the occupancy {found}"):
+        read_structure(tmp_path / "a.cif")
+
+
+def test_an_ordered_crystal_is_not_refused(tmp_path):
+    (tmp_path / "a.cif").write_text(CIF + "O1 O 0.5 0.5 0.5 1\nH1 H 0.66 0.5 0.5 1.0\n")
+    assert len(read_structure(tmp_path / "a.cif")) == 2
+
+
+@pytest.mark.parametrize(("symbol", "word"), [("D", "deuterium"), ("T", "tritium")])
+def test_isotopes_are_named(symbol, word, tmp_path):
+    (tmp_path / "a.xyz").write_text(f"2\n\nO 0 0 0\n{symbol} 0 0 1\n")
+    with pytest.raises(StructureError, match=rf"'{symbol}' is {word}, .* write H"):
+        read_structure(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "traj"])
+def test_structures_of_a_file_are_counted(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    write(path, [molecule("H2O"), molecule("CO2"), molecule("H2")])
+    assert count_structures(path) == 3
+
+
+def test_a_file_that_is_too_large_to_read_twice_is_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("eqcalc.simulate.structures._MOST_BYTES", 10)
+    write(tmp_path / "a.xyz", molecule("H2O"))
+    assert count_structures(tmp_path / "a.xyz") is None
