@@ -27,12 +27,18 @@ from eqcalc.testing.subjects import (
     require,
     require_potential,
 )
-from eqcalc.testing.tolerances import DERIVATIVE
+from eqcalc.testing.tolerances import (
+    DERIVATIVE,
+    FORCE_CONSTANT_FLOOR,
+    FORCE_CONSTANT_SPREAD,
+    SMALL_DISPLACEMENTS,
+)
 
 __all__ = [
     "assert_every_parameter_learns",
     "assert_finite_second_derivatives",
     "assert_forces_are_derivatives",
+    "assert_smooth_at_symmetric_sites",
     "assert_stress_is_derivative",
 ]
 
@@ -91,6 +97,29 @@ def assert_stress_is_derivative(subject: Subject) -> None:
         if not atoms.pbc.all():
             stress = evaluate(subject, atoms, case).stress
             require(stress is None, f"{subject.label}: {case} is open and has a stress")
+
+
+def assert_smooth_at_symmetric_sites(subject: Subject) -> None:
+    """The force on an atom off a perfect site is -k u with one k for every small u.
+
+    float64 only. A length √(Σv² + 1e-8) has a kink where v vanishes by symmetry: there k falls
+    by an order of magnitude within 1e-3 Å, perfect crystals do not relax, phonons are wrong.
+    """
+    for case, atoms in geometries.perfect_crystals().items():
+        constants = []
+        for u in SMALL_DISPLACEMENTS:
+            moved = atoms.copy()
+            moved.positions[0, 0] += u
+            found = evaluate(subject, moved, f"{case}, an atom displaced by {u:g} Å")
+            constants.append(-float(found.forces[0, 0]) / u)
+        largest = max(map(abs, constants))
+        spread = max(constants) - min(constants)
+        shown = ", ".join(f"{k:.4g}" for k in constants)
+        require(
+            spread <= FORCE_CONSTANT_SPREAD * largest + FORCE_CONSTANT_FLOOR,
+            f"{subject.label}: {case}: the force constant of an atom displaced by "
+            f"{', '.join(f'{u:g}' for u in SMALL_DISPLACEMENTS)} Å is {shown} eV/Å²: a kink",
+        )
 
 
 def assert_every_parameter_learns(subject: Subject) -> None:

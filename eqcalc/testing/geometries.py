@@ -26,6 +26,7 @@ __all__ = [
     "isolated",
     "linear_co2",
     "metal",
+    "perfect_crystals",
     "periodic_in_three",
     "rotation_matrix",
     "slab",
@@ -169,6 +170,15 @@ def generic() -> dict[str, Atoms]:
 def periodic_in_three() -> dict[str, Atoms]:
     """Return the structures that have a stress."""
     return {name: atoms for name, atoms in generic().items() if atoms.pbc.all()}
+
+
+def perfect_crystals() -> dict[str, Atoms]:
+    """Return crystals in which the vectors at every atom cancel."""
+    return {
+        "diamond": bulk("C", "diamond", a=3.57, cubic=True),
+        "rock salt": bulk("NaCl", "rocksalt", a=5.64, cubic=True),
+        "copper": bulk("Cu", "fcc", a=3.61, cubic=True),
+    }
 
 
 def rotation_matrix(seed: int) -> NDArray:

@@ -27,6 +27,7 @@ from eqcalc.testing.derivative import (
     assert_every_parameter_learns,
     assert_finite_second_derivatives,
     assert_forces_are_derivatives,
+    assert_smooth_at_symmetric_sites,
     assert_stress_is_derivative,
 )
 from eqcalc.testing.locality import (
@@ -78,6 +79,7 @@ FLOAT64: tuple[Law, ...] = (
     assert_forces_are_derivatives,
     assert_stress_is_derivative,
     assert_smooth_at_cutoff,
+    assert_smooth_at_symmetric_sites,
 )
 """Laws of a subject that only float64 can resolve."""
 

@@ -9,7 +9,10 @@ import torch
 __all__ = [
     "DERIVATIVE",
     "FAR_FROM_ORIGIN",
+    "FORCE_CONSTANT_FLOOR",
+    "FORCE_CONSTANT_SPREAD",
     "MINIMAL_EFFECT",
+    "SMALL_DISPLACEMENTS",
     "TOLERANCES",
     "VANISHING_DISTANCES",
     "VANISHING_SLACK",
@@ -54,6 +57,15 @@ MINIMAL_EFFECT = 1e-5
 
 VANISHING_DISTANCES = (1e-2, 5e-3, 2e-3, 2e-4)
 """Fractions of the cutoff by which an edge is short of it; the last is compared with the others."""
+
+SMALL_DISPLACEMENTS = (1e-5, 1e-4, 1e-3)
+"""Å; a network of random weights may already be anharmonic at more."""
+
+FORCE_CONSTANT_SPREAD = 0.1
+"""Of the largest force constant; a kink changes it by an order of magnitude."""
+
+FORCE_CONSTANT_FLOOR = 1e-4
+"""eV/Å²; rounding of a force over the smallest displacement."""
 
 VANISHING_SLACK = 0.5
 """By how much a measured power may fall short; the next worse envelope is a whole power away."""

@@ -82,7 +82,7 @@ class Sound(nn.Module):
         return sum_at_receivers(edge_features, graph.edge_index[1], n_atoms)
 
     def _norm(self, v: Tensor) -> Tensor:
-        return channel_norm(v)
+        return channel_norm(v, epsilon=1e-2)  # smooth on the scale of these features
 
     def _update(self, block: nn.Module, s: Tensor, v: Tensor) -> Tensor:
         return s + block(torch.cat([s, self._norm(v)], dim=1))
@@ -330,6 +330,13 @@ class NormWithoutEpsilon(Sound):
         return v.square().sum(dim=1).sqrt()
 
 
+class PublishedNorm(Sound):
+    """Round a length off over 1e-4, as published networks do: a kink at every symmetric site."""
+
+    def _norm(self, v: Tensor) -> Tensor:
+        return channel_norm(v)
+
+
 class TorchNorm(Sound):
     """Take torch's norm: its first derivative at zero is 0, its second NaN."""
 
@@ -466,6 +473,7 @@ BROKEN: tuple[type[nn.Module], ...] = (
     SeparateForces,
     DiscardedUpdate,
     NormWithoutEpsilon,
+    PublishedNorm,
     TorchNorm,
     AnglesByArccosine,
     AnglesExcludedByIndex,

@@ -50,6 +50,7 @@ REJECTIONS: list[tuple[type, str, str]] = [
     (twins.SeparateForces, "forces_are_derivatives", r"ethanol, against .*: forces differ by"),
     (twins.SeparateForces, "stress_is_derivative", r"stress differ by"),
     (twins.DiscardedUpdate, "every_parameter_learns", r"without a gradient: .*updates\.0"),
+    (twins.PublishedNorm, "smooth_at_symmetric_sites", r"diamond: the force constant .* a kink"),
     (twins.NormWithoutEpsilon, "finite_second_derivatives", r"isolated C .* NaN or infinite"),
     (twins.NormWithoutEpsilon, "batch_equals_singles", r"forces: NaN or infinite"),
     (twins.TorchNorm, "finite_second_derivatives", r"NaN or infinite second derivatives"),

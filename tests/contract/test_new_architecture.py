@@ -41,6 +41,7 @@ def test_network_of_the_example_obeys_the_contract_in_every_form(network):
         "forces_are_derivatives",
         "stress_is_derivative",
         "smooth_at_cutoff",
+        "smooth_at_symmetric_sites",
     }
     assert applied["exported float32"] - everywhere == {
         "same_numbers",
