@@ -495,8 +495,9 @@ def test_a_slow_average_does_not_keep_a_short_training_at_its_start(tmp_path):
         column = rows[0].split(",").index("validation_loss")
         losses[decay] = [float(row.split(",")[column]) for row in rows[1:]]
     untrained = losses[0.5][0]
-    assert losses[0.5][-1] < 0.5 * untrained  # something was learnt
-    assert losses[0.999][-1] < 2.0 * losses[0.5][-1]
+    assert losses[0.5][-1] < 0.8 * untrained  # something was learnt
+    # With 0.999 from the start, 0.999^40 = 96 % of the average would be the first weights.
+    assert losses[0.999][-1] < 0.8 * untrained
 
 
 def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path, monkeypatch):
