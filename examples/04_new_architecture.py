@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import require_at_least, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
@@ -50,8 +51,8 @@ class EmbeddedAtom(nn.Module):
         super().__init__()
         self.config = Config(num_densities, num_radial, cutoff)
         self.cutoff, self.n_hops, self.num_densities = float(cutoff), 1, num_densities
-        self.receiver = nn.Embedding(119, num_densities)
-        self.sender = nn.Embedding(119, 2 * num_densities)
+        self.receiver = nn.Embedding(N_ELEMENTS, num_densities)
+        self.sender = nn.Embedding(N_ELEMENTS, 2 * num_densities)
         self.radial = SineBasis(num_radial, self.cutoff)
         self.filters = nn.Linear(num_radial, 2 * num_densities)
         self.embed = MLP(3 * num_densities, num_densities, 1, nn.SiLU())

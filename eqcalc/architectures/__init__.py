@@ -13,8 +13,8 @@ PUBLISHED
 SMALL
     ``Config`` for tests, where a width of 16 and two layers do not fit its options
 options ``elements`` and ``avg_num_neighbors``
-    filled by the training from its frames, where the training file leaves them out: symbols of
-    the elements, and the mean number of neighbours of an atom
+    filled by the training from its frames, where the training file leaves them out: atomic
+    numbers of the elements, and the mean number of neighbours of an atom
 class attributes ``mirror_symmetric`` and ``vanishing_derivatives``
     what the network gives up of the contract (:mod:`eqcalc.testing.concessions`)
 """
@@ -188,7 +188,10 @@ def _register(network: type[nn.Module], config: type, origin: str | None) -> str
     origin = origin or f"{network.__module__}.{network.__qualname__}"
     if name in _shipped() or (name in _registered and _registered[name].origin != origin):
         where = _registered[name].origin if name in _registered else "eqcalc"
-        raise ConfigError(f"the name '{name}' is taken by {where}; rename the class.")
+        raise ConfigError(
+            f"the name '{name}' is taken by {where}; rename the class, or take that one: leave "
+            "'file' out of [architecture]."
+        )
     if not callable(getattr(network, "atomic_energies", None)):
         raise ConfigError(f"{network.__name__} has no atomic_energies: it is not a potential.")
     _require_config(config, network.__name__)

@@ -7,7 +7,7 @@ from safetensors.torch import load as load_safetensors
 
 from eqcalc import architectures
 from eqcalc.devices import resolve_dtype
-from eqcalc.errors import EqcalcError, ModelFileError
+from eqcalc.errors import EqcalcError, ModelFileError, UnknownArchitectureError
 from eqcalc.export.archive import read_archive
 from eqcalc.model_file import ModelFile
 from eqcalc.potential import Potential
@@ -39,6 +39,15 @@ def rebuild_potential(file: ModelFile) -> Potential:
     except (EqcalcError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise ModelFileError(
             f"the network of '{file.path}' cannot be rebuilt from its card and weights: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{str(error).strip().splitlines()[0]}{_hint(error)}"
         ) from error
     return potential.eval().requires_grad_(False)
+
+
+def _hint(error: Exception) -> str:
+    if not isinstance(error, UnknownArchitectureError):
+        return ""
+    return (
+        " A network of your own has to be named: eqcalc compile --file FILE.py, or "
+        "eqcalc.architectures.register in a script."
+    )

@@ -51,6 +51,7 @@ def smooth_channel_norm(vectors: Tensor) -> Tensor:
 def channel_norm(vectors: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Return √(Σ_x v_x² + epsilon): (n_rows, 3, n_channels) -> (n_rows, n_channels).
 
+    The form of published networks; a new one takes :func:`smooth_channel_norm`, or squares.
     Without epsilon the first derivative at v = 0 is NaN; torch's own norm has a
     NaN second derivative there, which force training would meet.
     """
