@@ -5,7 +5,7 @@ edge vectors; :mod:`eqcalc.derivatives` turns it into forces and stress.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, List, NamedTuple, Optional  # noqa: UP035  (TorchScript)
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Potential(nn.Module):
         E_i = scale · (architecture_i - own[Z_i]) + reference_energies[Z_i]
 
     where own[Z] is zero, or with ``exact_isolated_atoms`` what the network makes of an atom
-    alone: then an atom without neighbours has its reference energy, to the last digit.
+    alone: then an atom without neighbours has its reference energy, to rounding.
 
     Parameters
     ----------
@@ -49,9 +49,8 @@ class Potential(nn.Module):
         Where given, elements outside it are refused (and evaluate to NaN in hosts
         that do not check).
     scale : eV; the unit in which the network speaks
-    exact_isolated_atoms : take each element's own contribution out of the network's energies;
-        one more call of the network on one atom of each element, which export folds into the
-        reference energies
+    exact_isolated_atoms : take out what the network makes of each atom alone, by a second
+        call without edges; an exported model has it in its reference energies instead
 
     Raises
     ------
@@ -61,7 +60,6 @@ class Potential(nn.Module):
 
     reference_energies: Tensor
     scale: Tensor
-    known: List[int]  # noqa: UP006  (TorchScript)
 
     def __init__(
         self,
@@ -92,8 +90,6 @@ class Potential(nn.Module):
         self.exact_isolated_atoms = exact_isolated_atoms
         self.register_buffer("reference_energies", energies)
         self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
-        self.known = self._known()
-        self.register_load_state_dict_post_hook(_note_known)
 
     def forward(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Return atomic energies and the gradient of the owned atoms' sum.
@@ -129,7 +125,7 @@ class Potential(nn.Module):
             )
         )
         if self.exact_isolated_atoms:
-            atomic = atomic - self.own_energies(edge_vectors)[graph.atomic_numbers]
+            atomic = atomic - self.own_energies(graph)
         energies = atomic.to(torch.float64) * self.scale
         owned = energies[: graph.n_owned] if weights is None else energies * weights
         gradient = torch.autograd.grad(
@@ -142,31 +138,18 @@ class Potential(nn.Module):
             gradient = torch.zeros_like(edge_vectors)
         return energies + self.reference_energies[graph.atomic_numbers], gradient
 
-    def own_energies(self, like: Tensor) -> Tensor:
-        """Return what the network makes of an atom of each element alone, in its own unit.
-
-        Parameters
-        ----------
-        like : a tensor with the dtype and device of edge vectors
-
-        Returns
-        -------
-        energies : (119,), zero for elements without a reference energy
-        """
-        n, device = len(self.known), like.device
-        known = torch.tensor(self.known, dtype=torch.int64, device=device)
+    def own_energies(self, graph: AtomicGraph) -> Tensor:
+        """Return what the network makes of each atom alone (n_atoms,), in its own unit."""
         alone = AtomicGraph(
-            known,
-            torch.zeros([2, 0], dtype=torch.int64, device=device),
-            torch.zeros([0, 3], dtype=like.dtype, device=device),
-            torch.arange(n, device=device),
-            n,
-            n,
-            torch.zeros([n, 3, 3], dtype=torch.float64, device=device),
+            graph.atomic_numbers,
+            graph.edge_index[:, :0],
+            graph.edge_vectors[:0].detach(),
+            graph.structure_index,
+            graph.n_structures,
+            graph.n_owned,
+            graph.cell,
         )
-        found = self.architecture.atomic_energies(alone)  # type: ignore[operator]
-        own = torch.zeros([self.reference_energies.shape[0]], dtype=like.dtype, device=device)
-        return own.index_add(0, known, found)
+        return self.architecture.atomic_energies(alone)  # type: ignore[operator]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Potential":
         # .float() and .half() are meant for the network: float32 would round a reference
@@ -203,16 +186,7 @@ class Potential(nn.Module):
             stress = stress_from_edge_gradients(gradients, graph)
         return Evaluation(energy, energies, forces, stress)
 
-    def _known(self) -> list[int]:
-        """Return the atomic numbers that have a reference energy."""
-        known = ~torch.isnan(self.reference_energies)
-        return [z for z in torch.nonzero(known).flatten().tolist() if z > 0]
-
     def _require_elements(self, atomic_numbers: Tensor) -> None:
         if bool(torch.isnan(self.reference_energies[atomic_numbers]).any()):
-            require_elements(atomic_numbers.tolist(), symbols_of(self._known()), "this potential")
-
-
-def _note_known(potential: Potential, _: object) -> None:
-    """After a state was loaded, its reference energies say which elements are known."""
-    potential.known = potential._known()
+            known = torch.nonzero(~torch.isnan(self.reference_energies)).flatten().tolist()
+            require_elements(atomic_numbers.tolist(), symbols_of(known), "this potential")

@@ -134,14 +134,26 @@ def _prepared(potential: Potential, numbers: list[int]) -> Potential:
     potential = copy.deepcopy(potential).cpu().eval().requires_grad_(False)
     energies = torch.full_like(potential.reference_energies, torch.nan)
     energies[numbers] = potential.reference_energies[numbers]
-    potential.reference_energies, potential.known = energies, numbers
     if potential.exact_isolated_atoms:
-        # In float64: what is folded in shall be exact in either precision's sums.
-        exact = copy.deepcopy(potential).double()
-        own = exact.own_energies(torch.zeros(0, 3, dtype=torch.float64))
-        potential.reference_energies = energies - potential.scale * own
+        energies[numbers] -= potential.scale * _own_energies(potential, numbers)
         potential.exact_isolated_atoms = False
+    potential.reference_energies = energies
     return potential
+
+
+def _own_energies(potential: Potential, numbers: list[int]) -> Tensor:
+    """Return what the network makes of an atom of each element alone, in float64."""
+    n = len(numbers)
+    alone = AtomicGraph(
+        torch.tensor(numbers),
+        torch.zeros((2, 0), dtype=torch.int64),
+        torch.zeros((0, 3), dtype=torch.float64),
+        torch.arange(n),
+        n,
+        n,
+        torch.zeros((n, 3, 3), dtype=torch.float64),
+    )
+    return copy.deepcopy(potential).double().own_energies(alone)
 
 
 def _fast(potential: Potential) -> Potential:

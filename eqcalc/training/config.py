@@ -72,7 +72,7 @@ class DataOptions:
     reference_energies: Union[str, Mapping[Any, float]] = "least_squares"
 
     @property
-    def has_exact_isolated_atoms(self) -> bool:
+    def isolated_atoms_are_exact(self) -> bool:
         """Whether an atom alone shall have exactly its reference energy."""
         return self.reference_energies == "isolated_atoms"
 

@@ -115,7 +115,10 @@ def _load(config: TrainingConfig, path: Path) -> Potential:
         content = torch.load(path, map_location="cpu", weights_only=True)
         with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
             network = architectures.build(**content["architecture"])
-        potential = Potential(network.to(getattr(torch, config.dtype)))
+        potential = Potential(
+            network.to(getattr(torch, config.dtype)),
+            exact_isolated_atoms=config.data.isolated_atoms_are_exact,
+        )
         state = {
             key.removeprefix("potential."): value for key, value in content["state_dict"].items()
         }
@@ -157,6 +160,6 @@ def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) 
     }
     if isinstance(config.data.reference_energies, str):
         content["reference energies by"] = config.data.reference_energies
-    if config.data.has_exact_isolated_atoms:
-        content["an isolated atom"] = "has the energy of the data set's, exactly"
+    if config.data.isolated_atoms_are_exact:
+        content["isolated atoms"] = "exact"
     return content

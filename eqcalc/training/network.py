@@ -96,5 +96,5 @@ def _build_potential(
         network,
         references,
         scale=force_rms(train.frames),
-        exact_isolated_atoms=config.data.has_exact_isolated_atoms,
+        exact_isolated_atoms=config.data.isolated_atoms_are_exact,
     )

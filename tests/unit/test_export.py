@@ -34,7 +34,7 @@ from eqcalc.errors import (
     OutputExistsError,
     UnsupportedElementError,
 )
-from eqcalc.export import export_model
+from eqcalc.export import export_model, rebuild_potential
 from eqcalc.model_file import PASSPORT, WEIGHTS, open_model_file
 from eqcalc.model_file.passport import Passport
 from eqcalc.neighbours import build_graph
@@ -284,6 +284,66 @@ def test_weights_and_card_rebuild_the_eager_network(name, dtype, tmp_path):
         np.testing.assert_allclose(
             found.forces, expected.get_forces(atoms), atol=1e-12 * scale * size
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_exact_isolated_atoms_become_reference_energies_of_the_file(name, dtype, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = build(name, **small_options(name)).to(dtype)
+    original = Potential(network, REFERENCE_ENERGIES, scale=0.7, exact_isolated_atoms=True).eval()
+    card = export_model(original, tmp_path / "model.pt", elements="CHO")
+    assert original.exact_isolated_atoms
+    assert float(original.reference_energies[8]) == REFERENCE_ENERGIES["O"]
+
+    calculator = EqCalculator(tmp_path / "model.pt")
+    rebuilt = rebuild_potential(open_model_file(tmp_path / "model.pt"))
+    assert not rebuilt.exact_isolated_atoms
+    alone, rounding = (1e-12, 1e-11) if dtype == torch.float64 else (2e-6, 2e-5)
+    for symbol, energy in REFERENCE_ENERGIES.items():
+        atom = Atoms(symbol)
+        assert calculator.get_potential_energy(atom) == pytest.approx(energy, abs=alone)
+        assert not calculator.get_forces(atom).any()
+        found = rebuilt.evaluate(build_graph(atom, card.cutoff, dtype=dtype))
+        assert float(found.energy) == pytest.approx(energy, abs=alone)
+    for atoms in (ethanol(), crystal()):
+        expected = original.evaluate(build_graph(atoms, card.cutoff, dtype=dtype))
+        found = calculator.get_potential_energy(atoms)
+        assert found == pytest.approx(float(expected.energy), rel=1e-14, abs=rounding)
+        np.testing.assert_allclose(
+            calculator.get_forces(atoms), expected.forces, rtol=rounding, atol=rounding
+        )
+
+
+def test_exact_isolated_atoms_of_elements_left_out_stay_unknown(tmp_path):
+    original = Potential(
+        build("nequip", **small_options("nequip") | {"elements": ["C", "H"]}).double(),
+        REFERENCE_ENERGIES,
+        exact_isolated_atoms=True,
+    )
+    card = export_model(original, tmp_path / "model.pt", elements="CH")
+    assert set(card.reference_energies) == {"C", "H"}
+    calculator = EqCalculator(tmp_path / "model.pt")
+    energy = calculator.get_potential_energy(Atoms("C"))
+    assert energy == pytest.approx(REFERENCE_ENERGIES["C"], abs=1e-12)
+    with pytest.raises(UnsupportedElementError, match=r"does not know O"):
+        calculator.get_forces(ethanol())
+
+
+def test_a_network_that_computes_something_else_than_its_passport_is_not_rebuilt(tmp_path):
+    # As one that was exported before an option was there, and whose card does not name it.
+    network = build("painn", **small_options("painn") | {"vector_norm": "published"}).double()
+    potential = Potential(network, REFERENCE_ENERGIES).eval()
+    export_model(potential, tmp_path / "model.pt", elements="CHO")
+    file = open_model_file(tmp_path / "model.pt")
+    assert file.card.config["vector_norm"] == "published"
+    found = rebuild_potential(file).evaluate(build_graph(ethanol(), file.card.cutoff))
+    expected = EqCalculator(tmp_path / "model.pt").get_potential_energy(ethanol())
+    assert float(found.energy) == pytest.approx(expected, abs=1e-10)
+    del file.card.config["vector_norm"]
+    with pytest.raises(ModelFileError, match=r"cannot be rebuilt .*does not reproduce its own"):
+        rebuild_potential(file)
 
 
 def test_the_module_returns_plain_tensors_without_history(models):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from small_models import POTENTIALS, REFERENCE_ENERGIES, crystal, ethanol, small_options
 from torch import Tensor, nn
 
-from eqcalc.architectures import PaiNN, SchNet
+from eqcalc.architectures import PaiNN, SchNet, build
 from eqcalc.derivatives import forces_from_edge_gradients
 from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
 from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential, atomic_number
+from eqcalc.tabulated import exact_form
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -318,3 +322,168 @@ def test_forces_follow_from_the_returned_gradients():
         forces_from_edge_gradients(gradients, graph.edge_index, 3),
         **EXACT,
     )
+
+
+# --- isolated atoms
+
+
+def _network(name: str, dtype: torch.dtype = torch.float64, **options) -> nn.Module:
+    torch.manual_seed(4)
+    return build(name, **small_options(name) | options).to(dtype)
+
+
+def _pair(name: str, dtype: torch.dtype = torch.float64, **options) -> tuple[Potential, Potential]:
+    """Return two potentials of one network: isolated atoms exact, and as the network has them."""
+    network = _network(name, dtype, **options)
+    exact = Potential(network, REFERENCE_ENERGIES, scale=1.7, exact_isolated_atoms=True)
+    return exact.eval(), Potential(network, REFERENCE_ENERGIES, scale=1.7).eval()
+
+
+TO_ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-6}
+"""eV; of a sum of some ten numbers of the size of one."""
+
+
+def _far_apart() -> Atoms:
+    return Atoms("CHOH", np.diag([30.0, 60.0, 90.0, 0.0])[:, :3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_an_atom_alone_has_its_reference_energy_where_that_is_asked_for(name, dtype):
+    exact, plain = _pair(name, dtype)
+    for atoms in (Atoms("O"), _far_apart()):
+        graph = build_graph(atoms, exact.cutoff, dtype=dtype)
+        expected = [REFERENCE_ENERGIES[symbol] for symbol in atoms.symbols]
+        found = exact.evaluate(graph)
+        np.testing.assert_allclose(found.energies, expected, rtol=0, atol=TO_ROUNDING[dtype])
+        assert torch.equal(found.forces, torch.zeros_like(found.forces))
+        if name in ("egnn", "gvp", "painn", "schnet"):  # whose atoms alone are not zero anyway
+            assert float((plain.evaluate(graph).energies - found.energies).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_exact_isolated_atoms_shift_energies_by_element_and_nothing_else(name, dtype):
+    exact, plain = _pair(name, dtype)
+    alone = {
+        symbol: plain.evaluate(build_graph(Atoms(symbol), exact.cutoff, dtype=dtype)).energy.item()
+        for symbol in "HCO"
+    }
+    for atoms in (ethanol(), crystal()):
+        graph = build_graph(atoms, exact.cutoff, dtype=dtype)
+        found, before = exact.evaluate(graph), plain.evaluate(graph)
+        shifts = np.array([REFERENCE_ENERGIES[s] - alone[s] for s in atoms.symbols])
+        np.testing.assert_allclose(
+            found.energies, before.energies.numpy() + shifts, 1e-15, TO_ROUNDING[dtype]
+        )
+        assert torch.equal(found.forces, before.forces)
+        if found.stress is not None:
+            assert torch.equal(found.stress, before.stress)
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_the_form_that_is_trained_has_exact_isolated_atoms_too(name):
+    network = exact_form(_network(name, torch.float32))
+    potential = Potential(network, REFERENCE_ENERGIES, scale=1.7, exact_isolated_atoms=True)
+    graphs = [
+        build_graph(a, potential.cutoff, dtype=torch.float32) for a in (ethanol(), Atoms("C"))
+    ]
+    found = potential.train().evaluate(batch_graphs(graphs))
+    np.testing.assert_allclose(found.energy[1].item(), REFERENCE_ENERGIES["C"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_every_parameter_learns_with_exact_isolated_atoms(name):
+    exact, plain = _pair(name)
+    gradients = []
+    for potential in (exact.train(), plain.train()):
+        found = potential.evaluate(build_graph(ethanol(), potential.cutoff))
+        loss = found.energy.square().sum() * 1e-6 + found.forces.square().sum()
+        parameters = dict(potential.named_parameters())
+        slopes = torch.autograd.grad(loss, parameters.values(), allow_unused=True)
+        gradients.append(dict(zip(parameters, slopes, strict=True)))
+    for parameter, slope in gradients[0].items():
+        before = gradients[1][parameter]
+        assert (slope is None) == (before is None), parameter
+        if slope is not None:
+            assert bool(torch.isfinite(slope).all()), parameter
+    # What only shifts the energy of an element no longer changes anything, the rest learns.
+    n_learning = sum(bool(g.abs().max() > 1e-12) for g in gradients[0].values() if g is not None)
+    assert n_learning >= len(gradients[0]) - 3
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_exact_isolated_atoms_have_the_gradient_of_the_energy_difference(name):
+    exact, plain = _pair(name)
+    graph = build_graph(Atoms("CO", [[0, 0, 0], [1.1, 0.2, 0.1]]), exact.cutoff)
+    apart = build_graph(Atoms("CO", [[0, 0, 0], [30.0, 0, 0]]), exact.cutoff)
+    for potential in (exact.train(), plain.train()):
+        potential.zero_grad()
+    exact.evaluate(graph).energy.sum().backward()
+    found = {n: p.grad.clone() for n, p in exact.named_parameters() if p.grad is not None}
+    exact.zero_grad()
+    (plain.evaluate(graph).energy - plain.evaluate(apart).energy).sum().backward()
+    assert found
+    for parameter, value in plain.named_parameters():
+        if value.grad is not None:
+            torch.testing.assert_close(found[parameter], value.grad, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_a_scripted_potential_has_exact_isolated_atoms(name):
+    exact, _ = _pair(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(exact)
+    for atoms in (_far_apart(), ethanol(), crystal()):
+        graph = build_graph(atoms, exact.cutoff)
+        torch.testing.assert_close(scripted(graph), exact(graph), rtol=1e-12, atol=1e-11)
+
+
+def test_exact_isolated_atoms_of_a_network_that_knows_few_elements():
+    exact, _ = _pair("nequip", elements=["C", "H", "O"])
+    everything = Potential(exact.architecture, scale=1.7, exact_isolated_atoms=True).eval()
+    for atoms in (Atoms("O"), _far_apart()):
+        graph = build_graph(atoms, exact.cutoff)
+        expected = [REFERENCE_ENERGIES[symbol] for symbol in atoms.symbols]
+        np.testing.assert_allclose(exact.evaluate(graph).energies, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(everything.evaluate(graph).energies, 0.0, rtol=0, atol=1e-12)
+
+
+def test_exact_isolated_atoms_follow_weights_and_reference_energies():
+    exact, _ = _pair("painn")
+    other = Potential(_network("painn"), {"N": -5.0}, exact_isolated_atoms=True).eval()
+    other.load_state_dict(exact.state_dict())
+    with torch.no_grad():
+        other.architecture.embedding.weight.add_(0.3)
+        other.reference_energies[8] = -100.0
+    found = other.evaluate(build_graph(Atoms("OH", [[0, 0, 0], [0, 0, 40]]), exact.cutoff))
+    expected = [-100.0, REFERENCE_ENERGIES["H"]]
+    np.testing.assert_allclose(found.energies, expected, rtol=0, atol=1e-12)
+
+
+# --- sites of high symmetry
+
+
+def _force_constants(network: nn.Module) -> list[float]:
+    """Return force over displacement (eV/Å²) of an atom of perfect diamond, as it is displaced."""
+    potential = Potential(network, {"Si": -1.0}).eval()
+    found = []
+    for displacement in (1e-4, 1e-3, 1e-2):
+        atoms = bulk("Si", "diamond", a=5.43, cubic=True)
+        atoms.positions[0, 0] += displacement
+        forces = potential.evaluate(build_graph(atoms, potential.cutoff)).forces
+        found.append(-float(forces[0, 0]) / displacement)
+    return found
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_a_force_constant_at_a_symmetric_site_does_not_depend_on_the_displacement(name):
+    constants = _force_constants(_network(name))
+    assert max(constants) - min(constants) < 0.05 * max(map(abs, constants))
+    assert max(map(abs, constants)) > 1e-6
+
+
+def test_the_published_norm_has_a_kink_at_a_symmetric_site():
+    constants = _force_constants(_network("painn", vector_norm="published"))
+    assert max(constants) - min(constants) > 0.3 * max(map(abs, constants))

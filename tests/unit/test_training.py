@@ -22,7 +22,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES, crystal, potential
 
 import eqcalc.data.batches
-from eqcalc import architectures
+from eqcalc import EqCalculator, architectures
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.derivatives import VOIGT
@@ -395,10 +395,12 @@ def test_parameter_gradients_equal_finite_differences_of_the_loss(weights, cryst
 
 
 @pytest.mark.slow
-def test_compiled_gradients_equal_eager_ones(crystal_file):
+@pytest.mark.parametrize("exact", [False, True])
+def test_compiled_gradients_equal_eager_ones(exact, crystal_file):
     weights = LossWeights(1.0, 1.0, 10.0)
     frames = labelled_graphs(read_dataset(crystal_file).frames, 4.0)
     student = potential(seed=1).train()
+    student.exact_isolated_atoms = exact
     compiled = LossGradients(student, weights, compile=True)
     eager = LossGradients(copy.deepcopy(student), weights, compile=False)
     for batch in (collate(frames), collate(frames[:2]), collate(frames[1:]), collate(frames[:1])):
@@ -1193,6 +1195,54 @@ def test_without_test_rows_the_validation_frames_are_judged(tmp_path):
     finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny")
     assert finished.judged_on == f"validation frames of {ETHANOL_FRAMES.name}"
     assert finished.comparison.n_frames == 2
+
+
+ISOLATED = {"H": -13.5, "C": -1030.0, "O": -2042.5}
+
+
+@pytest.mark.parametrize("given", ["isolated_atoms", "least_squares", ISOLATED])
+def test_a_model_trained_on_isolated_atoms_gives_their_energies_exactly(given, tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    for symbol, energy in ISOLATED.items():
+        atom = Atoms(symbol, info={"config_type": "IsolatedAtom"})
+        atom.calc = SinglePointCalculator(atom, energy=energy, forces=np.zeros((1, 3)))
+        frames.append(atom)
+    ase.io.write(tmp_path / "all.xyz", frames)
+    config = read_config(
+        write_config(tmp_path, data__path="all.xyz", data__reference_energies=given)
+    )
+    train(config, tmp_path / "run")
+    trained = load_potential(TrainingFolder(tmp_path / "run"))
+    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny")
+    is_exact = given == "isolated_atoms"
+    assert trained.exact_isolated_atoms is is_exact
+    assert finished.card.training_data.get("isolated atoms") == ("exact" if is_exact else None)
+    calculator = EqCalculator(tmp_path / "tiny")
+    found = {symbol: calculator.get_potential_energy(Atoms(symbol)) for symbol in ISOLATED}
+    differences = [abs(found[symbol] - energy) for symbol, energy in ISOLATED.items()]
+    assert (max(differences) < 2e-6) is is_exact
+    energies = trained.evaluate(build_graph(frames[0], 4.0, dtype=torch.float32)).energy
+    assert calculator.get_potential_energy(frames[0]) == pytest.approx(float(energies), abs=2e-5)
+
+
+def test_isolated_atoms_are_exact_while_a_model_is_trained(tmp_path):
+    atom = Atoms("O", info={"config_type": "IsolatedAtom"})
+    atom.calc = SinglePointCalculator(atom, energy=-2042.5, forces=np.zeros((1, 3)))
+    pair = Atoms("O2", [[0, 0, 0], [0, 0, 1.2]])
+    pair.calc = SinglePointCalculator(pair, energy=-4090.0, forces=[[0, 0, -1.0], [0, 0, 1.0]])
+    ase.io.write(tmp_path / "oxygen.xyz", [atom, pair, pair])
+    config = read_config(
+        write_config(
+            tmp_path,
+            data__path="oxygen.xyz",
+            data__reference_energies="isolated_atoms",
+            data__train_rows="0:1",
+            data__validation_rows="1:2",
+        )
+    )
+    start = build_start(config, read_training_data(config)).potential.train()
+    graph = build_graph(Atoms("O"), 4.0, dtype=torch.float32)
+    assert float(start.evaluate(graph).energy.detach()) == pytest.approx(-2042.5, abs=2e-6)
 
 
 def test_an_existing_model_is_refused_and_replaced_on_demand(finished_run, tmp_path):
