@@ -395,12 +395,10 @@ def test_parameter_gradients_equal_finite_differences_of_the_loss(weights, cryst
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exact", [False, True])
-def test_compiled_gradients_equal_eager_ones(exact, crystal_file):
+def test_compiled_gradients_equal_eager_ones(crystal_file):
     weights = LossWeights(1.0, 1.0, 10.0)
     frames = labelled_graphs(read_dataset(crystal_file).frames, 4.0)
     student = potential(seed=1).train()
-    student.exact_isolated_atoms = exact
     compiled = LossGradients(student, weights, compile=True)
     eager = LossGradients(copy.deepcopy(student), weights, compile=False)
     for batch in (collate(frames), collate(frames[:2]), collate(frames[1:]), collate(frames[:1])):
@@ -1223,6 +1221,12 @@ def test_a_model_trained_on_isolated_atoms_gives_their_energies_exactly(given, t
     assert (max(differences) < 2e-6) is is_exact
     energies = trained.evaluate(build_graph(frames[0], 4.0, dtype=torch.float32)).energy
     assert calculator.get_potential_energy(frames[0]) == pytest.approx(float(energies), abs=2e-5)
+
+
+def test_a_compiled_training_with_exact_isolated_atoms_is_refused(tmp_path):
+    path = write_config(tmp_path, data__reference_energies="isolated_atoms", training__compile=True)
+    with pytest.raises(ConfigError, match=r"compile = true and reference_energies .* do not go together"):
+        read_config(path)
 
 
 def test_isolated_atoms_are_exact_while_a_model_is_trained(tmp_path):
