@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from small_models import ETHANOL_FRAMES, REFERENCE_ENERGIES, crystal, ethanol, potential, slab
+from small_models import ETHANOL_FRAMES, crystal, ethanol, potential, slab
 from test_cuda_graph import StandInRecorder, assert_same_results, breathing
 
 from eqcalc import EqCalculator
@@ -23,7 +23,7 @@ from eqcalc.engines import Target, cuda_graph, load_model, packages
 from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.packages import make_package
 from eqcalc.errors import ConfigError, EngineError, ModelFileError, OutputError
-from eqcalc.export import compile_model, export_model, rebuild_potential
+from eqcalc.export import compile_model, rebuild_potential
 from eqcalc.model_file import open_model_file
 from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.neighbours import build_graph
@@ -182,22 +182,6 @@ def structures() -> dict[str, Atoms]:
         "a pair": Atoms("CO", [[0, 0, 0], [0, 0, 1.2]]),
         "one atom in a small cell": Atoms("C", cell=[2.5] * 3, pbc=True),
     }
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("library_built")
-def test_a_package_has_exact_isolated_atoms(tmp_path):
-    exact = potential(torch.float32)
-    exact.exact_isolated_atoms = True
-    export_model(exact, tmp_path / "model.pt", elements=REFERENCE_ENERGIES)
-    calculator = EqCalculator(tmp_path / "model.pt", engine="inductor")
-    for symbol, energy in REFERENCE_ENERGIES.items():
-        assert calculator.get_potential_energy(Atoms(symbol)) == pytest.approx(energy, abs=2e-6)
-    found = exact.evaluate(build_graph(ethanol(), 4.0, dtype=torch.float32))
-    assert calculator.get_potential_energy(ethanol()) == pytest.approx(
-        float(found.energy), abs=2e-5
-    )
-    np.testing.assert_allclose(calculator.get_forces(ethanol()), found.forces, atol=2e-4)
 
 
 def test_the_package_gives_what_the_eager_network_gives(compiled):
