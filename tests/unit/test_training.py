@@ -1225,7 +1225,8 @@ def test_a_model_trained_on_isolated_atoms_gives_their_energies_exactly(given, t
 
 def test_a_compiled_training_with_exact_isolated_atoms_is_refused(tmp_path):
     path = write_config(tmp_path, data__reference_energies="isolated_atoms", training__compile=True)
-    with pytest.raises(ConfigError, match=r"compile = true and reference_energies .* do not go together"):
+    message = r"compile = true and reference_energies .* do not go together"
+    with pytest.raises(ConfigError, match=message):
         read_config(path)
 
 
