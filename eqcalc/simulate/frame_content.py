@@ -10,45 +10,93 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
-from ase.constraints import FixAtoms, FixCartesian, dict2constraint
+from ase.calculators.calculator import all_properties
+from ase.constraints import FixAtoms, dict2constraint
 from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
 from eqcalc.errors import StructureError
 
-__all__ = ["drop_unwritable", "hold_constraints", "restore_constraints", "unkept_constraints"]
+__all__ = [
+    "VELOCITY_NAMES",
+    "drop_stale",
+    "for_extxyz",
+    "for_traj",
+    "restore_constraints",
+    "unkept_constraints",
+]
+
+# Names by which other programs write velocities. ASE reads none of them, and their units differ.
+VELOCITY_NAMES = ("v", "vel", "vels", "velo", "velos", "velocity", "velocities", "momentum")
 
 _LABEL_WORDS = ("force", "energ", "stress", "virial", "gradient")
 _CONSTRAINTS = "eqcalc_constraints"  # entry of a frame's info
-_IN_FORMAT = (FixAtoms, FixCartesian)  # extxyz has columns for these
+
+# Columns that extxyz writes in any case, and names that its reader takes for something else.
+_WRITTEN = {"symbols": 1, "species": 1, "positions": 3, "pos": 3, "momenta": 3, "forces": 3}
+_MEANT_OTHERWISE = {"numbers", "Z", "charge", "move_mask", *all_properties}
+_HEADER = {"Lattice", "Properties", "pbc", "virial", *all_properties}  # entries of its own
+_LARGEST = 2**31 - 1  # integer that its reader takes
+
+# What constraints, which anyone may write, raise where they cannot be stored or made again.
+_CONSTRAINT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
-def drop_unwritable(frame: Atoms) -> None:
-    """Remove columns that are stale, or that a file could not give back, in place."""
-    for name, values in list(frame.arrays.items()):
-        if name in ("numbers", "positions", "momenta"):
-            continue
-        is_stale = any(word in name.lower() for word in _LABEL_WORDS)
-        if is_stale or not _can_be_written(name, values):
+def drop_stale(frame: Atoms) -> None:
+    """Remove columns, in place, that are no longer true once atoms have moved."""
+    for name in list(frame.arrays):
+        is_label = any(word in name.lower() for word in _LABEL_WORDS)
+        if is_label or name.lower() in VELOCITY_NAMES:
             del frame.arrays[name]
 
 
-def _can_be_written(name: str, values: NDArray) -> bool:
-    if not name.replace("_", "").replace("-", "").isalnum() or values.ndim > 2:
-        return False
-    if values.dtype.kind in "US":
-        return all(str(word) and not set(str(word)) & set(" \t\n\"'{}[]=") for word in values.flat)
-    return values.dtype.kind in "ifb"
+def for_extxyz(atoms: Atoms) -> Atoms:
+    """Return a copy, with the same calculator, that extxyz gives back as it is.
+
+    Without columns and entries of info that cannot be read again; with the constraints in its
+    info, where the format has no column for them (see :func:`restore_constraints`).
+    """
+    frame = atoms.copy()
+    frame.calc = atoms.calc
+    taken = {field for name, n in _WRITTEN.items() for field in _fields(name, n)}
+    for name, values in list(frame.arrays.items()):
+        if name in ("numbers", "positions", "momenta"):
+            continue
+        fields = set(_fields(name, values.shape[1] if values.ndim > 1 else 1))
+        if fields & taken or not _can_be_read_again(name, values):
+            del frame.arrays[name]
+        else:
+            taken |= fields
+    frame.info = {k: v for k, v in frame.info.items() if _is_readable_entry(k, v)}
+    # A FixCartesian would come back as one for each atom of the structure.
+    if not all(type(constraint) is FixAtoms for constraint in frame.constraints):
+        kept = [each for each in frame.constraints if _content(each) is not None]
+        frame.info[_CONSTRAINTS] = encode([_content(each) for each in kept])
+        frame.set_constraint(kept)
+    return frame
 
 
-def hold_constraints(frame: Atoms) -> None:
-    """Put constraints that extxyz has no column for into the frame's info, in place."""
-    if all(isinstance(constraint, _IN_FORMAT) for constraint in frame.constraints):
-        return
-    held = [c.todict() for c in frame.constraints if hasattr(c, "todict")]
-    frame.info[_CONSTRAINTS] = encode(held)
+def for_traj(frame: Atoms) -> Atoms:
+    """Return the frame, or a copy without constraints that ASE's trajectories cannot hold."""
+    kept = [each for each in frame.constraints if _content(each) is not None]
+    if len(kept) == len(frame.constraints):
+        return frame
+    twin = frame.copy()
+    twin.calc = frame.calc
+    twin.set_constraint(kept)
+    return twin
 
 
 def restore_constraints(atoms: Atoms) -> None:
@@ -56,27 +104,69 @@ def restore_constraints(atoms: Atoms) -> None:
 
     Raises
     ------
-    StructureError : they are not readable.
+    StructureError : they are not readable, or hold atoms that are not there.
     """
     text: Any = atoms.info.pop(_CONSTRAINTS, None)
     if text is None:
         return
     try:
         held = decode(text if isinstance(text, str) else json.dumps(text))
-        atoms.set_constraint([dict2constraint(content) for content in held])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        constraints = [dict2constraint(content) for content in held]
+        indices = [int(k) for c in constraints for k in getattr(c, "get_indices", tuple)()]
+    except _CONSTRAINT_ERRORS as error:
         raise StructureError(
-            f"the constraints in this structure's '{_CONSTRAINTS}' are not readable: {error}; "
-            "remove the entry to go on without them."
+            f"the constraints in this structure's '{_CONSTRAINTS}' are not readable "
+            f"({type(error).__name__}: {error}); remove the entry to go on without them."
         ) from error
+    if indices and not -len(atoms) <= min(indices) <= max(indices) < len(atoms):
+        raise StructureError(
+            f"the constraints in this structure's '{_CONSTRAINTS}' hold atoms {min(indices)} to "
+            f"{max(indices)}, and there are {len(atoms)} atoms; remove the entry to go on without "
+            "them."
+        )
+    atoms.set_constraint(constraints)
 
 
 def unkept_constraints(atoms: Atoms) -> list[str]:
-    """Return the names of constraints that no file can hold: ASE knows no way to write them."""
-    lost = []
-    for constraint in atoms.constraints:
-        try:
-            dict2constraint(constraint.todict())
-        except (AttributeError, KeyError, TypeError, ValueError, PropertyNotImplementedError):
-            lost.append(type(constraint).__name__)
-    return lost
+    """Return the class names of constraints that no file can hold."""
+    lost = [constraint for constraint in atoms.constraints if _content(constraint) is None]
+    return [type(constraint).__name__ for constraint in lost]
+
+
+def _fields(name: str, n_columns: int) -> list[str]:
+    """Return the names that the columns of an array have inside the format."""
+    return [name] if n_columns == 1 else [f"{name}{column}" for column in range(n_columns)]
+
+
+def _can_be_read_again(name: str, values: NDArray[Any]) -> bool:
+    is_name = name.replace("_", "").replace("-", "").isalnum()
+    if not is_name or name in _MEANT_OTHERWISE or values.ndim > 2 or values.size == 0:
+        return False
+    if values.dtype.kind == "U":
+        return all(str(word).split() == [str(word)] for word in values.flat)
+    return _are_readable_numbers(values)
+
+
+def _is_readable_entry(key: Any, value: Any) -> bool:
+    if not isinstance(key, str) or not key.isidentifier() or key in _HEADER:
+        return False
+    if isinstance(value, str):
+        return bool(value) and value.isprintable()
+    values = np.asarray(value) if isinstance(value, (bool, int, float, np.ndarray)) else None
+    return values is not None and values.size > 0 and _are_readable_numbers(values)
+
+
+def _are_readable_numbers(values: NDArray[Any]) -> bool:
+    kind = values.dtype.kind
+    return kind in "fb" or (kind == "i" and bool((np.abs(values) <= _LARGEST).all()))
+
+
+def _content(constraint: Any) -> dict[str, Any] | None:
+    """Return what ASE makes the constraint of again, or None where it cannot."""
+    try:
+        content: dict[str, Any] = constraint.todict()
+        again = dict2constraint(decode(encode(content)))
+        is_same = type(again) is type(constraint) and encode(again.todict()) == encode(content)
+    except _CONSTRAINT_ERRORS:
+        return None
+    return content if is_same else None

@@ -10,7 +10,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from eqcalc.simulate.frame_content import drop_unwritable
+from eqcalc.simulate.frame_content import drop_stale
 from eqcalc.units import EV_PER_A3_TO_GPA
 
 __all__ = [
@@ -109,7 +109,7 @@ def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
     """
     frame = atoms.copy()
     frame.info = dict(info)
-    drop_unwritable(frame)
+    drop_stale(frame)
     frame.set_constraint(constraints)
     results = {
         "energy": atoms.calc.get_property("energy", atoms),

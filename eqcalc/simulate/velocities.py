@@ -13,6 +13,7 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError
+from eqcalc.simulate.frame_content import VELOCITY_NAMES
 
 __all__ = [
     "conserved_zero_momenta",
@@ -20,9 +21,6 @@ __all__ = [
     "project_velocities",
     "set_velocities",
 ]
-
-# Names by which other programs write velocities. ASE reads none of them, and their units differ.
-_OTHER_NAMES = ("v", "vel", "velo", "velocity", "velocities", "momentum")
 
 # Share of the kinetic energy below which a rigid motion counts as absent. Files
 # keep 8 digits of a velocity.
@@ -40,7 +38,7 @@ def has_velocities(atoms: Atoms) -> bool:
     ConfigError : it brings them under a name that says nothing of their unit.
     """
     for name, values in atoms.arrays.items():
-        if name.lower() in _OTHER_NAMES and np.shape(values) == (len(atoms), 3):
+        if name.lower() in VELOCITY_NAMES and np.shape(values) == (len(atoms), 3):
             raise ConfigError(
                 f"the structure brings a column '{name}' of velocities, whose unit is not known; "
                 "expected 'momenta' in ASE's units (eV, Å, amu). Set them with "

@@ -15,9 +15,8 @@ import ase.io
 from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
 
-from eqcalc.errors import OutputError
 from eqcalc.files import AppendFile, write_whole
-from eqcalc.simulate.frame_content import hold_constraints
+from eqcalc.simulate.frame_content import for_extxyz, for_traj
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 
 __all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "write_structure"]
@@ -110,7 +109,7 @@ class _TrajFile:
         self._writer = AseTrajectoryWriter(self._stage, mode="a")
 
     def write(self, frame: Atoms) -> None:
-        self._writer.write(frame)
+        self._writer.write(for_traj(frame))
         self.n_frames += 1
 
     def close(self) -> None:
@@ -174,20 +173,5 @@ class _UlmStage:
 
 def _extxyz(atoms: Atoms) -> bytes:
     text = io.StringIO()
-    atoms = _with_results(atoms)
-    hold_constraints(atoms)
-    try:
-        ase.io.write(text, atoms, format="extxyz")
-    except ValueError as error:  # an array or info entry that the format cannot hold
-        raise OutputError(
-            f"the structure does not fit the extxyz format: {error}; use the format 'traj' or "
-            "remove the array or info entry."
-        ) from error
+    ase.io.write(text, for_extxyz(atoms), format="extxyz")
     return text.getvalue().encode()
-
-
-def _with_results(atoms: Atoms) -> Atoms:
-    """Return a copy with the same calculator: what is added to it shall not be on the original."""
-    twin = atoms.copy()
-    twin.calc = atoms.calc
-    return twin

@@ -24,6 +24,7 @@ from eqcalc.testing.geometries import substitution
 from eqcalc.testing.laws import (
     ANY_PRECISION,
     FLOAT64,
+    ISOLATED_ATOMS,
     NETWORK,
     Law,
     assert_neighbours_matter,
@@ -246,7 +247,12 @@ def _check_exported(potential: Potential, elements: Sequence[str]) -> list[Check
                 checks.append(Check(_EXPORT, form, meaning, failure))
                 continue
             checks.append(Check(_EXPORT, form, meaning, None))
-            subject = exported_subject(model, form, concessions=eager.concessions)
+            subject = exported_subject(
+                model,
+                form,
+                concessions=eager.concessions,
+                isolated_energies=eager.isolated_energies,
+            )
             laws = (*ANY_PRECISION, *FLOAT64) if dtype == "float64" else ANY_PRECISION
             checks += _check_laws(subject, laws)[0]
             checks.append(_check(assert_same_numbers, form, subject, eager))
@@ -258,7 +264,8 @@ def _check_exported(potential: Potential, elements: Sequence[str]) -> list[Check
 def _check_laws(subject: Subject, laws: Sequence[Law]) -> tuple[list[Check], list[str]]:
     """Return the checks of laws on a subject, and what was left out."""
     checks, left_out = [], []
-    for law in laws:
+    promised = ISOLATED_ATOMS if subject.isolated_energies and laws is not NETWORK else ()
+    for law in (*laws, *promised):
         reason = reason_to_leave_out(law, subject)
         if reason:
             left_out.append(f"{law_name(law)} was not applied: {reason}.")

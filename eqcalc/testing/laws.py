@@ -34,6 +34,7 @@ from eqcalc.testing.locality import (
     assert_distant_molecules_add_up,
     assert_edges_act_on_their_receiver,
     assert_ghosts_stand_for_images,
+    assert_isolated_atoms_are_exact,
     assert_isolated_atoms_feel_nothing,
     assert_neighbours_matter,
     assert_no_effect_beyond_cutoff,
@@ -90,19 +91,23 @@ NETWORK: tuple[Law, ...] = (
 )
 """Laws of the eager network itself, which a model file no longer shows."""
 
+ISOLATED_ATOMS: tuple[Law, ...] = (assert_isolated_atoms_are_exact,)
+"""Laws of a subject that promises exact isolated atoms, in either precision."""
+
 TRAINING: tuple[Law, ...] = (assert_every_parameter_learns, assert_finite_second_derivatives)
 """Those of :data:`NETWORK` that need parameters to train."""
 
 __all__ = [
     "ANY_PRECISION",
     "FLOAT64",
+    "ISOLATED_ATOMS",
     "NETWORK",
     "TRAINING",
     "Law",
     "assert_same_numbers",
     "law_name",
     "reason_to_leave_out",
-    *(law.__name__ for law in (*ANY_PRECISION, *FLOAT64, *NETWORK)),
+    *(law.__name__ for law in (*ANY_PRECISION, *FLOAT64, *ISOLATED_ATOMS, *NETWORK)),
 ]
 
 

@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from eqcalc.errors import ContractError
+from eqcalc.errors import ConfigError, ContractError
 from eqcalc.graph import AtomicGraph
 from eqcalc.potential import Evaluation
 from eqcalc.testing import geometries
@@ -31,6 +31,7 @@ __all__ = [
     "assert_distant_molecules_add_up",
     "assert_edges_act_on_their_receiver",
     "assert_ghosts_stand_for_images",
+    "assert_isolated_atoms_are_exact",
     "assert_isolated_atoms_feel_nothing",
     "assert_neighbours_matter",
     "assert_no_effect_beyond_cutoff",
@@ -114,6 +115,34 @@ def assert_isolated_atoms_feel_nothing(subject: Subject) -> None:
         if boxed.stress is None:
             raise ContractError(f"{subject.label}: {case} in a box has no stress")
         _assert_exactly_zero(subject, boxed.stress, f"{case}: stress")
+
+
+def assert_isolated_atoms_are_exact(subject: Subject) -> None:
+    """An atom alone, or out of every other's reach, has the reference energy of its element.
+
+    A law of potentials that promise it, by ``exact_isolated_atoms``.
+
+    Raises
+    ------
+    ConfigError : the subject promises nothing.
+    """
+    if not subject.isolated_energies:
+        raise ConfigError(f"{subject.label}: this law needs exact_isolated_atoms.")
+    far = 3.0 * subject.cutoff * subject.n_hops
+    for element, energy in subject.isolated_energies.items():
+        alone = geometries.isolated(element)
+        beside = geometries.ethanol() + Atoms(element, [[far, 0.0, 0.0]])
+        for case, structure in (
+            (f"isolated {element}", alone),
+            (f"{element} at {far:g} Å from ethanol", beside),
+        ):
+            assert_close(
+                evaluate(subject, structure, case).energies[-1:],
+                torch.tensor([energy], dtype=torch.float64),
+                subject.tolerance,
+                f"{subject.label}: {case}, against its reference energy",
+                "energies",
+            )
 
 
 def assert_distant_molecules_add_up(subject: Subject) -> None:

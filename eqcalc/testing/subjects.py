@@ -6,7 +6,7 @@ A law sees a :class:`Subject`: anything that maps a graph to an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,6 +54,8 @@ class Subject:
     elements : symbols that it knows; they take the places of the structures' elements
     concessions : what the network gives up
     potential : the eager potential, which the laws of training differentiate
+    isolated_energies : eV by symbol, which an atom alone is promised to have; None where nothing
+        is promised
     """
 
     label: str
@@ -64,6 +66,7 @@ class Subject:
     elements: tuple[str, ...] = ELEMENTS
     concessions: Concessions = NO_CONCESSIONS
     potential: Potential | None = None
+    isolated_energies: Mapping[str, float] | None = None
 
     @property
     def tolerance(self) -> Tolerance:
@@ -123,26 +126,36 @@ def potential_subject(
     elements : see :func:`known_elements`
     """
     potential.eval()
+    known = known_elements(potential, elements)
+    promised = None
+    if potential.exact_isolated_atoms:
+        promised = {x: float(potential.reference_energies[atomic_number(x)]) for x in known}
     return Subject(
         label,
         potential.evaluate,
         potential.cutoff,
         potential.n_hops,
         next(potential.parameters()).dtype,
-        known_elements(potential, elements),
+        known,
         declared(potential.architecture),
         potential,
+        promised,
     )
 
 
 def exported_subject(
-    model: Model, label: str = "exported", *, concessions: Concessions = NO_CONCESSIONS
+    model: Model,
+    label: str = "exported",
+    *,
+    concessions: Concessions = NO_CONCESSIONS,
+    isolated_energies: Mapping[str, float] | None = None,
 ) -> Subject:
     """Return a loaded model file as a subject: a host that sums what the file returns.
 
     Parameters
     ----------
-    concessions : what the network declares; a model file does not tell
+    concessions, isolated_energies : what the network declares and promises; a model file does
+        not tell
     """
 
     def call(graph: AtomicGraph) -> Evaluation:
@@ -161,7 +174,16 @@ def exported_subject(
 
     card = model.card
     elements = tuple(card.elements)
-    return Subject(label, call, card.cutoff, card.n_hops, model.dtype, elements, concessions)
+    return Subject(
+        label,
+        call,
+        card.cutoff,
+        card.n_hops,
+        model.dtype,
+        elements,
+        concessions,
+        isolated_energies=isolated_energies,
+    )
 
 
 def known_elements(

@@ -315,6 +315,18 @@ class SeparateForces(TwinPotential):
         return energies, gradients * (1.0 + 0.1 * torch.exp(-squared))
 
 
+class ForgetsOwnEnergy(TwinPotential):
+    """Promise exact isolated atoms, and take out what the network makes of the first element."""
+
+    def __init__(self, architecture: nn.Module) -> None:
+        super().__init__(architecture, exact_isolated_atoms=True)
+
+    def own_energies(self, graph: AtomicGraph) -> Tensor:
+        """Return (n_atoms,) energies of atoms alone, the same for every element."""
+        first = graph.atomic_numbers[:1].expand_as(graph.atomic_numbers)
+        return super().own_energies(graph._replace(atomic_numbers=first))
+
+
 class DiscardedUpdate(Sound):
     """Compute the update and throw it away."""
 
@@ -471,6 +483,7 @@ BROKEN: tuple[type[nn.Module], ...] = (
     NotExtensive,
     DetachedDistances,
     SeparateForces,
+    ForgetsOwnEnergy,
     DiscardedUpdate,
     NormWithoutEpsilon,
     PublishedNorm,

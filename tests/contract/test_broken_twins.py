@@ -7,14 +7,25 @@ import re
 
 import pytest
 import torch
+from small import small_potential
 
-from eqcalc.errors import ContractError
-from eqcalc.testing import twins
-from eqcalc.testing.laws import ANY_PRECISION, FLOAT64, NETWORK, assert_rotation, law_name
+from eqcalc.errors import ConfigError, ContractError
+from eqcalc.potential import Potential
+from eqcalc.testing import check_contract, twins
+from eqcalc.testing.laws import (
+    ANY_PRECISION,
+    FLOAT64,
+    ISOLATED_ATOMS,
+    NETWORK,
+    assert_isolated_atoms_are_exact,
+    assert_rotation,
+    law_name,
+)
 from eqcalc.testing.subjects import potential_subject
 from eqcalc.testing.twins import BROKEN, Sound, TwinPotential, twin_potential
 
-LAWS = {law_name(law): law for law in (*ANY_PRECISION, *FLOAT64, *NETWORK)}
+EVERY = {law_name(law): law for law in (*ANY_PRECISION, *FLOAT64, *NETWORK)}
+LAWS = EVERY | {law_name(law): law for law in ISOLATED_ATOMS}
 
 REJECTIONS: list[tuple[type, str, str]] = [
     (twins.FirstComponent, "rotation", r"ethanol, rotation 11: energy differ by"),
@@ -49,6 +60,11 @@ REJECTIONS: list[tuple[type, str, str]] = [
     (twins.DetachedDistances, "forces_are_derivatives", r"ethanol, against .*: forces differ by"),
     (twins.SeparateForces, "forces_are_derivatives", r"ethanol, against .*: forces differ by"),
     (twins.SeparateForces, "stress_is_derivative", r"stress differ by"),
+    (
+        twins.ForgetsOwnEnergy,
+        "isolated_atoms_are_exact",
+        r"from ethanol, against its reference energy: energies differ by",
+    ),
     (twins.DiscardedUpdate, "every_parameter_learns", r"without a gradient: .*updates\.0"),
     (twins.PublishedNorm, "smooth_at_symmetric_sites", r"diamond: the force constant .* a kink"),
     (twins.NormWithoutEpsilon, "finite_second_derivatives", r"isolated C .* NaN or infinite"),
@@ -84,7 +100,7 @@ def _apply(law: str, twin: type) -> None:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", EVERY)
 def test_sound_network_passes(law):
     _apply(law, Sound)
 
@@ -97,6 +113,12 @@ def test_broken_twin_is_rejected(twin, law, match):
         _apply(law, twin)
 
 
+def test_sound_network_keeps_its_promise_of_exact_isolated_atoms():
+    promising = twin_potential(Sound)
+    promising.exact_isolated_atoms = True
+    assert_isolated_atoms_are_exact(potential_subject(promising, "twin"))
+
+
 def test_every_twin_has_a_law_that_rejects_it():
     wrong = {
         member
@@ -104,6 +126,21 @@ def test_every_twin_has_a_law_that_rejects_it():
         if issubclass(member, (Sound, TwinPotential)) and member not in (Sound, TwinPotential)
     }
     assert wrong == {twin for twin, _, _ in REJECTIONS} == set(BROKEN)
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_exact_isolated_atoms_are_held_to_their_promise_and_no_others(promised):
+    network = small_potential("schnet").architecture
+    report = check_contract(Potential(network, exact_isolated_atoms=promised))
+    applied = {check.form for check in report.checks if check.law == "isolated_atoms_are_exact"}
+    everywhere = {check.form for check in report.checks if check.law == "rotation"}
+    assert applied == (everywhere if promised else set())
+    assert len(everywhere) == 4
+
+
+def test_exact_isolated_atoms_are_no_law_of_a_potential_that_does_not_promise_them():
+    with pytest.raises(ConfigError, match=r"twin: this law needs exact_isolated_atoms"):
+        assert_isolated_atoms_are_exact(potential_subject(twin_potential(Sound), "twin"))
 
 
 def test_every_law_says_what_failed_and_by_how_much():

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from ase.constraints import FixAtoms, FixBondLengths, FixCom, FixedPlane, FixScaled, Hookean
+from ase.constraints import (
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixedPlane,
+    FixScaled,
+    Hookean,
+)
 from ase.io import read, write
 from springs import Springs, ethanol
 
@@ -16,6 +24,7 @@ from eqcalc.errors import ConfigError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings, read_structure, run_md, run_relax
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.structures import count_structures
+from eqcalc.simulate.writers import write_structure
 
 SHORT = MDSettings(ensemble="nve", n_steps=4, temperature_K=50, timestep_fs=0.2, log_every=1)
 
@@ -43,10 +52,28 @@ def test_columns_that_cannot_be_read_back_are_left_out(verb, trajectory_format, 
     atoms.arrays["kept"] = np.arange(n)
     atoms.arrays["segment"] = np.array(["A"] * n)
     atoms.arrays["cubes"] = np.zeros((n, 3, 3))
+    atoms.arrays["large"] = np.full(n, 2**40)
+    atoms.arrays["pos"] = np.ones((n, 3))
+    atoms.arrays["charge"] = np.ones(n)
+    atoms.arrays["move_mask"] = np.ones(n, dtype=bool)
+    atoms.arrays["pair"] = np.ones((n, 2))
+    atoms.arrays["pair0"] = np.ones(n)
+    atoms.arrays["none"] = np.ones((n, 0))
     for frame in ran(verb, atoms, tmp_path / "run", trajectory_format):
         if "kept" in frame.arrays or trajectory_format == "extxyz":  # .traj has no such columns
             assert {"kept", "segment"} <= set(frame.arrays)
-        assert not {"residuenames", "atomtypes", "cubes"} & set(frame.arrays)
+        assert not set(frame.arrays) & {
+            "residuenames",
+            "atomtypes",
+            "cubes",
+            "large",
+            "pos",
+            "charge",
+            "move_mask",
+            "pair0",
+            "none",
+        }
+        assert frame.get_positions() == pytest.approx(atoms.get_positions(), abs=0.5)
 
 
 @pytest.mark.parametrize("verb", ["md", "relax"])
@@ -77,6 +104,7 @@ CONSTRAINTS = {
     "bonds": lambda: FixBondLengths([[0, 1], [1, 2]]),
     "spring": lambda: Hookean(0, 1, k=5.0, rt=1.2),
     "atoms": lambda: FixAtoms([0, 3]),
+    "components": lambda: FixCartesian([1, 4], (True, False, True)),
     "two kinds": lambda: [FixAtoms([3]), FixedPlane([0], (0, 0, 1))],
 }
 
@@ -111,6 +139,45 @@ def test_constraints_that_are_damaged_are_refused(tmp_path):
     write(tmp_path / "a.xyz", atoms)
     with pytest.raises(StructureError, match="'eqcalc_constraints' are not readable"):
         read_structure(tmp_path / "a.xyz")
+
+
+def test_constraints_of_atoms_that_are_not_there_are_refused(tmp_path):
+    atoms = ethanol()
+    atoms.info["eqcalc_constraints"] = '[{"name": "FixAtoms", "kwargs": {"indices": [40]}}]'
+    write(tmp_path / "a.xyz", atoms)
+    with pytest.raises(StructureError, match="hold atoms 40 to 40, and there are 9 atoms"):
+        read_structure(tmp_path / "a.xyz")
+
+
+class Heavy(FixAtoms):
+    """A user's own constraint: ASE writes it as another one, or not at all."""
+
+    def todict(self):
+        return {"name": "Heavy", "kwargs": {"indices": [0]}}
+
+
+@pytest.mark.parametrize("trajectory_format", ["traj", "extxyz"])
+def test_a_constraint_that_no_file_can_hold_does_not_end_a_run(trajectory_format, tmp_path):
+    atoms = ethanol()
+    atoms.set_constraint([FixAtoms([3]), Heavy([0])])
+    assert unkept_constraints(atoms) == ["Heavy"]
+    for frame in ran("md", atoms, tmp_path / "run", trajectory_format)[-2:]:
+        assert [list(c.get_indices()) for c in frame.constraints if type(c) is FixAtoms] == [[3]]
+
+
+def test_entries_that_extxyz_cannot_give_back_are_left_out(tmp_path):
+    atoms = ethanol()
+    kept = {"title": 'a "quoted" word, Å', "charge_state": -1, "weight": 0.5, "fitted": True}
+    kept["three"] = np.arange(3.0)
+    lost = {"lines": "a\nb", "Lattice": "cubic", "pbc": "T", "energy": -3.0, "stress": np.ones(6)}
+    lost |= {"nothing": None, "empty": "", "table": {"a": 1}, "large": 2**70, "a b": 1, 3: 4}
+    atoms.info = {**kept, **lost}
+    write_structure(tmp_path / "a.xyz", atoms)
+    back = read_structure(tmp_path / "a.xyz")
+    assert set(back.info) == set(kept)
+    assert all(np.array_equal(back.info[key], value) for key, value in kept.items())
+    assert back.calc is None
+    assert set(atoms.info) == {*kept, *lost}
 
 
 # --- velocities

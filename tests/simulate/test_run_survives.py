@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import ase.io
-import numpy as np
 import pytest
 from ase.build import molecule
 from ase.io.trajectory import Trajectory
@@ -21,7 +20,7 @@ from eqcalc.simulate import MDRun, MDSettings, StopRequested, run_md
 from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.interrupts import StopOnSignal
 from eqcalc.simulate.thermo import read_table
-from eqcalc.simulate.writers import open_trajectory, write_structure
+from eqcalc.simulate.writers import open_trajectory
 
 HERE = Path(__file__).parent
 NAMES = {"traj": "trajectory.traj", "extxyz": "trajectory.xyz"}
@@ -209,13 +208,6 @@ def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path):
     with pytest.raises(OutputError, match=r"cannot write '.*plot\.png'"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
-
-
-def test_structure_that_extxyz_cannot_hold_is_refused(tmp_path):
-    atoms = molecule("H2O")
-    atoms.set_array("odd", np.zeros((3, 2, 2)))
-    with pytest.raises(OutputError, match=r"does not fit the extxyz format.*'traj'"):
-        write_structure(tmp_path / "a.xyz", atoms)
 
 
 @FORMATS
