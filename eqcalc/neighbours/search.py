@@ -11,6 +11,7 @@ import vesin
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eqcalc.errors import GraphError
 from eqcalc.neighbours.cell_list import find_pairs
 from eqcalc.neighbours.lattice import complete, reduced
 from eqcalc.neighbours.structure import Structure
@@ -23,16 +24,59 @@ _MAX_BINS = 1e5  # vesin's MAX_NUMBER_OF_CELLS
 # 5.5 Å; the cell list is some hundred kernels, a few ms however few the atoms (estimated).
 _FEWEST_ON_DEVICE = 1000
 
+_FEW_PAIRS = 5e5  # found in a tenth of a second, however wrong
+# Atoms per Å³; diamond has 0.18, metallic hydrogen below 1. Positions and a cell in nm have a
+# thousand times too many.
+_DENSEST = 5.0
+
 
 def pairs_of(
     structure: Structure, radius: float, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, on the device."""
+    """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, on the device.
+
+    Raises
+    ------
+    GraphError : so many pairs are expected that lengths cannot be in Å.
+    """
+    _refuse_crowded(structure, radius)
     if _searches(device, len(structure.positions)):
         positions = torch.from_numpy(structure.positions).to(device)
         return find_pairs(positions, structure.lattice, structure.pbc, radius)
     receivers, senders, shifts = map(torch.from_numpy, _search(structure, radius))
     return receivers.to(device), senders.to(device), shifts.to(device)
+
+
+def _refuse_crowded(structure: Structure, radius: float) -> None:
+    """Refuse what would fill the memory with pairs, before they are searched.
+
+    Each atom is given the atoms of the bins around its own, and of each only the share of a
+    sphere in them.
+    """
+    n_atoms = len(structure.positions)
+    box = reduced(complete(structure.lattice, structure.pbc), structure.pbc)[0]
+    inverse = np.linalg.inv(box)
+    heights = 1.0 / np.linalg.norm(inverse, axis=0)  # Å, between the faces of the box
+    reach = np.where(structure.pbc, radius / heights, 0.0)  # in boxes
+    if float(n_atoms) ** 2 * np.prod(2.0 * np.ceil(reach) + 1.0) < _FEW_PAIRS:
+        return
+    places = structure.positions @ inverse
+    places[:, structure.pbc] %= 1.0
+    width = np.where(structure.pbc, np.maximum(reach, 1e-9), radius / heights)
+    width[structure.pbc] = np.minimum(width[structure.pbc], 1.0)
+    counts = np.unique(np.floor(places / width).astype(np.int64), axis=0, return_counts=True)[1]
+    images = np.prod(np.maximum(reach, 1.0))
+    # Seen by an atom of a bin: those of its own, at the same density all around.
+    density = images * np.sum(counts.astype(float) ** 2) / n_atoms / radius**3
+    if density > _DENSEST:
+        n_neighbours = density * 4.0 / 3.0 * np.pi * radius**3
+        found = [f"{height:.3g}" for height in heights[structure.pbc]]
+        cell = f" The cell is {' x '.join(found)} Å high along its periodic directions."
+        raise GraphError(
+            f"about {n_neighbours:.2g} neighbours of each atom are expected within {radius:g} Å, "
+            f"{density:.2g} atoms per Å³ (diamond has 0.18): positions and cell must be in Å."
+            + (cell if found else "")
+        )
 
 
 def _searches(device: torch.device, n_atoms: int) -> bool:

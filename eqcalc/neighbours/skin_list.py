@@ -42,7 +42,8 @@ def build_graph(
     ------
     GraphError : zero atoms; a position or cell that is not finite; a periodic
         direction without a proper lattice vector; an atomic number of no
-        element; coincident atoms; a cutoff that is not positive and finite.
+        element; coincident atoms, or so many within reach that lengths cannot be
+        in Å; a cutoff that is not positive and finite.
     """
     _check_cutoff(cutoff)
     structure = check_structure(atoms)

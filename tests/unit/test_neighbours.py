@@ -541,3 +541,51 @@ def test_coincident_atoms_are_refused_on_a_device_too():
     positions, _ = skin_list.transfers.upload(atoms.positions, np.zeros((3, 3)))
     with pytest.raises(GraphError, match=r"atoms 0 and 2 coincide"):
         skin_list._pairs._on_device(positions, 4.0, torch.float64)
+
+
+# --- lengths in another unit
+
+
+def diamond(scale=1.0, pbc=(True, True, True)):
+    atoms = bulk("C", "diamond", a=3.567, cubic=True).repeat(12)
+    atoms.pbc = pbc
+    atoms.cell *= scale
+    atoms.positions *= scale
+    return atoms
+
+
+def fractions():
+    atoms = diamond()
+    return Atoms(atoms.numbers, atoms.get_scaled_positions(), cell=atoms.cell, pbc=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Atoms("H", cell=[0.05] * 3, pbc=True),
+        lambda: diamond(0.1),
+        lambda: diamond(0.1, (True, True, False)),
+        lambda: diamond(0.1, (False, False, True)),
+        lambda: diamond(0.1, (False, False, False)),
+        fractions,
+    ],
+)
+@pytest.mark.parametrize("radius", [2.0, 5.0])
+def test_a_structure_in_another_unit_is_refused_before_its_pairs_fill_the_memory(make, radius):
+    with pytest.raises(GraphError, match=r"expected within .* positions and cell must be in Å"):
+        build_graph(make(), radius)
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        diamond(),
+        diamond(pbc=(True, False, True)),
+        diamond(pbc=(False, False, False)),
+        bulk("H", "fcc", a=1.8).repeat(10),
+        bulk("Cu").repeat((1, 1, 3000)),
+    ],
+    ids=["crystal", "slab", "cluster", "dense hydrogen", "needle"],
+)
+def test_dense_and_long_structures_are_not_taken_for_another_unit(atoms):
+    assert build_graph(atoms, 4.0).edge_index.shape[1] > 10 * len(atoms)
