@@ -46,6 +46,7 @@ def doubts(atoms: Atoms, cutoff: float) -> list[str]:
         )
     elif lonely:
         found.append(
-            f"without a neighbour within the model's cutoff of {cutoff:g} Å: atoms {listing(lonely)}."
+            f"without a neighbour within the model's cutoff of {cutoff:g} Å: "
+            f"atoms {listing(lonely)}."
         )
     return found
