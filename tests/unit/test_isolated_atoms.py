@@ -10,7 +10,10 @@ from small_models import POTENTIALS, REFERENCE_ENERGIES, crystal, ethanol, small
 
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
+from eqcalc.engines import Target
+from eqcalc.engines.packages import make_package
 from eqcalc.export import export_model
+from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 
@@ -47,6 +50,24 @@ def test_an_exported_model_gives_an_atom_alone_its_reference_energy(name, tmp_pa
         found = calculator.calculate_many([atoms])[0]
         assert found["energy"] == pytest.approx(float(expected[case].energy), abs=1e-5)
         np.testing.assert_allclose(found["forces"], expected[case].forces.detach(), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["schnet", "painn"])
+def test_a_compiled_model_gives_an_atom_alone_its_reference_energy(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "cache"))
+    exact = small(name, exact=True).eval()
+    export_model(exact, tmp_path / "m.pt", elements=REFERENCE_ENERGIES)
+    target = Target(torch.device("cpu"), torch.float32)
+    make_package([open_model_file(tmp_path / "m.pt")], target)
+    calculator = EqCalculator(tmp_path / "m.pt", engine="inductor")
+    for symbol, energy in REFERENCE_ENERGIES.items():
+        found = calculator.calculate_many([Atoms(symbol)])[0]["energy"]
+        assert found == pytest.approx(energy, abs=EV["float32"])
+    found = calculator.calculate_many([ethanol()])[0]
+    expected = exact.double().evaluate(build_graph(ethanol(), exact.cutoff))
+    assert found["energy"] == pytest.approx(float(expected.energy), abs=2e-5)
+    np.testing.assert_allclose(found["forces"], expected.forces.detach(), atol=2e-4)
 
 
 def test_without_the_promise_the_network_has_its_say():
