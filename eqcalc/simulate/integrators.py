@@ -17,8 +17,9 @@ from ase.md.nose_hoover_chain import (
     NoseHooverChainThermostat,
 )
 from ase.md.verlet import VelocityVerlet
+from numpy.typing import NDArray
 
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, listing
 from eqcalc.simulate.settings import MDSettings
 
 __all__ = ["build_integrator", "check_fit", "hold_center_of_mass", "require_cell"]
@@ -29,9 +30,12 @@ def check_fit(atoms: Atoms, settings: MDSettings) -> None:
 
     Raises
     ------
-    ConfigError : "npt" without three periodic directions or without a stress, or
-        a Nosé-Hoover chain with constraints.
+    ConfigError : "npt" without three periodic directions or without a stress; a Nosé-Hoover
+        chain with constraints; masses that are not positive; constraints that push, or that
+        hold atoms that are not there.
     """
+    _check_masses(atoms)
+    _check_constraints(atoms)
     if settings.ensemble == "npt":
         require_cell(atoms, "ensemble 'npt'")
     if settings.ensemble in ("nvt-nhc", "npt") and atoms.constraints:
@@ -40,6 +44,39 @@ def check_fit(atoms: Atoms, settings: MDSettings) -> None:
             f"ensemble '{settings.ensemble}' ignores constraints, and this structure has "
             f"{held}; use nvt-langevin or nve, or remove the constraints."
         )
+
+
+def _check_masses(atoms: Atoms) -> None:
+    masses = atoms.get_masses()
+    wrong = np.flatnonzero(~(np.isfinite(masses) & (masses > 0)))
+    if len(wrong) > 0:
+        raise ConfigError(
+            f"masses must be positive, found {listing(np.unique(masses[wrong]).tolist())} on atoms "
+            f"{listing(wrong.tolist())}; set them with atoms.set_masses(), or remove the column "
+            "'masses' from the file."
+        )
+
+
+def _check_constraints(atoms: Atoms) -> None:
+    """Refuse constraints that change the momenta of atoms at rest: ASE adds their force to them."""
+    for constraint in atoms.constraints:
+        name, at_rest = type(constraint).__name__, np.zeros((len(atoms), 3))
+        try:
+            getattr(constraint, "adjust_momenta", _nothing)(atoms, at_rest)
+        except IndexError as error:
+            raise ConfigError(
+                f"the constraint {name} holds an atom that is not there ({error}); set it again."
+            ) from error
+        if at_rest.any():
+            raise ConfigError(
+                f"the constraint {name} moves atoms that are at rest: ASE adds its force to the "
+                "momenta as well, and no energy is conserved; remove it, or put the force into "
+                "the calculator (ase.calculators.mixing.SumCalculator)."
+            )
+
+
+def _nothing(atoms: Atoms, momenta: NDArray[np.float64]) -> None:
+    """Stand for what a constraint without momenta does to them."""
 
 
 def require_cell(atoms: Atoms, what: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.constraints import (
+    ExternalForce,
     FixAtoms,
     FixBondLengths,
     FixCartesian,
@@ -213,6 +214,30 @@ def test_velocities_under_another_name_are_refused(name, tmp_path):
     ):
         run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("force", [0.5, -0.5])
+def test_a_constraint_whose_force_ase_adds_to_momenta_is_refused(force, tmp_path):
+    atoms = ethanol()
+    atoms.set_constraint([FixAtoms([3]), ExternalForce(0, 1, force)])
+    with pytest.raises(ConfigError, match="ExternalForce moves atoms that are at rest"):
+        run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+
+
+def test_a_constraint_of_an_atom_that_is_not_there_is_refused(tmp_path):
+    atoms = ethanol()
+    atoms.set_constraint(FixAtoms([20]))
+    with pytest.raises(ConfigError, match=r"FixAtoms holds an atom that is not there \(index 20"):
+        run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("mass", "found"), [(0.0, r"0\.0"), (-1.0, r"-1\.0"), (np.nan, "nan")])
+def test_masses_that_are_not_positive_are_refused(mass, found, tmp_path):
+    atoms = ethanol()
+    with np.errstate(all="ignore"):
+        atoms.set_masses([mass, *atoms.get_masses()[1:]])
+        with pytest.raises(ConfigError, match=rf"positive, found {found} on atoms 0"):
+            run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
 
 
 # --- what a file says that one structure cannot
