@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
 from ase.io.trajectory import Trajectory
 
 from eqcalc.errors import StructureError
 from eqcalc.simulate.frame_content import restore_constraints
+from eqcalc.simulate.guessed_elements import refuse_guessed_elements
 
 __all__ = ["count_structures", "read_structure"]
 
+_FULL = 0.999  # occupancy; files round
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
 _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats that ASE reads"
@@ -72,12 +75,15 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
                 f"'{error.args[0]}' is {'deuterium' if error.args == ('D',) else 'tritium'}, which "
                 "is no element of its own: write H, and give its mass (a column 'masses')"
             )
+        elif isinstance(error, KeyError) and len(error.args) == 1:
+            reason = f"'{error.args[0]}' is no element or entry that ASE knows"
         raise StructureError(
             f"cannot read a structure from '{path}'{which}: {reason}. Readable are {_FORMATS}; "
             "the suffix must tell which it is."
         ) from error
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
         raise StructureError(f"the structure in '{path}' has no atoms.")
+    refuse_guessed_elements(path, atoms)
     _refuse_disorder(atoms, path)
     restore_constraints(atoms)
     return atoms
@@ -98,11 +104,17 @@ def count_structures(path: Path) -> int | None:
 
 def _refuse_disorder(atoms: Atoms, path: Path) -> None:
     """Refuse sites that are shared or partly empty: one structure cannot say that."""
+    partly = np.asarray(atoms.arrays.get("occupancy", 1.0), dtype=float)
+    for atom in np.flatnonzero((partly > 0.0) & (partly < _FULL)):  # 0 is written for unknown
+        raise StructureError(
+            f"'{path}' is disordered: atom {atom} has the occupancy {partly[atom]:g}. A simulation "
+            "needs whole atoms: keep one place of each and remove the others."
+        )
     sites: Any = atoms.info.get("occupancy")
     if not isinstance(sites, dict):
         return
     for site, shares in sites.items():
-        if isinstance(shares, dict) and (len(shares) > 1 or sum(shares.values()) < 0.999):
+        if isinstance(shares, dict) and (len(shares) > 1 or sum(shares.values()) < _FULL):
             found = ", ".join(f"{share:g} {symbol}" for symbol, share in shares.items())
             raise StructureError(
                 f"'{path}' is disordered: site {site} has the occupancy {found}. A simulation "
