@@ -1,6 +1,11 @@
-"""What is strange about a structure before its first step, in sentences: units, and reach."""
+"""What is strange about a structure before its first step, in sentences.
+
+Lengths that may be in another unit, atoms out of reach, and what a model does not look at.
+"""
 
 from __future__ import annotations
+
+from numbers import Real
 
 import numpy as np
 from ase import Atoms
@@ -11,11 +16,13 @@ from eqcalc.neighbours import build_graph
 __all__ = ["doubts"]
 
 _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
+# Entries of info, and their values for a neutral closed shell.
+_ELECTRONS = {"charge": 0, "spin": 0, "magmom": 0, "multiplicity": 1, "spin_multiplicity": 1}
 _MOST_ATOMS = 100_000  # more would take seconds to look at
 
 
 def doubts(atoms: Atoms, cutoff: float) -> list[str]:
-    """Return sentences about lengths that may be in another unit than Å, and lonely atoms.
+    """Return sentences about charge and spin, lengths in another unit than Å, and lonely atoms.
 
     Parameters
     ----------
@@ -25,8 +32,23 @@ def doubts(atoms: Atoms, cutoff: float) -> list[str]:
     ------
     GraphError : the structure has no meaningful graph.
     """
-    if len(atoms) > _MOST_ATOMS:
-        return []
+    found = _ignored(atoms)
+    return found if len(atoms) > _MOST_ATOMS else found + _strange_lengths(atoms, cutoff)
+
+
+def _ignored(atoms: Atoms) -> list[str]:
+    """Name what the structure says of its electrons: no model here sees it."""
+    found = [
+        f"{name} {atoms.info[name]}"
+        for name, ordinary in _ELECTRONS.items()
+        if isinstance(atoms.info.get(name), Real) and atoms.info[name] != ordinary
+    ]
+    found += ["initial charges"] * bool(atoms.get_initial_charges().any())
+    found += ["initial magnetic moments"] * bool(atoms.get_initial_magnetic_moments().any())
+    return [f"the model knows nothing of the structure's {', '.join(found)}."] if found else []
+
+
+def _strange_lengths(atoms: Atoms, cutoff: float) -> list[str]:
     graph = build_graph(atoms, cutoff)
     senders, receivers = graph.edge_index.numpy()
     found = []
