@@ -17,7 +17,7 @@ from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import ConfigError, EngineError, ModelFileError, did_you_mean
+from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.host_memory import keep_freed_memory
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
@@ -178,7 +178,7 @@ def _load_with(kind: type[Engine], file: ModelFile, target: Target) -> Model:
         found = _proven(kind, file, target)
     except EngineError as error:
         others = [name for name in engines_on(target.device) if name != kind.name]
-        raise EngineError(
+        raise (CacheError if isinstance(error, CacheError) else EngineError)(
             f"engine '{kind.name}' cannot run '{file.card.name}': {error}; or take "
             f"engine='auto' or '{others[-1] if others else 'torchscript'}'."
         ) from error
