@@ -16,6 +16,7 @@ from eqcalc.export import compile_committee, compile_model
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import build_library, load_library
 from eqcalc.native.compiler_folder import private_compiler_folder
+from eqcalc.threads import UsingThreads
 
 __all__ = ["compile_package"]
 
@@ -37,7 +38,8 @@ def compile_package(files: Sequence[ModelFile], package: Path, target: Target) -
         if target.device.type == "cpu":  # networks are compiled with the library's kernels
             build_library()
             load_library()
-        with private_compiler_folder():
+        # The compiler looks at torch's number of threads; the package shall not depend on it.
+        with private_compiler_folder(), UsingThreads(1):
             if len(files) == 1:
                 compile_model(files[0], package, *target)
             else:
