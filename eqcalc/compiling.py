@@ -15,6 +15,8 @@ from eqcalc.errors import EngineError, EqcalcError, listing
 from eqcalc.export import compile_committee, compile_model
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import build_library, load_library
+from eqcalc.native.compiler_folder import private_compiler_folder
+from eqcalc.threads import UsingThreads
 
 __all__ = ["compile_package"]
 
@@ -29,16 +31,19 @@ def compile_package(files: Sequence[ModelFile], package: Path, target: Target) -
     Raises
     ------
     EngineError : they cannot be compiled.
+    CacheError : torch's compiler has no folder that is this user's alone.
     EqcalcError : whatever eqcalc itself refuses, such as a file whose network it cannot rebuild.
     """
     try:
         if target.device.type == "cpu":  # networks are compiled with the library's kernels
             build_library()
             load_library()
-        if len(files) == 1:
-            compile_model(files[0], package, *target)
-        else:
-            compile_committee(files, package, *target)
+        # The compiler looks at torch's number of threads; the package shall not depend on it.
+        with private_compiler_folder(), UsingThreads(1):
+            if len(files) == 1:
+                compile_model(files[0], package, *target)
+            else:
+                compile_committee(files, package, *target)
     except EqcalcError:
         raise
     except Exception as error:  # tracer, exporter, C++ compiler: no common class

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "CacheError",
     "ConfigError",
     "ContractError",
     "DataError",
@@ -105,6 +106,10 @@ class OutputError(EqcalcError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CacheError(EngineError, OutputError):
+    """No folder where compiled code can be kept, or one that others can write to."""
 
 
 class MissingDependencyError(EqcalcError, ImportError):

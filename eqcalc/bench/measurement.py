@@ -208,7 +208,7 @@ class BenchCalculator(EqCalculator):
         if engine.energies(graph) is None:
             return None
         watch = _Stopwatch(engine.device)
-        with watch:
+        with self.models[0].using_threads(graph.atomic_numbers.shape[0]), watch:
             for _ in range(n_calls):
                 engine.energies(graph)
         return watch.seconds / n_calls

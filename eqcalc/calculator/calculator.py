@@ -53,6 +53,8 @@ from eqcalc.neighbours import SkinList
 
 __all__ = ["EqCalculator"]
 
+_OF_MODELS = ("device", "dtype", "engine", "threads")  # of the arguments
+
 _PERIODIC = bytes([1, 1, 1])  # as State keeps pbc
 
 
@@ -76,6 +78,8 @@ class EqCalculator(ExactCache):
         Results do not depend on it.
     max_edges : of one model call; larger structures are evaluated in blocks, to the same
         results. None: as many as memory is found for
+    threads : of a model call on a CPU. None: one per hundred atoms, at most as many as torch
+        has (``torch.set_num_threads``, ``OMP_NUM_THREADS``)
     reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
         forces are the same in every bit at every run on a GPU too
 
@@ -84,7 +88,7 @@ class EqCalculator(ExactCache):
     MissingDependencyError : torch-scatter is asked for and cannot be imported.
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
     ConfigError : an empty committee, or one whose members differ in dtype or share
-        no element; ``max_edges`` below 1.
+        no element; ``max_edges`` or ``threads`` below 1.
     """
 
     name = "eqcalc"
@@ -107,6 +111,7 @@ class EqCalculator(ExactCache):
         engine: str = "auto",
         skin: Union[float, str] = 0.5,
         max_edges: Optional[int] = None,
+        threads: Optional[int] = None,
         reduction: str = "torch",
     ) -> None:
         super().__init__()
@@ -122,11 +127,11 @@ class EqCalculator(ExactCache):
             "engine": engine,
             "skin": skin,
             "max_edges": max_edges,
+            "threads": threads,
             "reduction": reduction,
         }
-        self._use(
-            [load_model(source, device=device, dtype=dtype, engine=engine) for source in sources]
-        )
+        options: dict[str, Any] = {name: self._arguments[name] for name in _OF_MODELS}
+        self._use([load_model(source, **options) for source in sources])
 
     def _use(self, models: list[Model]) -> None:
         """Take loaded models, which other calculators may use too."""
@@ -182,6 +187,30 @@ class EqCalculator(ExactCache):
             return self.models[0].engine_report()
         members = [f"{m.card.name}: {m.engine_report()}" for m in self.models]
         return "\n".join([*members, self._why_together])
+
+    def engine_facts(self, n_atoms: int) -> dict[str, Any]:
+        """Return what runs a structure of so many atoms: engine, device, precision, threads.
+
+        ``threads`` is None on a GPU; ``not_used`` says why faster engines do not run. Of a
+        committee: of every member, with ``together`` for the pass of them all.
+        """
+        first = self.models[0]
+        facts: dict[str, Any] = {
+            "engine": first.engine.report(),
+            "device": str(first.device),
+            "dtype": str(first.dtype).removeprefix("torch."),
+            "threads": first.n_threads(n_atoms),
+            "not_used": dict(first.not_used),
+        }
+        if len(self.models) > 1:
+            facts["engine"] = [member.engine.report() for member in self.models]
+            facts["not_used"] = {
+                f"{name} of {member.card.name}": why
+                for member in self.models
+                for name, why in member.not_used.items()
+            }
+            facts["together"] = self._why_together
+        return facts
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the arguments that ASE writes into trajectories and databases."""
@@ -257,6 +286,10 @@ class EqCalculator(ExactCache):
             with torch.inference_mode(False):
                 self.calculate(atoms, properties, system_changes)
             return
+        with self.models[0].using_threads(len(atoms)):
+            self._calculate(atoms, properties)
+
+    def _calculate(self, atoms: Atoms, properties: Sequence[str]) -> None:
         state = State.of(atoms)
         periodic = state.pbc == _PERIODIC
         if not periodic:
@@ -425,6 +458,6 @@ def _restored(
     calculator = kind.__new__(kind)
     Calculator.__init__(calculator)
     calculator._arguments = arguments
-    options = {name: arguments[name] for name in ("device", "dtype", "engine")}
+    options: dict[str, Any] = {name: arguments.get(name) for name in _OF_MODELS}
     calculator._use([reload_model(path, sha256, **options) for path, sha256 in models])
     return calculator

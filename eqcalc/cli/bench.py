@@ -82,7 +82,7 @@ def bench(
     not_used: dict[str, str] = {}
     if not engines:
         engines, not_used = timing.ready_engines(model, device=device, dtype=dtype)
-    options = {"device": device, "dtype": dtype, "skin": skin}
+    options = {"device": device, "dtype": dtype, "skin": skin, "threads": threads}
     found = _measure_all(model, engines, systems, options, seconds)
     say(f"{file.card.name}, {dtype or file.card.dtype}: ms per step of VelocityVerlet")
     _print_table(found)
@@ -96,7 +96,7 @@ def bench(
     content = {
         "model": {"name": file.card.name, "sha256": file.sha256},
         "machine": machine,
-        "options": {**options, "threads": threads},
+        "options": options,
         "measurements": [_as_json(measurement) for measurement in found],
         "not_used": not_used,
         "growth_exponents": growth,

@@ -31,8 +31,9 @@ def compile(
         Optional[str], typer.Option(help="float32 or float64; the file's own by default.")
     ] = None,
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads to compile for; md takes 1 below 100 atoms.")
-    ] = 1,
+        Optional[int],
+        typer.Option(min=1, hidden=True, help="Without effect: a package serves any number."),
+    ] = None,
     file: Annotated[
         Optional[Path],
         typer.Option(help="Python file of the models' architecture, where it is not eqcalc's."),
@@ -40,24 +41,23 @@ def compile(
 ) -> None:
     """Compile a model for this machine, so that every later run is faster.
 
-    The result is kept in a cache folder (EQCALC_CACHE, else ~/.cache/eqcalc).
-    Calculators, md and relax find it there, if they use as many threads as it
-    was compiled for. A C++ compiler is needed.
+    The result is kept in a cache folder (EQCALC_CACHE, else ~/.cache/eqcalc),
+    which nobody else may write to. Calculators, md, relax and evaluate find it
+    there, whatever their number of threads. A C++ compiler is needed.
 
     Several models are compiled each for itself, and together for
     EqCalculator([...]) of them in this order.
 
     Example: [bold]eqcalc compile painn-ethanol[/bold]
     """
-    import torch
-
     from eqcalc.architectures import register_file
     from eqcalc.calculator import EqCalculator
     from eqcalc.devices import resolve_device, resolve_dtype
     from eqcalc.engines import Target
     from eqcalc.model_file import open_potential
 
-    torch.set_num_threads(threads)
+    if threads is not None:
+        say("note: --threads has no effect, a package serves any number of them.", style="yellow")
     where = resolve_device(device)
     files = [open_potential(model) for model in models]
     if file is not None:

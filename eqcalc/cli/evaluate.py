@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import say
-from eqcalc.cli.options import Device, Dtype, Engine, MaxEdges
+from eqcalc.cli.options import Device, Dtype, Engine, MaxEdges, Threads
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
@@ -50,9 +50,7 @@ def evaluate(
     dtype: Dtype = None,
     engine: Engine = "auto",
     max_edges: MaxEdges = None,
-    threads: Annotated[
-        Optional[int], typer.Option(help="CPU threads. Default: torch's own.", min=1)
-    ] = None,
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
 ) -> None:
     """Print MAE and RMSE of energy, forces and stress; draw a parity plot.
@@ -68,7 +66,7 @@ def evaluate(
         import torch
 
         torch.set_num_threads(threads)  # the process belongs to the command line
-    loaded = load_model(model, device=device, dtype=dtype, engine=engine)
+    loaded = load_model(model, device=device, dtype=dtype, engine=engine, threads=threads)
     dataset = read_dataset(
         data,
         rows=rows,

@@ -64,12 +64,9 @@ def info(
 
 def _say_engine(path: Path) -> None:
     """Say what would run the model here; a card is worth reading where nothing can."""
-    import torch
-
     from eqcalc.engines import load_model
     from eqcalc.errors import EqcalcError
 
-    torch.set_num_threads(1)  # as md does for a molecule, and eqcalc compile
     try:
         report = load_model(path).engine_report()
     except EqcalcError as error:

@@ -85,7 +85,8 @@ MaxEdges = Annotated[
 Threads = Annotated[
     Optional[int],
     typer.Option(
-        help="CPU threads. Default: 1 below 100 atoms, else torch's own.",
+        help="CPU threads. Default: one per 100 atoms, at most as many as torch has "
+        "(OMP_NUM_THREADS).",
         show_default=False,
         min=1,
     ),
@@ -94,7 +95,7 @@ Threads = Annotated[
 
 @dataclass(frozen=True)
 class CalculatorOptions:
-    """What the user chose about the calculator; the fields are EqCalculator's, and threads."""
+    """What the user chose about the calculator; the fields are EqCalculator's."""
 
     model: str | None
     device: str

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-__all__ = ["run_folder_of", "set_up_run"]
+    from eqcalc.calculator import EqCalculator
 
-# Below this, splitting the work of one step costs more than it saves.
-_ATOMS_FOR_THREADS = 100
+__all__ = ["run_folder_of", "set_up_run"]
 
 
 def set_up_run(
@@ -51,7 +50,10 @@ def set_up_run(
             "again before going on from it.",
             style="yellow",
         )
-    _set_threads(options.threads, len(atoms))
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)  # the process belongs to the command line
     model = choose_model(atoms) if options.model is None else options.model
     file = open_potential(model)
     if options.model is None:
@@ -74,7 +76,9 @@ def set_up_run(
         engine=options.engine,
         skin=options.skin,
         max_edges=options.max_edges,
+        threads=options.threads,
     )
+    _say_engine(calculator, len(atoms))
     forecast = calculator.memory_forecast(atoms)
     if forecast is not None:
         say(f"memory: {forecast}", style="yellow" if forecast.n_blocks > 1 else "")
@@ -87,6 +91,7 @@ def set_up_run(
             "engine": options.engine,
             "skin": options.skin,
             "max_edges": options.max_edges,
+            "threads": options.threads,
         },
     }
     return atoms, calculator, source
@@ -97,11 +102,15 @@ def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
     return output if output is not None else Path(f"{structure.stem}-{verb}")
 
 
-def _set_threads(threads: int | None, n_atoms: int) -> None:
-    import torch
-
-    # The process belongs to the command line, so this global is ours to set.
-    if threads is None and n_atoms < _ATOMS_FOR_THREADS:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _say_engine(calculator: EqCalculator, n_atoms: int) -> None:
+    """Say what runs, and why nothing faster does."""
+    facts = calculator.engine_facts(n_atoms)
+    names = facts["engine"] if isinstance(facts["engine"], list) else [facts["engine"]]
+    line = f"engine {', '.join(dict.fromkeys(names))} on {facts['device']} in {facts['dtype']}"
+    if facts["threads"] is not None:
+        line += f", {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+    say(line)
+    for name, why in facts["not_used"].items():
+        say(f"  not {name}: {why}", style="yellow")
+    if "together" in facts:
+        say(f"  {facts['together']}")

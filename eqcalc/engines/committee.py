@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqcalc.engines.engine import Target
 from eqcalc.engines.inductor import CompiledPackage
-from eqcalc.engines.packages import compile_command, find_package, make_package, target_name
+from eqcalc.engines.packages import find_package, make_package, why_no_package
 from eqcalc.errors import EngineError
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
@@ -39,7 +39,7 @@ class CommitteeEngine(CompiledPackage):
         Raises
         ------
         EngineError : they cannot be compiled.
-        OutputError : there is no place to keep the package.
+        CacheError : there is no place to keep the package.
         """
         make_package(files, target)
 
@@ -58,10 +58,7 @@ class CommitteeEngine(CompiledPackage):
         """
         path = find_package(files, target)
         if path is None:
-            raise EngineError(
-                f"not compiled together for {target_name(target)}; run: "
-                f"{compile_command(files, target)}"
-            )
+            raise EngineError(why_no_package(files, target))
         engine = cls(path, target, reach=2.0 * max(file.card.cutoff for file in files))
         for member, file in enumerate(files):
             engine._prove(member, file)

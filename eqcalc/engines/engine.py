@@ -73,7 +73,7 @@ class Engine(ABC):
         Raises
         ------
         EngineError : it cannot be made.
-        OutputError : there is no place to keep it.
+        CacheError : there is no place to keep it.
         """
 
     @classmethod

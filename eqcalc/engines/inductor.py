@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -10,15 +12,17 @@ import torch
 from torch import Tensor
 
 from eqcalc.engines.engine import Engine, Target
-from eqcalc.engines.packages import compile_command, find_package, make_package, target_name
-from eqcalc.errors import EngineError
+from eqcalc.engines.packages import find_package, make_package, why_no_package
+from eqcalc.errors import CacheError, EngineError
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import load_library
 
 __all__ = ["CompiledPackage", "InductorEngine"]
 
-_loaded: dict[str, Any] = {}
+Call = Callable[[list[Tensor]], list[Tensor]]
+
+_loaded: dict[str, Call] = {}
 
 _FEWEST = 2  # atoms and edges: the compiler takes sizes 0 and 1 for constants
 
@@ -36,9 +40,14 @@ class CompiledPackage:
     """
 
     def __init__(self, path: Path, target: Target, *, reach: float) -> None:
-        self.device, self.dtype = device, _ = target
+        self.device, self.dtype = device, dtype = target
         self._reach = reach
-        load_library()  # the package may call its kernels
+        has_kernels = load_library()
+        if not has_kernels and device.type == "cpu" and dtype == torch.float32:
+            raise EngineError(
+                "eqcalc's C++ library, which the package calls, is not there; run eqcalc compile "
+                "again"
+            )
         self._package = _load_package(path, device)
         # One tuple, replaced as a whole: several threads may use this engine.
         self._weights = (0, torch.ones(0, dtype=torch.float64, device=device))
@@ -53,14 +62,17 @@ class CompiledPackage:
                 atomic_numbers, edge_vectors, edge_index
             )
         weights = self._weights_of(atomic_numbers.shape[0], graph.n_owned)
-        energies, gradients = self._package(atomic_numbers, edge_vectors, edge_index, weights)
+        energies, gradients = self._package([atomic_numbers, edge_vectors, edge_index, weights])
         if is_small:  # atoms and edges come last; the members of a committee before them
             return energies[..., :n_atoms], gradients[..., :n_edges, :]
         return energies, gradients
 
     def run(self, graph: AtomicGraph, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Run the package on two atoms and two edges at least."""
-        return self._package(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights)
+        energies, gradients = self._package(
+            [graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights]
+        )
+        return energies, gradients
 
     def _padded(
         self, atomic_numbers: Tensor, edge_vectors: Tensor, edge_index: Tensor
@@ -97,8 +109,11 @@ class InductorEngine(CompiledPackage, Engine):
     def can_run(cls, file: ModelFile, target: Target) -> Optional[str]:
         """Return why not: another kind of device, or the model was not compiled for it."""
         why = super().can_run(file, target)
-        if why is None and find_package([file], target) is None:
-            why = _not_compiled(file, target)
+        try:
+            if why is None and find_package([file], target) is None:
+                why = why_no_package([file], target)
+        except CacheError as error:
+            why = str(error)
         return why
 
     @classmethod
@@ -117,11 +132,11 @@ class InductorEngine(CompiledPackage, Engine):
         """
         path = find_package([file], target)
         if path is None:
-            raise EngineError(super().can_run(file, target) or _not_compiled(file, target))
+            raise EngineError(super().can_run(file, target) or why_no_package([file], target))
         return cls(path, target, reach=2.0 * file.card.cutoff)
 
 
-def _load_package(path: Path, device: torch.device) -> Any:
+def _load_package(path: Path, device: torch.device) -> Call:
     """Return a package, loaded once: what it maps into the process stays there for ever.
 
     Raises
@@ -131,12 +146,9 @@ def _load_package(path: Path, device: torch.device) -> Any:
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     key = f"{checksum} {device}"
     if key not in _loaded:
-        index = -1 if device.index is None else device.index
-        # Without threads of its own the package also takes part in the capture of a CUDA graph.
-        alone = {"run_single_threaded": True} if device.type == "cuda" else {}
         try:
-            _loaded[key] = torch._inductor.aoti_load_package(str(path), device_index=index, **alone)
-        except (RuntimeError, TypeError) as error:  # of torch 2.6: it takes fewer arguments
+            _loaded[key] = _loader(str(path), device).run
+        except (RuntimeError, TypeError, AttributeError) as error:  # the latter of an older torch
             raise EngineError(
                 f"torch {torch.__version__} cannot load the compiled package '{path}': "
                 f"{str(error).strip().splitlines()[0]}"
@@ -144,6 +156,18 @@ def _load_package(path: Path, device: torch.device) -> Any:
     return _loaded[key]
 
 
-def _not_compiled(file: ModelFile, target: Target) -> str:
-    command = compile_command([file], target)
-    return f"not compiled for {target_name(target)}; run: {command}"
+def _loader(path: str, device: torch.device) -> Any:
+    """Return torch's loader of a package.
+
+    Not ``torch._inductor.aoti_load_package``: that imports the compiler, which takes seconds and
+    builds and loads libraries of its own. The loader unpacks into a new folder of mode 0700
+    among the temporary ones, and removes it at the end of the process.
+    """
+    loader = torch._C._aoti.AOTIModelPackageLoader
+    if device.type == "cuda":
+        # Without threads of its own the package also takes part in the capture of a CUDA graph.
+        return loader(path, "model", True, 1, -1 if device.index is None else device.index)
+    for options in ((False, 1, -1), (False, 1), ()):  # of torch 2.8, 2.7 and 2.6
+        with suppress(TypeError):
+            return loader(path, "model", *options)
+    raise TypeError("its loader takes other arguments")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Optional
 from weakref import WeakValueDictionary
 
@@ -17,11 +17,12 @@ from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import ConfigError, EngineError, ModelFileError, did_you_mean
+from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.host_memory import keep_freed_memory
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.model_file.passport import read_passport, verify
+from eqcalc.threads import UsingThreads, check_threads, threads_for
 
 __all__ = ["ENGINES", "Model", "engines_on", "load_committee", "load_model", "reload_model"]
 
@@ -38,11 +39,13 @@ class Model:
     file : path, card and checksum
     engine : what runs it
     not_used : faster engines, and why they do not run it
+    threads : of a call on a CPU, as asked for; None: see :mod:`eqcalc.threads`
     """
 
     file: ModelFile
     engine: Engine
     not_used: Mapping[str, str] = field(default_factory=dict)
+    threads: Optional[int] = None
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å.
@@ -51,10 +54,20 @@ class Model:
         ----------
         graph : see :mod:`eqcalc.graph`; on the model's device and in its dtype
         """
-        if torch.is_autocast_enabled(self.device.type):  # it would take the model to bfloat16
-            with torch.autocast(self.device.type, enabled=False):
-                return self.engine(graph)
-        return self.engine(graph)
+        with self.using_threads(graph.atomic_numbers.shape[0]):
+            if torch.is_autocast_enabled(self.device.type):  # it would take the model to bfloat16
+                with torch.autocast(self.device.type, enabled=False):
+                    return self.engine(graph)
+            return self.engine(graph)
+
+    def n_threads(self, n_atoms: int) -> Optional[int]:
+        """Return the number of threads of a call with so many atoms; None on a GPU."""
+        return threads_for(n_atoms, self.threads) if self.device.type == "cpu" else None
+
+    def using_threads(self, n_atoms: int) -> AbstractContextManager[None]:
+        """Let torch use the threads of a call with so many atoms, within a ``with`` block."""
+        n_threads = self.n_threads(n_atoms)
+        return nullcontext() if n_threads is None else UsingThreads(n_threads)
 
     def engine_report(self) -> str:
         """Return which engine runs, and why no faster one does, in a few lines."""
@@ -78,16 +91,10 @@ class Model:
         return self.engine.dtype
 
 
-def _one_thread() -> None:
-    """Let a forked process use one thread: those of its parent are not there, and it would wait."""
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_one_thread)
-
-_live: WeakValueDictionary[tuple[str, str, Optional[str], str], Model] = WeakValueDictionary()
-"""Models in use, by checksum, device, dtype and engine as they were asked for."""
+_live: WeakValueDictionary[tuple[str, str, Optional[str], str, Optional[int]], Model] = (
+    WeakValueDictionary()
+)
+"""Models in use, by checksum, device, dtype, engine and threads as they were asked for."""
 
 
 def reload_model(
@@ -97,6 +104,7 @@ def reload_model(
     device: str = "auto",
     dtype: Optional[str] = None,
     engine: str = "auto",
+    threads: Optional[int] = None,
 ) -> Model:
     """Return the model of a checksum: one in use in this process, else that of a file.
 
@@ -105,10 +113,10 @@ def reload_model(
     ModelFileError : the file holds another model.
     Exception : as :func:`load_model`.
     """
-    found = _live.get((sha256, device, dtype, engine))
+    found = _live.get((sha256, device, dtype, engine, threads))
     if found is not None:
         return found
-    loaded = load_model(source, device=device, dtype=dtype, engine=engine)
+    loaded = load_model(source, device=device, dtype=dtype, engine=engine, threads=threads)
     if loaded.file.sha256 != sha256:
         raise ModelFileError(
             f"'{source}' holds another model than when this calculator was stored (its sha256 was "
@@ -119,7 +127,12 @@ def reload_model(
 
 
 def load_model(
-    source: Source, *, device: str = "auto", dtype: Optional[str] = None, engine: str = "auto"
+    source: Source,
+    *,
+    device: str = "auto",
+    dtype: Optional[str] = None,
+    engine: str = "auto",
+    threads: Optional[int] = None,
 ) -> Model:
     """Load a model and replay its passport.
 
@@ -131,6 +144,7 @@ def load_model(
     engine : "torchscript"; "inductor", compiled at the first use; "cudagraph", which replays
         inductor where it is compiled, else torchscript; or "auto", the fastest that is ready
         and passes: it compiles nothing (``eqcalc compile`` does)
+    threads : of a call on a CPU; None: one per hundred atoms, at most as many as torch has
 
     Raises
     ------
@@ -138,10 +152,16 @@ def load_model(
         numbers here.
     DeviceError : CUDA was asked for and there is none.
     EngineError : the engine that was asked for cannot run the model here.
-    ConfigError : an unknown device, dtype or engine.
+    ConfigError : an unknown device, dtype or engine, or no number of threads.
     """
-    model = _load(source, device, dtype, engine)
-    _live[model.file.sha256, str(device), dtype, engine] = model
+    check_threads(threads)
+    with (
+        nullcontext()
+        if resolve_device(device).type != "cpu"
+        else UsingThreads(threads_for(1, threads))
+    ):
+        model = replace(_load(source, device, dtype, engine), threads=threads)
+    _live[model.file.sha256, str(device), dtype, engine, threads] = model
     return model
 
 
@@ -178,7 +198,7 @@ def _load_with(kind: type[Engine], file: ModelFile, target: Target) -> Model:
         found = _proven(kind, file, target)
     except EngineError as error:
         others = [name for name in engines_on(target.device) if name != kind.name]
-        raise EngineError(
+        raise (CacheError if isinstance(error, CacheError) else EngineError)(
             f"engine '{kind.name}' cannot run '{file.card.name}': {error}; or take "
             f"engine='auto' or '{others[-1] if others else 'torchscript'}'."
         ) from error
@@ -211,7 +231,8 @@ def load_committee(
     try:
         if engine == "inductor":
             CommitteeEngine.prepare(files, target)
-        together = CommitteeEngine.load(files, target)
+        with models[0].using_threads(1):
+            together = CommitteeEngine.load(files, target)
     except (EngineError, ModelFileError) as error:
         if engine == "inductor":
             raise

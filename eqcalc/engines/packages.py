@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
-import torch
-
 from eqcalc import __version__
 from eqcalc.engines.engine import Target
 from eqcalc.errors import EngineError
@@ -20,16 +18,31 @@ from eqcalc.model_file import ModelFile
 from eqcalc.native.build import library_checksum
 from eqcalc.native.package_cache import PackageCache, machine_key
 
-__all__ = ["Compiler", "compile_command", "find_package", "make_package", "target_name"]
+__all__ = ["Compiler", "find_package", "make_package", "target_name", "why_no_package"]
 
 Compiler = Callable[[Sequence[ModelFile], Path, Target], None]
 """Write the package of a model, or of a committee in its order, to a path."""
 
-_LAYOUT = 1  # of the compiled function's arguments; another one must not find old packages
+_LAYOUT = 2  # of the compiled function's arguments; another one must not find old packages
+
+_IN_WORDS = {
+    "eqcalc": "with eqcalc {}",
+    "torch": "with torch {}",
+    "dtype": "for {}",
+    "device": "for a {} device",
+    "hardware": "for another processor",
+    "kernels": "with another version of eqcalc's C++ library",
+}
+"""What a package depends on -> how one that was made otherwise is told."""
 
 
 def find_package(files: Sequence[ModelFile], target: Target) -> Path | None:
-    """Return the path of the package that runs these models in this order, or None."""
+    """Return the path of the package that runs these models in this order, or None.
+
+    Raises
+    ------
+    CacheError : there is one, and others could have put it there.
+    """
     return PackageCache().find(_key(files, target))
 
 
@@ -39,7 +52,7 @@ def make_package(files: Sequence[ModelFile], target: Target) -> Path:
     Raises
     ------
     EngineError : they cannot be compiled.
-    OutputError : the cache folder cannot be written.
+    CacheError : the cache folder cannot be written, or others can write it too.
     """
 
     def compile_to(package: Path) -> None:
@@ -50,18 +63,42 @@ def make_package(files: Sequence[ModelFile], target: Target) -> Path:
 
 def target_name(target: Target) -> str:
     """Return what a package is compiled for, in words."""
-    n = torch.get_num_threads()
-    threads = f", {n} thread{'s' * (n > 1)}" if target.device.type == "cpu" else ""
-    return f"{target.device}, {target.precision}{threads}"
+    return f"{target.device}, {target.precision}"
 
 
-def compile_command(files: Sequence[ModelFile], target: Target) -> str:
-    """Return the command that makes the package."""
-    n_threads = torch.get_num_threads()
+def why_no_package(files: Sequence[ModelFile], target: Target) -> str:
+    """Return why there is no package for a target, and the command that makes it.
+
+    A package that was made otherwise, by an older torch for example, is named.
+    """
+    together = " together" * (len(files) > 1)
+    why = f"not compiled{together} for {target_name(target)}"
+    wanted = _key(files, target)
+    others = PackageCache().keys_with(model=wanted["model"])
+    if others:
+        differences = [
+            [name for name in {**wanted, **other} if wanted.get(name) != other.get(name)]
+            for other in others
+        ]
+        nearest = min(range(len(others)), key=lambda number: len(differences[number]))
+        made = [
+            _IN_WORDS[name].format(others[nearest].get(name))
+            for name in differences[nearest]
+            if name in _IN_WORDS and name in others[nearest]
+        ]
+        # Nothing differs where the package itself is damaged.
+        why += (
+            f" (the package that is there was made {', '.join(made)})"
+            if made
+            else (" (the package that is there is damaged)")
+        )
+    return f"{why}; run: {_compile_command(files, target)}"
+
+
+def _compile_command(files: Sequence[ModelFile], target: Target) -> str:
     words = ["eqcalc compile", *(str(file.path) for file in files)]
     words += [f"--dtype {target.precision}"] * (target.precision != files[0].card.dtype)
     words += [f"--device {target.device}"] * (target.device.type != "cpu")
-    words += [f"--threads {n_threads}"] * (n_threads != 1)
     return " ".join(words)
 
 
@@ -72,8 +109,8 @@ def _key(files: Sequence[ModelFile], target: Target) -> dict[str, str]:
         "eqcalc": f"{__version__}, layout {_LAYOUT}",
         "dtype": target.precision,
     }
-    if target.device.type == "cpu":  # the number of threads is compiled in
-        key |= {"threads": str(torch.get_num_threads()), "kernels": library_checksum()}
+    if target.device.type == "cpu":
+        key |= {"kernels": library_checksum()}
     return key | machine_key(target.device)
 
 

@@ -29,6 +29,9 @@ __all__ = ["compile_committee", "compile_model"]
 # Of filters and their slopes, relative; float32 rounds the sums of a network as much.
 _TABLE_TOLERANCE = 3e-6
 
+# One package for any number of threads. Else the present one would be compiled in.
+_OPTIONS = {"cpp.dynamic_threads": True}
+
 
 def compile_model(file: ModelFile, package: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Compile energies and edge gradients ahead of time, for any number of atoms and edges.
@@ -133,7 +136,7 @@ def _compile(
         # Between parts of torch; nothing a user could act on.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
         program = torch.export.export(traced, example, dynamic_shapes=shapes)
-        aoti_compile_and_package(program, package_path=str(package))
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
 
 
 def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:

@@ -49,12 +49,25 @@ _loaded: list[Path] = []
 
 
 def load_library() -> bool:
-    """Load the library where it was built, and tell whether it is loaded now."""
+    """Load the library where it was built, and tell whether it is loaded now.
+
+    Raises
+    ------
+    EngineError : it is there, and torch cannot load it.
+    CacheError : it is there, and others could have put it there.
+    """
     if not _loaded:
         library = _cache().find(_key())
         if library is None:
             return False
-        load_operators(library)
+        try:
+            load_operators(library)
+        except (OSError, RuntimeError) as error:  # such as a file system mounted noexec
+            raise EngineError(
+                f"torch cannot load eqcalc's C++ library '{library}': "
+                f"{str(error).strip().splitlines()[0]}; set EQCALC_CACHE to a folder from which "
+                "code can be run."
+            ) from error
         _loaded.append(library)
     return True
 
@@ -65,7 +78,7 @@ def build_library() -> None:
     Raises
     ------
     EngineError : there is no C++ compiler, or it fails.
-    OutputError : the cache folder cannot be written.
+    CacheError : the cache folder cannot be written, or others can write it too.
     """
     _cache().make(_key(), _build)
 
@@ -95,7 +108,7 @@ def _build(library: Path) -> None:
         raise EngineError("there is no C++ compiler; install g++ or set CXX.")
     headers = [f"-I{folder}" for folder in cpp_extension.include_paths()]
     libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # a new one, of mode 0700
         commands, objects = [], []
         for source, own_flags in SOURCES.items():
             objects.append(str(Path(folder, source.name).with_suffix(".o")))

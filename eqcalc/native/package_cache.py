@@ -1,8 +1,9 @@
 """Where compiled packages are kept, and how a stale or damaged one is told.
 
-A package belongs to one model file, one torch, one device, one precision and one number
-of threads: all of them are in its key, hence in its file name. Beside it lies the
-checksum of its bytes, written last, so that a package without one was never finished.
+A package belongs to one model file, one torch, one device and one precision: all of them are in
+its key, hence in its file name. Beside it lies the checksum of its bytes, written last, so that
+a package without one was never finished. The folder is this user's alone
+(:mod:`eqcalc.native.private_folder`): what lies there is run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from eqcalc.errors import OutputError
+from eqcalc.errors import CacheError
 from eqcalc.files import write_whole
+from eqcalc.native.private_folder import make_private, require_trusted, require_trusted_file
 
 __all__ = ["PackageCache", "cache_folder", "machine_key"]
 
@@ -27,11 +29,21 @@ _KEY_LENGTH = 24
 
 
 def cache_folder() -> Path:
-    """Return ``$EQCALC_CACHE``, else eqcalc's folder under ``$XDG_CACHE_HOME`` or ~/.cache."""
-    if os.environ.get("EQCALC_CACHE"):
-        return Path(os.environ["EQCALC_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(base) / "eqcalc").expanduser()
+    """Return ``$EQCALC_CACHE``, else eqcalc's folder under ``$XDG_CACHE_HOME`` or ~/.cache.
+
+    Raises
+    ------
+    CacheError : that is below a home folder, and there is none.
+    """
+    own = os.environ.get("EQCALC_CACHE")
+    folder = Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "eqcalc")
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know
+        raise CacheError(
+            f"there is no place for compiled models: '{folder}' asks for a home folder, and this "
+            "user has none; set EQCALC_CACHE to a folder of your own."
+        ) from error
 
 
 def machine_key(device: torch.device) -> dict[str, str]:
@@ -60,14 +72,39 @@ class PackageCache:
         return self.folder / (digest[:_KEY_LENGTH] + self.suffix)
 
     def find(self, key: dict[str, str]) -> Path | None:
-        """Return a whole, undamaged package, or None."""
+        """Return a whole, undamaged package, or None.
+
+        Raises
+        ------
+        CacheError : others could have put it there.
+        """
         path = self.path(key)
+        if not os.path.lexists(path):
+            return None
+        require_trusted(self.folder)
         try:
+            for file in (path, _entry(path)):
+                require_trusted_file(file)
             entry = json.loads(_entry(path).read_text())
             whole = entry["key"] == key and entry["sha256"] == _sha256(path)
+        except CacheError:
+            raise
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return path if whole else None
+
+    def keys_with(self, **wanted: str) -> list[dict[str, str]]:
+        """Return the keys of the packages that are there and share these items."""
+        found = []
+        for path in sorted(self.folder.glob("*.json")) if os.path.isdir(self.folder) else []:
+            try:
+                key = json.loads(path.read_text())["key"]
+                shares = all(key.get(name) == value for name, value in wanted.items())
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+            if shares and os.path.exists(path.with_suffix(self.suffix)):
+                found.append(key)
+        return found
 
     def make(self, key: dict[str, str], compile_to: Callable[[Path], None]) -> Path:
         """Return the package of a key, compiled where there is none.
@@ -80,34 +117,41 @@ class PackageCache:
 
         Raises
         ------
-        OutputError : the folder cannot be written.
+        CacheError : the folder cannot be written, or others can write it too.
         Exception : whatever ``compile_to`` raises; nothing is left behind then.
         """
         path = self.path(key)
         with self._locked(path):
-            found = self.find(key)
+            try:
+                found = self.find(key)
+            except CacheError:  # the folder is this user's alone: an old file, made again
+                found = None
             if found is not None:
                 return found
             _entry(path).unlink(missing_ok=True)
             unfinished = path.with_name(f"{path.stem}.{os.getpid()}{self.suffix}")
             try:
                 compile_to(unfinished)
+                os.chmod(unfinished, 0o600)  # whatever the umask says
                 checksum = _sha256(unfinished)
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
             entry = {"key": key, "sha256": checksum}
             write_whole(_entry(path), (json.dumps(entry, indent=1) + "\n").encode())
+            os.chmod(_entry(path), 0o600)
         return path
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private(self.folder)
             lock = FileLock(path.with_suffix(".lock"))
             lock.acquire()
+        except CacheError:
+            raise
         except OSError as error:
-            raise OutputError(
+            raise CacheError(
                 f"cannot keep compiled models in '{self.folder}': {error}; set EQCALC_CACHE to a "
                 "folder that can be written."
             ) from error

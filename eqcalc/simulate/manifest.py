@@ -10,12 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ase import Atoms
+
 from eqcalc import __version__
 from eqcalc.errors import OutputError
 from eqcalc.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
 
-__all__ = ["RunManifest", "package_versions"]
+__all__ = ["RunManifest", "engine_fields", "package_versions"]
 
 
 class RunManifest:
@@ -72,6 +74,15 @@ class RunManifest:
     def _write(self) -> None:
         text = json.dumps(self._fields, indent=2, ensure_ascii=False, default=str)
         write_whole(self._path, (text + "\n").encode())
+
+
+def engine_fields(atoms: Atoms) -> dict[str, Any]:
+    """Return what runs the model of a structure (engine, device, precision, threads).
+
+    Nothing where the calculator cannot tell: it may be any of ASE's.
+    """
+    facts = getattr(atoms.calc, "engine_facts", None)
+    return {} if facts is None else {"engine": facts(len(atoms))}
 
 
 def package_versions() -> dict[str, str]:

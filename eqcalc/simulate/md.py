@@ -20,7 +20,7 @@ from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
-from eqcalc.simulate.manifest import RunManifest
+from eqcalc.simulate.manifest import RunManifest, engine_fields
 from eqcalc.simulate.plots import plot_md
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
@@ -292,6 +292,7 @@ class MDRun:
         return {
             "kind": "md",
             **self.source,
+            **engine_fields(self.atoms),
             "settings": asdict(self.settings),
             "formula": self.atoms.get_chemical_formula(mode="hill"),
             "n_atoms": len(self.atoms),

@@ -18,7 +18,7 @@ from eqcalc.errors import NonFiniteError
 from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.integrators import require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
-from eqcalc.simulate.manifest import RunManifest
+from eqcalc.simulate.manifest import RunManifest, engine_fields
 from eqcalc.simulate.plots import plot_relaxation
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import RelaxSettings
@@ -234,6 +234,7 @@ class RelaxRun:
         return {
             "kind": "relax",
             **self.source,
+            **engine_fields(self.atoms),
             "settings": asdict(self.settings),
             "formula": self.atoms.get_chemical_formula(mode="hill"),
             "n_atoms": len(self.atoms),

@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from eqcalc.data.batches import LabelledGraph
 from eqcalc.graph import AtomicGraph
+from eqcalc.native.compiler_folder import private_compiler_folder
 from eqcalc.potential import Potential
 from eqcalc.training.loss import LossWeights, loss, residuals
 
@@ -32,7 +33,8 @@ class LossGradients:
     ----------
     potential : in training mode when called
     weights : of the loss
-    compile : trace and compile at the first call
+    compile : trace and compile at the first call, which raises CacheError where torch's
+        compiler has no folder that is this user's alone
     """
 
     def __init__(self, potential: Potential, weights: LossWeights, compile: bool) -> None:
@@ -68,8 +70,9 @@ class LossGradients:
                 # would count as one size in every later batch.
                 with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                     traced = tracer(*arguments)
-                self._compiled = torch.compile(traced, dynamic=True)
-            with torch.no_grad():
+                with private_compiler_folder():
+                    self._compiled = torch.compile(traced, dynamic=True)
+            with torch.no_grad(), private_compiler_folder():  # it may compile at any call
                 outputs = self._compiled(*arguments)
         for parameter, gradient in zip(parameters.values(), outputs[1:], strict=True):
             parameter.grad = gradient

@@ -19,7 +19,7 @@ ASKED_FOR = []
 FORECAST = None  # what every calculator foresees
 
 
-def eq_calculator(model, *, device, dtype, engine, skin, max_edges):
+def eq_calculator(model, *, device, dtype, engine, skin, max_edges, threads):
     ASKED_FOR.append(
         {
             "model": model,
@@ -28,10 +28,18 @@ def eq_calculator(model, *, device, dtype, engine, skin, max_edges):
             "engine": engine,
             "skin": skin,
             "max_edges": max_edges,
+            "threads": threads,
         }
     )
     springs = Springs(ethanol())
     springs.memory_forecast = lambda atoms: FORECAST
+    springs.engine_facts = lambda n_atoms: {
+        "engine": "springs",
+        "device": "cpu",
+        "dtype": "float64",
+        "threads": threads or 1,
+        "not_used": {"inductor": "springs are not compiled"},
+    }
     return springs
 
 

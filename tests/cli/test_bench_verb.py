@@ -134,8 +134,28 @@ def test_bench_sets_the_threads(models, folder, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     assert run(models["double"], "ethanol", "--threads", 2) == 0
+    assert asked[0] == 2
+    asked.clear()
     assert run(models["double"], "ethanol") == 0
-    assert asked == [2, 1]
+    assert asked == [1]
+
+
+def test_bench_takes_the_number_of_threads_that_it_is_given(models, folder, monkeypatch):
+    monkeypatch.undo()  # of torch.set_num_threads
+    monkeypatch.chdir(folder)
+    seen, call = set(), TorchScriptEngine.__call__
+
+    def watched(engine, graph):
+        seen.add(torch.get_num_threads())
+        return call(engine, graph)
+
+    monkeypatch.setattr(TorchScriptEngine, "__call__", watched)
+    before = torch.get_num_threads()
+    try:
+        assert run(models["double"], "ethanol", "--threads", 2, "--engine", "torchscript") == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {2}
 
 
 def test_bench_says_when_others_use_the_machine(models, folder, capsys, monkeypatch):

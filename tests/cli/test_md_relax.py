@@ -69,6 +69,7 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
             "engine": "auto",
             "skin": 0.5,
             "max_edges": None,
+            "threads": None,
         }
     ]
     manifest = json.loads((folder / "ethanol-md" / "manifest.json").read_text())
@@ -104,6 +105,7 @@ def test_md_options_reach_the_settings_and_the_calculator(folder, capsys):
             "engine": "jit",
             "skin": 0.0,
             "max_edges": 5000,
+            "threads": None,
         }
     ]
     assert len(ase.io.read(folder / "there" / "trajectory.xyz", ":")) == 3
@@ -282,18 +284,25 @@ def test_trained_on_compares_crystals_of_any_size():
     assert not trained_on(known, dimer)
 
 
-@pytest.mark.parametrize(
-    ("asked", "n_atoms", "expected"), [(None, 9, [1]), (None, 100, []), (3, 9, [3]), (2, 500, [2])]
-)
-def test_small_systems_get_one_thread(monkeypatch, asked, n_atoms, expected):
-    import torch
-
-    from eqcalc.cli.setup_run import _set_threads
-
-    seen = []
-    monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    _set_threads(asked, n_atoms)
-    assert seen == expected
+@pytest.mark.parametrize(("words", "n_threads"), [((), 1), (("--threads", 3), 3)])
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_the_start_and_the_manifest_say_engine_threads_and_device(
+    verb, words, n_threads, folder, capsys
+):
+    run(verb, "ethanol.xyz", "--steps", 20, *words)
+    out = capsys.readouterr().out
+    plural = "s" * (n_threads > 1)
+    assert f"engine springs on cpu in float64, {n_threads} thread{plural}\n" in out
+    assert "  not inductor: springs are not compiled\n" in out
+    manifest = json.loads((folder / f"ethanol-{verb}" / "manifest.json").read_text())
+    assert manifest["engine"] == {
+        "engine": "springs",
+        "device": "cpu",
+        "dtype": "float64",
+        "threads": n_threads,
+        "not_used": {"inductor": "springs are not compiled"},
+    }
+    assert manifest["calculator"]["threads"] == (n_threads if words else None)
 
 
 @pytest.mark.parametrize(

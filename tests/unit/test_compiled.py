@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -98,15 +102,20 @@ def test_everything_that_changes_the_code_changes_the_key(monkeypatch):
     others = [key_of(other), key_of(one, dtype=torch.float64), key_of(one, other)]
     for place, value in (
         ("torch.__version__", "9.9"),
-        ("torch.get_num_threads", lambda: 77),
         ("torch.backends.cpu.get_cpu_capability", lambda: "another"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, value)
             others.append(key_of(one))
     paths = {cache.path(key) for key in [before, *others]}
-    assert len(paths) == 7
+    assert len(paths) == 6
     assert key_of(one) == before
+
+
+def test_a_package_serves_any_number_of_threads(monkeypatch):
+    before = packages._key([FileOf("0" * 64)], Target(CPU, torch.float32))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    assert packages._key([FileOf("0" * 64)], Target(CPU, torch.float32)) == before
 
 
 @pytest.mark.parametrize("damage", ["package", "entry", "no entry", "another key"])
@@ -252,6 +261,26 @@ def test_a_thousand_different_sizes_need_one_package(compiled):
         np.testing.assert_allclose(fast.get_forces(atoms), slow.get_forces(atoms), atol=1e-11)
 
 
+LOADS = """
+import sys
+from ase.build import molecule
+from eqcalc import EqCalculator
+
+calculator = EqCalculator(sys.argv[1])
+calculator.get_forces(molecule("CH3CH2OH"))
+assert calculator.models[0].engine.name == "inductor", calculator.engine_report()
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_package_is_run_without_torchs_compiler_and_its_folder(compiled, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    subprocess.run([sys.executable, "-c", LOADS, compiled], env=environment, check=True)
+    assert list(temporary.iterdir()) == []  # nor is anything left of the package
+
+
 def test_weights_are_made_anew_only_where_a_count_changes(compiled):
     engine = load_model(compiled).engine
     for n_atoms, n_owned in ((9, 9), (9, 4), (7, 4), (7, 0), (0, 0), (9, 9)):
@@ -286,21 +315,42 @@ def test_where_graphs_are_captured_the_package_is_what_is_replayed(compiled, mon
 def test_auto_compiles_nothing_and_says_how_to(models):
     model = load_model(models["double"])
     assert model.engine.name == "torchscript"
-    assert "not inductor: not compiled for cpu, float64, 1 thread; run: eqcalc compile" in (
+    assert "not inductor: not compiled for cpu, float64; run: eqcalc compile" in (
         model.engine_report()
     )
     assert not cache_folder().exists()
 
 
-def test_auto_takes_the_package_of_the_right_precision_and_threads(compiled, monkeypatch):
+def test_auto_takes_the_package_of_the_right_precision(compiled, monkeypatch):
     assert load_model(compiled).engine_report() == "inductor on cpu in float64, passport reproduced"
     single = load_model(compiled, dtype="float32")
     assert single.engine.name == "torchscript"
+    assert (
+        "not compiled for cpu, float32 (the package that is there was made for float64); run: "
+    ) in single.not_used["inductor"]
     assert "--dtype float32" in single.engine_report()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    several = load_model(compiled)
-    assert several.engine.name == "torchscript"
-    assert "--threads 3" in several.engine_report()
+    assert load_model(compiled).engine.name == "inductor"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("torch.__version__", "9.9", rf"was made with torch {re.escape(torch.__version__)}\)"),
+        ("eqcalc.engines.packages.__version__", "7", r"was made with eqcalc \d[^)]*, layout \d\)"),
+        ("torch.backends.cpu.get_cpu_capability", lambda: "x", r"was made for another processor"),
+        (
+            "eqcalc.engines.packages.library_checksum",
+            lambda: "x",
+            r"was made with another version of eqcalc's C\+\+ library",
+        ),
+    ],
+)
+def test_a_package_that_was_made_otherwise_is_named(place, value, words, compiled, monkeypatch):
+    monkeypatch.setattr(place, value)
+    model = load_model(compiled)
+    assert model.engine.name == "torchscript"
+    assert re.search(words, model.not_used["inductor"])
 
 
 def test_a_committee_reports_every_member(compiled, models):
@@ -316,7 +366,11 @@ def test_a_damaged_package_is_not_run(compiled):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
-    assert load_model(compiled).engine.name == "torchscript"
+    model = load_model(compiled)
+    assert model.engine.name == "torchscript"
+    assert (
+        "the package that is there is damaged); run: eqcalc compile" in (model.not_used["inductor"])
+    )
 
 
 def test_a_package_that_torch_cannot_load_is_not_run(models):
@@ -348,7 +402,7 @@ def test_where_the_compiler_fails_the_engine_that_was_asked_for_is_refused(model
     )
     with pytest.raises(EngineError, match=message):
         load_model(models["double"], engine="inductor")
-    with pytest.raises(EngineError, match=r"cannot be compiled for cpu, float64, 1 thread: g\+\+"):
+    with pytest.raises(EngineError, match=r"cannot be compiled for cpu, float64: g\+\+"):
         make_package([open_model_file(models["double"])], Target(CPU, torch.float64))
     assert load_model(models["double"]).engine.name == "torchscript"
 
@@ -435,6 +489,4 @@ def test_the_verb_ends_with_an_error_where_the_compiler_fails(models, capsys, mo
     with pytest.raises(SystemExit) as stop:
         main(["compile", str(models["double"])])
     assert stop.value.code == 2
-    assert "'double' cannot be compiled for cpu, float64, 1 thread: no compiler" in (
-        capsys.readouterr().err
-    )
+    assert "'double' cannot be compiled for cpu, float64: no compiler" in (capsys.readouterr().err)
