@@ -16,7 +16,10 @@ from typing import Annotated
 import typer
 
 from eqcalc import __version__
-from eqcalc.cli.console import report_error
+from eqcalc.cli.console import begin, report_error
+from eqcalc.cli.encoding import prepare_streams
+from eqcalc.cli.option_names import naming_options
+from eqcalc.cli.options import Quiet
 from eqcalc.errors import EqcalcError
 
 __all__ = ["VERBS", "build_app", "main"]
@@ -24,6 +27,8 @@ __all__ = ["VERBS", "build_app", "main"]
 VERBS: tuple[str, ...] = (
     "md",
     "relax",
+    "energy",
+    "models",
     "info",
     "train",
     "evaluate",
@@ -42,7 +47,6 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="eqcalc",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,7 +55,8 @@ def build_app() -> typer.Typer:
     for verb in VERBS:
         module = f"{__name__}.{verb}"
         if importlib.util.find_spec(module) is not None:
-            app.command(verb)(getattr(importlib.import_module(module), verb))
+            function = getattr(importlib.import_module(module), verb)
+            app.command(verb)(naming_options(function))
     return app
 
 
@@ -59,13 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave Python.
 
     Exit codes: 0 success, 1 the result is not what was asked for (a relaxation
-    that did not converge), 2 an error that the message explains, 130 Ctrl-C.
+    that did not converge), 2 an error that the message explains, 130 Ctrl-C, and as
+    128 + its number for other signals (143 SIGTERM, 129 SIGHUP, 141 a closed pipe).
     ``EQCALC_DEBUG=1`` in the environment shows the traceback of an error.
 
     Parameters
     ----------
     arguments : the words after ``eqcalc``; those of the process by default
     """
+    begin()
+    prepare_streams()
     try:
         words = None if arguments is None else list(arguments)
         build_app()(args=words, prog_name="eqcalc")
@@ -90,5 +98,6 @@ def _eqcalc(
             "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Take the options that stand before the verb; the callback above does the work."""

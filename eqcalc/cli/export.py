@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from eqcalc.cli.console import say
+from eqcalc.cli.options import Quiet
 
 __all__ = ["export"]
 
@@ -18,6 +19,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in that folder.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Export the best checkpoint; leaves model.pt, card.md, metrics.json and train.toml.
 

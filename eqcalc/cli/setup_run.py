@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import note, say
 from eqcalc.cli.model_choice import choose_model, trained_on
 from eqcalc.cli.options import CalculatorOptions
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import Calculator
 
-__all__ = ["run_folder_of", "set_up_run"]
+    from eqcalc.calculator import EqCalculator
+
+__all__ = ["run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
 
 # Below this, splitting the work of one step costs more than it saves.
 _ATOMS_FOR_THREADS = 100
@@ -21,7 +24,7 @@ _ATOMS_FOR_THREADS = 100
 
 def set_up_run(
     structure: Path, options: CalculatorOptions
-) -> tuple[Atoms, Calculator, dict[str, Any]]:
+) -> tuple[Atoms, EqCalculator, dict[str, Any]]:
     """Read the structure, choose the model and build the calculator.
 
     Returns
@@ -35,8 +38,6 @@ def set_up_run(
     ModelFileError : the model is no potential, or cannot be read.
     NotEnoughMemoryError : memory does not suffice for the structure, not even in blocks.
     """
-    from eqcalc.calculator import EqCalculator
-    from eqcalc.model_file import open_potential
     from eqcalc.simulate.frame_content import unkept_constraints
     from eqcalc.simulate.structures import count_structures, read_structure
 
@@ -46,13 +47,34 @@ def set_up_run(
         say(f"structure: the last of {n_structures} frames in {structure.name}")
     lost = unkept_constraints(atoms)
     if lost:
-        say(
+        note(
             f"note: what the run writes cannot hold the constraints {', '.join(lost)}; set them "
-            "again before going on from it.",
-            style="yellow",
+            "again before going on from it."
         )
-    _set_threads(options.threads, len(atoms))
-    model = choose_model(atoms) if options.model is None else options.model
+    calculator, source = set_up_calculator([atoms], options)
+    forecast = calculator.memory_forecast(atoms)
+    if forecast is not None and forecast.n_blocks > 1:
+        note(f"memory: {forecast}")
+    elif forecast is not None:
+        say(f"memory: {forecast}")
+    return atoms, calculator, {"structure": str(structure), **source}
+
+
+def set_up_calculator(
+    structures: Sequence[Atoms], options: CalculatorOptions
+) -> tuple[EqCalculator, dict[str, Any]]:
+    """Choose the model of structures, say what it was trained on, and build the calculator.
+
+    Raises
+    ------
+    See :func:`set_up_run`.
+    """
+    from eqcalc.calculator import EqCalculator
+    from eqcalc.errors import listing
+    from eqcalc.model_file import open_potential
+
+    _set_threads(options.threads, max(map(len, structures)))
+    model = choose_model(structures[0]) if options.model is None else options.model
     file = open_potential(model)
     if options.model is None:
         known = ", ".join(file.card.compositions)
@@ -60,12 +82,15 @@ def set_up_run(
         say(f"model {file.card.name}: shipped, trained on {known} (isomers are not told apart)")
     else:
         say(f"model {file.card.name} ({file.path})")
-    if not trained_on(file.card.compositions, atoms):
+    foreign = {
+        atoms.get_chemical_formula(mode="hill"): None
+        for atoms in structures
+        if not trained_on(file.card.compositions, atoms)
+    }
+    if foreign:
         known = ", ".join(file.card.compositions) or "compositions that its card does not name"
-        say(
-            f"note: it was trained on {known}, not on "
-            f"{atoms.get_chemical_formula(mode='hill')}; check its results.",
-            style="yellow",
+        note(
+            f"note: it was trained on {known}, not on {listing(list(foreign))}; check its results."
         )
     calculator = EqCalculator(
         model,
@@ -75,11 +100,7 @@ def set_up_run(
         skin=options.skin,
         max_edges=options.max_edges,
     )
-    forecast = calculator.memory_forecast(atoms)
-    if forecast is not None:
-        say(f"memory: {forecast}", style="yellow" if forecast.n_blocks > 1 else "")
     source = {
-        "structure": str(structure),
         "model": {"name": file.card.name, "path": str(file.path), "sha256": file.sha256},
         "calculator": {
             "device": options.device,
@@ -89,12 +110,22 @@ def set_up_run(
             "max_edges": options.max_edges,
         },
     }
-    return atoms, calculator, source
+    return calculator, source
 
 
 def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
     """Return ``output``, or a folder in the working directory named after the structure."""
     return output if output is not None else Path(f"{structure.stem}-{verb}")
+
+
+def stopped_run(folder: Path) -> dict[str, Any]:
+    """Return what ``--json`` says of a run that a signal stopped: its manifest knows."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "status": manifest["status"],
+        "folder": str(folder),
+        "steps": manifest["steps_done"],
+    }
 
 
 def _set_threads(threads: int | None, n_atoms: int) -> None:

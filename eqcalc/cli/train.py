@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import note, say
+from eqcalc.cli.options import Quiet
 
 if TYPE_CHECKING:
     from eqcalc.training.reports import Report
@@ -32,6 +33,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run in that folder.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a potential; leaves a folder with metrics.csv, best.ckpt and last.ckpt.
 
@@ -57,10 +59,9 @@ def train(
                 settings, folder, resume=resume, overwrite=overwrite, progress=display.show
             )
     except KeyboardInterrupt as stop:
-        say(
+        note(
             f"stopped in epoch {display.epoch + 1}; what is finished is in {folder}, and "
-            "--resume goes on from there.",
-            style="yellow",
+            "--resume goes on from there."
         )
         raise typer.Exit(130) from stop
     if not display.started:

@@ -16,6 +16,7 @@ from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
+from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
 from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
@@ -69,7 +70,8 @@ class MDResult:
     ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
-    ``thermo.csv``, of which there is one a frame.
+    ``thermo.csv``, of which there is one a frame. ``cell_change`` and
+    ``mean_pressure_gpa``, over the second half, are None except for "npt".
     """
 
     folder: Path
@@ -80,6 +82,8 @@ class MDResult:
     ns_per_day: float
     mean_temperature_K: float
     drift_mev_per_atom_ps: float | None
+    cell_change: CellChange | None = None
+    mean_pressure_gpa: float | None = None
 
 
 def run_md(
@@ -187,12 +191,12 @@ class MDRun:
                 "the forces on the first structure are NaN or infinite; check the structure, and "
                 "that the model was trained on such systems."
             )
-        self._measure()
+        start = self._cell_state(self._measure())
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         with manifest, StopOnSignal() as stop:
             wall_s = self._all_steps(target, stop, manifest, progress)
-            result = self._finish(target, wall_s)
+            result = self._finish(target, wall_s, start)
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
                 raise StopRequested(
                     f"stopped at step {result.n_steps} of {self.settings.n_steps}; everything "
@@ -258,7 +262,12 @@ class MDRun:
             )
         return thermo
 
-    def _finish(self, target: RunFolder, wall_s: float) -> MDResult:
+    def _cell_state(self, now: Thermo) -> CellState | None:
+        if self.settings.ensemble != "npt" or now.pressure_gpa is None:
+            return None
+        return cell_state(self.atoms, now.pressure_gpa)
+
+    def _finish(self, target: RunFolder, wall_s: float, start: CellState | None) -> MDResult:
         settings = self.settings
         final = snapshot(self.atoms, self._constraints, step=self.dynamics.nsteps)
         write_structure(target / "final.xyz", final)
@@ -266,6 +275,8 @@ class MDRun:
         goal = None if settings.ensemble == "nve" else settings.temperature_K
         plot_md(target / "plot.png", table, n_atoms=len(self.atoms), goal_K=goal)
         temperature = table["temperature_K"]
+        end = self._cell_state(self._measure())
+        second_half = slice(len(temperature) // 2, None)
         return MDResult(
             folder=target.path,
             atoms=final,
@@ -273,8 +284,12 @@ class MDRun:
             n_frames=len(temperature),
             wall_s=wall_s,
             ns_per_day=self._ns_per_day(wall_s),
-            mean_temperature_K=float(temperature[len(temperature) // 2 :].mean()),
+            mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
+            cell_change=None if start is None or end is None else CellChange(start, end),
+            mean_pressure_gpa=(
+                None if start is None else float(table["pressure_gpa"][second_half].mean())
+            ),
         )
 
     def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:

@@ -15,6 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from eqcalc.errors import NonFiniteError
+from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
 from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.integrators import require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -59,7 +60,10 @@ class RelaxStep(NamedTuple):
 
 @dataclass(frozen=True)
 class RelaxResult:
-    """A finished relaxation; ``converged`` tells whether it reached a minimum."""
+    """A finished relaxation; ``converged`` tells whether it reached a minimum.
+
+    ``cell_change`` is None unless the cell was relaxed as well.
+    """
 
     folder: Path
     atoms: Atoms
@@ -67,6 +71,7 @@ class RelaxResult:
     n_steps: int
     energy: float
     fmax: float
+    cell_change: CellChange | None = None
 
 
 def run_relax(
@@ -145,7 +150,7 @@ class RelaxRun:
         StopRequested : Ctrl-C or SIGTERM, after all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
-        self._measure()  # a model that cannot start must not cost an older run
+        start = self._cell_state(self._measure())  # must not cost an older run if it fails
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         with manifest, StopOnSignal() as stop:
@@ -167,7 +172,9 @@ class RelaxRun:
                     f"{target / 'relaxed.xyz'} goes on from there",
                     stop.signal_number,
                 )
-        return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax)
+        end = self._cell_state(last)
+        change = None if start is None or end is None else CellChange(start, end)
+        return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax, change)
 
     def _all_steps(
         self,
@@ -198,6 +205,9 @@ class RelaxRun:
         trajectory.write(snapshot(self.atoms, list(self.atoms.constraints), step=row.step))
         table.write([value for value in row if value is not None])
         return row
+
+    def _cell_state(self, now: RelaxStep) -> CellState | None:
+        return None if now.pressure_gpa is None else cell_state(self.atoms, now.pressure_gpa)
 
     def _measure(self) -> RelaxStep:
         """Return the present step; the criterion is ASE's. Refuse one beyond all chemistry."""

@@ -13,7 +13,7 @@ from ase.io.trajectory import Trajectory
 from eqcalc.errors import StructureError
 from eqcalc.simulate.frame_content import restore_constraints
 
-__all__ = ["count_structures", "read_structure"]
+__all__ = ["count_structures", "read_structure", "read_structures"]
 
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
@@ -54,6 +54,22 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         with that index, or the structure has no atoms.
     """
     path = Path(path)
+    (atoms,) = _read(path, index, "" if index == -1 else f" (index {index})")
+    return atoms
+
+
+def read_structures(path: str | Path) -> list[Atoms]:
+    """Return all structures of a file, in its order.
+
+    Raises
+    ------
+    StructureError : the file is missing, empty or unreadable, or one of its structures is
+        disordered or has no atoms.
+    """
+    return _read(Path(path), ":", "")
+
+
+def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     if not path.exists():
         raise StructureError(f"no structure file '{path}'; expected a path to {_FORMATS}.")
     if path.is_dir():
@@ -61,11 +77,10 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     try:
         if path.stat().st_size == 0:
             raise StructureError(f"the structure file '{path}' is empty.")
-        atoms = ase.io.read(path, index=index)
+        found = ase.io.read(path, index=index)
     except StructureError:
         raise
     except _READER_ERRORS as error:
-        which = "" if index == -1 else f" (index {index})"
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
             reason = (
@@ -76,11 +91,15 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
             f"cannot read a structure from '{path}'{which}: {reason}. Readable are {_FORMATS}; "
             "the suffix must tell which it is."
         ) from error
-    if not isinstance(atoms, Atoms) or len(atoms) == 0:
-        raise StructureError(f"the structure in '{path}' has no atoms.")
-    _refuse_disorder(atoms, path)
-    restore_constraints(atoms)
-    return atoms
+    structures = found if isinstance(found, list) else [found]
+    if not structures:
+        raise StructureError(f"'{path}' holds no structure.")
+    for atoms in structures:
+        if not isinstance(atoms, Atoms) or len(atoms) == 0:
+            raise StructureError(f"the structure in '{path}' has no atoms.")
+        _refuse_disorder(atoms, path)
+        restore_constraints(atoms)
+    return structures
 
 
 def count_structures(path: Path) -> int | None:

@@ -15,12 +15,20 @@ import ase.io
 from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
 
-from eqcalc.errors import OutputError
+from eqcalc.errors import ConfigError, OutputError
 from eqcalc.files import AppendFile, write_whole
 from eqcalc.simulate.frame_content import hold_constraints
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 
-__all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "write_structure"]
+__all__ = [
+    "FrameWriter",
+    "TableWriter",
+    "open_trajectory",
+    "require_extxyz",
+    "trajectory_name",
+    "write_structure",
+    "write_structures",
+]
 
 
 class FrameWriter(Protocol):
@@ -79,7 +87,28 @@ def write_structure(path: Path, atoms: Atoms) -> None:
     ------
     OutputError : the file cannot be written.
     """
-    write_whole(path, _extxyz(atoms))
+    write_structures(path, [atoms])
+
+
+def write_structures(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write structures as one extxyz file, replacing it in one step.
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    write_whole(path, b"".join(map(_extxyz, frames)))
+
+
+def require_extxyz(path: Path) -> None:
+    """Refuse a name that would be read as another format.
+
+    Raises
+    ------
+    ConfigError : the suffix is neither .xyz nor .extxyz.
+    """
+    if path.suffix.lower() not in (".xyz", ".extxyz"):
+        raise ConfigError(f"'{path}' is to be an extxyz file; its name must end in .xyz.")
 
 
 class _ExtxyzFile:

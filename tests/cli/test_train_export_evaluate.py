@@ -183,7 +183,7 @@ def test_md_and_relax_in_blocks_go_where_the_whole_goes(words, models, folder, c
         manifest = json.loads((folder / name / "manifest.json").read_text())
         assert manifest["calculator"]["max_edges"] == max_edges
     assert run(*words, "few", "--max-edges", 20) == 2
-    assert "error: max_edges=20 is too few: the energy of one H atom" in capsys.readouterr().err
+    assert "error: --max-edges 20 is too few: the energy of one H atom" in capsys.readouterr().err
     assert not (folder / "few").exists()
 
 
@@ -290,7 +290,7 @@ def test_evaluate_reads_an_npz_with_keys_of_its_own(models, folder, capsys):
     )
     words = ("evaluate", models["double"], "own.npz", "--energy-key", "e", "--energy-unit", "eV")
     assert run(*words, "--length-unit", "Angstrom") == 2
-    assert "numbers_key and positions_key" in capsys.readouterr().err
+    assert "--numbers-key and --positions-key" in capsys.readouterr().err
     words = (*words, "--length-unit", "Angstrom", "--numbers-key", "species")
     assert run(*words, "--positions-key", "xyz") == 0
     assert "own.npz, 2 frames" in capsys.readouterr().out
@@ -329,7 +329,7 @@ def test_evaluate_in_blocks_prints_the_same_table(models, folder, capsys):
     assert "forces" in tables[0]
     assert tables[1] == tables[0]
     assert run(*words, "--max-edges", 80) == 2
-    message = "error: frame 1 of row.xyz: max_edges=80 is too few: the energy of one H atom"
+    message = "error: frame 1 of row.xyz: --max-edges 80 is too few: the energy of one H atom"
     assert message in capsys.readouterr().err
 
 
