@@ -18,12 +18,14 @@ __all__ = [
     "EngineError",
     "EqcalcError",
     "GraphError",
+    "HalfFrameWarning",
     "MissingDependencyError",
     "ModelFileError",
     "NonFiniteError",
     "NotEnoughMemoryError",
     "OutputError",
     "OutputExistsError",
+    "OutputLostError",
     "StructureError",
     "UnknownArchitectureError",
     "UnknownModelError",
@@ -107,8 +109,16 @@ class OutputError(EqcalcError, OSError):
         return str(self.args[0])
 
 
+class OutputLostError(OutputError):
+    """An output that somebody else removed or replaced while it was being written."""
+
+
 class MissingDependencyError(EqcalcError, ImportError):
     """An optional dependency that the requested feature needs."""
+
+
+class HalfFrameWarning(UserWarning):
+    """The end of a file that a killed run left unfinished, and that is not read."""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -10,17 +10,18 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from eqcalc import __version__
-from eqcalc.cli.console import begin, report_error
+from eqcalc.cli.console import begin, note, report_error
 from eqcalc.cli.encoding import prepare_streams
 from eqcalc.cli.option_names import naming_options
 from eqcalc.cli.options import Quiet
-from eqcalc.errors import EqcalcError
+from eqcalc.errors import EqcalcError, HalfFrameWarning
 
 __all__ = ["VERBS", "build_app", "main"]
 
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     begin()
     prepare_streams()
+    show_warning = warnings.showwarning
+    warnings.showwarning = _show_warning
     try:
         words = None if arguments is None else list(arguments)
         build_app()(args=words, prog_name="eqcalc")
@@ -82,6 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         report_error(error)
         sys.exit(2)
+    finally:
+        warnings.showwarning = show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print eqcalc's own warnings as notes, without the line of code that they came from."""
+    if isinstance(message, HalfFrameWarning):
+        note(f"note: {message}")
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 def _print_version(wanted: bool) -> None:

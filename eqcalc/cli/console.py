@@ -7,8 +7,11 @@ left out; notes and errors stay, on stderr, and so does what was asked for (a ta
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +19,13 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from eqcalc.errors import OutputError
+
 __all__ = [
     "be_quiet",
     "begin",
     "is_quiet",
+    "is_unread",
     "note",
     "print_json",
     "report_error",
@@ -37,6 +43,11 @@ class _Mode:
 
     quiet = False
     on_stderr = False
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
 
 
 def begin() -> None:
@@ -63,19 +74,36 @@ def talk_on_stderr(wanted: bool) -> bool:
 
 def text_console(**options: Any) -> Console:
     """Return where text for people goes."""
-    return Console(stderr=_Mode.on_stderr, highlight=False, **options)
+    return _Console(stderr=_Mode.on_stderr, highlight=False, **options)
+
+
+def is_unread(error: OSError) -> bool:
+    """Tell a closed pipe or terminal, for whom nothing is printed any more, from a full disk.
+
+    What is printed later to the closed one goes nowhere, without an error.
+    """
+    if error.errno not in (errno.EPIPE, errno.EIO):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    return True
 
 
 def say(message: str, style: str = "") -> None:
     """Print a line as it is: no markup, never broken in the middle of a path."""
     if not _Mode.quiet:
-        text_console().print(Text(message, style=style), soft_wrap=True)
+        _print(text_console(), Text(message, style=style), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Print, quiet or not, what the user must know to judge the results."""
-    console = Console(stderr=_Mode.on_stderr or _Mode.quiet, highlight=False)
-    console.print(Text(message, style="yellow"), soft_wrap=True)
+    console = _Console(stderr=_Mode.on_stderr or _Mode.quiet, highlight=False)
+    _print(console, Text(message, style="yellow"), soft_wrap=True)
 
 
 def say_pairs(pairs: Mapping[str, str]) -> None:
@@ -87,33 +115,42 @@ def say_pairs(pairs: Mapping[str, str]) -> None:
 
 def show(result: RenderableType, **options: Any) -> None:
     """Print, quiet or not, a result that was asked for, such as a table."""
-    text_console(**options).print(result)
+    _print(text_console(**options), result)
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Say that something goes on which takes a while; on a terminal until it is done."""
-    console = Console(stderr=True, highlight=False)
+    console = _Console(stderr=True, highlight=False)
     if _Mode.quiet:
         yield
     elif console.is_terminal:
         with console.status(f"{what} ...", spinner="line"):
             yield
     else:
-        console.print(Text(f"{what} ..."), soft_wrap=True)
+        _print(console, Text(f"{what} ..."), soft_wrap=True)
         yield
 
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; a number that is not finite becomes null."""
     text = json.dumps(_finite(content), indent=2)
-    Console(highlight=False).print(Text(text), soft_wrap=True)
+    _print(_Console(highlight=False), Text(text), soft_wrap=True)
 
 
 def report_error(error: Exception) -> None:
     """Print ``error: message`` on stderr, in red where there are colours."""
     message = Text.assemble(("error: ", "bold red"), (str(error), "red"))
-    Console(stderr=True, highlight=False).print(message, soft_wrap=True)
+    _print(_Console(stderr=True, highlight=False), message, soft_wrap=True)
+
+
+def _print(console: Console, what: RenderableType, **options: Any) -> None:
+    """Print, or do nothing where nobody reads: the result of a run does not depend on it."""
+    try:
+        console.print(what, **options)
+    except OSError as error:
+        if not is_unread(error):
+            raise OutputError(f"cannot print: {error.strerror or error}.") from error
 
 
 def _finite(value: Any) -> Any:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
 from types import TracebackType
 
 from rich.progress import (
@@ -15,7 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from eqcalc.cli.console import is_quiet, text_console
+from eqcalc.cli.console import is_quiet, is_unread, text_console
+from eqcalc.errors import OutputError
 
 __all__ = ["StepProgress", "print_line"]
 
@@ -79,16 +77,12 @@ def print_line(line: str) -> None:
 
     Raises
     ------
-    BrokenPipeError : nobody reads any more; later output goes nowhere, without an error.
+    BrokenPipeError : nobody reads any more.
+    OutputError : the line cannot be written, as on a full disk.
     """
-    stream = text_console().file
     try:
-        print(line, file=stream, flush=True)
+        print(line, file=text_console().file, flush=True)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
-            raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for lost in (sys.stdout, sys.stderr):
-            if lost is stream:
-                os.dup2(nowhere, lost.fileno())
-        raise BrokenPipeError(error.errno, "nobody reads the output any more") from error
+        if is_unread(error):
+            raise BrokenPipeError(error.errno, "nobody reads the output any more") from error
+        raise OutputError(f"cannot print progress: {error.strerror or error}.") from error

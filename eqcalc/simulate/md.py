@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.failures import telling_where
+from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -164,6 +164,7 @@ class MDRun:
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
+        self._last_frame: Atoms | None = None
         self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
 
     def run(
@@ -182,7 +183,9 @@ class MDRun:
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
-        StopRequested : Ctrl-C or SIGTERM, after all files were completed.
+        OutputLostError : the folder or a file in it was removed; the last structure is rescued.
+        StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
+            all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
         # A model or structure that cannot start must not cost an older run.
@@ -194,9 +197,13 @@ class MDRun:
         start = self._cell_state(self._measure())
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
-        with manifest, StopOnSignal() as stop:
+        final_path = target / "final.xyz"
+        rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
+        with StopOnSignal() as stop, manifest, rescue:
             wall_s = self._all_steps(target, stop, manifest, progress)
             result = self._finish(target, wall_s, start)
+            trajectory = trajectory_name(self.settings.trajectory_format)
+            target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
                 raise StopRequested(
                     f"stopped at step {result.n_steps} of {self.settings.n_steps}; everything "
@@ -234,17 +241,19 @@ class MDRun:
                 if stopping or step % settings.log_every == 0 or step == settings.n_steps:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
-                    if progress is not None:
-                        speed = self._ns_per_day(time.perf_counter() - start)
-                        progress(MDProgress(thermo, settings.n_steps, speed))
+                    speed = self._ns_per_day(time.perf_counter() - start)
+                    stop.tell(progress, MDProgress(thermo, settings.n_steps, speed))
                 if stopping:
                     break
+            table.require_present()
+            trajectory.require_present()
         return time.perf_counter() - start
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
         thermo = self._measure()
         frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
+        self._last_frame = frame
         trajectory.write(frame)
         table.write([value for value in thermo if value is not None])
         return thermo

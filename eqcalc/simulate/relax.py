@@ -16,7 +16,7 @@ from ase.optimize import BFGS, FIRE, LBFGS
 
 from eqcalc.errors import NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.failures import telling_where
+from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.integrators import require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest
@@ -128,6 +128,7 @@ class RelaxRun:
                 self.atoms, scalar_pressure=settings.pressure_gpa * units.GPa
             )
         self._first_energy: float | None = None
+        self._last_frame: Atoms | None = None
         self.optimizer = _OPTIMIZERS[settings.optimizer](self._target, logfile=None)
 
     def run(
@@ -147,13 +148,17 @@ class RelaxRun:
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure collapsed or flew apart, or the model returned NaN.
-        StopRequested : Ctrl-C or SIGTERM, after all files were completed.
+        OutputLostError : the folder or a file in it was removed; the last structure is rescued.
+        StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
+            all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
         start = self._cell_state(self._measure())  # must not cost an older run if it fails
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
-        with manifest, StopOnSignal() as stop:
+        final_path = target / "relaxed.xyz"
+        rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
+        with StopOnSignal() as stop, manifest, rescue:
             last = self._all_steps(target, stop, progress)
             converged = last.fmax < self.settings.fmax
             manifest.update(steps_done=last.step, converged=converged)
@@ -165,6 +170,8 @@ class RelaxRun:
                 n_atoms=len(self.atoms),
                 fmax=self.settings.fmax,
             )
+            trajectory = trajectory_name(self.settings.trajectory_format)
+            target.require_files("manifest.json", "relax.csv", trajectory, "relaxed.xyz")
             if stop.signal_number is not None and not converged:
                 raise StopRequested(
                     f"stopped at step {last.step} of at most {self.settings.max_steps}; "
@@ -194,15 +201,17 @@ class RelaxRun:
         ):
             for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
                 last = self._record(table, trajectory)
-                if progress is not None:
-                    progress(last)
+                stop.tell(progress, last)
                 if stop.signal_number is not None:
                     break
+            table.require_present()
+            trajectory.require_present()
         return last
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> RelaxStep:
         row = self._measure()
-        trajectory.write(snapshot(self.atoms, list(self.atoms.constraints), step=row.step))
+        self._last_frame = snapshot(self.atoms, list(self.atoms.constraints), step=row.step)
+        trajectory.write(self._last_frame)
         table.write([value for value in row if value is not None])
         return row
 

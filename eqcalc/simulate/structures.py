@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
 from ase.io.trajectory import Trajectory
 
-from eqcalc.errors import StructureError
+from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.simulate.frame_content import restore_constraints
+from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
 
 __all__ = ["count_structures", "read_structure", "read_structures"]
 
@@ -77,7 +79,7 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     try:
         if path.stat().st_size == 0:
             raise StructureError(f"the structure file '{path}' is empty.")
-        found = ase.io.read(path, index=index)
+        found = _read_with_ase(path, index)
     except StructureError:
         raise
     except _READER_ERRORS as error:
@@ -102,6 +104,20 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     return structures
 
 
+def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
+    """Read a file; of a killed run's trajectory what is whole, with a HalfFrameWarning."""
+    if not is_of_a_run(path):
+        return ase.io.read(path, index=index)
+    if path.suffix == ".xyz":
+        whole = whole_part(path)
+        return ase.io.read(path if whole is None else whole, index=index, format="extxyz")
+    try:
+        return ase.io.read(path, index=index)
+    except _READER_ERRORS:
+        frames = read_whole_frames(path)
+        return frames if isinstance(index, str) else frames[index]
+
+
 def count_structures(path: Path) -> int | None:
     """Return how many structures a readable file holds; None where telling takes too long."""
     try:
@@ -110,7 +126,9 @@ def count_structures(path: Path) -> int | None:
                 return len(trajectory)
         if path.stat().st_size > _MOST_BYTES:
             return None
-        return len(ase.io.read(path, index=":"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HalfFrameWarning)  # it has been said at reading
+            return len(_read_with_ase(path, ":"))
     except _READER_ERRORS:
         return None
 

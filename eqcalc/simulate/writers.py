@@ -40,6 +40,9 @@ class FrameWriter(Protocol):
     def write(self, frame: Atoms) -> None:
         """Add one frame, whole or not at all."""
 
+    def require_present(self) -> None:
+        """Refuse to go on where the file was removed or replaced."""
+
     def close(self) -> None:
         """Close the file."""
 
@@ -74,6 +77,10 @@ class TableWriter:
     def write(self, values: Sequence[float]) -> None:
         """Add one line; twelve digits keep a drift of 1e-9 in a large energy visible."""
         self._file.append((",".join(f"{value:.12g}" for value in values) + "\n").encode())
+
+    def require_present(self) -> None:
+        """Refuse to go on where the file was removed or replaced."""
+        self._file.require_present()
 
     def close(self) -> None:
         """Close the file."""
@@ -121,6 +128,9 @@ class _ExtxyzFile:
         self._file.append(_extxyz(frame))
         self.n_frames += 1
 
+    def require_present(self) -> None:
+        self._file.require_present()
+
     def close(self) -> None:
         self._file.close()
 
@@ -141,6 +151,9 @@ class _TrajFile:
     def write(self, frame: Atoms) -> None:
         self._writer.write(frame)
         self.n_frames += 1
+
+    def require_present(self) -> None:
+        self._stage.require_present()
 
     def close(self) -> None:
         # Not the writer's close: after a failed frame it would write that again.
@@ -196,6 +209,9 @@ class _UlmStage:
 
     def close(self) -> None:
         """Stay open: ASE closes it once after the empty trajectory."""
+
+    def require_present(self) -> None:
+        self._file.require_present()
 
     def release(self) -> None:
         self._file.close()

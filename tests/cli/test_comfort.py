@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -20,7 +21,8 @@ from eqcalc.cli import encoding, main
 from eqcalc.cli.console import begin, note, print_json, say, working
 from eqcalc.cli.option_names import naming_options
 from eqcalc.cli.options import MaxEdges, Structure
-from eqcalc.errors import ConfigError
+from eqcalc.cli.progress import print_line
+from eqcalc.errors import ConfigError, OutputError
 from eqcalc.simulate.single_points import single_points
 from eqcalc.simulate.structures import read_structures
 from eqcalc.simulate.writers import write_structures
@@ -328,3 +330,34 @@ def test_work_that_takes_a_while_is_announced_unless_quiet(capsys):
     captured = capsys.readouterr()
     assert captured.err == "compiling ...\n"
     assert captured.out == "inside\nafter\n"
+
+
+class Closed(io.TextIOBase):
+    """A stream that fails as one does whose reader is gone, or whose disk is full."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def fileno(self) -> int:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
+def test_output_that_nobody_reads_is_no_error_and_progress_says_so(monkeypatch, number):
+    begin()
+    monkeypatch.setattr(sys, "stdout", Closed(number))
+    say("lost")
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        print_line("step 1/2")
+
+
+def test_output_on_a_full_disk_is_an_error(monkeypatch):
+    begin()
+    monkeypatch.setattr(sys, "stdout", Closed(errno.ENOSPC))
+    with pytest.raises(OutputError, match=r"cannot print: No space left"):
+        say("lost")
+    with pytest.raises(OutputError, match=r"cannot print progress: No space left"):
+        print_line("step 1/2")
