@@ -11,7 +11,7 @@ import typer
 
 from eqcalc.cli.console import note, say, say_pairs, show, working
 from eqcalc.cli.options import Device, Dtype, Quiet, Skin
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, import_extra
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -73,6 +73,8 @@ def bench(
 
     if plot is not None and sizes is None:
         raise ConfigError("--plot draws times over sizes; give --sizes too.")
+    if plot is not None:
+        import_extra("matplotlib.figure", "plot", "--plot")
     _refuse_existing([path for path in (plot, json_file) if path is not None], overwrite)
     systems = _systems(structures, sizes)
     torch.set_num_threads(threads)  # the process belongs to the command line

@@ -10,6 +10,7 @@ import typer
 
 from eqcalc.cli.console import note, print_json, say, show
 from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet
+from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
@@ -66,6 +67,7 @@ def evaluate(
 
     if output is not None:
         _refuse_existing(output, overwrite)
+        import_extra("matplotlib.figure", "plot", "the parity plot of --output")
     if threads is not None:
         import torch
 

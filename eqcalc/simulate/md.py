@@ -22,7 +22,7 @@ from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest
-from eqcalc.simulate.plots import plot_md
+from eqcalc.simulate.plots import plot_md, require_plots
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
@@ -181,6 +181,7 @@ class MDRun:
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
@@ -188,6 +189,7 @@ class MDRun:
             all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
+        require_plots()
         # A model or structure that cannot start must not cost an older run.
         if not np.isfinite(self.atoms.get_forces()).all():
             raise NonFiniteError(

@@ -20,7 +20,7 @@ from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.integrators import require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest
-from eqcalc.simulate.plots import plot_relaxation
+from eqcalc.simulate.plots import plot_relaxation, require_plots
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import RelaxSettings
 from eqcalc.simulate.thermo import read_table, snapshot
@@ -146,6 +146,7 @@ class RelaxRun:
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure collapsed or flew apart, or the model returned NaN.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
@@ -153,6 +154,7 @@ class RelaxRun:
             all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
+        require_plots()
         start = self._cell_state(self._measure())  # must not cost an older run if it fails
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
