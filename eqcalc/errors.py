@@ -8,7 +8,9 @@ to do.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 __all__ = [
     "CacheError",
@@ -19,17 +21,20 @@ __all__ = [
     "EngineError",
     "EqcalcError",
     "GraphError",
+    "HalfFrameWarning",
     "MissingDependencyError",
     "ModelFileError",
     "NonFiniteError",
     "NotEnoughMemoryError",
     "OutputError",
     "OutputExistsError",
+    "OutputLostError",
     "StructureError",
     "UnknownArchitectureError",
     "UnknownModelError",
     "UnsupportedElementError",
     "did_you_mean",
+    "import_extra",
     "listing",
 ]
 
@@ -112,8 +117,37 @@ class CacheError(EngineError, OutputError):
     """No folder where compiled code can be kept, or one that others can write to."""
 
 
+class OutputLostError(OutputError):
+    """An output that somebody else removed or replaced while it was being written."""
+
+
 class MissingDependencyError(EqcalcError, ImportError):
     """An optional dependency that the requested feature needs."""
+
+
+class HalfFrameWarning(UserWarning):
+    """The end of a file that a killed run left unfinished, and that is not read."""
+
+
+def import_extra(module: str, extra: str, what: str) -> ModuleType:
+    """Import a package that only an extra of eqcalc brings.
+
+    Raises
+    ------
+    MissingDependencyError : it is not installed, or fails when it is imported.
+
+    >>> import_extra("json", "train", "training").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        is_absent = (error.name or "").partition(".")[0] == package
+        reason = "is not installed" if is_absent else f"cannot be imported ({error})"
+        raise MissingDependencyError(
+            f"{what} needs {package}, which {reason}; run pip install 'eqcalc[{extra}]'."
+        ) from error
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

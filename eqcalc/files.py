@@ -11,7 +11,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from eqcalc.errors import OutputError
+from eqcalc.errors import OutputError, OutputLostError
 
 __all__ = ["AppendFile", "write_whole"]
 
@@ -21,11 +21,12 @@ class AppendFile:
 
     Writes are unbuffered, so whatever kills the process leaves every piece that
     was appended. A piece that cannot be written to its end (disk full) is taken
-    back before the error is raised.
+    back before the error is raised. A file that was removed or replaced meanwhile
+    would take every piece, and nobody would ever see them: that is an error too.
 
     Raises
     ------
-    OutputError : the file cannot be created, or a piece cannot be written.
+    OutputError : the file cannot be created, a piece cannot be written, or the file is gone.
     """
 
     def __init__(self, path: Path):
@@ -38,6 +39,7 @@ class AppendFile:
 
     def append(self, piece: bytes) -> None:
         """Add ``piece`` at the end, whole or not at all."""
+        self.require_present()
         end = self.size + len(piece)
         try:
             self._write_at(self.size, piece)
@@ -53,6 +55,25 @@ class AppendFile:
             if self.size != end:
                 with contextlib.suppress(OSError):  # the failed write is being reported already
                     self._file.truncate(self.size)
+
+    def require_present(self) -> None:
+        """Refuse to go on where the path no longer leads to this file.
+
+        Raises
+        ------
+        OutputLostError : it was removed, or another file stands in its place.
+        """
+        try:
+            is_there = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            is_there = False
+        except OSError as error:
+            raise OutputError(_reason("cannot look for", self.path, error)) from error
+        if not is_there:
+            raise OutputLostError(
+                f"'{self.path}' was removed or replaced while it was being written; what it held "
+                "is lost"
+            )
 
     def patch(self, position: int, piece: bytes) -> None:
         """Replace bytes that were appended earlier; the size stays."""

@@ -37,16 +37,20 @@ import torch
 from torch import nn
 
 from eqcalc.errors import ConfigError, UnknownArchitectureError, did_you_mean
+from eqcalc.nn.spelling import common_names, field_names, spelled_by_user
 
 __all__ = [
     "available",
     "build",
+    "common_names",
     "config_class",
+    "field_names",
     "is_potential",
     "load",
     "published",
     "register",
     "register_file",
+    "spelled_by_user",
 ]
 
 
@@ -113,8 +117,11 @@ def published(name: str) -> Any:
 def build(name: str, **config: Any) -> nn.Module:
     """Build an architecture from its defaults and the options given.
 
-    >>> build("painn", embedding_dim=64).cutoff
-    5.0
+    Options that most networks have may be given by one name for all: ``cutoff``,
+    ``n_channels``, ``n_layers``, ``n_radial_basis``.
+
+    >>> build("painn", n_channels=64, cutoff=4.0).config.embedding_dim
+    64
 
     Raises
     ------
@@ -123,13 +130,15 @@ def build(name: str, **config: Any) -> nn.Module:
     """
     options = config_class(name)
     known = [field.name for field in fields(options)]
-    for key in config:
+    chosen = field_names(options, config)
+    for key in chosen:
         if key not in known:
             raise ConfigError(
                 f"{name} has no option '{key}'; known: {', '.join(known)}."
-                + did_you_mean(key, known)
+                + did_you_mean(key, [*known, *common_names(options)])
             )
-    return load(name)(**asdict(options(**config)))
+    with spelled_by_user(options, config):
+        return load(name)(**asdict(options(**chosen)))
 
 
 def is_potential(name: str) -> bool:

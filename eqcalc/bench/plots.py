@@ -7,20 +7,28 @@ from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from eqcalc.bench.measurement import Measurement, growth_exponent
+from eqcalc.errors import import_extra
 
 __all__ = ["growth_plot"]
 
 _COLOURS = ("#4059ad", "#2a9d6f", "#c8553d")
 _LEAST_SPAN = 4.0  # of an axis of times: else noise would look like growth
-_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def growth_plot(measurements: Sequence[Measurement], title: str) -> bytes:
-    """Return a PNG of µs per atom over the number of atoms, a line per engine."""
+    """Return a PNG of µs per atom over the number of atoms, a line per engine.
+
+    Raises
+    ------
+    MissingDependencyError : matplotlib cannot be imported.
+    """
+    import_extra("matplotlib.figure", "plot", "a plot of times")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
     figure = Figure(figsize=(6.0, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     engines = dict.fromkeys(measurement.engine for measurement in measurements)
@@ -48,8 +56,8 @@ def growth_plot(measurements: Sequence[Measurement], title: str) -> bytes:
     axes.xaxis.set_major_locator(FixedLocator(sorted({m.n_atoms for m in measurements})))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_PLAIN)
-    axes.yaxis.set_minor_formatter(_PLAIN)
+        axis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
     axes.grid(which="both", alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)  # off the error bars

@@ -10,20 +10,26 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from eqcalc import __version__
-from eqcalc.cli.console import report_error
-from eqcalc.errors import EqcalcError
+from eqcalc.cli.console import begin, note, report_error
+from eqcalc.cli.encoding import prepare_streams
+from eqcalc.cli.option_names import naming_options
+from eqcalc.cli.options import Quiet
+from eqcalc.errors import EqcalcError, HalfFrameWarning
 
 __all__ = ["VERBS", "build_app", "main"]
 
 VERBS: tuple[str, ...] = (
     "md",
     "relax",
+    "energy",
+    "models",
     "info",
     "train",
     "evaluate",
@@ -42,7 +48,6 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="eqcalc",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,7 +56,8 @@ def build_app() -> typer.Typer:
     for verb in VERBS:
         module = f"{__name__}.{verb}"
         if importlib.util.find_spec(module) is not None:
-            app.command(verb)(getattr(importlib.import_module(module), verb))
+            function = getattr(importlib.import_module(module), verb)
+            app.command(verb)(naming_options(function))
     return app
 
 
@@ -59,13 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave Python.
 
     Exit codes: 0 success, 1 the result is not what was asked for (a relaxation
-    that did not converge), 2 an error that the message explains, 130 Ctrl-C.
+    that did not converge), 2 an error that the message explains, 130 Ctrl-C, and as
+    128 + its number for other signals (143 SIGTERM, 129 SIGHUP, 141 a closed pipe).
     ``EQCALC_DEBUG=1`` in the environment shows the traceback of an error.
 
     Parameters
     ----------
     arguments : the words after ``eqcalc``; those of the process by default
     """
+    begin()
+    prepare_streams()
+    show_warning = warnings.showwarning
+    warnings.showwarning = _show_warning
     try:
         words = None if arguments is None else list(arguments)
         build_app()(args=words, prog_name="eqcalc")
@@ -74,6 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         report_error(error)
         sys.exit(2)
+    finally:
+        warnings.showwarning = show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print eqcalc's own warnings as notes, without the line of code that they came from."""
+    if isinstance(message, HalfFrameWarning):
+        note(f"note: {message}")
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 def _print_version(wanted: bool) -> None:
@@ -90,5 +119,6 @@ def _eqcalc(
             "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Take the options that stand before the verb; the callback above does the work."""

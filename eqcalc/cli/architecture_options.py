@@ -49,6 +49,7 @@ def describe(name: str) -> dict[str, Any]:
     defaults, published = asdict(config()), asdict(architectures.published(name))
     network = architectures.load(name)
     title, source = _title_and_source(network)
+    common = {field: name for name, field in architectures.common_names(config).items()}
     meanings = {n: group.meaning for group in option_groups(config) for n in group.names}
     return {
         "architecture": network.__name__.lower(),
@@ -60,6 +61,7 @@ def describe(name: str) -> dict[str, Any]:
                 "default": defaults[option],
                 "published": published[option],
                 "meaning": meanings[option],
+                "common_name": common.get(option),
             }
             for option in defaults
         },
@@ -83,12 +85,11 @@ def print_architectures() -> None:
 
 def print_architecture(name: str) -> None:
     """Print the options of an architecture: default, published value, meaning."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from eqcalc import architectures
-    from eqcalc.cli.console import say
+    from eqcalc.cli.console import say, show
 
     content = describe(name)
     config = architectures.config_class(name)
@@ -99,12 +100,14 @@ def print_architecture(name: str) -> None:
         options = [content["options"][option] for option in group.names]
         cells = ["\n".join(group.names)]
         cells += ["\n".join(_shown(o[key]) for o in options) for key in ("default", "published")]
-        table.add_row(*map(Text, [*cells, group.meaning]))
+        also = [o["common_name"] for o in options if o["common_name"] is not None]
+        meaning = group.meaning + f" (also: {', '.join(also)})" * bool(also)
+        table.add_row(*map(Text, [*cells, meaning.strip()]))
     say(content["title"])
     say(content["source"])
     say(_first_line(config))
     say("")
-    Console(highlight=False).print(table)
+    show(table)
 
 
 def _title_and_source(network: type) -> tuple[str, str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from eqcalc.cli.console import say, say_pairs
-from eqcalc.cli.options import Device, Dtype, Skin
-from eqcalc.errors import ConfigError
+from eqcalc.cli.console import note, say, say_pairs, show, working
+from eqcalc.cli.options import Device, Dtype, Quiet, Skin
+from eqcalc.errors import ConfigError, import_extra
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -57,6 +57,7 @@ def bench(
     dtype: Dtype = None,
     skin: Skin = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Time steps of molecular dynamics: list, transfer, model and gradient, host, ASE.
 
@@ -72,6 +73,8 @@ def bench(
 
     if plot is not None and sizes is None:
         raise ConfigError("--plot draws times over sizes; give --sizes too.")
+    if plot is not None:
+        import_extra("matplotlib.figure", "plot", "--plot")
     _refuse_existing([path for path in (plot, json_file) if path is not None], overwrite)
     systems = _systems(structures, sizes)
     torch.set_num_threads(threads)  # the process belongs to the command line
@@ -131,12 +134,10 @@ def _measure_all(
     options: dict[str, Any],
     seconds: float,
 ) -> list[Measurement]:
-    from rich.console import Console
-
     from eqcalc.bench.measurement import N_BLOCKS, BenchCalculator, measure
     from eqcalc.cli.progress import StepProgress
 
-    with Console(stderr=True).status("loading, and compiling what was asked for ..."):
+    with working("loading, and compiling what was asked for"):
         calculators = {name: BenchCalculator(model, engine=name, **options) for name in engines}
     n_blocks = N_BLOCKS * len(systems) * len(engines)
     found: list[Measurement] = []
@@ -155,7 +156,6 @@ def _measure_all(
 
 
 def _print_table(found: Sequence[Measurement]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -187,7 +187,7 @@ def _print_table(found: Sequence[Measurement]) -> None:
             _digits(one.us_per_atom.median),
         )
     # Never narrower than the table: in 80 columns rich would cut numbers.
-    Console(highlight=False, width=200).print(table)
+    show(table, width=200)
 
 
 def _digits(value: float) -> str:
@@ -211,18 +211,16 @@ def _growth(found: Sequence[Measurement]) -> dict[str, float]:
 
 def _warn_if_disturbed(machine: dict[str, Any], found: Sequence[Measurement]) -> None:
     if machine["is_busy"]:
-        say(
+        note(
             f"unreliable: the load average was {machine['load']} on {machine['cores']} cores "
-            "before the start; other processes share them.",
-            style="yellow",
+            "before the start; other processes share them."
         )
     disturbed = [one for one in found if one.was_disturbed]
     if disturbed:
         lowest = min(one.cpu_share for one in disturbed)
-        say(
+        note(
             f"unreliable: during {len(disturbed)} of {len(found)} measurements another process "
-            f"took the core (this one had {100 * lowest:.0f} % of it at worst).",
-            style="yellow",
+            f"took the core (this one had {100 * lowest:.0f} % of it at worst)."
         )
 
 

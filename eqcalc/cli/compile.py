@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import say, working
+from eqcalc.cli.options import Quiet
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def compile(
         Optional[Path],
         typer.Option(help="Python file of the models' architecture, where it is not eqcalc's."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Compile a model for this machine, so that every later run is faster.
 
@@ -76,13 +78,11 @@ def compile(
 
 def _make(name: str, files: list[ModelFile], target: Target) -> None:
     """Compile what is not found, and say where it lies."""
-    from rich.console import Console
-
     from eqcalc.engines.packages import find_package, make_package
 
     if find_package(files, target) is None:
         start = time.perf_counter()
-        with Console().status(f"compiling {name}, a minute or so ..."):
+        with working(f"compiling {name}, a minute or so"):
             make_package(files, target)
         say(f"compiled in {time.perf_counter() - start:.0f} s")
     say(f"package {find_package(files, target)}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from eqcalc.cli.console import say
-from eqcalc.cli.options import Device, Dtype, Engine, MaxEdges, Threads
+from eqcalc.cli.console import note, print_json, say, show
+from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, Threads
+from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
@@ -52,6 +53,8 @@ def evaluate(
     max_edges: MaxEdges = None,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print MAE and RMSE of energy, forces and stress; draw a parity plot.
 
@@ -62,6 +65,7 @@ def evaluate(
 
     if output is not None:
         _refuse_existing(output, overwrite)
+        import_extra("matplotlib.figure", "plot", "the parity plot of --output")
     if threads is not None:
         import torch
 
@@ -92,15 +96,20 @@ def evaluate(
             source=data.name,
             max_edges=max_edges,
         )
-    say(f"{loaded.card.name} on {data.name}, {n_frames} frames")
-    print_errors(comparison)
+    title = f"{loaded.card.name} on {data.name}"
+    if not as_json:
+        say(f"{title}, {n_frames} frames")
+        print_errors(comparison)
     if output is not None:
-        _write(output, comparison, f"{loaded.card.name} on {data.name}")
+        _write(output, comparison, title)
+        say(f"written: {output / _OUTPUTS[0]}, {output / _OUTPUTS[1]}")
+    if as_json:
+        content = {"model": loaded.card.name, "data": data.name, "frames": n_frames}
+        print_json({**content, "errors": comparison.summary()})
 
 
 def print_errors(comparison: Comparison) -> None:
     """Print the table of errors."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("quantity", box=None, pad_edge=False)
@@ -114,7 +123,7 @@ def print_errors(comparison: Comparison) -> None:
             f"{1e3 * errors.rmse:.2f}",
             f"m{quantity.unit}",
         )
-    Console(highlight=False).print(table)
+    show(table)
 
 
 def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
@@ -132,10 +141,7 @@ def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
     }
     if foreign:
         known = listing(card.compositions) or "compositions that its card does not name"
-        say(
-            f"note: {card.name} was trained on {known}; the data hold {listing(sorted(foreign))}.",
-            style="yellow",
-        )
+        note(f"note: {card.name} was trained on {known}; the data hold {listing(sorted(foreign))}.")
 
 
 def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
@@ -155,10 +161,9 @@ def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
         return  # another file of that name, or rows from a csv that is not here
     n_shared = len(set(trained) & set(dataset.rows))
     if n_shared > 0:
-        say(
+        note(
             f"note: {card.name} was trained on {n_shared} of these {len(dataset)} frames (rows "
-            f"{rows} of {dataset.source}); their errors say little about others.",
-            style="yellow",
+            f"{rows} of {dataset.source}); their errors say little about others."
         )
 
 
@@ -185,4 +190,3 @@ def _write(output: Path, comparison: Comparison, title: str) -> None:
     content = {"title": title, "n_frames": comparison.n_frames, **comparison.summary()}
     write_whole(output / _OUTPUTS[0], (json.dumps(content, indent=2) + "\n").encode())
     write_whole(output / _OUTPUTS[1], parity_plot(comparison, title))
-    say(f"written: {output / _OUTPUTS[0]}, {output / _OUTPUTS[1]}")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from eqcalc.cli.console import say
+from eqcalc.cli.options import Quiet
+from eqcalc.errors import ConfigError, did_you_mean
 
 __all__ = ["export"]
 
@@ -15,11 +17,16 @@ __all__ = ["export"]
 def export(
     run: Annotated[Path, typer.Argument(help="Folder that eqcalc train wrote.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the model, such as models/my-model.")],
+    checkpoint: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="best (lowest validation loss) or last (last epoch)."),
+    ] = "best",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in that folder.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Export the best checkpoint; leaves model.pt, card.md, metrics.json and train.toml.
+    """Export a checkpoint; leaves model.pt, card.md, metrics.json and train.toml.
 
     The errors on the card are those of the exported file, measured on the
     training file's test rows.
@@ -30,7 +37,14 @@ def export(
     from eqcalc.training.finish import export_run
     from eqcalc.training.training_folder import TrainingFolder
 
-    finished = export_run(TrainingFolder(run), folder, overwrite=overwrite)
+    trained = TrainingFolder(run)
+    choices = {"best": trained.best_checkpoint, "last": trained.last_checkpoint}
+    if checkpoint not in choices:
+        raise ConfigError(
+            f"unknown checkpoint '{checkpoint}'; known: best, last."
+            + did_you_mean(checkpoint, choices)
+        )
+    finished = export_run(trained, folder, overwrite=overwrite, checkpoint=choices[checkpoint])
     say(f"{finished.card.name}, {finished.judged_on}")
     print_errors(finished.comparison)
     say(f"written: {finished.path}")

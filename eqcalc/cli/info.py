@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import print_json, say, show
 
 __all__ = ["info"]
 
@@ -27,7 +26,6 @@ def info(
 
     Example: [bold]eqcalc info painn-ethanol[/bold] or [bold]eqcalc info nequip[/bold]
     """
-    from rich.console import Console
     from rich.markdown import Markdown
 
     from eqcalc.cli.architecture_options import describe, print_architecture, print_architectures
@@ -46,7 +44,7 @@ def info(
         from eqcalc.architectures import available
 
         if model.lower() in available():
-            say(json.dumps(describe(model), indent=2)) if as_json else print_architecture(model)
+            print_json(describe(model)) if as_json else print_architecture(model)
             return
         if not model.isalnum():
             raise
@@ -54,9 +52,9 @@ def info(
             f"{error} Architectures: {', '.join(available())}.{did_you_mean(model, available())}"
         ) from error
     if as_json:
-        say(json.dumps(asdict(file.card), indent=2))
+        print_json(asdict(file.card))
         return
-    Console(highlight=False).print(Markdown(file.card.to_markdown()))
+    show(Markdown(file.card.to_markdown()))
     say(f"\nfile    {file.path} ({file.path.stat().st_size / 1e6:.1f} MB)\nsha256  {file.sha256}")
     if file.card.kind == "potential":
         _say_engine(file.path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from eqcalc.cli.console import say, say_pairs
+from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
+from eqcalc.cli.console import note, print_json, say, say_pairs
 from eqcalc.cli.options import (
+    AsJson,
     CalculatorOptions,
     Device,
     Dtype,
@@ -17,6 +19,7 @@ from eqcalc.cli.options import (
     Model,
     Output,
     Overwrite,
+    Quiet,
     Skin,
     Structure,
     Threads,
@@ -72,6 +75,8 @@ def md(
     max_edges: MaxEdges = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run molecular dynamics; leaves a folder with trajectory, thermo.csv and plot.
 
@@ -100,7 +105,7 @@ def md(
         **given,
     )
     _require_use(given, ensemble)
-    from eqcalc.cli.setup_run import run_folder_of, set_up_run
+    from eqcalc.cli.setup_run import run_folder_of, set_up_run, stopped_run
 
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
@@ -112,9 +117,14 @@ def md(
     try:
         result = _run_with_progress(run, settings, folder, overwrite)
     except StopRequested as stop:
-        say(str(stop), style="yellow")
+        note(str(stop))
+        if as_json:
+            print_json(stopped_run(folder))
         raise typer.Exit(128 + stop.signal_number) from stop
-    _summarise(result, settings)
+    if as_json:
+        print_json(_as_json(result, settings))
+    else:
+        _summarise(result, settings)
 
 
 def _require_use(given: dict[str, float], ensemble: str) -> None:
@@ -170,5 +180,25 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K over the second half"
     if result.drift_mev_per_atom_ps is not None and length_ps >= _SHORTEST_DRIFT_PS:
         pairs["energy drift"] = f"{result.drift_mev_per_atom_ps:.2g} meV/atom/ps"
+    if result.cell_change is not None:
+        pairs |= cell_pairs(result.cell_change)
+        pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
     pairs["files"] = str(result.folder)
     say_pairs(pairs)
+
+
+def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
+    return {
+        "status": "complete",
+        "folder": str(result.folder),
+        "steps": result.n_steps,
+        "time_ps": result.n_steps * settings.timestep_fs / 1000,
+        "frames": result.n_frames,
+        "wall_s": result.wall_s,
+        "ns_per_day": result.ns_per_day,
+        "energy_eV": float(result.atoms.get_potential_energy()),
+        "mean_temperature_K": result.mean_temperature_K,
+        "drift_meV_per_atom_ps": result.drift_mev_per_atom_ps,
+        "mean_pressure_gpa": result.mean_pressure_gpa,
+        "cell": cell_as_json(result.cell_change),
+    }

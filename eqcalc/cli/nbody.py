@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eqcalc.cli.console import say_pairs
+from eqcalc.cli.options import Quiet
 
 if TYPE_CHECKING:
     from eqcalc.dynamics.nbody_data import NBodyData
@@ -26,6 +27,7 @@ def nbody(
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="Without unit.")] = 0.001,
     seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Simulate charged particles, rigid sticks and hinges; leaves one file.
 

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Optional, Union
 
 import typer
 
+from eqcalc.cli.console import be_quiet, talk_on_stderr
+
 __all__ = [
+    "AsJson",
     "CalculatorOptions",
     "Device",
     "Dtype",
@@ -17,12 +20,31 @@ __all__ = [
     "Model",
     "Output",
     "Overwrite",
+    "Quiet",
     "Skin",
     "Structure",
     "Threads",
     "TrajectoryFormat",
 ]
 
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="No progress, no summary; notes go to stderr.",
+        callback=be_quiet,
+    ),
+]
+"""Does its work in the callback; the same before and behind the verb."""
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="One JSON object on stdout; everything else goes to stderr.",
+        callback=talk_on_stderr,
+    ),
+]
 Structure = Annotated[
     Path, typer.Argument(help="Structure file: extxyz, traj, cif, POSCAR, ...; the last frame.")
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,21 +12,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["StepProgress"]
+from eqcalc.cli.console import is_quiet, is_unread, text_console
+from eqcalc.errors import OutputError
+
+__all__ = ["StepProgress", "print_line"]
 
 
 class StepProgress:
-    """Show how far a run is.
+    """Show how far a run is; nothing with ``--quiet``.
 
     Parameters
     ----------
     title : one word
     n_steps : where the run ends, or ends at the latest
-    line_every : steps between two lines where stdout is not a terminal
+    line_every : steps between two lines where the output is not a terminal
     """
 
     def __init__(self, title: str, n_steps: int, line_every: int):
-        self._console = Console(highlight=False)
+        self._console = text_console()
         self._n_steps = n_steps
         self._line_every = max(1, line_every)
         self._next_line = 0
@@ -38,18 +40,24 @@ class StepProgress:
             TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or is_quiet(),
         )
         self._task = self._bar.add_task(title, total=n_steps, values="")
 
     def show(self, step: int, values: str) -> None:
-        """Report ``step`` and what is worth seeing at it."""
+        """Report ``step`` and what is worth seeing at it.
+
+        Raises
+        ------
+        BrokenPipeError : nobody reads any more (``| head``, a closed terminal).
+        """
+        if is_quiet():
+            return
         if self._console.is_terminal:
             self._bar.update(self._task, completed=step, values=values)
         elif step >= self._next_line or step == self._n_steps:
-            # flushed at once: a batch system's log is watched while it grows
-            print(f"step {step}/{self._n_steps}  {values}", flush=True)
             self._next_line = (step // self._line_every + 1) * self._line_every
+            print_line(f"step {step}/{self._n_steps}  {values}")
 
     def __enter__(self) -> StepProgress:
         self._bar.start()
@@ -62,3 +70,19 @@ class StepProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+def print_line(line: str) -> None:
+    """Print a line of progress at once: a batch system's log is watched while it grows.
+
+    Raises
+    ------
+    BrokenPipeError : nobody reads any more.
+    OutputError : the line cannot be written, as on a full disk.
+    """
+    try:
+        print(line, file=text_console().file, flush=True)
+    except OSError as error:
+        if is_unread(error):
+            raise BrokenPipeError(error.errno, "nobody reads the output any more") from error
+        raise OutputError(f"cannot print progress: {error.strerror or error}.") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eqcalc.cli.console import say, say_pairs
+from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
+from eqcalc.cli.console import note, print_json, say, say_pairs
 from eqcalc.cli.options import (
+    AsJson,
     CalculatorOptions,
     Device,
     Dtype,
@@ -17,6 +19,7 @@ from eqcalc.cli.options import (
     Model,
     Output,
     Overwrite,
+    Quiet,
     Skin,
     Structure,
     Threads,
@@ -46,6 +49,8 @@ def relax(
     max_edges: MaxEdges = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Relax a structure; leaves a folder with relaxed.xyz, trajectory, relax.csv and plot.
 
@@ -64,7 +69,7 @@ def relax(
         optimizer=optimizer,
         trajectory_format=trajectory_format,
     )
-    from eqcalc.cli.setup_run import run_folder_of, set_up_run
+    from eqcalc.cli.setup_run import run_folder_of, set_up_run, stopped_run
 
     folder = run_folder_of(structure, "relax", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
@@ -74,9 +79,15 @@ def relax(
     try:
         result = _run_with_progress(run, settings, folder, overwrite)
     except StopRequested as stop:
-        say(str(stop), style="yellow")
+        note(str(stop))
+        if as_json:
+            print_json(stopped_run(folder))
         raise typer.Exit(128 + stop.signal_number) from stop
-    _summarise(result, settings)
+    _note_unconverged(result, settings)
+    if as_json:
+        print_json(_as_json(result))
+    else:
+        _summarise(result)
     if not result.converged:
         raise typer.Exit(1)
 
@@ -94,20 +105,34 @@ def _run_with_progress(
         return run.run(folder, overwrite=overwrite, progress=show)
 
 
-def _summarise(result: RelaxResult, settings: RelaxSettings) -> None:
-    if result.converged:
-        say(f"converged in {result.n_steps} steps")
-    else:
-        say(
+def _note_unconverged(result: RelaxResult, settings: RelaxSettings) -> None:
+    if not result.converged:
+        note(
             f"not converged after {result.n_steps} steps: the largest force is "
             f"{result.fmax:.3g} eV/Å and should be below {settings.fmax:g}. Continue from "
-            f"{result.folder / 'relaxed.xyz'}, or allow more steps (--steps).",
-            style="yellow",
+            f"{result.folder / 'relaxed.xyz'}, or allow more steps (--steps)."
         )
-    say_pairs(
-        {
-            "energy": f"{result.energy:.6f} eV",
-            "largest force": f"{result.fmax:.4g} eV/Å",
-            "files": str(result.folder),
-        }
-    )
+
+
+def _summarise(result: RelaxResult) -> None:
+    if result.converged:
+        say(f"converged in {result.n_steps} steps")
+    pairs = {
+        "energy": f"{result.energy:.6f} eV",
+        "largest force": f"{result.fmax:.4g} eV/Å",
+    }
+    if result.cell_change is not None:
+        pairs |= cell_pairs(result.cell_change)
+    say_pairs({**pairs, "files": str(result.folder)})
+
+
+def _as_json(result: RelaxResult) -> dict[str, Any]:
+    return {
+        "status": "complete",
+        "folder": str(result.folder),
+        "converged": result.converged,
+        "steps": result.n_steps,
+        "energy_eV": result.energy,
+        "fmax_eV_per_A": result.fmax,
+        "cell": cell_as_json(result.cell_change),
+    }

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import note, say
 from eqcalc.cli.model_choice import choose_model, trained_on
 from eqcalc.cli.options import CalculatorOptions
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import Calculator
 
     from eqcalc.calculator import EqCalculator
 
-__all__ = ["run_folder_of", "set_up_run"]
+__all__ = ["run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
 
 
 def set_up_run(
     structure: Path, options: CalculatorOptions
-) -> tuple[Atoms, Calculator, dict[str, Any]]:
+) -> tuple[Atoms, EqCalculator, dict[str, Any]]:
     """Read the structure, choose the model and build the calculator.
 
     Returns
@@ -34,8 +35,6 @@ def set_up_run(
     ModelFileError : the model is no potential, or cannot be read.
     NotEnoughMemoryError : memory does not suffice for the structure, not even in blocks.
     """
-    from eqcalc.calculator import EqCalculator
-    from eqcalc.model_file import open_potential
     from eqcalc.simulate.frame_content import unkept_constraints
     from eqcalc.simulate.structures import count_structures, read_structure
 
@@ -45,16 +44,38 @@ def set_up_run(
         say(f"structure: the last of {n_structures} frames in {structure.name}")
     lost = unkept_constraints(atoms)
     if lost:
-        say(
+        note(
             f"note: what the run writes cannot hold the constraints {', '.join(lost)}; set them "
-            "again before going on from it.",
-            style="yellow",
+            "again before going on from it."
         )
+    calculator, source = set_up_calculator([atoms], options)
+    forecast = calculator.memory_forecast(atoms)
+    if forecast is not None and forecast.n_blocks > 1:
+        note(f"memory: {forecast}")
+    elif forecast is not None:
+        say(f"memory: {forecast}")
+    return atoms, calculator, {"structure": str(structure), **source}
+
+
+def set_up_calculator(
+    structures: Sequence[Atoms], options: CalculatorOptions
+) -> tuple[EqCalculator, dict[str, Any]]:
+    """Choose the model of structures, say what it was trained on, and build the calculator.
+
+    Raises
+    ------
+    See :func:`set_up_run`.
+    """
+    from eqcalc.calculator import EqCalculator
+    from eqcalc.errors import listing
+    from eqcalc.model_file import open_potential
+    from eqcalc.simulate.doubts import doubts
+
     if options.threads is not None:
         import torch
 
         torch.set_num_threads(options.threads)  # the process belongs to the command line
-    model = choose_model(atoms) if options.model is None else options.model
+    model = choose_model(structures[0]) if options.model is None else options.model
     file = open_potential(model)
     if options.model is None:
         known = ", ".join(file.card.compositions)
@@ -62,13 +83,19 @@ def set_up_run(
         say(f"model {file.card.name}: shipped, trained on {known} (isomers are not told apart)")
     else:
         say(f"model {file.card.name} ({file.path})")
-    if not trained_on(file.card.compositions, atoms):
+    foreign = {
+        atoms.get_chemical_formula(mode="hill"): None
+        for atoms in structures
+        if not trained_on(file.card.compositions, atoms)
+    }
+    if foreign:
         known = ", ".join(file.card.compositions) or "compositions that its card does not name"
-        say(
-            f"note: it was trained on {known}, not on "
-            f"{atoms.get_chemical_formula(mode='hill')}; check its results.",
-            style="yellow",
+        note(
+            f"note: it was trained on {known}, not on {listing(list(foreign))}; check its results."
         )
+    if len(structures) == 1:
+        for doubt in doubts(structures[0], file.card.cutoff):
+            note(f"note: {doubt}")
     calculator = EqCalculator(
         model,
         device=options.device,
@@ -78,12 +105,8 @@ def set_up_run(
         max_edges=options.max_edges,
         threads=options.threads,
     )
-    _say_engine(calculator, len(atoms))
-    forecast = calculator.memory_forecast(atoms)
-    if forecast is not None:
-        say(f"memory: {forecast}", style="yellow" if forecast.n_blocks > 1 else "")
+    _say_engine(calculator, max(map(len, structures)))
     source = {
-        "structure": str(structure),
         "model": {"name": file.card.name, "path": str(file.path), "sha256": file.sha256},
         "calculator": {
             "device": options.device,
@@ -94,7 +117,7 @@ def set_up_run(
             "threads": options.threads,
         },
     }
-    return atoms, calculator, source
+    return calculator, source
 
 
 def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
@@ -114,3 +137,13 @@ def _say_engine(calculator: EqCalculator, n_atoms: int) -> None:
         say(f"  not {name}: {why}", style="yellow")
     if "together" in facts:
         say(f"  {facts['together']}")
+
+
+def stopped_run(folder: Path) -> dict[str, Any]:
+    """Return what ``--json`` says of a run that a signal stopped: its manifest knows."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "status": manifest["status"],
+        "folder": str(folder),
+        "steps": manifest["steps_done"],
+    }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import is_quiet, note, say, text_console
+from eqcalc.cli.options import Quiet
+from eqcalc.cli.progress import print_line
+from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
     from eqcalc.training.reports import Report
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _MOST_LINES = 100  # of a run whose output is no terminal
+_LONGEST_SILENCE_S = 60.0
 
 
 def train(
@@ -32,6 +37,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run in that folder.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a potential; leaves a folder with metrics.csv, best.ckpt and last.ckpt.
 
@@ -42,7 +48,8 @@ def train(
     from eqcalc.training.config import read_config
 
     settings = read_config(config)
-    _require_lightning()
+    for package in ("lightning.pytorch", "tensorboard"):
+        import_extra(package, "train", "training")
     import torch
 
     if threads is not None:
@@ -56,11 +63,12 @@ def train(
             best = run_training(
                 settings, folder, resume=resume, overwrite=overwrite, progress=display.show
             )
+    except BrokenPipeError as error:  # nobody reads the progress any more
+        raise typer.Exit(141) from error
     except KeyboardInterrupt as stop:
-        say(
+        note(
             f"stopped in epoch {display.epoch + 1}; what is finished is in {folder}, and "
-            "--resume goes on from there.",
-            style="yellow",
+            "--resume goes on from there."
         )
         raise typer.Exit(130) from stop
     if not display.started:
@@ -69,10 +77,9 @@ def train(
 
 
 class _EpochProgress:
-    """Show finished epochs: a bar on a terminal, up to a hundred lines elsewhere."""
+    """Show finished epochs: a bar on a terminal, lines with times elsewhere."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -83,7 +90,9 @@ class _EpochProgress:
 
         self.started = False
         self.epoch = 0
-        self._console = Console(highlight=False)
+        self._console = text_console()
+        self._clock = _EpochClock()
+        self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]train"),
             BarColumn(bar_width=12),  # the line has to fit 80 columns
@@ -91,23 +100,41 @@ class _EpochProgress:
             TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or is_quiet(),
         )
         self._task = self._bar.add_task("train", total=None, values="starting")
 
     def show(self, report: Report) -> None:
-        """Show a report; the first comes after the first batch."""
+        """Show a report; the first comes before or after the first batch."""
         self.started = True
         self.epoch = report.epoch
-        if self._console.is_terminal:
+        self._clock.note(report)
+        if is_quiet():
+            return
+        if report.event:
+            self._line(_about_compiling(report))
+        elif self._console.is_terminal:
             values = f"{_values(report)} batch {report.batch}/{report.n_batches}"
             self._bar.update(
                 self._task, completed=report.epoch, total=report.n_epochs, values=values
             )
-        elif report.batch == 0:
-            every = -(-report.n_epochs // _MOST_LINES)
-            if report.epoch % every == 0 or report.epoch == report.n_epochs:
-                print(f"epoch {report.epoch}/{report.n_epochs}  {_values(report)}", flush=True)
+        elif self._is_due(report):
+            self._line(_line_of(report, self._clock))
+
+    def _is_due(self, report: Report) -> bool:
+        """Tell whether it is time for a line: at most a hundred, or one a minute."""
+        long_ago = time.monotonic() - self._last_line >= _LONGEST_SILENCE_S
+        if report.batch > 0:
+            return long_ago
+        every = -(-report.n_epochs // _MOST_LINES)
+        return long_ago or report.epoch % every == 0 or report.epoch == report.n_epochs
+
+    def _line(self, line: str) -> None:
+        if self._console.is_terminal:
+            self._console.print(line)
+        else:
+            print_line(line)
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> _EpochProgress:
         self._bar.start()
@@ -117,12 +144,67 @@ class _EpochProgress:
         self._bar.stop()
 
 
+class _EpochClock:
+    """The time of an epoch, and what is left: without that of a compilation."""
+
+    def __init__(self) -> None:
+        self.per_epoch_s: Optional[float] = None
+        self.left_s: Optional[float] = None
+        self._start: Optional[tuple[float, float]] = None  # time, and epochs done then
+
+    def note(self, report: Report) -> None:
+        """Take a report; times begin with the first batch that is done."""
+        now, n_batches = time.monotonic(), max(report.n_batches, 1)
+        n_done = report.epoch + report.batch / n_batches
+        if self._start is None or report.event:
+            self._start = (now, n_done)
+        start, n_before = self._start
+        if n_done > n_before:
+            self.per_epoch_s = (now - start) / (n_done - n_before)
+            self.left_s = self.per_epoch_s * (report.n_epochs - n_done)
+
+
+def _line_of(report: Report, clock: _EpochClock) -> str:
+    where = f"epoch {report.epoch}/{report.n_epochs}"
+    if report.batch > 0:
+        where += f", batch {report.batch}/{report.n_batches}"
+    parts = [where, _values(report)]
+    if clock.per_epoch_s is not None and clock.left_s is not None:
+        parts.append(f"{_duration(clock.per_epoch_s)}/epoch")
+        if clock.left_s > 0:
+            parts.append(f"{_duration(clock.left_s)} left")
+    return "  ".join(part for part in parts if part)
+
+
+def _about_compiling(report: Report) -> str:
+    if report.event == "compiling":
+        return "compiling loss and gradients, some minutes without a sign ..."
+    return f"compiled in {_duration(report.seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> _duration(0.25), _duration(75), _duration(7500)
+    ('0.25 s', '75 s', '2 h 5 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
 def _values(report: Report) -> str:
     if not report.metrics:
         return ""
-    energy = report.metrics["validation_energy_mae_mev"]
-    forces = report.metrics["validation_forces_mae_mev_per_a"]
-    return f"MAE: E {energy:.1f} meV  F {forces:.1f} meV/Å"
+    forces = f"F {report.metrics['validation_forces_mae_mev_per_a']:.1f} meV/Å"
+    total = report.metrics.get("validation_energy_mae_mev")
+    if total is not None:
+        return f"MAE: E {total:.1f} meV  {forces}"
+    per_atom = report.metrics["validation_energy_per_atom_mae_mev"]
+    return f"MAE: E {per_atom:.2f} meV/atom  {forces}"
 
 
 def _silence_lightning() -> None:
@@ -134,14 +216,3 @@ def _silence_lightning() -> None:
     # The process belongs to the command line; a library must not do this.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _require_lightning() -> None:
-    from importlib.util import find_spec
-
-    from eqcalc.errors import MissingDependencyError
-
-    if find_spec("lightning") is None:
-        raise MissingDependencyError(
-            "training needs Lightning, which is not installed; run pip install 'eqcalc[train]'."
-        )

@@ -15,6 +15,7 @@ from eqcalc.devices import resolve_device, resolve_dtype
 from eqcalc.engines.committee import CommitteeEngine
 from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.engine import Engine, Target
+from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, did_you_mean
@@ -54,10 +55,7 @@ class Model:
         ----------
         graph : see :mod:`eqcalc.graph`; on the model's device and in its dtype
         """
-        with self.using_threads(graph.atomic_numbers.shape[0]):
-            if torch.is_autocast_enabled(self.device.type):  # it would take the model to bfloat16
-                with torch.autocast(self.device.type, enabled=False):
-                    return self.engine(graph)
+        with self.using_threads(graph.atomic_numbers.shape[0]), FullPrecision(self.device.type):
             return self.engine(graph)
 
     def n_threads(self, n_atoms: int) -> Optional[int]:
@@ -245,7 +243,7 @@ def load_committee(
 def _proven(kind: type[Engine], file: ModelFile, target: Target) -> Engine:
     """Start an engine and replay the passport."""
     engine = kind.load(file, target)
-    with torch.autocast(target.device.type, enabled=False):  # as calls of a Model are made
+    with FullPrecision(target.device.type):  # as calls of a Model are made
         verify(
             read_passport(file),
             engine,

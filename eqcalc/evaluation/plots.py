@@ -6,9 +6,8 @@ import io
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from eqcalc.errors import import_extra
 from eqcalc.evaluation.comparison import Comparison, Quantity
 
 __all__ = ["parity_plot"]
@@ -18,7 +17,15 @@ _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "
 
 
 def parity_plot(comparison: Comparison, title: str) -> bytes:
-    """Return a PNG of predictions against labels, one panel per quantity."""
+    """Return a PNG of predictions against labels, one panel per quantity.
+
+    Raises
+    ------
+    MissingDependencyError : matplotlib cannot be imported.
+    """
+    import_extra("matplotlib.figure", "plot", "a parity plot")
+    from matplotlib.figure import Figure
+
     shown = [q for q in comparison.quantities if q.name in _TITLES]
     figure = Figure(figsize=(4.4 * len(shown), 4.7), dpi=150)
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
@@ -31,6 +38,8 @@ def parity_plot(comparison: Comparison, title: str) -> bytes:
 
 
 def _panel(axes: Any, quantity: Quantity) -> None:
+    from matplotlib.ticker import MaxNLocator  # present, where there is a figure
+
     # Energies are shown about their mean: total energies would hide every difference.
     centre = quantity.expected.mean() if quantity.name == "energy_per_atom" else 0.0
     x, y = quantity.expected - centre, quantity.predicted - centre

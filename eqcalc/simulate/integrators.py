@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from eqcalc.errors import ConfigError, listing
 from eqcalc.simulate.settings import MDSettings
 
-__all__ = ["build_integrator", "check_fit", "hold_center_of_mass", "require_cell"]
+__all__ = [
+    "build_integrator",
+    "check_fit",
+    "hold_center_of_mass",
+    "require_atoms_of_constraints",
+    "require_cell",
+]
 
 
 def check_fit(atoms: Atoms, settings: MDSettings) -> None:
@@ -59,20 +65,33 @@ def _check_masses(atoms: Atoms) -> None:
 
 def _check_constraints(atoms: Atoms) -> None:
     """Refuse constraints that change the momenta of atoms at rest: ASE adds their force to them."""
+    require_atoms_of_constraints(atoms)
     for constraint in atoms.constraints:
-        name, at_rest = type(constraint).__name__, np.zeros((len(atoms), 3))
-        try:
-            getattr(constraint, "adjust_momenta", _nothing)(atoms, at_rest)
-        except IndexError as error:
-            raise ConfigError(
-                f"the constraint {name} holds an atom that is not there ({error}); set it again."
-            ) from error
+        at_rest = np.zeros((len(atoms), 3))
+        getattr(constraint, "adjust_momenta", _nothing)(atoms, at_rest)
         if at_rest.any():
             raise ConfigError(
-                f"the constraint {name} moves atoms that are at rest: ASE adds its force to the "
-                "momenta as well, and no energy is conserved; remove it, or put the force into "
-                "the calculator (ase.calculators.mixing.SumCalculator)."
+                f"the constraint {type(constraint).__name__} moves atoms that are at rest: ASE "
+                "adds its force to the momenta as well, and no energy is conserved; remove it, or "
+                "put the force into the calculator (ase.calculators.mixing.SumCalculator)."
             )
+
+
+def require_atoms_of_constraints(atoms: Atoms) -> None:
+    """Refuse constraints of atoms that are not there.
+
+    Raises
+    ------
+    ConfigError : there is one.
+    """
+    for constraint in atoms.constraints:
+        try:
+            constraint.adjust_forces(atoms, np.zeros((len(atoms), 3)))
+        except IndexError as error:
+            raise ConfigError(
+                f"the constraint {type(constraint).__name__} holds an atom that is not there "
+                f"({error}); set it again."
+            ) from error
 
 
 def _nothing(atoms: Atoms, momenta: NDArray[np.float64]) -> None:

@@ -1,20 +1,31 @@
-"""Ctrl-C that waits for the end of a step."""
+"""Ctrl-C, a batch system's end and a closed terminal that wait for the end of a step."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["StopOnSignal", "StopRequested"]
+
+
+_Report = TypeVar("_Report")
+
+# SIGHUP and SIGPIPE are not on every system.
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+_CLOSED_PIPE = int(getattr(signal, "SIGPIPE", 13))
 
 
 class StopRequested(KeyboardInterrupt):
     """A run that was stopped by a signal, with its files complete.
 
     A KeyboardInterrupt, so that a script that runs several stops altogether.
-    ``signal_number`` is SIGINT (Ctrl-C) or SIGTERM (a batch system).
+    ``signal_number`` is SIGINT (Ctrl-C), SIGTERM (a batch system), SIGHUP (a terminal that
+    was closed) or SIGPIPE (nobody reads the progress any more).
     """
 
     def __init__(self, message: str, signal_number: int):
@@ -23,12 +34,12 @@ class StopRequested(KeyboardInterrupt):
 
 
 class StopOnSignal:
-    """Note SIGINT and SIGTERM instead of dying in the middle of a step.
+    """Note SIGINT, SIGTERM and SIGHUP instead of dying in the middle of a step.
 
-    Within the ``with`` block the first signal sets ``signal_number``; a second
-    one acts as if this class were not there. The former handlers come back at
-    the end. Outside the main thread Python delivers no signals, and nothing is
-    changed.
+    Within the ``with`` block the first signal sets ``signal_number``; a second one raises
+    :class:`StopRequested` where the process is, and later ones do nothing. The former handlers
+    come back at the end. A signal that the process ignores (``nohup``) stays ignored. Outside
+    the main thread Python delivers no signals, and nothing is changed.
 
     >>> with StopOnSignal() as stop:
     ...     stop.signal_number is None
@@ -37,12 +48,23 @@ class StopOnSignal:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._has_acted = False
         self._former: dict[int, Any] = {}
+
+    def tell(self, progress: Callable[[_Report], None] | None, report: _Report) -> None:
+        """Report progress; a display that nobody reads any more asks to stop, like a signal."""
+        if progress is None:
+            return
+        try:
+            progress(report)
+        except BrokenPipeError:
+            self.signal_number = _CLOSED_PIPE
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._note)
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -51,13 +73,14 @@ class StopOnSignal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._has_acted:
+            return  # what ends the run now is already on its way
+        if self.signal_number is not None:
+            self._has_acted = True
+            raise StopRequested("stopped by a second signal, before the step's end", number)
+        self.signal_number = number

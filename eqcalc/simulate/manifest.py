@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import Any
 from ase import Atoms
 
 from eqcalc import __version__
-from eqcalc.errors import OutputError
+from eqcalc.errors import OutputError, OutputLostError
 from eqcalc.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
 
@@ -26,7 +26,7 @@ class RunManifest:
     Within the ``with`` block the status is "running"; afterwards it is
     "complete", "interrupted" (a :class:`StopRequested` passed) or "failed" (any
     other exception, with its text under "error"). A process that was killed
-    leaves "running".
+    leaves "running". Where another run has taken the folder meanwhile, its manifest stays.
 
     Parameters
     ----------
@@ -36,6 +36,7 @@ class RunManifest:
     Raises
     ------
     OutputError : the file cannot be written.
+    OutputLostError : at the end, it is gone or another run's.
     """
 
     def __init__(self, path: Path, fields: dict[str, Any]):
@@ -46,10 +47,15 @@ class RunManifest:
             "versions": package_versions(),
             "started": _now(),
         }
+        self._written: tuple[int, int] | None = None
 
     def update(self, **fields: Any) -> None:
         """Set fields; they reach the disk when the run ends."""
         self._fields.update(fields)
+
+    def is_in_place(self) -> bool:
+        """Tell whether the folder still is this run's, not removed and not another one's."""
+        return _identity(self._path) == self._written
 
     def __enter__(self) -> RunManifest:
         self._write()
@@ -61,19 +67,35 @@ class RunManifest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        found = _identity(self._path)
+        if error is None and found != self._written:
+            error = OutputLostError(f"'{self._path}' was removed or replaced during the run")
+            self._end(error, found)
+            raise error
+        self._end(error, found)
+
+    def _end(self, error: BaseException | None, found: tuple[int, int] | None) -> None:
         self.update(status=_status(error), ended=_now())
-        if error is None:
-            self._write()
-            return
-        if not isinstance(error, StopRequested):
+        if error is not None and not isinstance(error, StopRequested):
             self.update(error=f"{type(error).__name__}: {error}")
-        # On a full disk this write fails as well; the user needs the first reason.
-        with contextlib.suppress(OutputError):
+        if found is not None and found != self._written:
+            return  # of another run
+        try:
             self._write()
+        except StopRequested:  # a signal that came just now
+            self.update(status="interrupted")
+            self._write()
+            raise
+        except OutputError:
+            # On a full disk this write fails as well; the user needs the first reason.
+            if error is None:
+                raise
 
     def _write(self) -> None:
         text = json.dumps(self._fields, indent=2, ensure_ascii=False, default=str)
-        write_whole(self._path, (text + "\n").encode())
+        # A path that is no UTF-8 goes in as the bytes that it is.
+        write_whole(self._path, (text + "\n").encode(errors="surrogateescape"))
+        self._written = _identity(self._path)
 
 
 def engine_fields(atoms: Atoms) -> dict[str, Any]:
@@ -89,6 +111,15 @@ def package_versions() -> dict[str, str]:
     """Return the versions of eqcalc and of what its numbers depend on."""
     names = ("torch", "ase", "numpy")
     return {"eqcalc": __version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one that took its place; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _status(error: BaseException | None) -> str:

@@ -16,12 +16,13 @@ from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
-from eqcalc.simulate.failures import telling_where
+from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
+from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, engine_fields
-from eqcalc.simulate.plots import plot_md
+from eqcalc.simulate.plots import plot_md, require_plots
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
@@ -69,7 +70,8 @@ class MDResult:
     ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
-    ``thermo.csv``, of which there is one a frame.
+    ``thermo.csv``, of which there is one a frame. ``cell_change`` and
+    ``mean_pressure_gpa``, over the second half, are None except for "npt".
     """
 
     folder: Path
@@ -80,6 +82,8 @@ class MDResult:
     ns_per_day: float
     mean_temperature_K: float
     drift_mev_per_atom_ps: float | None
+    cell_change: CellChange | None = None
+    mean_pressure_gpa: float | None = None
 
 
 def run_md(
@@ -160,6 +164,7 @@ class MDRun:
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
+        self._last_frame: Atoms | None = None
         self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
 
     def run(
@@ -176,23 +181,31 @@ class MDRun:
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
-        StopRequested : Ctrl-C or SIGTERM, after all files were completed.
+        OutputLostError : the folder or a file in it was removed; the last structure is rescued.
+        StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
+            all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
+        require_plots()
         # A model or structure that cannot start must not cost an older run.
         if not np.isfinite(self.atoms.get_forces()).all():
             raise NonFiniteError(
                 "the forces on the first structure are NaN or infinite; check the structure, and "
                 "that the model was trained on such systems."
             )
-        self._measure()
+        start = self._cell_state(self._measure())
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
-        with manifest, StopOnSignal() as stop:
+        final_path = target / "final.xyz"
+        rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
+        with StopOnSignal() as stop, manifest, rescue:
             wall_s = self._all_steps(target, stop, manifest, progress)
-            result = self._finish(target, wall_s)
+            result = self._finish(target, wall_s, start)
+            trajectory = trajectory_name(self.settings.trajectory_format)
+            target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
                 raise StopRequested(
                     f"stopped at step {result.n_steps} of {self.settings.n_steps}; everything "
@@ -230,17 +243,19 @@ class MDRun:
                 if stopping or step % settings.log_every == 0 or step == settings.n_steps:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
-                    if progress is not None:
-                        speed = self._ns_per_day(time.perf_counter() - start)
-                        progress(MDProgress(thermo, settings.n_steps, speed))
+                    speed = self._ns_per_day(time.perf_counter() - start)
+                    stop.tell(progress, MDProgress(thermo, settings.n_steps, speed))
                 if stopping:
                     break
+            table.require_present()
+            trajectory.require_present()
         return time.perf_counter() - start
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
         thermo = self._measure()
         frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
+        self._last_frame = frame
         trajectory.write(frame)
         table.write([value for value in thermo if value is not None])
         return thermo
@@ -258,7 +273,12 @@ class MDRun:
             )
         return thermo
 
-    def _finish(self, target: RunFolder, wall_s: float) -> MDResult:
+    def _cell_state(self, now: Thermo) -> CellState | None:
+        if self.settings.ensemble != "npt" or now.pressure_gpa is None:
+            return None
+        return cell_state(self.atoms, now.pressure_gpa)
+
+    def _finish(self, target: RunFolder, wall_s: float, start: CellState | None) -> MDResult:
         settings = self.settings
         final = snapshot(self.atoms, self._constraints, step=self.dynamics.nsteps)
         write_structure(target / "final.xyz", final)
@@ -266,6 +286,8 @@ class MDRun:
         goal = None if settings.ensemble == "nve" else settings.temperature_K
         plot_md(target / "plot.png", table, n_atoms=len(self.atoms), goal_K=goal)
         temperature = table["temperature_K"]
+        end = self._cell_state(self._measure())
+        second_half = slice(len(temperature) // 2, None)
         return MDResult(
             folder=target.path,
             atoms=final,
@@ -273,8 +295,12 @@ class MDRun:
             n_frames=len(temperature),
             wall_s=wall_s,
             ns_per_day=self._ns_per_day(wall_s),
-            mean_temperature_K=float(temperature[len(temperature) // 2 :].mean()),
+            mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
+            cell_change=None if start is None or end is None else CellChange(start, end),
+            mean_pressure_gpa=(
+                None if start is None else float(table["pressure_gpa"][second_half].mean())
+            ),
         )
 
     def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from eqcalc.errors import import_extra
 from eqcalc.files import write_whole
 
-__all__ = ["ENOUGH_FOR_A_MEAN", "plot_md", "plot_relaxation"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["ENOUGH_FOR_A_MEAN", "plot_md", "plot_relaxation", "require_plots"]
 
 ENOUGH_FOR_A_MEAN = 20
 """Frames below which a mean temperature is mostly chance, and not shown."""
@@ -22,6 +25,16 @@ ENOUGH_FOR_A_MEAN = 20
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
 Table = dict[str, NDArray[np.float64]]
+
+
+def require_plots() -> None:
+    """Refuse to begin a run whose plot could not be drawn at its end.
+
+    Raises
+    ------
+    MissingDependencyError : matplotlib cannot be imported.
+    """
+    import_extra("matplotlib.figure", "plot", "the plot of a run")
 
 
 def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> None:
@@ -89,6 +102,8 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
     OutputError : the file cannot be written.
     """
     figure, panels = _figure(2)
+    from matplotlib.ticker import MaxNLocator  # present, where there is a figure
+
     step = table["step"]
     name = "enthalpy_eV" if "enthalpy_eV" in table else "energy_eV"
     change = 1000 * (table[name] - table[name][-1]) / n_atoms
@@ -117,6 +132,9 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
 
 def _figure(n_panels: int) -> tuple[Figure, list[Axes]]:
     # A bare Figure: pyplot would keep it alive and pick a backend for the process.
+    require_plots()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.2, 2.1 * n_panels + 0.6), dpi=150, layout="constrained")
     panels = list(np.atleast_1d(figure.subplots(n_panels, sharex=True)))
     for panel in panels:

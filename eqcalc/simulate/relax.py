@@ -15,11 +15,12 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from eqcalc.errors import NonFiniteError
-from eqcalc.simulate.failures import telling_where
-from eqcalc.simulate.integrators import require_cell
+from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
+from eqcalc.simulate.failures import rescuing, telling_where
+from eqcalc.simulate.integrators import require_atoms_of_constraints, require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, engine_fields
-from eqcalc.simulate.plots import plot_relaxation
+from eqcalc.simulate.plots import plot_relaxation, require_plots
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import RelaxSettings
 from eqcalc.simulate.thermo import read_table, snapshot
@@ -59,7 +60,10 @@ class RelaxStep(NamedTuple):
 
 @dataclass(frozen=True)
 class RelaxResult:
-    """A finished relaxation; ``converged`` tells whether it reached a minimum."""
+    """A finished relaxation; ``converged`` tells whether it reached a minimum.
+
+    ``cell_change`` is None unless the cell was relaxed as well.
+    """
 
     folder: Path
     atoms: Atoms
@@ -67,6 +71,7 @@ class RelaxResult:
     n_steps: int
     energy: float
     fmax: float
+    cell_change: CellChange | None = None
 
 
 def run_relax(
@@ -102,7 +107,7 @@ class RelaxRun:
     Raises
     ------
     ConfigError : a cell is to be relaxed that is not periodic in three
-        directions, or without a stress.
+        directions, or without a stress; a constraint holds an atom that is not there.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class RelaxRun:
         self.source = dict(source or {})
         self.atoms = atoms.copy()
         self.atoms.calc = calculator
+        require_atoms_of_constraints(self.atoms)
         self._target: Atoms | FrechetCellFilter = self.atoms
         if settings.cell:
             require_cell(self.atoms, "relaxing the cell")
@@ -123,6 +129,7 @@ class RelaxRun:
                 self.atoms, scalar_pressure=settings.pressure_gpa * units.GPa
             )
         self._first_energy: float | None = None
+        self._last_frame: Atoms | None = None
         self.optimizer = _OPTIMIZERS[settings.optimizer](self._target, logfile=None)
 
     def run(
@@ -140,15 +147,21 @@ class RelaxRun:
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure collapsed or flew apart, or the model returned NaN.
-        StopRequested : Ctrl-C or SIGTERM, after all files were completed.
+        OutputLostError : the folder or a file in it was removed; the last structure is rescued.
+        StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
+            all files were completed.
         """
         target = RunFolder(folder, overwrite=overwrite)
-        self._measure()  # a model that cannot start must not cost an older run
+        require_plots()
+        start = self._cell_state(self._measure())  # must not cost an older run if it fails
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
-        with manifest, StopOnSignal() as stop:
+        final_path = target / "relaxed.xyz"
+        rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
+        with StopOnSignal() as stop, manifest, rescue:
             last = self._all_steps(target, stop, progress)
             converged = last.fmax < self.settings.fmax
             manifest.update(steps_done=last.step, converged=converged)
@@ -160,6 +173,8 @@ class RelaxRun:
                 n_atoms=len(self.atoms),
                 fmax=self.settings.fmax,
             )
+            trajectory = trajectory_name(self.settings.trajectory_format)
+            target.require_files("manifest.json", "relax.csv", trajectory, "relaxed.xyz")
             if stop.signal_number is not None and not converged:
                 raise StopRequested(
                     f"stopped at step {last.step} of at most {self.settings.max_steps}; "
@@ -167,7 +182,9 @@ class RelaxRun:
                     f"{target / 'relaxed.xyz'} goes on from there",
                     stop.signal_number,
                 )
-        return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax)
+        end = self._cell_state(last)
+        change = None if start is None or end is None else CellChange(start, end)
+        return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax, change)
 
     def _all_steps(
         self,
@@ -187,17 +204,22 @@ class RelaxRun:
         ):
             for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
                 last = self._record(table, trajectory)
-                if progress is not None:
-                    progress(last)
+                stop.tell(progress, last)
                 if stop.signal_number is not None:
                     break
+            table.require_present()
+            trajectory.require_present()
         return last
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> RelaxStep:
         row = self._measure()
-        trajectory.write(snapshot(self.atoms, list(self.atoms.constraints), step=row.step))
+        self._last_frame = snapshot(self.atoms, list(self.atoms.constraints), step=row.step)
+        trajectory.write(self._last_frame)
         table.write([value for value in row if value is not None])
         return row
+
+    def _cell_state(self, now: RelaxStep) -> CellState | None:
+        return None if now.pressure_gpa is None else cell_state(self.atoms, now.pressure_gpa)
 
     def _measure(self) -> RelaxStep:
         """Return the present step; the criterion is ASE's. Refuse one beyond all chemistry."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eqcalc.errors import OutputError, OutputExistsError
+from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
 
 __all__ = ["RunFolder"]
 
@@ -61,6 +61,19 @@ class RunFolder:
             raise OutputError(
                 f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
             ) from error
+
+    def require_files(self, *names: str) -> None:
+        """Check at the end of a run that what it wrote is there.
+
+        Raises
+        ------
+        OutputLostError : a file is missing.
+        """
+        missing = [name for name in names if not (self.path / name).is_file()]
+        if missing:
+            raise OutputLostError(
+                f"{', '.join(missing)} of '{self.path}' was removed while the run was writing it"
+            )
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

@@ -119,7 +119,7 @@ class RelaxSettings:
         if self.pressure_gpa != 0 and not self.cell:
             raise ConfigError(
                 f"a pressure of {self.pressure_gpa} GPa acts on the cell, which stays fixed; "
-                "relax the cell too (cell=True, --cell) or leave the pressure out."
+                "relax the cell too (cell=True) or leave the pressure out."
             )
 
 

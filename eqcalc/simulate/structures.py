@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError
 from ase.io.trajectory import Trajectory
 
-from eqcalc.errors import StructureError
+from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.simulate.frame_content import restore_constraints
 from eqcalc.simulate.guessed_elements import refuse_guessed_elements
+from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
 
-__all__ = ["count_structures", "read_structure"]
+__all__ = ["count_structures", "read_structure", "read_structures"]
 
 _FULL = 0.999  # occupancy; files round
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
 _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats that ASE reads"
-
-# What ASE's readers raise on a file that is not what its name promises; they
-# have no common class.
-_READER_ERRORS = (
-    UnknownFileTypeError,
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    StopIteration,
-    EOFError,
-    RuntimeError,
-    SyntaxError,
-    AssertionError,
-    ArithmeticError,
-    NotImplementedError,
-    ImportError,
-)
 
 
 def read_structure(path: str | Path, index: int = -1) -> Atoms:
@@ -57,6 +38,22 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         with that index, or the structure has no atoms.
     """
     path = Path(path)
+    (atoms,) = _read(path, index, "" if index == -1 else f" (index {index})")
+    return atoms
+
+
+def read_structures(path: str | Path) -> list[Atoms]:
+    """Return all structures of a file, in its order.
+
+    Raises
+    ------
+    StructureError : the file is missing, empty or unreadable, or one of its structures is
+        disordered or has no atoms.
+    """
+    return _read(Path(path), ":", "")
+
+
+def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     if not path.exists():
         raise StructureError(f"no structure file '{path}'; expected a path to {_FORMATS}.")
     if path.is_dir():
@@ -64,11 +61,10 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     try:
         if path.stat().st_size == 0:
             raise StructureError(f"the structure file '{path}' is empty.")
-        atoms = ase.io.read(path, index=index)
+        found = _read_with_ase(path, index)
     except StructureError:
         raise
-    except _READER_ERRORS as error:
-        which = "" if index == -1 else f" (index {index})"
+    except Exception as error:  # ASE's readers raise what they like: ParseError, zlib.error, ...
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
             reason = (
@@ -81,12 +77,30 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
             f"cannot read a structure from '{path}'{which}: {reason}. Readable are {_FORMATS}; "
             "the suffix must tell which it is."
         ) from error
-    if not isinstance(atoms, Atoms) or len(atoms) == 0:
-        raise StructureError(f"the structure in '{path}' has no atoms.")
-    refuse_guessed_elements(path, atoms)
-    _refuse_disorder(atoms, path)
-    restore_constraints(atoms)
-    return atoms
+    structures = found if isinstance(found, list) else [found]
+    if not structures:
+        raise StructureError(f"'{path}' holds no structure.")
+    for atoms in structures:
+        if not isinstance(atoms, Atoms) or len(atoms) == 0:
+            raise StructureError(f"the structure in '{path}' has no atoms.")
+        refuse_guessed_elements(path, atoms)
+        _refuse_disorder(atoms, path)
+        restore_constraints(atoms)
+    return structures
+
+
+def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
+    """Read a file; of a killed run's trajectory what is whole, with a HalfFrameWarning."""
+    if not is_of_a_run(path):
+        return ase.io.read(path, index=index)
+    if path.suffix == ".xyz":
+        whole = whole_part(path)
+        return ase.io.read(path if whole is None else whole, index=index, format="extxyz")
+    try:
+        return ase.io.read(path, index=index)
+    except Exception:  # as in _read
+        frames = read_whole_frames(path)
+        return frames if isinstance(index, str) else frames[index]
 
 
 def count_structures(path: Path) -> int | None:
@@ -97,8 +111,10 @@ def count_structures(path: Path) -> int | None:
                 return len(trajectory)
         if path.stat().st_size > _MOST_BYTES:
             return None
-        return len(ase.io.read(path, index=":"))
-    except _READER_ERRORS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HalfFrameWarning)  # it has been said at reading
+            return len(_read_with_ase(path, ":"))
+    except Exception:  # as in _read; reading will say what is wrong
         return None
 
 

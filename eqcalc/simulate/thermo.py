@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
+from eqcalc.errors import HalfFrameWarning, OutputError
 from eqcalc.simulate.frame_content import drop_stale
 from eqcalc.units import EV_PER_A3_TO_GPA
 
@@ -122,8 +125,30 @@ def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
 
 
 def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of a csv file written by a run, by name."""
-    with open(path, encoding="utf-8") as file:
-        names = file.readline().strip().split(",")
-        rows = np.loadtxt(file, delimiter=",", ndmin=2)
-    return dict(zip(names, rows.T, strict=True))
+    """Return the columns of a csv file written by a run, by name.
+
+    A last line that a killed run left unfinished is left out, with a HalfFrameWarning.
+
+    Raises
+    ------
+    OutputError : the file is gone or is no such table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"cannot read '{path}': {error}.") from error
+    whole = text[: text.rfind("\n") + 1]  # a line is written with its end
+    if whole != text:
+        warnings.warn(
+            f"'{path}' ends within a line, as a run leaves it that was killed; that line is "
+            "left out.",
+            HalfFrameWarning,
+            stacklevel=2,
+        )
+    header, _, body = whole.partition("\n")
+    names = header.split(",")
+    try:
+        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2)
+        return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))
+    except ValueError as error:
+        raise OutputError(f"'{path}' is no table of a run: {error}.") from error

@@ -15,11 +15,20 @@ import ase.io
 from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
 
+from eqcalc.errors import ConfigError
 from eqcalc.files import AppendFile, write_whole
 from eqcalc.simulate.frame_content import for_extxyz, for_traj
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 
-__all__ = ["FrameWriter", "TableWriter", "open_trajectory", "trajectory_name", "write_structure"]
+__all__ = [
+    "FrameWriter",
+    "TableWriter",
+    "open_trajectory",
+    "require_extxyz",
+    "trajectory_name",
+    "write_structure",
+    "write_structures",
+]
 
 
 class FrameWriter(Protocol):
@@ -30,6 +39,9 @@ class FrameWriter(Protocol):
 
     def write(self, frame: Atoms) -> None:
         """Add one frame, whole or not at all."""
+
+    def require_present(self) -> None:
+        """Refuse to go on where the file was removed or replaced."""
 
     def close(self) -> None:
         """Close the file."""
@@ -66,6 +78,10 @@ class TableWriter:
         """Add one line; twelve digits keep a drift of 1e-9 in a large energy visible."""
         self._file.append((",".join(f"{value:.12g}" for value in values) + "\n").encode())
 
+    def require_present(self) -> None:
+        """Refuse to go on where the file was removed or replaced."""
+        self._file.require_present()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -78,7 +94,28 @@ def write_structure(path: Path, atoms: Atoms) -> None:
     ------
     OutputError : the file cannot be written.
     """
-    write_whole(path, _extxyz(atoms))
+    write_structures(path, [atoms])
+
+
+def write_structures(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write structures as one extxyz file, replacing it in one step.
+
+    Raises
+    ------
+    OutputError : the file cannot be written.
+    """
+    write_whole(path, b"".join(map(_extxyz, frames)))
+
+
+def require_extxyz(path: Path) -> None:
+    """Refuse a name that would be read as another format.
+
+    Raises
+    ------
+    ConfigError : the suffix is neither .xyz nor .extxyz.
+    """
+    if path.suffix.lower() not in (".xyz", ".extxyz"):
+        raise ConfigError(f"'{path}' is to be an extxyz file; its name must end in .xyz.")
 
 
 class _ExtxyzFile:
@@ -90,6 +127,9 @@ class _ExtxyzFile:
     def write(self, frame: Atoms) -> None:
         self._file.append(_extxyz(frame))
         self.n_frames += 1
+
+    def require_present(self) -> None:
+        self._file.require_present()
 
     def close(self) -> None:
         self._file.close()
@@ -111,6 +151,9 @@ class _TrajFile:
     def write(self, frame: Atoms) -> None:
         self._writer.write(for_traj(frame))
         self.n_frames += 1
+
+    def require_present(self) -> None:
+        self._stage.require_present()
 
     def close(self) -> None:
         # Not the writer's close: after a failed frame it would write that again.
@@ -166,6 +209,9 @@ class _UlmStage:
 
     def close(self) -> None:
         """Stay open: ASE closes it once after the empty trajectory."""
+
+    def require_present(self) -> None:
+        self._file.require_present()
 
     def release(self) -> None:
         self._file.close()

@@ -170,7 +170,8 @@ class TrainingConfig:
     name : of the model; licence, description : for its card
     seed : of weights and batch order
     dtype : "float32" or "float64", of the weights
-    architecture : ``name`` and the options of its Config; ``file`` is the Python file of
+    architecture : ``name`` and the options of its Config, by their own names or those that
+        all networks share (``cutoff``, ``n_channels``, ...); ``file`` is the Python file of
         an architecture that is not eqcalc's own
     """
 
@@ -200,8 +201,8 @@ class TrainingConfig:
             raise ConfigError(
                 "[architecture] needs name = one of " + ", ".join(architectures.available()) + "."
             )
-        options = self.architecture_arguments()
-        name, file = options.pop("name"), self.architecture.get("file")
+        given = {k: v for k, v in self.architecture.items() if k not in ("name", "file")}
+        name, file = self.architecture["name"], self.architecture.get("file")
         for key, value in (("name", name), ("file", file or "")):
             if not isinstance(value, str):
                 raise ConfigError(f"{key} in [architecture] must be a string, found {value!r}.")
@@ -209,12 +210,15 @@ class TrainingConfig:
         if network is not None:
             architectures.register_file(network, name)
         config_of_network = architectures.config_class(name)
-        _require_types(config_of_network, options, "[architecture]")
-        _section(config_of_network, options, "[architecture]")  # builds no network
+        with architectures.spelled_by_user(config_of_network, given):
+            options = architectures.field_names(config_of_network, given)
+            _require_types(config_of_network, options, "[architecture]")
+            _section(config_of_network, options, "[architecture]")  # builds no network
 
     def architecture_arguments(self) -> dict[str, Any]:
-        """Return the arguments of ``architectures.build``."""
-        return {key: value for key, value in self.architecture.items() if key != "file"}
+        """Return the arguments of ``architectures.build``, by the names of its Config."""
+        given = {key: value for key, value in self.architecture.items() if key != "file"}
+        return architectures.field_names(architectures.config_class(given["name"]), given)
 
     @property
     def network_file(self) -> Optional[Path]:

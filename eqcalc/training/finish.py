@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -26,6 +25,7 @@ from eqcalc.export import export_model
 from eqcalc.files import write_whole
 from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.potential import Potential
+from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import label_options, read_training_data, rows_of
 from eqcalc.training.randomness import seeded
@@ -36,15 +36,7 @@ __all__ = ["Finished", "export_run", "load_potential"]
 _N_PASSPORT_FRAMES = 3
 
 # What reading something else as a checkpoint raises, from the file to its architecture.
-_DAMAGED = (
-    RuntimeError,
-    KeyError,
-    TypeError,
-    EOFError,
-    pickle.UnpicklingError,
-    ConfigError,
-    UnknownArchitectureError,
-)
+_DAMAGED = (*UNREADABLE, ConfigError, UnknownArchitectureError)
 
 
 @dataclass(frozen=True)
@@ -62,14 +54,20 @@ def load_potential(run: TrainingFolder, checkpoint: Optional[Path] = None) -> Po
 
     Raises
     ------
-    ModelFileError : the checkpoint is missing, does not belong to the run, or holds
-        weights that are not finite.
+    ModelFileError : the checkpoint is missing, damaged, does not belong to the run, or
+        holds weights that are not finite; the message says whether another one is whole.
     """
-    return _load(run.read_config(), checkpoint or run.best_checkpoint)
+    return _load(run, run.read_config(), checkpoint or run.best_checkpoint)
 
 
-def export_run(run: TrainingFolder, folder: Path, *, overwrite: bool = False) -> Finished:
-    """Export the best checkpoint, measure it, and write a model folder.
+def export_run(
+    run: TrainingFolder,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    checkpoint: Optional[Path] = None,
+) -> Finished:
+    """Export the best checkpoint, or another one, measure it, and write a model folder.
 
     The folder receives ``model.pt``, ``card.md``, ``metrics.json`` and ``train.toml``.
     Errors are those of the exported file on the configuration's test rows, or on
@@ -78,12 +76,13 @@ def export_run(run: TrainingFolder, folder: Path, *, overwrite: bool = False) ->
     Raises
     ------
     OutputExistsError : the folder holds a model and ``overwrite`` is False.
+    ModelFileError : as :func:`load_potential` does.
     """
     path = folder / MODEL_NAME
     if path.exists() and not overwrite:
         raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
     config = run.read_config()
-    potential = _load(config, run.best_checkpoint)
+    potential = _load(run, config, checkpoint or run.best_checkpoint)
     data = read_training_data(config)
     judged, judged_on = _judged(config, data.validation)
     write = functools.partial(
@@ -110,9 +109,9 @@ def export_run(run: TrainingFolder, folder: Path, *, overwrite: bool = False) ->
     return Finished(path, card, comparison, judged_on)
 
 
-def _load(config: TrainingConfig, path: Path) -> Potential:
+def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_checkpoint(path)
         with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
             network = architectures.build(**content["architecture"])
         potential = Potential(
@@ -127,7 +126,9 @@ def _load(config: TrainingConfig, path: Path) -> Potential:
         raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelFileError(f"'{path}' is not a checkpoint of this run: {reason}") from error
+        raise ModelFileError(
+            f"'{path}' is not a checkpoint of this run: {reason}{_another(run, path)}"
+        ) from error
     # Buffers may hold NaN: the reference energies of elements that were never seen.
     if not all(bool(torch.isfinite(weight).all()) for weight in potential.parameters()):
         raise ModelFileError(
@@ -135,6 +136,19 @@ def _load(config: TrainingConfig, path: Path) -> Potential:
             "and train again."
         )
     return potential.eval()
+
+
+def _another(run: TrainingFolder, damaged: Path) -> str:
+    """Return what to do where a checkpoint cannot be read."""
+    choices = {"best": run.best_checkpoint, "last": run.last_checkpoint}
+    for name, path in choices.items():
+        n_epochs = None if path == damaged else whole_epoch(path)
+        if n_epochs is not None:
+            return (
+                f"; '{path}' of epoch {n_epochs} is whole, take it (--checkpoint {name}) or train "
+                "again."
+            )
+    return "; there is no other whole one, train again."
 
 
 def _judged(config: TrainingConfig, validation: Dataset) -> tuple[Dataset, str]:

@@ -33,6 +33,8 @@ class PotentialModule(pl.LightningModule):
         checkpoint holds them, as some may come from the training data
     seed : of what the network draws, such as dropout: with epoch and batch it fixes the
         random numbers, so that a resumed run has those of an uninterrupted one
+    one_size : all validation frames have as many atoms; else the error of total energies
+        says nothing, and that per atom is logged
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class PotentialModule(pl.LightningModule):
         options: TrainingOptions,
         architecture: Mapping[str, Any],
         seed: int,
+        *,
+        one_size: bool = True,
     ) -> None:
         super().__init__()
+        self.one_size = one_size
         self.architecture = dict(architecture)
         self.automatic_optimization = False
         self.potential = potential
@@ -53,6 +58,11 @@ class PotentialModule(pl.LightningModule):
         )
         # Not a submodule, and not copied with the averaged weights.
         self._gradients: list[LossGradients] = []
+
+    @property
+    def will_compile(self) -> bool:
+        """Whether the next step compiles loss and gradients first, which takes minutes."""
+        return self.options.compile and not self._gradients
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
@@ -103,9 +113,11 @@ class PotentialModule(pl.LightningModule):
         with self._seeded(batch_index), torch.enable_grad():
             found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
         n_structures = batch.energy.shape[0]
+        energy = found.energy if self.one_size else found.energy_per_atom
+        name = "energy" if self.one_size else "energy_per_atom"
         metrics = {
             "validation_loss": loss(found, self.weights),
-            "validation_energy_mae_mev": 1e3 * found.energy.abs().mean(),
+            f"validation_{name}_mae_mev": 1e3 * energy.abs().mean(),
             "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
         }
         if self.weights.stress > 0:

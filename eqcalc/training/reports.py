@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -19,11 +20,12 @@ METRICS = (
     "train_loss",
     "validation_loss",
     "validation_energy_mae_mev",
+    "validation_energy_per_atom_mae_mev",
     "validation_forces_mae_mev_per_a",
     "validation_stress_mae_mev_per_a3",
     "learning_rate",
 )
-"""Columns of metrics.csv; stress only where the loss has it."""
+"""Columns of metrics.csv: energies per atom where sizes differ, stress where the loss has it."""
 
 
 class Report(NamedTuple):
@@ -32,6 +34,9 @@ class Report(NamedTuple):
     epoch, n_epochs : finished ones, and how many there will be
     batch, n_batches : of the present epoch; 0 right after an epoch has ended
     metrics : of the last finished epoch, by the names of metrics.csv; at first empty
+    event : "", or "compiling" before the first batch of a compiled training and "compiled"
+        after it
+    seconds : that the event took
     """
 
     epoch: int
@@ -39,6 +44,8 @@ class Report(NamedTuple):
     batch: int
     n_batches: int
     metrics: dict[str, float]
+    event: str = ""
+    seconds: float = 0.0
 
 
 Progress = Callable[[Report], None]
@@ -55,13 +62,22 @@ class MetricsFile(Callback):
         self.progress = progress
         self.rows: list[dict[str, Any]] = []
         self.metrics: dict[str, float] = {}
+        self._compiling_since: Optional[float] = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the rows of a run that is resumed."""
         if self.path.exists():
-            with open(self.path, newline="") as file:
+            with open(self.path, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             self.rows = [row for row in rows if int(row["epoch"]) < trainer.current_epoch]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Report that the first batch of a compiled training takes long."""
+        if getattr(pl_module, "will_compile", False):
+            self._compiling_since = time.perf_counter()
+            self._report(trainer, trainer.current_epoch, 0, "compiling")
 
     def on_train_batch_end(
         self,
@@ -72,6 +88,10 @@ class MetricsFile(Callback):
         batch_idx: int,
     ) -> None:
         """Report the batch."""
+        if self._compiling_since is not None:
+            seconds = time.perf_counter() - self._compiling_since
+            self._compiling_since = None
+            self._report(trainer, trainer.current_epoch, 0, "compiled", seconds)
         self._report(trainer, trainer.current_epoch, batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -90,10 +110,12 @@ class MetricsFile(Callback):
         write_whole(self.path, text.getvalue().encode())
         self._report(trainer, trainer.current_epoch + 1, 0)
 
-    def _report(self, trainer: pl.Trainer, epoch: int, batch: int) -> None:
+    def _report(
+        self, trainer: pl.Trainer, epoch: int, batch: int, event: str = "", seconds: float = 0.0
+    ) -> None:
         if self.progress is not None:
-            n_batches = int(trainer.num_training_batches)
-            self.progress(Report(epoch, trainer.max_epochs or 0, batch, n_batches, self.metrics))
+            n_epochs, n_batches = trainer.max_epochs or 0, int(trainer.num_training_batches)
+            self.progress(Report(epoch, n_epochs, batch, n_batches, self.metrics, event, seconds))
 
 
 def _rounded(value: float) -> float:

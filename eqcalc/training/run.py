@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import fields
 from pathlib import Path
 from typing import Optional
 
-import torch
-
 from eqcalc.errors import ConfigError, ModelFileError, OutputExistsError
+from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import read_training_data, refuse_unfit_data
 from eqcalc.training.loaders import training_batches, validation_batches
@@ -55,6 +53,7 @@ def train(
     GraphError : a frame has NaN positions or coincident atoms.
     ModelFileError : the checkpoint to resume from is damaged.
     NonFiniteError : the training diverged.
+    OutputError : the folder takes no more, as on a full disk.
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
     run = TrainingFolder(folder)
@@ -66,7 +65,13 @@ def train(
     data = read_training_data(config)
     refuse_unfit_data(config, data)
     start = build_start(config, data)
-    module = PotentialModule(start.potential, config.training, start.architecture, config.seed)
+    module = PotentialModule(
+        start.potential,
+        config.training,
+        start.architecture,
+        config.seed,
+        one_size=len({item.graph.n_owned for item in start.validation}) == 1,
+    )
     run.prepare(config, resume)
     fit(
         module,
@@ -116,12 +121,22 @@ def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
 def _epochs_left(run: TrainingFolder, config: TrainingConfig) -> int:
     path = run.last_checkpoint
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        n_done = int(content["epoch"]) + 1  # it holds the number of the last one, from 0
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        # It holds the number of the last one, from 0.
+        n_done = int(read_checkpoint(path)["epoch"]) + 1
+    except (ModelFileError, KeyError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, ModelFileError) else f"no epoch in it: {error}"
+        n_best = whole_epoch(run.best_checkpoint)
+        other = (
+            ""
+            if n_best is None
+            else (
+                f"copy '{run.best_checkpoint}', which is whole, over it to go on from epoch "
+                f"{n_best}, or "
+            )
+        )
         raise ModelFileError(
-            f"'{path}' is damaged or no checkpoint, so there is nothing to resume from; start "
-            "the run again with --overwrite."
+            f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
+            f"{other}start the run again with --overwrite."
         ) from error
     n_wanted = config.training.max_epochs
     if n_done > n_wanted:

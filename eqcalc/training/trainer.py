@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from eqcalc.data.batches import LabelledGraph
+from eqcalc.errors import EqcalcError, OutputError
 from eqcalc.training.averaging import warming_average
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.training_folder import EVENTS, TrainingFolder
@@ -42,6 +43,7 @@ def fit(
     Raises
     ------
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
+    OutputError : the folder takes no more, as on a full disk.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Lightning enables gradients and leaves them so.
@@ -63,6 +65,13 @@ def fit(
             # Lightning ignores Ctrl-C from here on, and ends the process.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from stop
+        except (EqcalcError, BrokenPipeError):  # the latter of a display that nobody reads
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to '{run.path}': {error.strerror or error}; checkpoints of finished "
+                "epochs are whole. Free some space and go on with --resume."
+            ) from error
 
 
 def _trainer(

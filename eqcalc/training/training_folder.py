@@ -77,7 +77,7 @@ class TrainingFolder:
             network file has changed since.
         """
         try:
-            manifest = json.loads((self.path / _MANIFEST).read_text())
+            manifest = json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
             folder = Path(manifest["paths_relative_to"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(

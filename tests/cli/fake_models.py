@@ -45,7 +45,8 @@ def eq_calculator(model, *, device, dtype, engine, skin, max_edges, threads):
 
 def model_file_of(name) -> SimpleNamespace:
     kind = "propagator" if str(name) in PROPAGATORS else "potential"
-    card = SimpleNamespace(name=str(name), compositions=SHIPPED.get(str(name), []), kind=kind)
+    known = SHIPPED.get(str(name), [])
+    card = SimpleNamespace(name=str(name), compositions=known, kind=kind, cutoff=5.0)
     return SimpleNamespace(card=card, path=Path(f"models/{name}/model.pt"), sha256="9a12")
 
 

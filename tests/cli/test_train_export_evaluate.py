@@ -24,6 +24,7 @@ from eqcalc.architectures import available, config_class, is_potential, publishe
 from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
+from eqcalc.errors import MissingDependencyError, import_extra
 from eqcalc.evaluation import evaluate
 from eqcalc.export import rebuild_potential
 from eqcalc.model_file import open_model_file
@@ -183,7 +184,7 @@ def test_md_and_relax_in_blocks_go_where_the_whole_goes(words, models, folder, c
         manifest = json.loads((folder / name / "manifest.json").read_text())
         assert manifest["calculator"]["max_edges"] == max_edges
     assert run(*words, "few", "--max-edges", 20) == 2
-    assert "error: max_edges=20 is too few: the energy of one H atom" in capsys.readouterr().err
+    assert "error: --max-edges 20 is too few: the energy of one H atom" in capsys.readouterr().err
     assert not (folder / "few").exists()
 
 
@@ -290,7 +291,7 @@ def test_evaluate_reads_an_npz_with_keys_of_its_own(models, folder, capsys):
     )
     words = ("evaluate", models["double"], "own.npz", "--energy-key", "e", "--energy-unit", "eV")
     assert run(*words, "--length-unit", "Angstrom") == 2
-    assert "numbers_key and positions_key" in capsys.readouterr().err
+    assert "--numbers-key and --positions-key" in capsys.readouterr().err
     words = (*words, "--length-unit", "Angstrom", "--numbers-key", "species")
     assert run(*words, "--positions-key", "xyz") == 0
     assert "own.npz, 2 frames" in capsys.readouterr().out
@@ -329,7 +330,7 @@ def test_evaluate_in_blocks_prints_the_same_table(models, folder, capsys):
     assert "forces" in tables[0]
     assert tables[1] == tables[0]
     assert run(*words, "--max-edges", 80) == 2
-    message = "error: frame 1 of row.xyz: max_edges=80 is too few: the energy of one H atom"
+    message = "error: frame 1 of row.xyz: --max-edges 80 is too few: the energy of one H atom"
     assert message in capsys.readouterr().err
 
 
@@ -534,12 +535,53 @@ def test_train_names_a_missing_training_file(folder, capsys):
     assert "there is no training file 'absent.toml'" in capsys.readouterr().err
 
 
-def test_train_without_lightning_says_what_to_install(folder, capsys, monkeypatch):
-    import importlib.util
+@pytest.mark.parametrize(
+    ("missing", "words", "line"),
+    [
+        ("lightning", "train train.toml", "training needs lightning, which is not installed; run"),
+        ("tensorboard", "train train.toml", "training needs tensorboard, which is not installed"),
+        ("matplotlib", "md x.xyz -m painn-ethanol", "the plot of a run needs matplotlib, which is"),
+        ("matplotlib", "relax x.xyz -m painn-ethanol", "the plot of a run needs matplotlib, whi"),
+        ("matplotlib", "evaluate painn-ethanol {data} -o out", "the parity plot of --output needs"),
+        ("matplotlib", "bench painn-ethanol cu4 --sizes 1,2 --plot a.png", "--plot needs matplot"),
+    ],
+)
+def test_missing_package_of_an_extra_is_one_line(missing, words, line, folder):
+    ase.io.write("x.xyz", ethanol())
+    done = _without([missing], words.format(data=ETHANOL_FRAMES).split())
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {line}")
+    extra = "plot" if missing == "matplotlib" else "train"
+    assert done.stderr.endswith(f"run pip install 'eqcalc[{extra}]'.\n")
+    assert done.stderr.count("\n") == 1
+    assert not list(folder.glob("x-*"))
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'eqcalc\[train\]'"):
-        eqcalc.cli.train.train(Path("train.toml"))
+
+def test_export_and_evaluate_need_no_extra(folder):
+    assert run("train", "train.toml", "-o", "run") == 0
+    without = ["lightning", "tensorboard", "matplotlib", "h5py", "torch_scatter"]
+    for words in (["export", "run", "model"], ["evaluate", "model", str(ETHANOL_FRAMES)]):
+        done = _without(without, words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+
+
+def _without(packages: list[str], words: list[str]) -> subprocess.CompletedProcess:
+    """Run the command line where packages are not installed."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({packages}))\n"
+        f"from eqcalc.cli import main; main({words})"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_package_that_fails_at_its_import_says_why(tmp_path, monkeypatch):
+    (tmp_path / "brokenpackage.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        MissingDependencyError,
+        match=r"^it needs brokenpackage, which cannot be imported \(No module named 'not_there",
+    ):
+        import_extra("brokenpackage", "train", "it")
 
 
 def test_export_of_a_folder_that_is_no_run_is_explained(folder, capsys):
@@ -569,10 +611,10 @@ def test_the_output_of_train_holds_nothing_but_its_own_lines(folder):
     command = [sys.executable, "-c", "from eqcalc.cli import main; main()", "train", "train.toml"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     assert done.stderr == ""
-    epoch = r"epoch {}/2  MAE: E \d+\.\d meV  F \d+\.\d meV/Å\n"
+    epoch = r"epoch {}/2  MAE: E \d+\.\d meV  F \d+\.\d meV/Å  [\d.]+ (s|min)/epoch{}\n"
     assert re.fullmatch(
-        epoch.format(1)
-        + epoch.format(2)
+        epoch.format(1, r"  [\d.]+ (s|min) left")
+        + epoch.format(2, "")
         + r"best checkpoint: runs/tiny/best\.ckpt\nnext: eqcalc export runs/tiny models/tiny\n",
         done.stdout,
     ), done.stdout

@@ -224,11 +224,13 @@ def test_a_constraint_whose_force_ase_adds_to_momenta_is_refused(force, tmp_path
         run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
 
 
-def test_a_constraint_of_an_atom_that_is_not_there_is_refused(tmp_path):
+@pytest.mark.parametrize("verb", ["md", "relax"])
+@pytest.mark.parametrize("make", [FixAtoms, lambda atoms: FixedPlane(atoms, (0, 0, 1))])
+def test_a_constraint_of_an_atom_that_is_not_there_is_refused(make, verb, tmp_path):
     atoms = ethanol()
-    atoms.set_constraint(FixAtoms([20]))
-    with pytest.raises(ConfigError, match=r"FixAtoms holds an atom that is not there \(index 20"):
-        run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+    atoms.set_constraint(make([20]))
+    with pytest.raises(ConfigError, match=r"holds an atom that is not there \(index 20"):
+        ran(verb, atoms, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("mass", "found"), [(0.0, r"0\.0"), (-1.0, r"-1\.0"), (np.nan, "nan")])

@@ -85,3 +85,10 @@ def test_what_is_no_element_is_named(symbol, text, tmp_path):
     (tmp_path / "a.xyz").write_text(f"2\n\nO 0 0 0\n{symbol} 0 0 1\n")
     with pytest.raises(StructureError, match=rf"'{text}' is no element".replace("+", r"\+")):
         read_structure(tmp_path / "a.xyz")
+
+
+def test_a_file_that_ases_readers_fail_on_in_their_own_way_is_refused(tmp_path):
+    old = "x\n1.0\n5 0 0\n0 5 0\n0 0 5\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"  # a POSCAR without symbols
+    (tmp_path / "POSCAR").write_text(old)
+    with pytest.raises(StructureError, match=r"ParseError: Could not determine chemical symbols"):
+        read_structure(tmp_path / "POSCAR")

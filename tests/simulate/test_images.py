@@ -43,6 +43,9 @@ class Counted:
         self.n_calls += 1
         return self.model(graph)
 
+    def using_threads(self, n_atoms):
+        return self.model.using_threads(n_atoms)
+
 
 def count_calls(calculator: EqCalculator) -> Counted:
     counted = Counted(calculator.models[0])

@@ -204,12 +204,35 @@ def test_private_and_shared_names_are_not_architectures():
     [
         ("embeding_dim", r"^painn has no option 'embeding_dim'; known: embedding_dim, num_blocks"),
         ("embeding_dim", r"Did you mean 'embedding_dim'\?$"),
-        ("cutoff", r"Did you mean 'cut_off'\?$"),
+        ("cutof", r"Did you mean 'cutoff'\?$"),
     ],
 )
 def test_unknown_option_is_refused_with_a_suggestion(option, match):
     with pytest.raises(ConfigError, match=match):
         build("painn", **{option: 3})
+
+
+@pytest.mark.parametrize("name", [n for n in available() if architectures.is_potential(n)])
+def test_every_potential_takes_the_names_that_all_networks_share(name):
+    common = architectures.common_names(config_class(name))
+    fields_of = {field.name for field in fields(config_class(name))}
+    for option, value in (("cutoff", 3.5), ("n_channels", 8), ("n_layers", 2)):
+        assert getattr(build(name, **{option: value}).config, common.get(option, option)) == value
+    assert build(name, cutoff=3.5).cutoff == 3.5
+    assert set(common.values()) <= fields_of
+    assert not set(common) & fields_of
+
+
+def test_own_and_common_name_of_an_option_together_are_refused():
+    with pytest.raises(ConfigError, match=r"^cutoff and cut_off are the same option; give one"):
+        build("painn", cutoff=3.0, cut_off=3.0)
+
+
+def test_errors_about_an_option_use_the_name_that_was_given():
+    with pytest.raises(ConfigError, match=r"^cutoff must be a positive number, found -1"):
+        build("painn", cutoff=-1.0)
+    with pytest.raises(ConfigError, match=r"^cut_off must be a positive number, found -1"):
+        build("painn", cut_off=-1.0)
 
 
 @pytest.mark.parametrize("name", available())

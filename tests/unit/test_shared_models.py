@@ -18,6 +18,8 @@ from ase.io import read, write
 from small_models import crystal, ethanol, water
 
 from eqcalc import EqCalculator
+from eqcalc.engines import full_precision
+from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.errors import ModelFileError
 
 
@@ -129,6 +131,40 @@ def test_one_calculator_gives_each_thread_its_own_results(models):
         for (energy, forces), right in zip(pool.map(job, structures), expected, strict=True):
             assert energy == pytest.approx(right["energy"], abs=1e-9)
             np.testing.assert_allclose(forces, right["forces"], atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+def test_a_process_that_rounds_products_of_matrices_gets_the_same_numbers(precision, models):
+    calculator = EqCalculator(models["single"])
+    expected = calculator.calculate_many([ethanol()])[0]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        other = EqCalculator(models["single"])  # replays the passport, too
+        found = [each.calculate_many([ethanol()])[0] for each in (calculator, other)]
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for results in found:
+        assert results["energy"] == expected["energy"]
+        np.testing.assert_array_equal(results["forces"], expected["forces"])
+
+
+def test_threads_that_leave_do_not_round_for_those_that_stay():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        first, second = FullPrecision("cpu"), FullPrecision("cpu")
+        first.__enter__()
+        with second:
+            pass
+        inside = full_precision._get("cpu")
+        first.__exit__(None, None, None)
+        after = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert inside in ("ieee", "highest")  # since torch 2.9, and before
+    assert after == "medium"
 
 
 def test_autocast_around_a_call_changes_nothing(models):

@@ -1,0 +1,47 @@
+"""Volume, density, pressure and cell of a crystal or liquid: what a changing cell is judged by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ase import Atoms, units
+
+__all__ = ["CellChange", "CellState", "cell_state"]
+
+_GRAM_PER_CM3 = units.kg / 1000 / (1e-2 * units.m) ** 3  # in amu/Å³
+
+
+class CellState(NamedTuple):
+    """The cell of one step.
+
+    volume (Å³), density (g/cm³); pressure_gpa, with its kinetic part where atoms move;
+    cell : a, b, c (Å) and alpha, beta, gamma (degrees)
+    """
+
+    volume: float
+    density: float
+    pressure_gpa: float
+    cell: tuple[float, ...]
+
+
+class CellChange(NamedTuple):
+    """The cell at the start and at the end of a run."""
+
+    start: CellState
+    end: CellState
+
+
+def cell_state(atoms: Atoms, pressure_gpa: float) -> CellState:
+    """Measure a structure that is periodic in three directions.
+
+    >>> from ase.build import bulk
+    >>> round(cell_state(bulk("Cu"), 0.0).density, 2)
+    8.97
+    """
+    volume = float(atoms.get_volume())
+    return CellState(
+        volume=volume,
+        density=float(atoms.get_masses().sum()) / volume / _GRAM_PER_CM3,
+        pressure_gpa=pressure_gpa,
+        cell=tuple(float(value) for value in atoms.cell.cellpar()),
+    )

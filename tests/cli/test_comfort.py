@@ -1,0 +1,363 @@
+"""What every command line is expected to do: quiet, JSON, ASCII terminals, completion."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from small_models import ETHANOL_FRAMES, crystal, ethanol
+
+from eqcalc import EqCalculator, available_models
+from eqcalc.cli import encoding, main
+from eqcalc.cli.console import begin, note, print_json, say, working
+from eqcalc.cli.option_names import naming_options
+from eqcalc.cli.options import MaxEdges, Structure
+from eqcalc.cli.progress import print_line
+from eqcalc.errors import ConfigError, OutputError
+from eqcalc.simulate.single_points import single_points
+from eqcalc.simulate.structures import read_structures
+from eqcalc.simulate.writers import write_structures
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: object) -> int:
+    """Return the exit code of ``eqcalc WORDS``."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    return int(caught.value.code or 0)
+
+
+def in_process(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run ``python -m eqcalc WORDS``; stdout and stderr are bytes."""
+    return subprocess.run(
+        [sys.executable, "-m", "eqcalc", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, models) -> Path:
+    """Return a working directory with a molecule, a crystal and a model in double precision."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("molecule.xyz", ethanol())
+    ase.io.write("crystal.xyz", crystal())
+    Path("model.pt").write_bytes(models["double"].read_bytes())
+    return tmp_path
+
+
+def test_python_m_eqcalc_is_the_command_line(tmp_path):
+    done = in_process("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout[:7]) == (0, b"eqcalc ")
+
+
+def test_shell_completion_knows_the_verbs(tmp_path):
+    asked = {"_EQCALC_COMPLETE": "complete_bash", "COMP_WORDS": "eqcalc ener", "COMP_CWORD": "1"}
+    assert in_process(cwd=tmp_path, **asked).stdout.split() == [b"energy"]
+
+
+# --- quiet and JSON ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["-q md molecule.xyz -n 2", "md molecule.xyz -n 2 -q"])
+def test_quiet_leaves_out_all_but_notes(folder, capsys, words):
+    assert run(*words.split(), "-m", "model.pt") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("note: it was trained on ")
+    assert captured.err.count("\n") == 1
+    assert run("info") == 0  # the next call is not quiet any more
+    assert "Shipped models:" in capsys.readouterr().out
+
+
+def test_quiet_keeps_what_was_asked_for(folder, capsys):
+    assert run("evaluate", "model.pt", ETHANOL_FRAMES, "--rows", "0:2", "-q") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("quantity")
+    assert "step" not in out
+
+
+def test_md_as_json_is_one_object_and_the_rest_is_on_stderr(folder, capsys):
+    assert run("md", "molecule.xyz", "-m", "model.pt", "-n", 4, "-e", "nve", "--json") == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert (found["status"], found["steps"], found["folder"]) == ("complete", 4, "molecule-md")
+    final = ase.io.read("molecule-md/final.xyz")
+    assert found["energy_eV"] == pytest.approx(final.get_potential_energy(), abs=1e-6)
+    assert found["cell"] is None
+    assert "step 4/4" in captured.err
+
+
+def test_relax_as_json_says_that_it_did_not_converge(folder, capsys):
+    assert run("relax", "molecule.xyz", "-m", "model.pt", "-n", 1, "--json") == 1
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert (found["converged"], found["steps"]) == (False, 1)
+    assert found["fmax_eV_per_A"] > 0.01
+    assert "not converged after 1 steps" in captured.err
+
+
+def test_evaluate_as_json_has_the_errors_of_its_file(folder, capsys):
+    words = ("evaluate", "model.pt", ETHANOL_FRAMES, "--rows", "0:2", "--json", "-o", "there")
+    assert run(*words) == 0
+    found = json.loads(capsys.readouterr().out)
+    written = json.loads(Path("there/errors.json").read_text())
+    assert found["frames"] == 2
+    assert found["errors"]
+    assert found["errors"].items() <= written.items()
+
+
+def test_an_error_with_json_leaves_stdout_empty(folder, capsys):
+    assert run("md", "nowhere.xyz", "--json") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: no structure file")
+
+
+def test_json_holds_null_for_what_is_not_finite(capsys):
+    begin()
+    print_json({"a": float("nan"), "b": np.array([1.0, np.inf]), "c": [np.float64(2)], "Å": "Å"})
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"a": None, "b": [1.0, None], "c": [2.0], "Å": "Å"}
+
+
+# --- energy and models -------------------------------------------------------------------
+
+
+def test_energy_writes_frames_with_labels_of_the_model(folder, capsys):
+    first, second = ethanol(), crystal()
+    first.info.update(energy=1.0, tag="kept")
+    first.arrays["forces"] = np.ones((9, 3))  # of something else
+    ase.io.write("both.xyz", [first, second])
+    assert run("energy", "both.xyz", "-m", "model.pt", "-o", "out.xyz") == 0
+    out = capsys.readouterr().out
+    assert "p (GPa)" in out
+    frames = ase.io.read("out.xyz", ":")
+    assert frames[0].info["tag"] == "kept"
+    for frame, atoms in zip(frames, (ethanol(), crystal()), strict=True):
+        atoms.calc = EqCalculator("model.pt", device="cpu")
+        assert frame.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+        np.testing.assert_allclose(frame.get_forces(), atoms.get_forces(), atol=1e-6)
+        assert f"{atoms.get_potential_energy():.6f}" in out
+    np.testing.assert_allclose(frames[1].get_stress(), atoms.get_stress(), atol=1e-8)
+    assert "stress" not in frames[0].calc.results
+    assert run("energy", "both.xyz", "-m", "model.pt", "-o", "out.xyz") == 2
+    assert "'out.xyz' exists; pass --overwrite" in capsys.readouterr().err
+
+
+def test_energy_as_json_has_the_rows_that_were_asked_for(folder, capsys):
+    ase.io.write("three.xyz", [ethanol(), crystal(), ethanol()])
+    assert run("energy", "three.xyz", "-m", "model.pt", "--rows", "1:3", "--json") == 0
+    frames = json.loads(capsys.readouterr().out)["frames"]
+    assert [frame["frame"] for frame in frames] == [1, 2]
+    assert [len(frame["forces_eV_per_A"]) for frame in frames] == [8, 9]
+    assert len(frames[0]["stress_eV_per_A3"]) == 6
+    assert frames[1]["stress_eV_per_A3"] is None
+
+
+def test_energy_takes_the_shipped_model_by_default(folder, capsys):
+    assert run("energy", "molecule.xyz") == 0
+    out = capsys.readouterr().out
+    assert "model painn-ethanol: shipped" in out
+    assert "step" not in out  # one frame needs no progress
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-o out.traj", "'out.traj' is to be an extxyz file; its name must end in .xyz."),
+        ("--rows 0:9", "there are 1 rows"),
+    ],
+)
+def test_energy_explains_a_wrong_option(folder, capsys, words, message):
+    assert run("energy", "molecule.xyz", "-m", "model.pt", *words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out.traj").exists()
+
+
+def test_single_points_name_the_frame_that_fails(folder):
+    atoms = ethanol()
+    atoms.positions[1] = atoms.positions[0]
+    calculator = EqCalculator("model.pt", device="cpu")
+    done = []
+    with pytest.raises(ValueError, match=r"frame 33 of two\.xyz: "):
+        single_points(
+            [ethanol()] * 33 + [atoms], calculator, source="two.xyz", progress=done.append
+        )
+    assert done == [32]
+
+
+def test_structures_of_a_file_are_read_in_order(folder):
+    write_structures(Path("two.xyz"), [ethanol(), crystal()])
+    assert [len(atoms) for atoms in read_structures("two.xyz")] == [9, 8]
+
+
+def test_models_lists_what_is_shipped(capsys):
+    assert run("models") == 0
+    out = capsys.readouterr().out
+    for name in available_models():
+        assert f"{name}  " in out
+    for part in ("elements      H, C, O", "4 Å", "meV/atom", "meV/Å", "CC0-1.0", "rMD17"):
+        assert part in out
+    assert run("models", "--json") == 0
+    cards = json.loads(capsys.readouterr().out)["models"]
+    assert [card["name"] for card in cards] == available_models()
+
+
+# --- cells that change -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["md crystal.xyz -e npt -n 3 --pressure 1", "relax crystal.xyz"])
+def test_summary_of_a_changing_cell_has_volume_density_pressure_cell(folder, capsys, words):
+    options = ["-m", "model.pt", *["--cell", "-n", 2] * words.startswith("relax")]
+    run(*words.split(), *options)
+    out = capsys.readouterr().out
+    for name, unit in (("volume", "Å³ ("), ("density", "g/cm³"), ("pressure", "GPa")):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"  {name} ")]
+        assert "→" in line
+        assert unit in line
+    assert re.search(
+        r"^  cell at start +5\.1000 4\.7854 5\.4918 Å, 82\.96 96\.27 79\.16°$", out, re.M
+    )
+    assert re.search(r"^  cell at end +[\d. ]+ Å, [\d. ]+°$", out, re.M)
+    assert run(*words.split(), *options, "--json", "--overwrite", "-o", "again") in (0, 1)
+    cell = json.loads(capsys.readouterr().out)["cell"]
+    atoms = crystal()
+    assert cell["start"]["volume_A3"] == pytest.approx(atoms.get_volume())
+    grams = atoms.get_masses().sum() * 1.66053907e-24
+    assert cell["start"]["density_g_per_cm3"] == pytest.approx(
+        grams / (atoms.get_volume() * 1e-24), rel=1e-6
+    )
+    assert cell["end"]["volume_A3"] != cell["start"]["volume_A3"]
+    assert cell["end"]["cellpar"] != cell["start"]["cellpar"]
+
+
+# --- errors by the names of options ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("md molecule.xyz --log-every 0", "the --log-every must be a whole number >= 1"),
+        ("md molecule.xyz -t -1", "--timestep must be a number above 0"),
+        ("md molecule.xyz --friction -1", "--friction must be a number above 0"),
+        ("md molecule.xyz -T -5", "the --temperature must be 0 K or more"),
+        ("md molecule.xyz --skin=-1", "--skin must be zero or positive"),
+        ("relax molecule.xyz --fmax 0", "--fmax must be a number above 0"),
+        ("relax molecule.xyz --pressure 1", "relax the cell too (--cell) or"),
+        ("nbody out.npz --steps 150", "--steps must be a multiple of --save-every (100)"),
+    ],
+)
+def test_errors_name_the_option(folder, capsys, words, message):
+    assert run(*words.split(), *["-m", "model.pt"] * ("nbody" not in words)) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    for name in ("log_every", "timestep_fs", "friction_per_fs", "n_steps", "save_every"):
+        assert name not in err
+
+
+def test_only_arguments_are_renamed():
+    text = "max_edges=20: 'max_edges' of a/max_edges, max_edges_of and structure must stay"
+
+    def verb(structure: Structure, max_edges: MaxEdges = None) -> None:
+        raise ConfigError(text)
+
+    expected = "^--max-edges 20: 'max_edges' of a/max_edges, max_edges_of and structure must stay$"
+    with pytest.raises(ConfigError, match=expected):
+        naming_options(verb)(None)
+
+
+# --- terminals without Unicode -----------------------------------------------------------
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "models",
+        "info painn-ethanol",
+        "info painn",
+        "md molecule.xyz -n 2",
+        "relax molecule.xyz -n 1",
+        "relax crystal.xyz --cell -n 1 -m model.pt --json",
+        "energy crystal.xyz -m model.pt",
+        "energy \udcc3\udca9.xyz -o \udcc3\udcb6.xyz -m model.pt",
+        "evaluate painn-ethanol {data} --rows 0:2 -o out",
+    ],
+)
+def test_everything_prints_on_a_terminal_that_knows_ascii_alone(folder, words):
+    atoms = ethanol()
+    atoms.info["comment"] = "in Å"
+    ase.io.write("molecule.xyz", atoms)
+    ase.io.write("é.xyz", atoms)
+    done = in_process(*words.format(data=ETHANOL_FRAMES).split(), cwd=folder, **ASCII)
+    assert done.returncode in (0, 1), done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Error" not in done.stderr
+    name = b"\xc3\xb6.xyz"  # a file's name is printed as the bytes that it is
+    assert (done.stdout + done.stderr).replace(name, b"").isascii()
+    if name in done.stdout:
+        assert Path("ö.xyz").exists()
+
+
+def test_characters_that_a_stream_lacks_are_spelled_out(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    encoding.prepare_streams()
+    print("1 → 2 Å³, 5 µs, 字", file=stream, flush=True)
+    assert stream.buffer.getvalue() == b"1 -> 2 A^3, 5 us, ?\n"
+
+
+def test_work_that_takes_a_while_is_announced_unless_quiet(capsys):
+    begin()
+    with working("compiling"):
+        say("inside")
+    note("after")
+    captured = capsys.readouterr()
+    assert captured.err == "compiling ...\n"
+    assert captured.out == "inside\nafter\n"
+
+
+class Closed(io.TextIOBase):
+    """A stream that fails as one does whose reader is gone, or whose disk is full."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def fileno(self) -> int:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
+def test_output_that_nobody_reads_is_no_error_and_progress_says_so(monkeypatch, number):
+    begin()
+    monkeypatch.setattr(sys, "stdout", Closed(number))
+    say("lost")
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        print_line("step 1/2")
+
+
+def test_output_on_a_full_disk_is_an_error(monkeypatch):
+    begin()
+    monkeypatch.setattr(sys, "stdout", Closed(errno.ENOSPC))
+    with pytest.raises(OutputError, match=r"cannot print: No space left"):
+        say("lost")
+    with pytest.raises(OutputError, match=r"cannot print progress: No space left"):
+        print_line("step 1/2")
