@@ -10,14 +10,15 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from eqcalc import __version__
-from eqcalc.cli.console import report_error
-from eqcalc.errors import EqcalcError
+from eqcalc.cli.console import report_error, say
+from eqcalc.errors import DataWarning, EqcalcError
 
 __all__ = ["VERBS", "build_app", "main"]
 
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ----------
     arguments : the words after ``eqcalc``; those of the process by default
     """
+    show_warning = warnings.showwarning
+    warnings.showwarning = _show_warning
     try:
         words = None if arguments is None else list(arguments)
         build_app()(args=words, prog_name="eqcalc")
@@ -74,6 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         report_error(error)
         sys.exit(2)
+    finally:
+        warnings.showwarning = show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print eqcalc's own warnings as notes, without the line of code that they came from."""
+    if isinstance(message, DataWarning):
+        say(f"note: {message}", style="yellow")
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 def _print_version(wanted: bool) -> None:
