@@ -17,6 +17,7 @@ __all__ = [
     "ConfigError",
     "ContractError",
     "DataError",
+    "DataWarning",
     "DeviceError",
     "EngineError",
     "EqcalcError",
@@ -93,6 +94,10 @@ class NotEnoughMemoryError(EqcalcError, MemoryError):
 
 class DataError(EqcalcError, ValueError):
     """A data file whose keys, units or shapes are not what was expected."""
+
+
+class DataWarning(UserWarning):
+    """What was left out of data, decided about it or found odd in it, and taken none the less."""
 
 
 class StructureError(EqcalcError, ValueError):

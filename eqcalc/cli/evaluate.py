@@ -24,17 +24,28 @@ _OUTPUTS = ("errors.json", "parity.png")
 # Written out, because eqcalc.units would load ASE for every --help.
 _ENERGY_UNITS = "If the file does not say: eV, meV, kcal/mol, kJ/mol, Hartree or Rydberg."
 _LENGTH_UNITS = "If the file does not say: Angstrom, Bohr or nm."
+_FORCES_UNITS = "Such as Hartree/Bohr. Default: energy/length, per Bohr with Hartree or Rydberg."
+_STRESS_UNITS = "Such as GPa or kbar. Default: energy/length^3."
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
-    data: Annotated[Path, typer.Argument(help="npz, extxyz, ASE db or traj with labels.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help='npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'),
+    ],
     rows: Annotated[
         Optional[str], typer.Option(help='Rows to use: "1000:2000", or a csv of indices.')
     ] = None,
     energy_key: Annotated[Optional[str], typer.Option(help="Key of the energy.")] = None,
     forces_key: Annotated[Optional[str], typer.Option(help="Key of the forces.")] = None,
+    gradient_key: Annotated[
+        Optional[str], typer.Option(help="Key of dE/dx, the forces' negative.")
+    ] = None,
     stress_key: Annotated[Optional[str], typer.Option(help="Key of the stress.")] = None,
+    virial_key: Annotated[
+        Optional[str], typer.Option(help="Key of the virial, -stress x volume.")
+    ] = None,
     positions_key: Annotated[
         Optional[str], typer.Option(help="Key of the positions, npz only.")
     ] = None,
@@ -43,6 +54,11 @@ def evaluate(
     ] = None,
     energy_unit: Annotated[Optional[str], typer.Option(help=_ENERGY_UNITS)] = None,
     length_unit: Annotated[Optional[str], typer.Option(help=_LENGTH_UNITS)] = None,
+    forces_unit: Annotated[Optional[str], typer.Option(help=_FORCES_UNITS)] = None,
+    stress_unit: Annotated[Optional[str], typer.Option(help=_STRESS_UNITS)] = None,
+    trust_data: Annotated[
+        bool, typer.Option("--trust-data", help="Take frames that are refused as implausible.")
+    ] = False,
     output: Annotated[
         Optional[Path],
         typer.Option("--output", "-o", help="Folder for errors.json and parity.png."),
@@ -76,11 +92,16 @@ def evaluate(
         rows=rows,
         energy_key=energy_key,
         forces_key=forces_key,
+        gradient_key=gradient_key,
         stress_key=stress_key,
+        virial_key=virial_key,
         positions_key=positions_key,
         numbers_key=numbers_key,
         energy_unit=energy_unit,
         length_unit=length_unit,
+        forces_unit=forces_unit,
+        stress_unit=stress_unit,
+        trust_data=trust_data,
     )
     _note_foreign_compositions(loaded.card, dataset)
     _note_training_rows(loaded.card, dataset)

@@ -1,67 +1,75 @@
-"""Read labelled frames through ASE: extxyz, trajectories and data bases.
+"""Read labelled frames through ASE: extxyz, trajectories, data bases, and outputs of codes.
 
 A label is looked up among the frame's calculator results, then its per-atom
 arrays, then its info. Units are eV and Å, as these formats state, unless the
-request names others; forces are then in energy/length and stress in
-energy/length³. Stress has ASE's sign and is read only where all three directions
-are periodic: elsewhere there is no volume it could refer to.
+request or entries such as ``energy_unit`` in a frame's info name others. Stress
+has ASE's sign and is read only where all three directions are periodic:
+elsewhere there is no volume it could refer to. A virial becomes the stress
+-virial/volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import ase.db
-import ase.io
 import numpy as np
 from ase import Atoms
 
-from eqcalc.data.frames import Dataset, FloatArray, LabelledFrame, LabelRequest, require_finite
-from eqcalc.data.rows import Rows, parse_rows
+from eqcalc.data.ase_files import OUTPUT_FORMATS, format_of, load_frames
+from eqcalc.data.file_units import UNIT_ENTRIES, file_units, obey_stated_units
+from eqcalc.data.frames import (
+    DataFile,
+    Dataset,
+    FloatArray,
+    LabelledFrame,
+    LabelRequest,
+    Origin,
+    require_finite,
+)
+from eqcalc.data.label_names import look_alikes, named_options
+from eqcalc.data.unseen import notes_on_unseen
 from eqcalc.derivatives import VOIGT
-from eqcalc.errors import DataError, did_you_mean, listing
-from eqcalc.units import energy_unit, length_unit
+from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
 
-__all__ = ["ASE_FORMATS", "read_with_ase"]
-
-ASE_FORMATS: dict[str, str] = {
-    ".xyz": "extxyz",
-    ".extxyz": "extxyz",
-    ".traj": "traj",
-    ".db": "db",
-    ".json": "db",
-}
-"""Suffix -> how ASE reads it. The format is fixed because ASE's own guess from a
-file's content can end in a reader that unpickles."""
+__all__ = ["open_with_ase"]
 
 _ASYMMETRY = 1e-3  # of the largest component: above codes' rounding, below any mix-up of axes
 
 
-def read_with_ase(
-    path: Path, rows: Rows, request: LabelRequest, *, exclude_isolated: bool
-) -> Dataset:
-    """Read one file; rows count the training frames, without the isolated atoms.
+def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) -> DataFile:
+    """Open one file; what it reads are frames by their numbers in the file.
 
     Raises
     ------
-    ConfigError : ``rows`` is malformed.
-    DataError : the file is damaged, a label is missing, has another shape than
-        expected or is not finite, or two isolated atoms disagree.
+    ConfigError : an option for npz files, or a unit of what ASE converts itself.
+    DataError : the file is damaged; on reading, a label that is missing, has another shape
+        than expected or is not finite, or two isolated atoms that disagree.
     """
-    images = _load(path)
-    if not images:
-        raise DataError(f"{path} holds no frames.")
-    labels = _Labels(path, request)
-    isolated = [atoms for atoms in images if _is_isolated(atoms)]
-    isolated_atoms = _isolated_energies(isolated, labels)
-    training = [atoms for atoms in images if not (exclude_isolated and _is_isolated(atoms))]
-    units = ", ".join((request.energy_unit or "eV", request.length_unit or "Angstrom"))
-    if not training and rows is None:  # a file of nothing but isolated atoms
-        return Dataset([], isolated_atoms, path.name, units)
-    chosen = parse_rows(rows, len(training))
-    frames = labels.read([training[row] for row in chosen], chosen)
-    return Dataset(frames, isolated_atoms, path.name, units, chosen, len(training))
+    kind = format_of(path)
+    _refuse_options_of_others(path, kind, request)
+    images = load_frames(path, kind)
+    request = obey_stated_units(_stated(images, path), request, path)
+
+    def read(rows: list[int]) -> Dataset:
+        labels = _Labels(path, request)
+        isolated = [atoms for atoms in images if _is_isolated(atoms)]
+        isolated_atoms = _isolated_energies(isolated, labels)
+        left_out = {row for row in rows if exclude_isolated and _is_isolated(images[row])}
+        if left_out:
+            labels.notes.append(
+                f"{len(left_out)} of {len(rows)} frames, {listing(sorted(left_out))}, hold one "
+                "atom with config_type=IsolatedAtom: their energies are kept for "
+                "reference_energies, and they are left out of the frames to train or judge on."
+            )
+        chosen = [row for row in rows if row not in left_out]
+        frames = labels.read([images[row] for row in chosen], chosen)
+        notes = [f"{path.name}: {note}" for note in labels.notes]
+        return Dataset(
+            frames, isolated_atoms, path.name, str(labels.units), chosen, len(images), notes
+        )
+
+    return DataFile(len(images), read)
 
 
 class _Labels:
@@ -70,26 +78,37 @@ class _Labels:
     def __init__(self, path: Path, request: LabelRequest) -> None:
         self.path = path
         self.request = request
-        self.to_ev = energy_unit(request.energy_unit or "eV")
-        self.to_angstrom = length_unit(request.length_unit or "Angstrom")
+        self.units = file_units(
+            request.energy_unit or "eV",
+            request.length_unit or "Angstrom",
+            request,
+            as_stated=False,
+        )
+        self.notes: list[str] = []
 
     def read(self, images: list[Atoms], rows: list[int]) -> list[LabelledFrame]:
+        if not images:
+            return []
         self._require_elements(images, rows)
         energies = self.energies(images, rows)
         forces = self._forces(images, rows)
         stresses = self._stresses(images, rows)
+        self._note_ignored(images)
+        self.notes += notes_on_unseen(images, rows)
         frames = []
         for k, atoms in enumerate(images):
             # A bare copy: no calculator, constraint or momentum reaches the training.
             bare = Atoms(
                 atoms.numbers,
-                atoms.positions * self.to_angstrom,
-                cell=atoms.cell.array * self.to_angstrom,
+                atoms.positions * self.units.to_angstrom,
+                cell=atoms.cell.array * self.units.to_angstrom,
                 pbc=atoms.pbc,
             )
             require_finite(bare.positions[None], "positions", [rows[k]], self.path)
-            group = self._group(atoms, rows[k])
-            frames.append(LabelledFrame(bare, float(energies[k]), forces[k], stresses[k], group))
+            group, origin = self._group(atoms, rows[k]), Origin(self.path, rows[k])
+            frames.append(
+                LabelledFrame(bare, float(energies[k]), forces[k], stresses[k], group, origin)
+            )
         return frames
 
     def _group(self, atoms: Atoms, row: int) -> str | None:
@@ -109,54 +128,68 @@ class _Labels:
         values = [
             self._array(atoms, key, [()], row) for atoms, row in zip(images, rows, strict=True)
         ]
-        energies = np.array(values) * self.to_ev
+        energies = np.array(values) * self.units.to_ev
         require_finite(energies, key, rows, self.path)
         return energies
 
     def _forces(self, images: list[Atoms], rows: list[int]) -> list[FloatArray | None]:
-        key = self.request.forces_key or "forces"
-        if self.request.forces_key is None and not any(key in _entries(atoms) for atoms in images):
+        asked = self.request.forces_key or self.request.gradient_key
+        key = asked or "forces"
+        if asked is None and not any(key in _entries(atoms) for atoms in images):
             self._refuse_forces_by_another_name(images)
             return [None] * len(images)
-        self._require(images, rows, key, "forces")
+        kind = "forces" if self.request.gradient_key is None else "gradient"
+        self._require(images, rows, key, kind)
+        if self.units.note:
+            self.notes.append(self.units.note)
+        sign = 1.0 if kind == "forces" else -1.0
         forces: list[FloatArray | None] = []
         for atoms, row in zip(images, rows, strict=True):
             value = self._array(atoms, key, [(len(atoms), 3)], row)
             require_finite(value[None], key, [row], self.path)
-            forces.append(value * (self.to_ev / self.to_angstrom))
+            forces.append(sign * value * self.units.to_ev_per_angstrom)
         return forces
 
     def _refuse_forces_by_another_name(self, images: list[Atoms]) -> None:
-        names = {
-            name
-            for atoms in images
-            for name, array in atoms.arrays.items()
-            if "force" in name.lower() and array.shape == (len(atoms), 3)
-        }
+        names = self._others("forces", images)
         if names:
             raise DataError(
-                f"{self.path} has no 'forces', but arrays named {listing(sorted(names))}; "
-                "give forces_key to say which of them holds the forces."
+                f"{self.path} has no 'forces', but arrays named {listing(names)}; "
+                f"give {named_options('forces', names)} to say which of them holds the forces, "
+                "or the gradient of the energy."
             )
 
     def _stresses(self, images: list[Atoms], rows: list[int]) -> list[FloatArray | None]:
-        key = self.request.stress_key or "stress"
+        asked = self.request.stress_key or self.request.virial_key
+        key, kind = asked or "stress", "stress" if self.request.virial_key is None else "virial"
         stresses: list[FloatArray | None] = [None] * len(images)
         where = [k for k, atoms in enumerate(images) if atoms.pbc.all()]
-        if self.request.stress_key is None:
+        if asked is None:
             if not any(key in _entries(images[k]) for k in where):
                 return stresses
         elif not where:
             raise DataError(
-                f"{self.path}: stress_key='{key}' was given, but no frame is periodic in all "
-                "three directions; leave stress_key out."
+                f"{self.path}: {kind}_key='{key}' was given, but no frame is periodic in all "
+                f"three directions; leave {kind}_key out."
             )
-        self._require([images[k] for k in where], [rows[k] for k in where], key, "stress")
+        self._require([images[k] for k in where], [rows[k] for k in where], key, kind)
+        unit = self.units.to_ev_per_angstrom3(self.path, key) if kind == "stress" else 0.0
         for k in where:
             value = self._array(images[k], key, [(6,), (3, 3), (9,)], rows[k])
             require_finite(value[None], key, [rows[k]], self.path)
-            stresses[k] = self._voigt(value, key, rows[k]) * (self.to_ev / self.to_angstrom**3)
+            if kind == "virial":
+                unit = -self.units.to_ev / self._volume(images[k], rows[k])
+            stresses[k] = self._voigt(value, key, rows[k]) * unit
         return stresses
+
+    def _volume(self, atoms: Atoms, row: int) -> float:
+        volume = float(abs(np.linalg.det(atoms.cell.array))) * self.units.to_angstrom**3
+        if volume == 0.0:
+            raise DataError(
+                f"{self.path}: frame {row} is periodic but its cell {atoms.cell.array.tolist()} "
+                "has no volume, by which its virial could be divided; mend the cell."
+            )
+        return volume
 
     def _voigt(self, stress: FloatArray, key: str, row: int) -> FloatArray:
         if stress.shape == (6,):
@@ -169,14 +202,39 @@ class _Labels:
             )
         return np.array([0.5 * (full[a, b] + full[b, a]) for a, b in VOIGT])
 
+    def _others(self, kind: str, images: list[Atoms]) -> list[str]:
+        """Return the names in any frame that look like a label and are not what was read."""
+        used = {"energy", "forces", "stress", *vars(self.request).values()}
+        found = {name for a in images for name in look_alikes(kind, _entries(a), len(a))}
+        return sorted(found - used)
+
+    def _note_ignored(self, images: list[Atoms]) -> None:
+        for kind in ("energy", "forces", "stress"):
+            names = self._others(kind, images)
+            read = getattr(self.request, f"{kind}_key") or kind
+            if kind == "energy" and not _differ(images, read, "free_energy"):
+                names = [name for name in names if name != "free_energy"]
+            if kind == "stress":
+                images = [atoms for atoms in images if atoms.pbc.all()]
+                names = self._others(kind, images)
+            if names:
+                self.notes.append(
+                    f"{listing(names)} may hold {kind} too and "
+                    f"{'is' if len(names) == 1 else 'are'} not used; to use it, give "
+                    f"{named_options(kind, names)}."
+                )
+
     def _require(self, images: list[Atoms], rows: Sequence[object], key: str, kind: str) -> None:
         missing = [k for k, atoms in enumerate(images) if key not in _entries(atoms)]
         if missing:
             found = list(_entries(images[missing[0]]))
+            label = {"gradient": "forces", "virial": "stress"}.get(kind, kind)
+            names = self._others(label, [images[k] for k in missing])
+            option = named_options(label, names) if names else f"{kind}_key"
             raise DataError(
                 f"{self.path}: no {kind} '{key}' in {len(missing)} of {len(images)} frames, rows "
                 f"{listing([rows[k] for k in missing])}; the first of them has "
-                f"{listing(found, limit=20) or 'no keys'}. Give {kind}_key, or choose other rows."
+                f"{listing(found, limit=20) or 'no keys'}. Give {option}, or choose other rows."
                 + did_you_mean(key, found)
             )
 
@@ -204,40 +262,38 @@ class _Labels:
         return value.astype(np.float64)
 
 
-def _load(path: Path) -> list[Atoms]:
-    kind = ASE_FORMATS[path.suffix.lower()]
-    try:
-        if kind == "db":
-            return list(_from_database(path))
-        images = ase.io.read(path, index=":", format=kind)
-        frames = images if isinstance(images, list) else [images]
-    # ASE's parsers let through whatever a damaged file makes them stumble over.
-    except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as {kind} ({type(error).__name__}: {error}); "
-            "it may be truncated or another kind of file."
-        ) from error
-    if kind == "extxyz":
-        _require_whole_file(path, frames)
-    return frames
-
-
-def _from_database(path: Path) -> Iterable[Atoms]:
-    for row in ase.db.connect(path).select():
-        atoms = row.toatoms()
-        atoms.info.update(row.data)
-        atoms.info.update(row.key_value_pairs)
-        yield atoms
-
-
-def _require_whole_file(path: Path, frames: list[Atoms]) -> None:
-    """Refuse what ASE leaves out in silence: frames behind a blank line."""
-    lines = path.read_text(encoding="utf-8").rstrip().splitlines()
-    n_read = sum(len(atoms) + 2 for atoms in frames)
-    if n_read < len(lines) and not lines[n_read].strip():
-        raise DataError(
-            f"{path}: a blank line {n_read + 1} ends the file before its last frame; remove it."
+def _refuse_options_of_others(path: Path, kind: str, request: LabelRequest) -> None:
+    if request.positions_key is not None or request.numbers_key is not None:
+        raise ConfigError(
+            f"{path}: positions_key and numbers_key are for npz files; "
+            f"{path.suffix.lower()} files state positions and elements themselves."
         )
+    units = [name for name in UNIT_ENTRIES if getattr(request, name) is not None]
+    if kind in OUTPUT_FORMATS and units:
+        raise ConfigError(
+            f"{path}: ASE reads {OUTPUT_FORMATS[kind]} files in eV and Angstrom, whatever they "
+            f"print; leave {', '.join(units)} out."
+        )
+
+
+def _stated(images: list[Atoms], path: Path) -> dict[str, object]:
+    """Return the units that the frames' info states."""
+    stated: dict[str, object] = {}
+    names = {name for entries in UNIT_ENTRIES.values() for name in entries}
+    for row, atoms in enumerate(images):
+        for name in names & set(atoms.info):
+            value = str(atoms.info[name])
+            if stated.setdefault(name, value) != value:
+                raise DataError(
+                    f"{path}: {name} must be the same in all frames, found '{stated[name]}' "
+                    f"before and '{value}' in frame {row}; write one file per unit."
+                )
+    if stated and (without := [k for k, a in enumerate(images) if not set(stated) <= set(a.info)]):
+        raise DataError(
+            f"{path}: {', '.join(sorted(stated))} must stand in every frame or in none, missing "
+            f"in frames {listing(without)}."
+        )
+    return stated
 
 
 def _isolated_energies(isolated: list[Atoms], labels: _Labels) -> dict[int, float]:
@@ -256,7 +312,19 @@ def _isolated_energies(isolated: list[Atoms], labels: _Labels) -> dict[int, floa
 
 
 def _is_isolated(atoms: Atoms) -> bool:
-    return len(atoms) == 1 and atoms.info.get("config_type") == "IsolatedAtom"
+    kind = str(atoms.info.get("config_type", "")).lower()
+    return len(atoms) == 1 and kind.replace("_", "").replace("-", "") == "isolatedatom"
+
+
+def _differ(images: list[Atoms], one: str, other: str) -> bool:
+    """Tell whether two energies differ by what matters, 1 meV per atom."""
+    for atoms in images:
+        entries = _entries(atoms)
+        if one in entries and other in entries:
+            difference = np.asarray(entries[one], float) - np.asarray(entries[other], float)
+            if abs(difference).max() > 1e-3 * len(atoms):
+                return True
+    return False
 
 
 def _entries(atoms: Atoms) -> dict[str, object]:

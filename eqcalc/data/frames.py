@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from eqcalc.errors import DataError, listing
-from eqcalc.units import energy_unit, length_unit
+from eqcalc.data.label_names import is_gradient_name, is_virial_name
+from eqcalc.errors import ConfigError, DataError, listing
+from eqcalc.units import energy_unit, force_unit, length_unit, stress_unit
 
-__all__ = ["Dataset", "LabelRequest", "LabelledFrame", "require_finite"]
+__all__ = ["DataFile", "Dataset", "LabelRequest", "LabelledFrame", "Origin", "require_finite"]
 
 FloatArray = NDArray[np.float64]
+
+
+class Origin(NamedTuple):
+    """Where a frame stands: a file, and its number among that file's frames, from 0."""
+
+    path: Path
+    row: int
+
+    def __str__(self) -> str:
+        return f"frame {self.row} of {self.path.name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +39,7 @@ class LabelledFrame:
     forces : (n_atoms, 3), eV/Å, or None
     stress : (6,), eV/Å³, ASE's sign and Voigt order xx yy zz yz xz xy, or None
     group : what frames belong together by, such as the name of a trajectory; None alone
+    origin : file and number of the frame; None for one that no file holds
     """
 
     atoms: Atoms
@@ -34,19 +47,21 @@ class LabelledFrame:
     forces: FloatArray | None = None
     stress: FloatArray | None = None
     group: str | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The labelled frames of one file.
+    """The labelled frames of one file, or of several in their order.
 
     frames : the training frames, in the order of the requested rows
     isolated_atoms : atomic number -> energy in eV of the frames that hold one
         atom and say ``config_type=IsolatedAtom``
-    source : name of the file
-    units : the units that stood in the file, before conversion to eV and Å
-    rows : numbers of the frames among those of the file
-    n_rows : how many the file has
+    source : names of the files
+    units : the units that stood in the files, before conversion to eV and Å
+    rows : numbers of the frames among all of the files', counted through in the files' order
+    n_rows : how many the files have
+    notes : what was left out, decided or found odd while reading, each a sentence
     """
 
     frames: list[LabelledFrame]
@@ -55,6 +70,7 @@ class Dataset:
     units: str = "eV, Angstrom"
     rows: list[int] = field(default_factory=list)
     n_rows: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -73,25 +89,68 @@ class Dataset:
         return sorted({int(z) for frame in self.frames for z in frame.atoms.numbers})
 
 
+class DataFile(NamedTuple):
+    """An open file: how many frames it has, and what reads those of some numbers."""
+
+    n_rows: int
+    read: Callable[[list[int]], Dataset]
+
+
 @dataclass(frozen=True)
 class LabelRequest:
     """What the user said about keys and units; None leaves it to the format."""
 
     energy_key: str | None = None
     forces_key: str | None = None
+    gradient_key: str | None = None
     stress_key: str | None = None
+    virial_key: str | None = None
     positions_key: str | None = None
     numbers_key: str | None = None
     group_key: str | None = None
     energy_unit: str | None = None
     length_unit: str | None = None
+    forces_unit: str | None = None
+    stress_unit: str | None = None
 
     def __post_init__(self) -> None:
         # An unknown unit is the user's mistake: say so before a file is opened.
-        if self.energy_unit is not None:
-            energy_unit(self.energy_unit)
-        if self.length_unit is not None:
-            length_unit(self.length_unit)
+        for name, value in (
+            ("energy_unit", energy_unit),
+            ("length_unit", length_unit),
+            ("forces_unit", force_unit),
+            ("stress_unit", stress_unit),
+        ):
+            unit = getattr(self, name)
+            if unit is not None:
+                value(unit)
+        for one, other in (("forces_key", "gradient_key"), ("stress_key", "virial_key")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ConfigError(
+                    f"{one} and {other} name the same label, found "
+                    f"'{getattr(self, one)}' and '{getattr(self, other)}'; give one of them."
+                )
+        if self.forces_key is not None and is_gradient_name(self.forces_key):
+            raise ConfigError(
+                f"forces_key='{self.forces_key}' names a gradient, which has the other sign; give "
+                f"gradient_key = '{self.forces_key}', and forces are its negative."
+            )
+        if self.stress_key is not None and is_virial_name(self.stress_key):
+            raise ConfigError(
+                f"stress_key='{self.stress_key}' names a virial, which has the other sign and is "
+                f"not divided by the volume; give virial_key = '{self.stress_key}', and the stress "
+                "is -virial/volume."
+            )
+        if self.virial_key is not None and "stress" in self.virial_key.lower():
+            raise ConfigError(
+                f"virial_key='{self.virial_key}' names a stress, which would be divided by the "
+                f"volume and change its sign; give stress_key = '{self.virial_key}'."
+            )
+        if self.virial_key is not None and self.stress_unit is not None:
+            raise ConfigError(
+                "stress_unit is of a stress, and a virial is in the unit of the energy; leave "
+                "stress_unit out, or give stress_key."
+            )
 
 
 def require_finite(values: FloatArray, key: str, rows: Sequence[object], path: Path) -> None:

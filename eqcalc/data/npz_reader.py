@@ -8,20 +8,21 @@ rMD17      nuclear_charges, coords  energies, forces, or       kcal/mol, Å
 MD17       z, R                     E, F                       kcal/mol, Å
 sGDML      z, R                     E, F                       e_unit, r_unit in the file,
                                                                else asked for
-any other  numbers_key,             energy_key, forces_key     energy_unit, length_unit
-           positions_key
+any other  numbers_key,             energy_key, forces_key     energy_unit, length_unit,
+           positions_key            or gradient_key            forces_unit
 =========  =======================  =========================  ==========================
 
 Shapes in the file: numbers (n_atoms,), positions and forces (n_rows, n_atoms, 3),
 energies (n_rows,) or (n_rows, 1). A layout is recognised by its whole set of keys;
-nothing is unpickled, and only the entries that are needed are read.
+nothing is unpickled, and only the entries that are needed are read. Any layout may state
+its units in entries such as ``e_unit``, ``r_unit`` and ``f_unit``.
 """
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,24 @@ from ase import Atoms
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from eqcalc.data.frames import Dataset, FloatArray, LabelledFrame, LabelRequest, require_finite
-from eqcalc.data.rows import Rows, parse_rows
+from eqcalc.data.file_units import UNIT_ENTRIES, FileUnits, file_units, obey_stated_units
+from eqcalc.data.frames import (
+    DataFile,
+    Dataset,
+    FloatArray,
+    LabelledFrame,
+    LabelRequest,
+    Origin,
+    require_finite,
+)
+from eqcalc.data.label_names import named_options, names_like
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
-from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS, energy_unit, length_unit
+from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS, energy_unit, force_unit, length_unit
 
-__all__ = ["read_npz"]
+__all__ = ["open_npz"]
+
+_UNITS = frozenset(name for names in UNIT_ENTRIES.values() for name in names)
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class _Layout:
         return [self.numbers, self.positions, *map(str, self.labels[0])]
 
     def fits(self, keys: set[str]) -> bool:
-        return set(self.needed) <= keys <= self.also.union(self.needed)
+        return set(self.needed) <= keys <= self.also.union(self.needed, _UNITS)
 
 
 _RMD17 = _Layout(
@@ -83,8 +95,6 @@ _SGDML = _Layout(
     _MD17.also
     | {
         "code_version",
-        "r_unit",
-        "e_unit",
         "E_min",
         "E_max",
         "E_mean",
@@ -103,19 +113,25 @@ _LAYOUTS = (_RMD17, _MD17, _SGDML)
 _PERIODIC_KEYS = {"cell", "cells", "lattice", "pbc", "box"}
 
 
-def read_npz(path: Path, rows: Rows, request: LabelRequest) -> Dataset:
-    """Read one npz file; see the module for the layouts.
+def open_npz(path: Path, request: LabelRequest) -> DataFile:
+    """Open one npz file; see the module for the layouts.
 
     Raises
     ------
-    ConfigError : ``rows`` is malformed, or a stress is asked for.
+    ConfigError : a stress, a virial or groups are asked for.
     DataError : the file is damaged, or its keys, shapes, units or values are
         not what the layout or the request says.
     """
-    if request.stress_key is not None:
+    for option in ("stress_key", "virial_key"):
+        if getattr(request, option) is not None:
+            raise ConfigError(
+                f"{path}: {option}='{getattr(request, option)}' is not supported for npz files; "
+                "write the data as extxyz, which states cell and stress."
+            )
+    if request.group_key is not None:
         raise ConfigError(
-            f"{path}: stress_key='{request.stress_key}' is not supported for npz files; "
-            "write the data as extxyz, which states cell and stress."
+            f"{path}: group_key='{request.group_key}' names an entry of a frame's info, which npz "
+            "files do not have; leave it out."
         )
     # np.load leaves a file that it opened itself open when the archive is damaged.
     with path.open("rb") as stream:
@@ -128,36 +144,38 @@ def read_npz(path: Path, rows: Rows, request: LabelRequest) -> Dataset:
             ) from error
         if not isinstance(file, NpzFile):
             raise DataError(f"{path} holds a single array, not an npz archive of named arrays.")
-        return _read_archive(file, path, rows, request)
+        return _open_archive(file, path, request)
 
 
-def _read_archive(file: NpzFile, path: Path, rows: Rows, request: LabelRequest) -> Dataset:
+def _open_archive(file: NpzFile, path: Path, request: LabelRequest) -> DataFile:
     layout = _find_layout(file, path, request)
     energy_key, forces_key = _label_keys(layout, file, path, request)
-    units = (
-        _unit("energy", "e_unit", layout, file, path, request.energy_unit),
-        _unit("length", "r_unit", layout, file, path, request.length_unit),
-    )
-    to_ev, to_angstrom = energy_unit(units[0]), length_unit(units[1])
+    units = _units(layout, file, path, request)
     numbers, positions, energies, forces = _arrays(file, path, layout, energy_key, forces_key)
     n_rows = len(positions)
-    chosen = parse_rows(rows, n_rows)
-    positions = positions[chosen] * to_angstrom
-    energies = energies[chosen] * to_ev
-    require_finite(positions, layout.positions, chosen, path)
-    require_finite(energies, energy_key, chosen, path)
-    if forces is not None and forces_key is not None:
-        forces = forces[chosen] * (to_ev / to_angstrom)
-        require_finite(forces, forces_key, chosen, path)
-    frames = [
-        LabelledFrame(
-            Atoms(numbers, positions[k]),
-            float(energies[k]),
-            None if forces is None else forces[k],
-        )
-        for k in range(len(chosen))
-    ]
-    return Dataset(frames, source=path.name, units=", ".join(units), rows=chosen, n_rows=n_rows)
+    sign = 1.0 if request.gradient_key is None else -1.0
+
+    def read(rows: list[int]) -> Dataset:
+        where, labels = positions[rows] * units.to_angstrom, energies[rows] * units.to_ev
+        require_finite(where, layout.positions, rows, path)
+        require_finite(labels, energy_key, rows, path)
+        vectors = None
+        if forces is not None and forces_key is not None:
+            vectors = sign * forces[rows] * units.to_ev_per_angstrom
+            require_finite(vectors, forces_key, rows, path)
+        frames = [
+            LabelledFrame(
+                Atoms(numbers, where[k]),
+                float(labels[k]),
+                None if vectors is None else vectors[k],
+                origin=Origin(path, row),
+            )
+            for k, row in enumerate(rows)
+        ]
+        notes = [f"{path.name}: {units.note}"] if units.note and vectors is not None else []
+        return Dataset(frames, {}, path.name, str(units), rows, n_rows, notes)
+
+    return DataFile(n_rows, read)
 
 
 def _find_layout(file: NpzFile, path: Path, request: LabelRequest) -> _Layout:
@@ -178,11 +196,18 @@ def _find_layout(file: NpzFile, path: Path, request: LabelRequest) -> _Layout:
         known = "; ".join(f"{layout.name} ({', '.join(layout.needed)})" for layout in _LAYOUTS)
         raise DataError(
             f"{found}, which is none of the known sets: {known}. For other files give "
-            "energy_key, forces_key, energy_unit and length_unit, and numbers_key and "
-            "positions_key where they are named otherwise."
+            "energy_key, forces_key (or gradient_key), energy_unit and length_unit, and "
+            "numbers_key and positions_key where they are named otherwise."
+        )
+    forces_key = request.forces_key or request.gradient_key
+    others = names_like("forces", keys - {numbers, positions})
+    if forces_key is None and others:
+        raise DataError(
+            f"{path} holds {listing(others)}, which may be forces; give "
+            f"{named_options('forces', others)}, or leave them out of the file."
         )
     # One "pair" whose forces may be missing: energies alone can be asked for.
-    pair = (request.energy_key, request.forces_key)
+    pair = (request.energy_key, forces_key)
     return _Layout("explicit", numbers, positions, (pair,), frozenset(), None)
 
 
@@ -203,7 +228,8 @@ def _label_keys(
 ) -> tuple[str, str | None]:
     found = {*file.files, None}
     pairs = [pair for pair in layout.labels if found.issuperset(pair)] or list(layout.labels)
-    asked = (request.energy_key or pairs[0][0], request.forces_key or pairs[0][1])
+    asked_forces = request.forces_key or request.gradient_key
+    asked = (request.energy_key or pairs[0][0], asked_forces or pairs[0][1])
     if asked not in pairs:
         known = [str(key) for pair in pairs for key in pair]
         unknown = [key for key in asked if key not in known]
@@ -215,29 +241,48 @@ def _label_keys(
     return asked
 
 
+def _units(layout: _Layout, file: NpzFile, path: Path, request: LabelRequest) -> FileUnits:
+    entries = {name: _text(file, name, path) for name in sorted(_UNITS & set(file.files))}
+    asked = request if layout.units is None else replace(request, forces_unit=None)
+    stated = obey_stated_units(entries, asked, path)
+    energy = _unit("energy", 0, layout, stated.energy_unit, "e_unit", entries, path)
+    length = _unit("length", 1, layout, stated.length_unit, "r_unit", entries, path)
+    plain = f"{energy}/{length}"
+    # sGDML's forces are in e_unit/r_unit where it states them, as MD17's are in their layout's.
+    own = layout is _SGDML and {"e_unit", "r_unit"} <= set(entries)
+    asked_forces = request.forces_unit
+    known = layout.units is not None and asked_forces is not None
+    if known and force_unit(str(asked_forces)) != force_unit(plain):
+        raise DataError(
+            f"{path}: forces_unit='{asked_forces}' contradicts the file: in {layout.name} files "
+            f"forces are in {plain}. Leave forces_unit out."
+        )
+    return file_units(energy, length, stated, as_stated=own or layout.units is not None)
+
+
 def _unit(
-    kind: str, key: str, layout: _Layout, file: NpzFile, path: Path, asked: str | None
+    kind: str,
+    place: int,
+    layout: _Layout,
+    asked: str | None,
+    key: str,
+    entries: dict[str, str],
+    path: Path,
 ) -> str:
     table, value = (ENERGY_UNITS, energy_unit) if kind == "energy" else (LENGTH_UNITS, length_unit)
-    if key in file.files:
-        stated, origin = _text(file, key, path), f"its entry {key} says"
-    elif layout.units is not None:
-        stated = layout.units[0 if kind == "energy" else 1]
-        origin = f"its keys are {layout.name}'s, which is in"
-    elif asked is not None:
+    if layout.units is None or set(UNIT_ENTRIES[f"{kind}_unit"]) & set(entries):
+        if asked is None:
+            raise DataError(
+                f"{path} does not state its {kind} unit; give {kind}_unit, one of "
+                f"{', '.join(table)}."
+            )
         return asked
-    else:
+    stated = layout.units[place]
+    if asked is not None and value(asked) != value(stated):
         raise DataError(
-            f"{path} does not state its {kind} unit; give {kind}_unit, one of {', '.join(table)}."
-        )
-    try:
-        factor = value(stated)
-    except ConfigError as error:
-        raise DataError(f"{path}: entry {key}: {error} Correct this entry.") from error
-    if asked is not None and value(asked) != factor:
-        raise DataError(
-            f"{path}: {kind}_unit='{asked}' contradicts the file: {origin} '{stated}'. Leave "
-            f"{kind}_unit out, or write an entry {key} into the file if it truly differs."
+            f"{path}: {kind}_unit='{asked}' contradicts the file: its keys are {layout.name}'s, "
+            f"which is in '{stated}'. Leave {kind}_unit out, or write an entry {key} into the "
+            "file if it truly differs."
         )
     return stated
 

@@ -1,59 +1,76 @@
-"""Read a file of labelled structures into a :class:`Dataset`, in eV and Å.
+"""Read files of labelled structures into a :class:`Dataset`, in eV and Å.
 
-The suffix chooses the reader: ``.npz`` (rMD17, MD17, sGDML), ``.xyz`` and
-``.extxyz``, ``.traj``, and ASE's data bases ``.db`` and ``.json``.
+The name chooses the reader: ``.npz`` (rMD17, MD17, sGDML), ``.xyz`` and ``.extxyz``,
+``.traj``, ASE's data bases ``.db`` and ``.json``, and what codes print (OUTCAR,
+vasprun.xml, ...). Text files may be compressed.
 """
 
 from __future__ import annotations
 
-import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from eqcalc.data.ase_reader import ASE_FORMATS, read_with_ase
+from eqcalc.data.ase_reader import open_with_ase
+from eqcalc.data.data_files import DataPath, find_files
 from eqcalc.data.frames import Dataset, LabelledFrame, LabelRequest
-from eqcalc.data.npz_reader import read_npz
+from eqcalc.data.npz_reader import open_npz
+from eqcalc.data.plausibility import find_implausible
 from eqcalc.data.rows import Rows, parse_rows
-from eqcalc.errors import ConfigError, DataError, did_you_mean
+from eqcalc.errors import DataError, DataWarning, listing
 
 __all__ = ["Dataset", "LabelledFrame", "parse_rows", "read_dataset"]
 
 
 def read_dataset(
-    path: str | os.PathLike[str],
+    path: DataPath,
     *,
     rows: Rows = None,
     energy_key: str | None = None,
     forces_key: str | None = None,
+    gradient_key: str | None = None,
     stress_key: str | None = None,
+    virial_key: str | None = None,
     energy_unit: str | None = None,
     length_unit: str | None = None,
+    forces_unit: str | None = None,
+    stress_unit: str | None = None,
     positions_key: str | None = None,
     numbers_key: str | None = None,
     group_key: str | None = None,
     exclude_isolated: bool = True,
+    trust_data: bool = False,
 ) -> Dataset:
     """Read labelled frames and convert them to eV and Å.
 
     Parameters
     ----------
-    path : an .npz, .xyz, .extxyz, .traj, .db or .json (ASE data base) file
-    rows : which frames, see :func:`parse_rows`; None for all. Isolated atoms are
-        not counted as long as ``exclude_isolated`` holds
+    path : a file, a pattern such as ``"runs/*/OUTCAR"``, or a list of both
+    rows : which frames, see :func:`parse_rows`; None for all. They are numbers of the file's
+        frames, isolated atoms included; those of several files count through in their order
     energy_key, forces_key, stress_key : names of the labels; by default those of
         the recognised npz layout, or ``energy``, ``forces`` and ``stress``.
         Forces and stress under their default names may be absent; a name that
         is given must be there. The stress has ASE's sign, as (6,), (9,) or (3, 3)
+    gradient_key : in place of forces_key, dE/dx; forces are its negative
+    virial_key : in place of stress_key, a virial in the unit of the energy, in the same
+        shapes; the stress is -virial/volume
     energy_unit, length_unit : units of the file where it does not state them;
         they are refused where they contradict it. See :mod:`eqcalc.units`
+    forces_unit : by default energy/length, but Hartree/Bohr beside energies in Hartree and
+        Rydberg/Bohr beside Rydberg, whatever the unit of length
+    stress_unit : by default energy/length³
     positions_key, numbers_key : npz files of no known layout only
     group_key : entry of a frame's info that says which frames belong together, such as
         ``config_type``; not for npz files
     exclude_isolated : leave frames of one atom with ``config_type=IsolatedAtom``
         out of the training frames; their energies are in ``isolated_atoms`` either way
+    trust_data : take frames that would be refused as implausible
 
     Returns
     -------
-    dataset : frames in the order of ``rows``, and the isolated atoms of the whole file
+    dataset : frames in the order of ``rows``, and the isolated atoms of the whole files
 
     Raises
     ------
@@ -61,42 +78,83 @@ def read_dataset(
         does not have.
     DataError : a file that is missing, damaged or of an unknown kind, or whose
         keys, units, shapes or values are not what was expected.
+
+    Warns
+    -----
+    DataWarning : for each of the data set's ``notes``.
     """
-    path = Path(path)
     request = LabelRequest(
         energy_key=energy_key,
         forces_key=forces_key,
+        gradient_key=gradient_key,
         stress_key=stress_key,
+        virial_key=virial_key,
         positions_key=positions_key,
         numbers_key=numbers_key,
         group_key=group_key,
         energy_unit=energy_unit,
         length_unit=length_unit,
+        forces_unit=forces_unit,
+        stress_unit=stress_unit,
     )
-    suffix = path.suffix.lower()
-    known = [".npz", *ASE_FORMATS]
-    if suffix not in known:
+    dataset = _read(find_files(path), rows, request, exclude_isolated)
+    if rows is not None and not dataset.frames:
         raise DataError(
-            f"data file {path} has the suffix '{suffix}'; known are {', '.join(known)}."
-            + did_you_mean(suffix, known)
+            f"rows '{rows}' of {dataset.source} select nothing but isolated atoms, which are left "
+            "out; choose other rows."
         )
-    if not path.is_file():
-        raise DataError(f"data file {path} does not exist or is not a file.")
-    if suffix == ".npz":
-        if group_key is not None:
-            raise ConfigError(
-                f"{path}: group_key='{group_key}' names an entry of a frame's info, which npz "
-                "files do not have; leave it out."
-            )
-        return read_npz(path, rows, request)
-    if positions_key is not None or numbers_key is not None:
-        raise ConfigError(
-            f"{path}: positions_key and numbers_key are for npz files; "
-            f"{suffix} files state positions and elements themselves."
+    found = find_implausible(dataset.frames)
+    if found.refused and not trust_data:
+        raise DataError(
+            f"{dataset.source}: " + "; ".join(found.refused) + ". Mend or leave out the frames, "
+            "or say trust_data = true to take them as they are."
         )
-    if stress_key is not None and "virial" in stress_key.lower():
-        raise ConfigError(
-            f"{path}: stress_key='{stress_key}' names a virial, which has the other sign and is "
-            "not divided by the volume; write stress = -virial/volume into the file."
-        )
-    return read_with_ase(path, rows, request, exclude_isolated=exclude_isolated)
+    odd = [f"{dataset.source}: {sentence}." for sentence in (*found.odd, *found.refused)]
+    dataset = replace(dataset, notes=[*dataset.notes, *odd])
+    for note in dataset.notes:
+        warnings.warn(note, DataWarning, stacklevel=2)
+    return dataset
+
+
+def _read(
+    files: Sequence[Path], rows: Rows, request: LabelRequest, exclude_isolated: bool
+) -> Dataset:
+    opened = [
+        open_npz(file, request)
+        if file.suffix.lower() == ".npz"
+        else open_with_ase(file, request, exclude_isolated=exclude_isolated)
+        for file in files
+    ]
+    n_rows = sum(file.n_rows for file in opened)
+    asked = parse_rows(rows, n_rows)
+    parts, first = [], 0
+    for file in opened:
+        here = [row - first for row in asked if first <= row < first + file.n_rows]
+        part = file.read(here)  # of a file without chosen rows still its isolated atoms
+        parts.append(replace(part, rows=[row + first for row in part.rows]))
+        first += file.n_rows
+    return parts[0] if len(parts) == 1 else _joined(parts, asked, n_rows)
+
+
+def _joined(parts: Sequence[Dataset], asked: Sequence[int], n_rows: int) -> Dataset:
+    """Return the data sets of several files as one, frames in the order that was asked for."""
+    isolated: dict[int, float] = {}
+    for part in parts:
+        for number, energy in part.isolated_atoms.items():
+            if isolated.setdefault(number, energy) != energy:
+                raise DataError(
+                    f"isolated atoms of atomic number {number} disagree between files, found "
+                    f"{isolated[number]} and {energy} eV (in {part.source}); keep one."
+                )
+    by_row = {row: frame for p in parts for row, frame in zip(p.rows, p.frames, strict=True)}
+    rows = [row for row in asked if row in by_row]
+    units = {part.units: part.source for part in parts if part.frames}
+    return Dataset(
+        [by_row[row] for row in rows],
+        isolated,
+        listing([part.source for part in parts], limit=3),
+        "; ".join(units) if len(units) < 2 else "; ".join(f"{s}: {u}" for u, s in units.items()),
+        rows,
+        n_rows,
+        [note for part in parts for note in part.notes],
+    )

@@ -41,34 +41,41 @@ _TYPE_NAMES: dict[Any, str] = {
 class DataOptions:
     """Section ``[data]``: what to train on.
 
-    path, validation_path : data files; without the second, ``validation_rows``
-        come from the first
+    path, validation_path, test_path : a data file each, a pattern such as "runs/*.xyz", or a
+        list of both; without validation_path, ``validation_rows`` come from ``path``
     validation_fraction : in place of both, frames of ``path`` drawn at random by the seed
     group_key : entry of a frame's info, such as ``config_type``; frames of one value are
         trained on together or validated on together
     test_path, test_rows : what ``eqcalc export`` judges the model on for its card;
         without test_path the rows come from ``path``
-    train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices
-    energy_key, forces_key, stress_key, positions_key, numbers_key, energy_unit,
-        length_unit : see the readers
+    train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices; they
+        count the frames of the files, isolated atoms included
+    energy_key, forces_key, gradient_key, stress_key, virial_key, positions_key, numbers_key,
+        energy_unit, length_unit, forces_unit, stress_unit, trust_data : see
+        :func:`eqcalc.data.read_dataset`
     reference_energies : "least_squares", "isolated_atoms", or symbol -> eV
     """
 
-    path: str
+    path: Union[str, tuple[str, ...]]
     train_rows: Optional[str] = None
-    validation_path: Optional[str] = None
+    validation_path: Union[str, tuple[str, ...], None] = None
     validation_rows: Optional[str] = None
     validation_fraction: Optional[float] = None
     group_key: Optional[str] = None
-    test_path: Optional[str] = None
+    test_path: Union[str, tuple[str, ...], None] = None
     test_rows: Optional[str] = None
     energy_key: Optional[str] = None
     forces_key: Optional[str] = None
+    gradient_key: Optional[str] = None
     stress_key: Optional[str] = None
+    virial_key: Optional[str] = None
     positions_key: Optional[str] = None
     numbers_key: Optional[str] = None
     energy_unit: Optional[str] = None
     length_unit: Optional[str] = None
+    forces_unit: Optional[str] = None
+    stress_unit: Optional[str] = None
+    trust_data: bool = False
     reference_energies: Union[str, Mapping[Any, float]] = "least_squares"
 
     @property
@@ -84,6 +91,14 @@ class DataOptions:
                     raise ConfigError(
                         f"the reference energy of {element} must be a number, found {energy!r}."
                     )
+        for name in ("path", "validation_path", "test_path"):
+            paths = getattr(self, name)
+            if not isinstance(paths, (str, type(None))) and (
+                not paths or not all(isinstance(one, str) for one in paths)
+            ):
+                raise ConfigError(
+                    f"{name} in [data] must be a string or an array of strings, found {paths!r}."
+                )
         named = self.validation_path is not None or self.validation_rows is not None
         if self.validation_fraction is None and not named:
             raise ConfigError(
@@ -229,6 +244,10 @@ class TrainingConfig:
     def resolve(self, path: str) -> Path:
         """Return a path of the file as seen from here."""
         return self.folder / Path(path).expanduser()
+
+    def resolve_data(self, path: Union[str, tuple[str, ...]]) -> list[Path]:
+        """Return files and patterns of ``[data]`` as seen from here."""
+        return [self.resolve(one) for one in ([path] if isinstance(path, str) else path)]
 
 
 def read_config(path: Path, folder: Optional[Path] = None) -> TrainingConfig:

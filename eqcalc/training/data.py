@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional, Union
 
-from eqcalc.data import Dataset, parse_rows, random_split, read_dataset
+from ase.data import chemical_symbols
+
+from eqcalc.data import Dataset, LabelledFrame, random_split, read_dataset
+from eqcalc.data.duplicates import shared_structures
+from eqcalc.data.plausibility import energy_findings
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.training.config import TrainingConfig
 
-__all__ = ["TrainingData", "label_options", "read_training_data", "refuse_unfit_data", "rows_of"]
+__all__ = ["TrainingData", "about_data", "read_training_data", "refuse_unfit_data"]
 
 
 class TrainingData(NamedTuple):
-    """Training and validation frames of a configuration."""
+    """Training and validation frames of a configuration, and test frames where it names some."""
 
     train: Dataset
     validation: Dataset
+    test: Optional[Dataset] = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, decided or found odd while reading, each once."""
+        named = [dataset for dataset in self if dataset is not None]
+        return list(dict.fromkeys(note for dataset in named for note in dataset.notes))
 
 
 def read_training_data(config: TrainingConfig) -> TrainingData:
@@ -26,101 +38,188 @@ def read_training_data(config: TrainingConfig) -> TrainingData:
     DataError : a file, key, unit or row is not what was expected.
     """
     options = config.data
-    labels = label_options(config)
-    path = config.resolve(options.path)
+    test = None
+    if options.test_path is not None or options.test_rows is not None:
+        test = _read(config, options.test_path or options.path, options.test_rows)
     if options.validation_fraction is not None:
-        rows = rows_of(config, options.train_rows)
-        whole = read_dataset(path, rows=rows, group_key=options.group_key, **labels)
+        whole = _read(config, options.path, options.train_rows, group_key=options.group_key)
         groups = [frame.group for frame in whole.frames]
         train, aside = random_split(groups, options.validation_fraction, config.seed)
-        return TrainingData(whole.subset(train), whole.subset(aside))
-    validation = config.resolve(options.validation_path) if options.validation_path else path
+        return TrainingData(whole.subset(train), whole.subset(aside), test)
     return TrainingData(
-        read_dataset(path, rows=rows_of(config, options.train_rows), **labels),
-        read_dataset(validation, rows=rows_of(config, options.validation_rows), **labels),
+        _read(config, options.path, options.train_rows),
+        _read(config, options.validation_path or options.path, options.validation_rows),
+        test,
     )
 
 
-def label_options(config: TrainingConfig) -> dict[str, Any]:
+def _read(
+    config: TrainingConfig,
+    path: Union[str, tuple[str, ...]],
+    rows: Optional[str],
+    **options: Any,
+) -> Dataset:
+    files = config.resolve_data(path)
+    return read_dataset(files, rows=_rows_of(config, rows), **_label_options(config), **options)
+
+
+def _label_options(config: TrainingConfig) -> dict[str, Any]:
     """Return the keys and units of a configuration as ``read_dataset`` takes them."""
     names = (
         "energy_key",
         "forces_key",
+        "gradient_key",
         "stress_key",
+        "virial_key",
         "positions_key",
         "numbers_key",
         "energy_unit",
         "length_unit",
+        "forces_unit",
+        "stress_unit",
+        "trust_data",
     )
     return {name: getattr(config.data, name) for name in names}
 
 
-def rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
+def _rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
     """Return rows as ``read_dataset`` takes them: a csv is relative to the file."""
     if rows is not None and rows.endswith(".csv"):
         return str(config.resolve(rows))
     return rows
 
 
-def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> None:
-    """Check that the frames can be trained and validated on.
+def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
+    """Check that the frames can be trained, validated and judged on; return what is odd.
 
     Raises
     ------
     ConfigError : a row is both trained on and validated on, or judged by the test.
-    DataError : a frame lacks a label that the loss needs.
+    DataError : a frame lacks a label that the loss needs, an element is not trained on, every
+        frame of validation or test is trained on, or an energy is far from all others.
     """
-    _refuse_shared_rows(config, data)
-    _refuse_test_rows(config, data)
+    _refuse_shared_rows(data)
     _refuse_missing_labels(config, data)
+    _refuse_new_elements(data)
+    return _refuse_shared_structures(config, data) + _refuse_outliers(config, data)
 
 
-def _refuse_shared_rows(config: TrainingConfig, data: TrainingData) -> None:
-    options = config.data
-    path = config.resolve(options.path)
-    other = config.resolve(options.validation_path or options.path)
-    if path.resolve() != other.resolve():
-        return
-    shared = sorted(set(data.train.rows) & set(data.validation.rows))
+def about_data(data: TrainingData, odd: Sequence[str]) -> dict[str, Any]:
+    """Return what a run's manifest says of its data; ``odd`` are notes beside those of reading."""
+    roles = {"training": data.train, "validation": data.validation, "test": data.test}
+    content: dict[str, Any] = {
+        role: {"source": found.source, "frames": len(found), "units": found.units}
+        for role, found in roles.items()
+        if found is not None
+    }
+    return {**content, "notes": [*data.notes, *odd]}
+
+
+def _refuse_shared_rows(data: TrainingData) -> None:
+    """Refuse frames of one file with two roles: an error on them means nothing."""
+    trained, validated = _origins(data.train), _origins(data.validation)
+    shared = sorted(trained & validated)
     if shared:
         raise ConfigError(
-            f"training and validation rows of {path.name} must not overlap, found in both: "
-            f"{listing(shared)}; change train_rows or validation_rows."
+            f"training and validation rows of {_files(shared)} must not overlap, found in both: "
+            f"{listing([row for _, row in shared])}; change train_rows or validation_rows."
+        )
+    seen = sorted((trained | validated) & _origins(data.test))
+    if seen:
+        raise ConfigError(
+            f"test rows of {_files(seen)} must not be trained or validated on, found {len(seen)} "
+            f"that are: {listing([row for _, row in seen])}; change test_rows, or set them apart "
+            "by train_rows."
         )
 
 
-def _refuse_test_rows(config: TrainingConfig, data: TrainingData) -> None:
-    """Refuse test rows that were trained or validated on: an error on them means nothing."""
-    options = config.data
-    if options.test_path is None and options.test_rows is None:
-        return
-    test = config.resolve(options.test_path or options.path).resolve()
-    seen: set[int] = set()
-    for path, dataset in (
-        (options.path, data.train),
-        (options.validation_path or options.path, data.validation),
-    ):
-        if config.resolve(path).resolve() == test:
-            seen |= set(dataset.rows)
-    if not seen:
-        return
-    n_rows = max(data.train.n_rows, data.validation.n_rows)
-    shared = sorted(seen & set(parse_rows(rows_of(config, options.test_rows), n_rows)))
-    if shared:
-        raise ConfigError(
-            f"test rows of {test.name} must not be trained or validated on, found {len(shared)} "
-            f"that are: {listing(shared)}; change test_rows, or set them apart by train_rows."
-        )
+def _origins(dataset: Optional[Dataset]) -> set[tuple[str, int]]:
+    frames = [] if dataset is None else dataset.frames
+    origins = [frame.origin for frame in frames if frame.origin is not None]
+    return {(str(origin.path.resolve()), origin.row) for origin in origins}
+
+
+def _files(origins: Sequence[tuple[str, int]]) -> str:
+    return listing(sorted({path.rpartition("/")[2] for path, _ in origins}))
 
 
 def _refuse_missing_labels(config: TrainingConfig, data: TrainingData) -> None:
-    needed = ["forces"] + ["stress"] * (config.training.stress_weight > 0)
-    for dataset in data:
-        for name in needed:
-            missing = [k for k, f in enumerate(dataset.frames) if getattr(f, name) is None]
-            if missing:
+    for dataset in (data.train, data.validation):
+        missing = [frame for frame in dataset.frames if frame.forces is None]
+        if missing:
+            raise DataError(
+                f"every frame needs forces, found none in {_named(missing)} of {dataset.source}."
+            )
+        if config.training.stress_weight == 0:
+            continue
+        # A periodic frame without stress is refused by the reader where any other has one.
+        if all(frame.stress is None for frame in dataset.frames):
+            looks_like = [note for note in dataset.notes if "may hold stress" in note]
+            raise DataError(
+                f"every periodic frame needs stress where stress_weight > 0, found none in "
+                f"{_named(dataset.frames)} of {dataset.source}. Give stress_key or virial_key, or "
+                f"set stress_weight = 0.{''.join(' ' + note for note in looks_like)}"
+            )
+        bare = [f for f in dataset.frames if f.stress is None and f.atoms.pbc.all()]
+        if bare:
+            raise DataError(
+                f"every periodic frame needs stress where stress_weight > 0, found none in "
+                f"{_named(bare)} of {dataset.source}. Or set stress_weight = 0."
+            )
+
+
+def _refuse_new_elements(data: TrainingData) -> None:
+    known = set(data.train.elements)
+    for name, dataset in (("validation", data.validation), ("test", data.test)):
+        if dataset is None:
+            continue
+        new = sorted(set(dataset.elements) - known)
+        if new:
+            frames = [f for f in dataset.frames if set(f.atoms.numbers.tolist()) & set(new)]
+            raise DataError(
+                f"{listing([chemical_symbols[z] for z in new])} in the {name} frames "
+                f"({_named(frames)} of {dataset.source}) but in no training frame: nothing is "
+                "learned about it. Train on some of these frames, or leave them out."
+            )
+
+
+def _refuse_shared_structures(config: TrainingConfig, data: TrainingData) -> list[str]:
+    """Compare structures, not names: copies of a file, and frames that stand in it twice."""
+    odd = []
+    seen = list(data.train.frames)
+    for name, dataset in (("validation", data.validation), ("test", data.test)):
+        if dataset is None:
+            continue
+        shared = shared_structures(dataset.frames, seen)
+        if shared:
+            sentence = (
+                f"{len(shared)} of {len(dataset)} {name} frames ({_named(shared)} of "
+                f"{dataset.source}) are structures that are trained"
+                f"{' or validated' if name == 'test' else ''} on too; an error on them says "
+                "little about others"
+            )
+            if len(shared) == len(dataset) and not config.data.trust_data:
                 raise DataError(
-                    f"every frame needs {name}, found none in frames {listing(missing)} of "
-                    f"{dataset.source}."
-                    + (" Or set stress_weight = 0." if name == "stress" else "")
+                    f"{sentence}. Choose other frames, or say trust_data = true in [data] to take "
+                    "them as they are."
                 )
+            odd.append(sentence + ".")
+        seen += dataset.frames
+    return odd
+
+
+def _refuse_outliers(config: TrainingConfig, data: TrainingData) -> list[str]:
+    """Compare the energies of all frames: a role of few frames tells nothing by itself."""
+    frames = [f for dataset in data if dataset is not None for f in dataset.frames]
+    found = energy_findings(frames)
+    if found.refused and not config.data.trust_data:
+        raise DataError(
+            "; ".join(found.refused) + ". Mend or leave out the frames, or say trust_data = true "
+            "in [data] to take them as they are."
+        )
+    return [f"{sentence}." for sentence in (*found.refused, *found.odd)]
+
+
+def _named(frames: Sequence[LabelledFrame]) -> str:
+    rows = [frame.origin.row if frame.origin else "?" for frame in frames]
+    return f"frames {listing(rows)}"

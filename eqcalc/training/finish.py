@@ -12,7 +12,7 @@ import torch
 from ase.data import chemical_symbols
 
 from eqcalc import architectures
-from eqcalc.data import Dataset, read_dataset
+from eqcalc.data import Dataset
 from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
@@ -27,7 +27,7 @@ from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.potential import Potential
 from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import label_options, read_training_data, rows_of
+from eqcalc.training.data import TrainingData, read_training_data
 from eqcalc.training.randomness import seeded
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -84,7 +84,7 @@ def export_run(
     config = run.read_config()
     potential = _load(run, config, checkpoint or run.best_checkpoint)
     data = read_training_data(config)
-    judged, judged_on = _judged(config, data.validation)
+    judged, judged_on = _judged(config, data)
     write = functools.partial(
         export_model,
         potential,
@@ -151,14 +151,10 @@ def _another(run: TrainingFolder, damaged: Path) -> str:
     return "; there is no other whole one, train again."
 
 
-def _judged(config: TrainingConfig, validation: Dataset) -> tuple[Dataset, str]:
-    options = config.data
-    if options.test_path is None and options.test_rows is None:
-        return validation, f"validation frames of {validation.source}"
-    path = config.resolve(options.test_path or options.path)
-    rows = rows_of(config, options.test_rows)
-    test = read_dataset(path, rows=rows, **label_options(config))
-    return test, f"test rows {options.test_rows or 'all'} of {test.source}"
+def _judged(config: TrainingConfig, data: TrainingData) -> tuple[Dataset, str]:
+    if data.test is None:
+        return data.validation, f"validation frames of {data.validation.source}"
+    return data.test, f"test rows {config.data.test_rows or 'all'} of {data.test.source}"
 
 
 def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) -> dict[str, Any]:

@@ -60,9 +60,15 @@ def residuals(
 
 
 def loss(found: Residuals, weights: LossWeights) -> Tensor:
-    """Return the weighted sum of mean squared errors, ()."""
+    """Return the weighted sum of mean squared errors, ().
+
+    The stress is that of the structures that have one: molecules may stand beside crystals.
+    """
     total = weights.energy * found.energy_per_atom.square().mean()
     total = total + weights.forces * found.forces.square().mean()
     if weights.stress > 0:
-        total = total + weights.stress * found.stress.square().mean()
+        # Zero in place of NaN before the square: NaN in a branch not taken spoils gradients.
+        is_known = torch.isfinite(found.stress)
+        squares = torch.where(is_known, found.stress, 0.0).square()
+        total = total + weights.stress * squares.sum() / is_known.sum().clamp(min=1)
     return total

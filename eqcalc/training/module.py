@@ -120,10 +120,13 @@ class PotentialModule(pl.LightningModule):
             f"validation_{name}_mae_mev": 1e3 * energy.abs().mean(),
             "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
         }
-        if self.weights.stress > 0:
-            metrics["validation_stress_mae_mev_per_a3"] = 1e3 * found.stress.abs().mean()
         for name, value in metrics.items():
             self.log(name, value.detach(), batch_size=n_structures, prog_bar="mae" in name)
+        has_stress = torch.isfinite(batch.stress).all(dim=1)
+        if self.weights.stress > 0 and bool(has_stress.any()):  # molecules have none
+            value = 1e3 * found.stress[has_stress].abs().mean()
+            name, n_known = "validation_stress_mae_mev_per_a3", int(has_stress.sum())
+            self.log(name, value.detach(), batch_size=n_known, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         """Move the schedule on by an epoch."""

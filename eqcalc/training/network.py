@@ -12,7 +12,8 @@ from torch import nn
 from eqcalc import architectures
 from eqcalc.data import Dataset, average_neighbours, force_rms, reference_energies
 from eqcalc.data.batches import LabelledGraph, labelled_graphs
-from eqcalc.errors import ConfigError
+from eqcalc.data.plausibility import neighbour_findings
+from eqcalc.errors import ConfigError, DataError
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
 from eqcalc.training.config import TrainingConfig
@@ -28,12 +29,14 @@ class Start(NamedTuple):
     architecture : arguments of ``architectures.build``, completed from the training frames
     potential : of that network: seeded weights, reference energies, scale
     train, validation : the graph of every frame, with the potential's cutoff and dtype
+    notes : what is odd about these graphs
     """
 
     architecture: dict[str, Any]
     potential: Potential
     train: list[LabelledGraph]
     validation: list[LabelledGraph]
+    notes: list[str]
 
 
 def build_start(config: TrainingConfig, data: TrainingData) -> Start:
@@ -51,7 +54,7 @@ def build_start(config: TrainingConfig, data: TrainingData) -> Start:
     ------
     ConfigError : an option that only building the network finds wrong, or a cutoff that
         changes with ``avg_num_neighbors``.
-    DataError : an element has no reference energy.
+    DataError : an element has no reference energy, or no atom has a neighbour.
     GraphError : a frame has NaN positions or coincident atoms.
     """
     arguments = config.architecture_arguments()
@@ -64,8 +67,9 @@ def build_start(config: TrainingConfig, data: TrainingData) -> Start:
         labelled_graphs(
             dataset.frames, potential.cutoff, getattr(torch, config.dtype), source=dataset.source
         )
-        for dataset in data
+        for dataset in (data.train, data.validation)
     )
+    notes = _notes_on_neighbours(data, (train, validation), potential.cutoff, config)
     if "avg_num_neighbors" in missing:
         n_neighbours = average_neighbours([item.graph for item in train]) or 1.0
         arguments["avg_num_neighbors"] = n_neighbours
@@ -76,13 +80,32 @@ def build_start(config: TrainingConfig, data: TrainingData) -> Start:
                 f"{cutoff} Å by default and {potential.cutoff} Å with {n_neighbours:g}; state "
                 "avg_num_neighbors in [architecture]."
             )
-    return Start(arguments, potential, train, validation)
+    return Start(arguments, potential, train, validation, notes)
 
 
 def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Module:
     """Build a network in a precision, with weights that depend on the seed alone."""
     with seeded(seed):
         return exact_form(architectures.build(**arguments).to(getattr(torch, dtype)))
+
+
+def _notes_on_neighbours(
+    data: TrainingData,
+    graphs: tuple[list[LabelledGraph], list[LabelledGraph]],
+    cutoff: float,
+    config: TrainingConfig,
+) -> list[str]:
+    """Refuse a cutoff below every distance; return what is odd about atoms without neighbours."""
+    notes: list[str] = []
+    for dataset, labelled in zip((data.train, data.validation), graphs, strict=True):
+        found = neighbour_findings(dataset.frames, [item.graph for item in labelled], cutoff)
+        if found.refused and not config.data.trust_data:
+            raise DataError(
+                f"{dataset.source}: {'; '.join(found.refused)}. trust_data = true in [data] "
+                "takes the frames as they are."
+            )
+        notes += [f"{dataset.source}: {sentence}." for sentence in (*found.refused, *found.odd)]
+    return notes
 
 
 def _build_potential(

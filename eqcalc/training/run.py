@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Optional
 
-from eqcalc.errors import ConfigError, ModelFileError, OutputExistsError
+from eqcalc.errors import ConfigError, DataWarning, ModelFileError, OutputExistsError
 from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import read_training_data, refuse_unfit_data
+from eqcalc.training.data import about_data, read_training_data, refuse_unfit_data
 from eqcalc.training.loaders import training_batches, validation_batches
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.network import build_start
@@ -49,7 +50,8 @@ def train(
     ConfigError : resume where there is no checkpoint, with overwrite, or with a
         configuration that does not continue the folder's run; rows that are both
         trained on and validated on; options of which no network can be built.
-    DataError : a frame lacks a label that the loss needs.
+    DataError : a frame lacks a label that the loss needs, or the frames are nothing that
+        could be learned from; see :func:`eqcalc.training.data.refuse_unfit_data`.
     GraphError : a frame has NaN positions or coincident atoms.
     ModelFileError : the checkpoint to resume from is damaged.
     NonFiniteError : the training diverged.
@@ -63,8 +65,11 @@ def train(
         if _epochs_left(run, config) == 0:
             return run.best_checkpoint
     data = read_training_data(config)
-    refuse_unfit_data(config, data)
+    odd = refuse_unfit_data(config, data)
     start = build_start(config, data)
+    odd += start.notes
+    for note in odd:  # those of reading were said while reading
+        warnings.warn(note, DataWarning, stacklevel=2)
     module = PotentialModule(
         start.potential,
         config.training,
@@ -72,7 +77,7 @@ def train(
         config.seed,
         one_size=len({item.graph.n_owned for item in start.validation}) == 1,
     )
-    run.prepare(config, resume)
+    run.prepare(config, resume, about_data(data, odd))
     fit(
         module,
         training_batches(start.train, config.training.batch_size, config.seed),

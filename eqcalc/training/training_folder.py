@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, Optional
 
 from eqcalc.errors import ConfigError, OutputError
 from eqcalc.files import write_whole
@@ -38,8 +40,14 @@ class TrainingFolder:
         """Tell whether a run was ever started here."""
         return (self.path / _MANIFEST).exists() or self.last_checkpoint.exists()
 
-    def prepare(self, config: TrainingConfig, resume: bool) -> None:
+    def prepare(
+        self, config: TrainingConfig, resume: bool, data: Optional[Mapping[str, Any]] = None
+    ) -> None:
         """Create the folder; unless resuming, without what an older run left.
+
+        Parameters
+        ----------
+        data : what the manifest says of the data: units, numbers of frames, notes
 
         Raises
         ------
@@ -65,6 +73,7 @@ class TrainingFolder:
             manifest = {
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),
+                **({} if data is None else {"data": dict(data)}),
             }
             write_whole(self.path / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 

@@ -107,7 +107,8 @@ def test_reader_refuses_folder(tmp_path):
 
 
 def test_reader_refuses_unknown_suffix(tmp_path):
-    match = r"suffix '\.npzz'; known are \.npz, \.xyz, .* Did you mean '\.npz'\?"
+    match = r"suffix '\.npzz'; known are \.npz, \.xyz, .* OUTCAR, .* Did you mean '\.npz'\?"
+    (tmp_path / "data.npzz").write_bytes(RMD17.read_bytes())
     with pytest.raises(DataError, match=match):
         read_dataset(tmp_path / "data.npzz")
 

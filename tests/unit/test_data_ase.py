@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from eqcalc.data import read_dataset
-from eqcalc.errors import ConfigError, DataError
+from eqcalc.errors import ConfigError, DataError, DataWarning
 
 SMALL = Path(__file__).parents[1] / "data"
 RMD17 = SMALL / "ethanol_rmd17_frames.npz"
@@ -272,17 +272,59 @@ def test_stress_key_without_periodic_frames_is_refused(tmp_path):
 def test_virial_is_not_taken_for_a_stress(tmp_path):
     path = write(tmp_path / "data.xyz", [crystal()])
     path.write_text(path.read_text().replace("energy=", 'virial="1 0 0 0 1 0 0 0 1" energy='))
-    with pytest.raises(ConfigError, match=r"='virial' names a virial, .* -virial/volume"):
+    with pytest.raises(ConfigError, match=r"='virial' names a virial, .* virial_key = 'virial'"):
         read_dataset(path, stress_key="virial")
+    with pytest.raises(ConfigError, match=r"='my_stress' names a stress, .* change its sign"):
+        read_dataset(path, virial_key="my_stress")
+
+
+@pytest.mark.parametrize(
+    ("text", "virial"),
+    [
+        ("1 6 5 6 2 4 5 4 3", [1, 2, 3, 4, 5, 6]),
+        ("1 2 3 4 5 6", [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_a_virial_becomes_minus_itself_per_volume(text, virial, tmp_path):
+    path = write(tmp_path / "data.xyz", [crystal()])
+    path.write_text(path.read_text().replace("energy=", f'w_virial="{text}" energy='))
+    data = read_dataset(path, virial_key="w_virial")
+    np.testing.assert_allclose(data.frames[0].stress, -np.array(virial) / 125.0, **EXACT)
+    in_bohr = read_dataset(
+        path, virial_key="w_virial", energy_unit="Hartree", length_unit="Bohr"
+    ).frames[0]
+    factor = units.Hartree / units.Bohr**3
+    np.testing.assert_allclose(in_bohr.stress, -np.array(virial) / 125.0 * factor, **EXACT)
+
+
+def test_a_virial_without_volume_is_refused(tmp_path):
+    atoms = crystal()
+    atoms.cell[2] = 0.0
+    labelled(atoms, energy=-10.0, forces=np.zeros((2, 3)))
+    path = tmp_path / "virial.db"
+    with ase.db.connect(path) as db:
+        db.write(atoms, data={"virial": np.eye(3)})
+    with pytest.raises(DataError, match=r"frame 0 is periodic but its cell .* has no volume"):
+        read_dataset(path, virial_key="virial")
 
 
 # --- isolated atoms
-def test_isolated_atoms_are_no_training_frames_and_no_rows(tmp_path):
+def test_isolated_atoms_are_rows_of_the_file_and_no_training_frames(tmp_path):
     frames = [isolated("H", -13.5), water(-1.0), isolated("O", -400.0), water(-2.0)]
     path = write(tmp_path / "data.xyz", frames)
-    data = read_dataset(path, rows="1:2")
-    assert [frame.energy for frame in data.frames] == [-2.0]
+    with pytest.warns(DataWarning, match=r"data\.xyz: 1 of 3 frames, 2, hold one atom with conf"):
+        data = read_dataset(path, rows="1:4")
+    assert [frame.energy for frame in data.frames] == [-1.0, -2.0]
+    assert (data.rows, data.n_rows) == ([1, 3], 4)
+    assert [str(frame.origin) for frame in data.frames] == [
+        "frame 1 of data.xyz",
+        "frame 3 of data.xyz",
+    ]
     assert data.isolated_atoms == {1: -13.5, 8: -400.0}
+    with pytest.raises(
+        DataError, match=r"rows '2:3' of data\.xyz select nothing but isolated atoms"
+    ):
+        read_dataset(path, rows="2:3")
     kept = read_dataset(path, exclude_isolated=False)
     assert [frame.energy for frame in kept.frames] == [-13.5, -1.0, -400.0, -2.0]
     assert kept.isolated_atoms == data.isolated_atoms

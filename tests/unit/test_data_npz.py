@@ -195,7 +195,9 @@ def test_npz_non_finite_values_are_refused_by_row(tmp_path, key, value):
 def test_npz_explicit_key_that_is_absent_is_refused(tmp_path):
     path = save(tmp_path / "data.npz", md17(E=None, energy=np.zeros(6)))
     with pytest.raises(DataError, match=r"has no key 'energi'; found F, R, energy, z\. Did you"):
-        read_dataset(path, energy_key="energi", energy_unit="eV", length_unit="Angstrom")
+        read_dataset(
+            path, energy_key="energi", forces_key="F", energy_unit="eV", length_unit="Angstrom"
+        )
 
 
 def test_npz_rmd17_is_read_in_ev_and_angstrom():
@@ -250,10 +252,22 @@ def test_npz_explicit_keys_and_units_are_obeyed(tmp_path):
     entries = {"Z": raw["nuclear_charges"], "xyz": raw["coords"], "U": raw["energies"]}
     path = save(tmp_path / "data.npz", entries | {"grad": -raw["forces"], "f": raw["forces"]})
     asked = {"numbers_key": "Z", "positions_key": "xyz", "energy_key": "U"}
-    asked |= {"energy_unit": "Hartree", "length_unit": "Angstrom"}
-    with_forces = read_dataset(path, **asked, forces_key="f").frames[1]
+    # The numbers are kcal/mol: as Hartree they are absurd, which is taken on demand.
+    asked |= {"energy_unit": "Hartree", "length_unit": "Angstrom", "trust_data": True}
+    per_angstrom = {"forces_unit": "Hartree/Angstrom"}
+    with_forces = read_dataset(path, **asked, forces_key="f", **per_angstrom).frames[1]
     assert with_forces.energy == raw["energies"][1] * units.Hartree
     np.testing.assert_allclose(with_forces.forces, raw["forces"][1] * units.Hartree, **EXACT)
+    by_gradient = read_dataset(path, **asked, gradient_key="grad", **per_angstrom).frames[1]
+    np.testing.assert_array_equal(by_gradient.forces, with_forces.forces)
+    per_bohr = read_dataset(path, **asked, forces_key="f")
+    assert per_bohr.units == "Hartree, Angstrom, forces in Hartree/Bohr"
+    np.testing.assert_allclose(
+        per_bohr.frames[1].forces, raw["forces"][1] * units.Hartree / units.Bohr, **EXACT
+    )
+    with pytest.raises(DataError, match=r"holds f, grad, .* forces_key = 'f' or gradient_key = 'g"):
+        read_dataset(path, **asked)
+    path = save(tmp_path / "energies.npz", entries)
     assert read_dataset(path, **asked).frames[1].forces is None
 
 

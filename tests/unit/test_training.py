@@ -30,6 +30,7 @@ from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
     DataError,
+    DataWarning,
     GraphError,
     ModelFileError,
     NonFiniteError,
@@ -173,7 +174,10 @@ def test_a_missing_key_is_refused(place, message, tmp_path):
         ("dtype", 32, "dtype in the training file must be a string"),
         ("data", "rmd17.npz", r"\[data\] of .* must be a table, found 'rmd17\.npz'"),
         ("data", [1], r"\[data\] of .* must be a table"),
-        ("data__path", 3, r"path in \[data\] must be a string, found 3"),
+        ("data__path", 3, r"path in \[data\] must be a string or an array, found 3"),
+        ("data__path", [3], r"path in \[data\] must be a string or an array of strings, found \[3"),
+        ("data__path", [], r"path in \[data\] must be a string or an array of strings, found \[\]"),
+        ("data__trust_data", 1, r"trust_data in \[data\] must be true or false, found 1"),
         ("data__train_rows", 950, r"train_rows in \[data\] must be a string, found 950"),
         ("data__reference_energies", 1.0, r"reference_energies .* a string or a table, found 1"),
         ("data__reference_energies", {"H": "low"}, "reference energy of H must be a number"),
@@ -701,9 +705,10 @@ def test_rows_that_are_trained_and_validated_on_are_refused(by, tmp_path):
 
 
 def test_the_same_rows_of_another_file_are_accepted(tmp_path):
-    (tmp_path / "copy.xyz").write_bytes(ETHANOL_FRAMES.read_bytes())
+    frames = ase.io.read(ETHANOL_FRAMES, index="4:6")
+    ase.io.write(tmp_path / "other.xyz", frames)
     config = read_config(
-        write_config(tmp_path, data__validation_path="copy.xyz", data__validation_rows="0:2")
+        write_config(tmp_path, data__validation_path="other.xyz", data__validation_rows="0:2")
     )
     assert train(config, tmp_path / "run").exists()
 
@@ -860,7 +865,10 @@ def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_a_loss_on_stress_needs_stress_labels(tmp_path):
     config = read_config(write_config(tmp_path, training__stress_weight=1.0))
-    with pytest.raises(DataError, match=r"every frame needs stress, .* frames 0, 1, .* Or set str"):
+    with pytest.raises(
+        DataError,
+        match=r"every periodic frame needs stress .* frames 0, 1, .* or set stress_weight = 0",
+    ):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -912,11 +920,33 @@ def test_options_that_the_training_file_states_are_kept(tmp_path):
     assert build_start(config, read_training_data(config)).architecture == architecture
 
 
-def test_frames_without_neighbours_have_one_on_average(tmp_path):
+def test_a_cutoff_below_every_distance_is_refused(tmp_path):
     architecture = {"name": "egnn", "hidden_dim": 4, "num_layers": 1, "cutoff": 0.5}
     config = read_config(write_config(tmp_path, architecture=architecture))
-    start = build_start(config, read_training_data(config))
+    match = r"no atom has a neighbour within the cutoff of 0\.5 Å: the shortest distance is 0\.95"
+    with pytest.raises(DataError, match=match):
+        build_start(config, read_training_data(config))
+    trusting = read_config(write_config(tmp_path, architecture=architecture, data__trust_data=True))
+    start = build_start(trusting, read_training_data(trusting))
     assert start.architecture["avg_num_neighbors"] == 1.0
+    assert "no atom has a neighbour within" in start.notes[0]
+
+
+def test_atoms_without_neighbours_are_noted_with_their_frames(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    frames[2].positions[8] += 9.0
+    ase.io.write(tmp_path / "far.xyz", frames)
+    config = read_config(write_config(tmp_path, data__path="far.xyz", data__trust_data=True))
+    match = r"1 atoms have no neighbour within the cutoff of 4 Å, in frame 2 of far\.xyz"
+    with pytest.warns(DataWarning, match=match):
+        train(config, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert any("1 atoms have no neighbour" in note for note in manifest["data"]["notes"])
+    assert manifest["data"]["training"] == {
+        "source": "far.xyz",
+        "frames": 4,
+        "units": "eV, Angstrom",
+    }
 
 
 # --- what a run builds, draws and leaves alone ---------------------------------------------
@@ -1241,8 +1271,8 @@ def test_isolated_atoms_are_exact_while_a_model_is_trained(tmp_path):
             tmp_path,
             data__path="oxygen.xyz",
             data__reference_energies="isolated_atoms",
-            data__train_rows="0:1",
-            data__validation_rows="1:2",
+            data__train_rows="1:2",
+            data__validation_rows="2:3",
         )
     )
     start = build_start(config, read_training_data(config)).potential.train()

@@ -1,0 +1,124 @@
+"""Open files of structures with ASE: which kinds are read, and all of their frames."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from pathlib import Path
+
+import ase.db
+import ase.io
+from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+
+from eqcalc.errors import DataError, did_you_mean
+
+__all__ = ["ASE_FORMATS", "COMPRESSED", "OUTPUT_FORMATS", "format_of", "load_frames"]
+
+ASE_FORMATS: dict[str, str] = {
+    ".xyz": "extxyz",
+    ".extxyz": "extxyz",
+    ".traj": "traj",
+    ".db": "db",
+    ".json": "db",
+}
+"""Suffix -> how ASE reads it. The format is fixed because ASE's own guess from a
+file's content can end in a reader that unpickles."""
+
+OUTPUT_FORMATS: dict[str, str] = {
+    "vasp-out": "OUTCAR",
+    "vasp-xml": "vasprun.xml",
+    "espresso-out": "Quantum ESPRESSO",
+    "aims-output": "FHI-aims",
+    "orca-output": "ORCA",
+    "gaussian-out": "Gaussian",
+    "castep-castep": "CASTEP",
+    "castep-md": "CASTEP .md",
+    "castep-geom": "CASTEP .geom",
+    "nwchem-out": "NWChem",
+    "gamess-us-out": "GAMESS",
+    "gpaw-out": "GPAW",
+    "abinit-out": "ABINIT",
+    "onetep-out": "ONETEP",
+    "qbox": "Qbox",
+}
+"""ASE's readers of what codes print, with energies: text alone, nothing that unpickles."""
+
+COMPRESSED = (".gz", ".bz2", ".xz")
+
+_NAMES = {"*outcar*": "vasp-out", "*vasp*.xml": "vasp-xml"}
+
+
+def format_of(path: Path) -> str:
+    """Return how ASE reads a file, by its name or by what a code prints at its head.
+
+    Raises
+    ------
+    DataError : it is none of the known kinds.
+    """
+    name = path.name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    suffix = Path(name).suffix
+    found = ASE_FORMATS.get(suffix)
+    if found is None:
+        found = next((v for k, v in _NAMES.items() if fnmatch.fnmatch(name, k)), None)
+    if found is None:
+        try:
+            found = filetype(str(path), read=True, guess=False)
+        except (UnknownFileTypeError, OSError, UnicodeDecodeError, EOFError):
+            found = None
+        found = found if found in OUTPUT_FORMATS else None
+    if found is None or (found == "db" and name != path.name.lower()):
+        known = [".npz", *ASE_FORMATS]
+        raise DataError(
+            f"data file {path} has the suffix '{Path(path.name.lower()).suffix}'; known are "
+            f"{', '.join(known)}, {', '.join(COMPRESSED)} of text files, and outputs of codes: "
+            f"{', '.join(OUTPUT_FORMATS.values())}." + did_you_mean(suffix, known)
+        )
+    return found
+
+
+def load_frames(path: Path, kind: str) -> list[Atoms]:
+    """Return every frame of a file.
+
+    Raises
+    ------
+    DataError : the file is damaged, or holds no frames.
+    """
+    try:
+        if kind == "db":
+            frames = list(_from_database(path))
+        else:
+            images = ase.io.read(path, index=":", format=kind)
+            frames = images if isinstance(images, list) else [images]
+    # ASE's parsers let through whatever a damaged file makes them stumble over.
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read as {kind} ({type(error).__name__}: {error}); "
+            "it may be truncated or another kind of file."
+        ) from error
+    if not frames:
+        raise DataError(f"{path} holds no frames.")
+    if kind == "extxyz":
+        _require_whole_file(path, frames)
+    return frames
+
+
+def _from_database(path: Path) -> Iterable[Atoms]:
+    for row in ase.db.connect(path).select():
+        atoms = row.toatoms()
+        atoms.info.update(row.data)
+        atoms.info.update(row.key_value_pairs)
+        yield atoms
+
+
+def _require_whole_file(path: Path, frames: list[Atoms]) -> None:
+    """Refuse what ASE leaves out in silence: frames behind a blank line."""
+    with open_with_compression(str(path), "rt") as file:
+        lines = file.read().rstrip().splitlines()
+    n_read = sum(len(atoms) + 2 for atoms in frames)
+    if n_read < len(lines) and not lines[n_read].strip():
+        raise DataError(
+            f"{path}: a blank line {n_read + 1} ends the file before its last frame; remove it."
+        )

@@ -1,0 +1,239 @@
+"""Frames that no calculation of atoms gives: outliers, absurd labels, lengths in another unit.
+
+Each check returns what it found as sentences: of what nothing useful can come, and of what is
+odd and may be meant. Who reads data refuses the first and says the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ase.data import covalent_radii
+
+from eqcalc.data.consistency import refusal
+from eqcalc.data.frames import FloatArray, LabelledFrame
+from eqcalc.errors import GraphError
+from eqcalc.graph import AtomicGraph
+from eqcalc.neighbours import build_graph
+
+__all__ = ["Findings", "energy_findings", "find_implausible", "neighbour_findings"]
+
+# eV/atom beside the other frames. No bond is stronger than a few eV; only nuclei that are pushed
+# into each other cost more.
+_IMPOSSIBLE_ENERGY, _ODD_ENERGY, _ODD_SPREADS = 50.0, 2.0, 20.0
+_FEWEST_FRAMES = 4
+_IMPOSSIBLE_FORCE, _ODD_FORCE = 1000.0, 100.0  # eV/Å
+_ODD_STRESS = 1.0  # eV/Å³, 160 GPa
+
+# Distances over the sum of covalent radii: bonds are 0.9 to 1.3, in metals up to 1.4.
+_COLLAPSED, _TOO_SHORT, _TOO_LONG, _FAR = 0.25, 0.45, 1.55, 2.6
+_N_SAMPLED = 20  # frames whose distances are looked at
+_SEARCH = 4.5  # Å
+_NOBLE = {2, 10, 18, 36, 54, 86}
+
+
+class Findings(NamedTuple):
+    """Sentences on what must be refused, and on what is odd."""
+
+    refused: list[str]
+    odd: list[str]
+
+
+def find_implausible(frames: Sequence[LabelledFrame]) -> Findings:
+    """Look at the frames of one reading, in eV and Å."""
+    parts = (
+        energy_findings(frames),
+        _force_findings(frames),
+        _stress_findings(frames),
+        _distance_findings(frames),
+    )
+    refused = [sentence for part in parts for sentence in part.refused]
+    odd = [sentence for part in parts for sentence in part.odd]
+    together = None if refused else refusal(frames)
+    return Findings(refused + ([together] if together else []), odd)
+
+
+def energy_findings(frames: Sequence[LabelledFrame]) -> Findings:
+    """Compare energies per atom after those of the elements, fitted so that outliers count little.
+
+    What is compared is each frame with the median of all; fewer than four say nothing.
+    """
+    frames = [frame for frame in frames if len(frame.atoms) > 1]  # an atom alone has no bonds
+    if len(frames) < _FEWEST_FRAMES:
+        return Findings([], [])
+    found = _deviations(frames)
+    spread = 1.4826 * float(np.median(np.abs(found)))  # of a normal distribution
+    refused: list[str] = []
+    odd: list[str] = []
+    order = np.argsort(-np.abs(found))
+    impossible = [k for k in order if abs(found[k]) > max(_IMPOSSIBLE_ENERGY, 5.0 * spread)]
+    strange = [
+        k
+        for k in order
+        if abs(found[k]) > max(_ODD_ENERGY, _ODD_SPREADS * spread) and k not in impossible
+    ]
+    for chosen, sentences in ((impossible, refused), (strange, odd)):
+        if chosen:
+            worst = chosen[0]
+            sentences.append(
+                f"energies far from all others (spread {spread:.2g} eV/atom) in "
+                f"{_named(frames, chosen)}: {frames[worst].energy:.6g} eV, "
+                f"{found[worst]:+.3g} eV/atom beside what its elements have elsewhere"
+            )
+    return Findings(refused, odd)
+
+
+def neighbour_findings(
+    frames: Sequence[LabelledFrame], graphs: Sequence[AtomicGraph], cutoff: float
+) -> Findings:
+    """Look for frames that a cutoff (Å) leaves without edges, and atoms without neighbours."""
+    several = [k for k, frame in enumerate(frames) if len(frame.atoms) > 1]
+    if not several:
+        return Findings([], [])
+    empty = [k for k in several if graphs[k].edge_index.shape[1] == 0]
+    if len(empty) == len(several):
+        shortest = min(_shortest(frames[k]) for k in several[:_N_SAMPLED])
+        return Findings(
+            [
+                f"no atom has a neighbour within the cutoff of {cutoff:g} Å: the shortest "
+                f"distance is {shortest:.3g} Å, so that a network would see atoms alone; take a "
+                "larger cutoff, or say the unit of the positions (length_unit)"
+            ],
+            [],
+        )
+    lonely, n_atoms = [], 0
+    for k in several:
+        graph = graphs[k]
+        n = len(frames[k].atoms) - int(graph.edge_index[1].unique().numel())
+        if n > 0:
+            lonely.append(k)
+            n_atoms += n
+    if not lonely:
+        return Findings([], [])
+    return Findings(
+        [],
+        [
+            f"{n_atoms} atoms have no neighbour within the cutoff of {cutoff:g} Å, in "
+            f"{_named(frames, lonely)}: whatever happens to them, their energy stays the same"
+        ],
+    )
+
+
+def _deviations(frames: Sequence[LabelledFrame]) -> FloatArray:
+    """Return (n_frames,) energies per atom beside a fit of energies per element, in eV."""
+    numbers = np.unique(np.concatenate([frame.atoms.numbers for frame in frames]))
+    counts = np.array([[(f.atoms.numbers == z).sum() for z in numbers] for f in frames], float)
+    sizes = counts.sum(axis=1)
+    target, fractions = np.array([f.energy for f in frames]) / sizes, counts / sizes[:, None]
+    weights = np.ones(len(frames))
+    left = target
+    for _ in range(50):  # least absolute deviations, by weights of least squares
+        root = np.sqrt(weights)
+        solution = np.linalg.lstsq(fractions * root[:, None], target * root, rcond=1e-10)[0]
+        left = target - fractions @ solution
+        weights = 1.0 / np.maximum(np.abs(left), 1e-6)
+    return left - float(np.median(left))
+
+
+def _force_findings(frames: Sequence[LabelledFrame]) -> Findings:
+    largest = np.array([0.0 if f.forces is None else np.abs(f.forces).max() for f in frames])
+    refused = _above(frames, largest, _IMPOSSIBLE_FORCE, np.inf, "forces", "eV/Å")
+    odd = _above(frames, largest, _ODD_FORCE, _IMPOSSIBLE_FORCE, "forces", "eV/Å")
+    # A perfect crystal has no forces; several molecules that have none are a file without them.
+    moving = [
+        f for f in frames if f.forces is not None and len(f.atoms) > 1 and not f.atoms.pbc.any()
+    ]
+    if len(moving) > 1 and not any(np.any(f.forces) for f in moving):
+        odd.append("every force is exactly zero, as where none was calculated")
+    return Findings(refused, odd)
+
+
+def _stress_findings(frames: Sequence[LabelledFrame]) -> Findings:
+    largest = np.array([0.0 if f.stress is None else np.abs(f.stress).max() for f in frames])
+    odd = _above(frames, largest, _ODD_STRESS, np.inf, "stress", "eV/Å³")
+    hint = ", above 160 GPa; say stress_unit if the file is in GPa or kbar"
+    return Findings([], [sentence + hint for sentence in odd])
+
+
+def _above(
+    frames: Sequence[LabelledFrame],
+    largest: FloatArray,
+    low: float,
+    high: float,
+    what: str,
+    unit: str,
+) -> list[str]:
+    found = [int(k) for k in np.argsort(-largest) if low < largest[k] <= high]
+    if not found:
+        return []
+    return [f"{what} of up to {largest[found[0]]:.3g} {unit} in {_named(frames, found)}"]
+
+
+def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
+    """Compare distances with covalent radii: a unit of length that is wrong is wrong everywhere."""
+    several = [k for k, frame in enumerate(frames) if len(frame.atoms) > 1]
+    step = max(1, -(-len(several) // _N_SAMPLED))
+    shortest: dict[int, float] = {}
+    typical: list[float] = []
+    for k in several[::step]:
+        nearest = _nearest_ratios(frames[k])
+        if nearest is None:
+            continue
+        shortest[k] = float(nearest.min())
+        if not _NOBLE & set(frames[k].atoms.numbers.tolist()):
+            typical.append(float(np.median(nearest)))
+    if not shortest:
+        return Findings([], [])
+    middle = float(np.median(list(shortest.values())))
+    if middle < _COLLAPSED:
+        return Findings(
+            [
+                f"the shortest distances are {middle:.2g} of the sum of covalent radii (bonds have "
+                "about 1): positions in nm, or in fractions of a cell? Say length_unit"
+            ],
+            [],
+        )
+    odd = []
+    close = [k for k, ratio in shortest.items() if ratio < _TOO_SHORT]
+    if close:
+        odd.append(
+            f"atoms closer than {_TOO_SHORT} of the sum of their covalent radii in "
+            f"{_named(frames, close)}"
+        )
+    if typical and _TOO_LONG < float(np.median(typical)) < _FAR:
+        odd.append(
+            f"nearest neighbours are {np.median(typical):.2f} times the sum of covalent radii "
+            "apart (bonds have about 1): positions in Bohr? Then say length_unit = 'Bohr'"
+        )
+    return Findings([], odd)
+
+
+def _nearest_ratios(frame: LabelledFrame) -> FloatArray | None:
+    """Return each atom's nearest distance over covalent radii; those without one have 9."""
+    try:
+        graph = build_graph(frame.atoms, _SEARCH)
+    except GraphError:  # said with its reason where the frame's own graph is built
+        return None
+    if graph.edge_index.shape[1] == 0:
+        return None
+    senders, receivers = graph.edge_index.numpy()
+    radii = covalent_radii[frame.atoms.numbers]
+    distances = np.linalg.norm(graph.edge_vectors.numpy(), axis=1)
+    nearest = np.full(len(frame.atoms), 9.0)
+    np.minimum.at(nearest, receivers, distances / (radii[senders] + radii[receivers]))
+    return nearest
+
+
+def _shortest(frame: LabelledFrame) -> float:
+    distances = frame.atoms.get_all_distances(mic=bool(frame.atoms.pbc.any()))
+    return float(distances[~np.eye(len(distances), dtype=bool)].min())
+
+
+def _named(frames: Sequence[LabelledFrame], chosen: Sequence[int]) -> str:
+    """Return what a sentence calls frames: by number and file, where they have one."""
+    shown = sorted(chosen)
+    names = [str(frames[k].origin or f"frame {k}") for k in shown[:5]]
+    rest = f", ... ({len(shown)} in all)" if len(shown) > 5 else ""
+    return ", ".join(names) + rest
