@@ -78,6 +78,7 @@ class EqCalculator(ExactCache):
         results. None: as many as memory is found for
     reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
         forces are the same in every bit at every run on a GPU too
+    trust : run whatever program the files hold, see :func:`eqcalc.load_model`
 
     Raises
     ------
@@ -108,6 +109,7 @@ class EqCalculator(ExactCache):
         skin: Union[float, str] = 0.5,
         max_edges: Optional[int] = None,
         reduction: str = "torch",
+        trust: bool = False,
     ) -> None:
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))
@@ -123,9 +125,13 @@ class EqCalculator(ExactCache):
             "skin": skin,
             "max_edges": max_edges,
             "reduction": reduction,
+            "trust": trust or None,  # said where it was asked for
         }
         self._use(
-            [load_model(source, device=device, dtype=dtype, engine=engine) for source in sources]
+            [
+                load_model(source, device=device, dtype=dtype, engine=engine, trust=trust)
+                for source in sources
+            ]
         )
 
     def _use(self, models: list[Model]) -> None:
@@ -426,5 +432,6 @@ def _restored(
     Calculator.__init__(calculator)
     calculator._arguments = arguments
     options = {name: arguments[name] for name in ("device", "dtype", "engine")}
+    options["trust"] = bool(arguments.get("trust"))
     calculator._use([reload_model(path, sha256, **options) for path, sha256 in models])
     return calculator

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import say
+from eqcalc.cli.options import Trust
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def compile(
         Optional[Path],
         typer.Option(help="Python file of the models' architecture, where it is not eqcalc's."),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Compile a model for this machine, so that every later run is faster.
 
@@ -59,7 +61,7 @@ def compile(
 
     torch.set_num_threads(threads)
     where = resolve_device(device)
-    files = [open_potential(model) for model in models]
+    files = [open_potential(model, trust=trust) for model in models]
     if file is not None:
         register_file(file, files[0].card.architecture)
     precisions = {resolve_dtype(dtype or each.card.dtype) for each in files}
@@ -70,7 +72,8 @@ def compile(
         _make(each.card.name, [each], target)
     if len(files) > 1:
         _make("the committee", files, target)
-    found = EqCalculator(models if len(models) > 1 else models[0], device=device, dtype=dtype)
+    sources = models if len(models) > 1 else models[0]
+    found = EqCalculator(sources, device=device, dtype=dtype, trust=trust)
     say(found.engine_report())
 
 

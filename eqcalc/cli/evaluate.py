@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import say
-from eqcalc.cli.options import Device, Dtype, Engine, MaxEdges
+from eqcalc.cli.options import Device, Dtype, Engine, MaxEdges, Trust
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
@@ -50,6 +50,7 @@ def evaluate(
     dtype: Dtype = None,
     engine: Engine = "auto",
     max_edges: MaxEdges = None,
+    trust: Trust = False,
     threads: Annotated[
         Optional[int], typer.Option(help="CPU threads. Default: torch's own.", min=1)
     ] = None,
@@ -68,7 +69,7 @@ def evaluate(
         import torch
 
         torch.set_num_threads(threads)  # the process belongs to the command line
-    loaded = load_model(model, device=device, dtype=dtype, engine=engine)
+    loaded = load_model(model, device=device, dtype=dtype, engine=engine, trust=trust)
     dataset = read_dataset(
         data,
         rows=rows,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from eqcalc.cli.console import say
+from eqcalc.cli.options import Trust
+
+if TYPE_CHECKING:
+    from eqcalc.model_file import ModelFile
 
 __all__ = ["info"]
 
@@ -22,6 +25,7 @@ def info(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Show what a model is (elements, cutoff, units, errors), or an architecture's options.
 
@@ -41,7 +45,7 @@ def info(
         print_architectures()
         return
     try:
-        file = open_model_file(model)
+        file = open_model_file(model, trust=trust)
     except UnknownModelError as error:
         from eqcalc.architectures import available
 
@@ -59,10 +63,10 @@ def info(
     Console(highlight=False).print(Markdown(file.card.to_markdown()))
     say(f"\nfile    {file.path} ({file.path.stat().st_size / 1e6:.1f} MB)\nsha256  {file.sha256}")
     if file.card.kind == "potential":
-        _say_engine(file.path)
+        _say_engine(file)
 
 
-def _say_engine(path: Path) -> None:
+def _say_engine(file: ModelFile) -> None:
     """Say what would run the model here; a card is worth reading where nothing can."""
     import torch
 
@@ -71,7 +75,7 @@ def _say_engine(path: Path) -> None:
 
     torch.set_num_threads(1)  # as md does for a molecule, and eqcalc compile
     try:
-        report = load_model(path).engine_report()
+        report = load_model(file.path, trust=file.trusted).engine_report()
     except EqcalcError as error:
         report = f"none: {error}"
     say("engine  " + report.replace("\n", "\n        "))

@@ -21,6 +21,7 @@ __all__ = [
     "Structure",
     "Threads",
     "TrajectoryFormat",
+    "Trust",
 ]
 
 Structure = Annotated[
@@ -90,6 +91,12 @@ Threads = Annotated[
         min=1,
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run whatever program the model file holds; only of makers you know."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -103,3 +110,4 @@ class CalculatorOptions:
     skin: Union[float, str]
     max_edges: int | None
     threads: int | None
+    trust: bool = False

@@ -21,6 +21,7 @@ from eqcalc.cli.options import (
     Structure,
     Threads,
     TrajectoryFormat,
+    Trust,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def relax(
     skin: Skin = 0.5,
     max_edges: MaxEdges = None,
     threads: Threads = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Relax a structure; leaves a folder with relaxed.xyz, trajectory, relax.csv and plot.
@@ -68,7 +70,7 @@ def relax(
 
     folder = run_folder_of(structure, "relax", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
-    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads)
+    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options)
     run = RelaxRun(atoms, calculator, settings, source)
     try:

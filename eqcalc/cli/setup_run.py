@@ -53,7 +53,7 @@ def set_up_run(
         )
     _set_threads(options.threads, len(atoms))
     model = choose_model(atoms) if options.model is None else options.model
-    file = open_potential(model)
+    file = open_potential(model, trust=options.trust)
     if options.model is None:
         known = ", ".join(file.card.compositions)
         # only formulas were compared, and the user did not choose
@@ -74,6 +74,7 @@ def set_up_run(
         engine=options.engine,
         skin=options.skin,
         max_edges=options.max_edges,
+        trust=options.trust,
     )
     forecast = calculator.memory_forecast(atoms)
     if forecast is not None:

@@ -98,7 +98,9 @@ def export_run(run: TrainingFolder, folder: Path, *, overwrite: bool = False) ->
         training_data=_training_data(config, data.train, data.validation),
     )
     write(overwrite=overwrite)
-    comparison = evaluate(load_model(path, device="cpu"), judged.frames, source=judged.source)
+    comparison = evaluate(
+        load_model(path, device="cpu", trust=True), judged.frames, source=judged.source
+    )
     errors = {"measured on": judged_on, **comparison.summary()}
     card = write(overwrite=True, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())

@@ -19,7 +19,7 @@ ASKED_FOR = []
 FORECAST = None  # what every calculator foresees
 
 
-def eq_calculator(model, *, device, dtype, engine, skin, max_edges):
+def eq_calculator(model, *, device, dtype, engine, skin, max_edges, trust):
     ASKED_FOR.append(
         {
             "model": model,
@@ -35,7 +35,7 @@ def eq_calculator(model, *, device, dtype, engine, skin, max_edges):
     return springs
 
 
-def model_file_of(name) -> SimpleNamespace:
+def model_file_of(name, *, trust=False) -> SimpleNamespace:
     kind = "propagator" if str(name) in PROPAGATORS else "potential"
     card = SimpleNamespace(name=str(name), compositions=SHIPPED.get(str(name), []), kind=kind)
     return SimpleNamespace(card=card, path=Path(f"models/{name}/model.pt"), sha256="9a12")
