@@ -82,6 +82,7 @@ class EqCalculator(ExactCache):
         has (``torch.set_num_threads``, ``OMP_NUM_THREADS``)
     reduction : "torch", or "torch-scatter" (the extra ``eqcalc[scatter]``), whose sums of
         forces are the same in every bit at every run on a GPU too
+    trust : run whatever program the files hold, see :func:`eqcalc.load_model`
 
     Raises
     ------
@@ -113,6 +114,7 @@ class EqCalculator(ExactCache):
         max_edges: Optional[int] = None,
         threads: Optional[int] = None,
         reduction: str = "torch",
+        trust: bool = False,
     ) -> None:
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))
@@ -129,9 +131,10 @@ class EqCalculator(ExactCache):
             "max_edges": max_edges,
             "threads": threads,
             "reduction": reduction,
+            "trust": trust or None,  # said where it was asked for
         }
         options: dict[str, Any] = {name: self._arguments[name] for name in _OF_MODELS}
-        self._use([load_model(source, **options) for source in sources])
+        self._use([load_model(source, **options, trust=trust) for source in sources])
 
     def _use(self, models: list[Model]) -> None:
         """Take loaded models, which other calculators may use too."""
@@ -459,5 +462,6 @@ def _restored(
     Calculator.__init__(calculator)
     calculator._arguments = arguments
     options: dict[str, Any] = {name: arguments.get(name) for name in _OF_MODELS}
+    options["trust"] = bool(arguments.get("trust"))
     calculator._use([reload_model(path, sha256, **options) for path, sha256 in models])
     return calculator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import say, working
-from eqcalc.cli.options import Quiet
+from eqcalc.cli.options import Quiet, Trust
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def compile(
         Optional[Path],
         typer.Option(help="Python file of the models' architecture, where it is not eqcalc's."),
     ] = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a model for this machine, so that every later run is faster.
@@ -61,7 +62,7 @@ def compile(
     if threads is not None:
         say("note: --threads has no effect, a package serves any number of them.", style="yellow")
     where = resolve_device(device)
-    files = [open_potential(model) for model in models]
+    files = [open_potential(model, trust=trust) for model in models]
     if file is not None:
         register_file(file, files[0].card.architecture)
     precisions = {resolve_dtype(dtype or each.card.dtype) for each in files}
@@ -72,7 +73,8 @@ def compile(
         _make(each.card.name, [each], target)
     if len(files) > 1:
         _make("the committee", files, target)
-    found = EqCalculator(models if len(models) > 1 else models[0], device=device, dtype=dtype)
+    sources = models if len(models) > 1 else models[0]
+    found = EqCalculator(sources, device=device, dtype=dtype, trust=trust)
     say(found.engine_report())
 
 

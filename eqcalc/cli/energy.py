@@ -18,6 +18,7 @@ from eqcalc.cli.options import (
     Model,
     Quiet,
     Threads,
+    Trust,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def energy(
     engine: Engine = "auto",
     max_edges: MaxEdges = None,
     threads: Threads = None,
+    trust: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -69,7 +71,7 @@ def energy(
     every = read_structures(structure)
     numbers = parse_rows(rows, len(every))
     structures = [every[number] for number in numbers]
-    options = CalculatorOptions(model, device, dtype, engine, 0.0, max_edges, threads)
+    options = CalculatorOptions(model, device, dtype, engine, 0.0, max_edges, threads, trust)
     calculator, source = set_up_calculator(structures, options)
     if len(structures) > _FEW:
         with StepProgress("energy", len(structures), line_every=len(structures) // 4) as display:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import note, print_json, say, show
-from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, Threads
+from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, Threads, Trust
 from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def evaluate(
     dtype: Dtype = None,
     engine: Engine = "auto",
     max_edges: MaxEdges = None,
+    trust: Trust = False,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
     as_json: AsJson = False,
@@ -86,7 +87,9 @@ def evaluate(
         import torch
 
         torch.set_num_threads(threads)  # the process belongs to the command line
-    loaded = load_model(model, device=device, dtype=dtype, engine=engine, threads=threads)
+    loaded = load_model(
+        model, device=device, dtype=dtype, engine=engine, threads=threads, trust=trust
+    )
     dataset = read_dataset(
         data,
         rows=rows,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from eqcalc.cli.console import print_json, say, show
+from eqcalc.cli.options import Trust
+
+if TYPE_CHECKING:
+    from eqcalc.model_file import ModelFile
 
 __all__ = ["info"]
 
@@ -21,6 +24,7 @@ def info(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Show what a model is (elements, cutoff, units, errors), or an architecture's options.
 
@@ -39,7 +43,7 @@ def info(
         print_architectures()
         return
     try:
-        file = open_model_file(model)
+        file = open_model_file(model, trust=trust)
     except UnknownModelError as error:
         from eqcalc.architectures import available
 
@@ -57,16 +61,16 @@ def info(
     show(Markdown(file.card.to_markdown()))
     say(f"\nfile    {file.path} ({file.path.stat().st_size / 1e6:.1f} MB)\nsha256  {file.sha256}")
     if file.card.kind == "potential":
-        _say_engine(file.path)
+        _say_engine(file)
 
 
-def _say_engine(path: Path) -> None:
+def _say_engine(file: ModelFile) -> None:
     """Say what would run the model here; a card is worth reading where nothing can."""
     from eqcalc.engines import load_model
     from eqcalc.errors import EqcalcError
 
     try:
-        report = load_model(path).engine_report()
+        report = load_model(file.path, trust=file.trusted).engine_report()
     except EqcalcError as error:
         report = f"none: {error}"
     say("engine  " + report.replace("\n", "\n        "))

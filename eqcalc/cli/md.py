@@ -24,6 +24,7 @@ from eqcalc.cli.options import (
     Structure,
     Threads,
     TrajectoryFormat,
+    Trust,
 )
 from eqcalc.errors import ConfigError
 
@@ -74,6 +75,7 @@ def md(
     skin: Skin = 0.5,
     max_edges: MaxEdges = None,
     threads: Threads = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -109,7 +111,7 @@ def md(
 
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
-    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads)
+    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options)
     run = MDRun(atoms, calculator, settings, source)
     if run.kept_velocities:

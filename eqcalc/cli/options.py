@@ -25,6 +25,7 @@ __all__ = [
     "Structure",
     "Threads",
     "TrajectoryFormat",
+    "Trust",
 ]
 
 Quiet = Annotated[
@@ -113,6 +114,12 @@ Threads = Annotated[
         min=1,
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run whatever program the model file holds; only of makers you know."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -126,3 +133,4 @@ class CalculatorOptions:
     skin: Union[float, str]
     max_edges: int | None
     threads: int | None
+    trust: bool = False

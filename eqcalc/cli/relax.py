@@ -24,6 +24,7 @@ from eqcalc.cli.options import (
     Structure,
     Threads,
     TrajectoryFormat,
+    Trust,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def relax(
     skin: Skin = 0.5,
     max_edges: MaxEdges = None,
     threads: Threads = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -73,7 +75,7 @@ def relax(
 
     folder = run_folder_of(structure, "relax", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
-    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads)
+    options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options)
     run = RelaxRun(atoms, calculator, settings, source)
     try:

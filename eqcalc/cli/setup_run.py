@@ -76,7 +76,7 @@ def set_up_calculator(
 
         torch.set_num_threads(options.threads)  # the process belongs to the command line
     model = choose_model(structures[0]) if options.model is None else options.model
-    file = open_potential(model)
+    file = open_potential(model, trust=options.trust)
     if options.model is None:
         known = ", ".join(file.card.compositions)
         # only formulas were compared, and the user did not choose
@@ -104,6 +104,7 @@ def set_up_calculator(
         skin=options.skin,
         max_edges=options.max_edges,
         threads=options.threads,
+        trust=options.trust,
     )
     _say_engine(calculator, max(map(len, structures)))
     source = {

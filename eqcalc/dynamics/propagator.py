@@ -28,6 +28,7 @@ from eqcalc.dynamics.propagator_file import (
     verify_steps,
 )
 from eqcalc.engines.engine import Target
+from eqcalc.engines.loading import errors_of_the_program
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, GraphError, ModelFileError, NonFiniteError, listing
 from eqcalc.model_file import Source
@@ -52,6 +53,7 @@ class Propagator:
     trajectory : path of a trajectory, or an object with ``write(atoms)``
     loginterval : steps between two of its frames
     append_trajectory : add to an existing file instead of replacing it
+    trust : run whatever program the file holds; see :func:`eqcalc.load_model`
 
     Attributes
     ----------
@@ -73,9 +75,10 @@ class Propagator:
         trajectory: Any = None,
         loginterval: int = 1,
         append_trajectory: bool = False,
+        trust: bool = False,
     ) -> None:
         require_at_least(1, loginterval=loginterval)
-        self._engine, self.card = _load(model, device, dtype)
+        self._engine, self.card = _load(model, device, dtype, trust)
         self.nsteps = 0
         self.atoms: Atoms | None = None
         self._objects: dict[str, Tensor] = {}
@@ -227,16 +230,21 @@ class _StepEngine(TorchScriptEngine):
         return self._module(charges, positions, velocities, objects)
 
 
-def _load(source: Source, device: str, dtype: str | None) -> tuple[_StepEngine, PropagatorCard]:
+def _load(
+    source: Source, device: str, dtype: str | None, trust: bool
+) -> tuple[_StepEngine, PropagatorCard]:
     where = resolve_device(device)
-    file, card = open_propagator_file(source)
+    file, card = open_propagator_file(source, trust=trust)
     precision = resolve_dtype(dtype if dtype is not None else card.dtype)
     engine = _StepEngine.load(file, Target(where, precision))
     try:
         passport = PropagatorPassport.from_json(file.passport)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"the passport inside '{file.path}' is not readable.") from error
-    verify_steps(passport, engine.tensors_step, precision, where, str(file.path))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFileError(
+            f"the passport inside '{file.path}' is not readable: {error}."
+        ) from error
+    with errors_of_the_program(file):
+        verify_steps(passport, engine.tensors_step, precision, where, str(file.path))
     return engine, card
 
 

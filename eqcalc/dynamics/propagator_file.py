@@ -24,6 +24,7 @@ from torch import Tensor
 from eqcalc.errors import ModelFileError
 from eqcalc.model_file import ModelFile, Source, open_model_file
 from eqcalc.model_file.card import PropagatorCard
+from eqcalc.model_file.fields import require_number, require_numbers
 
 __all__ = [
     "PropagatorCard",
@@ -41,6 +42,11 @@ Step = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor]], tuple[Tensor, Tenso
 # Relative to the largest number of the frame. float32 has a unit roundoff of 6e-8, and
 # four layers of sums over a few neighbours lose two to three digits of it.
 TOLERANCES: dict[str, float] = {"float64": 1e-10, "float32": 1e-4}
+
+# A file may allow more than today's tolerances, but not so much that everything passes.
+_LARGEST_TOLERANCE = 1e-2
+_MOST_FRAMES = 1000
+_VECTORS = ("positions", "velocities", "next_positions", "next_velocities")
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,31 @@ class PropagatorPassport:
         """
         content = json.loads(text)
         frames = [PropagatorFrame(**frame) for frame in content["frames"]]
+        if not 0 < len(frames) <= _MOST_FRAMES:
+            raise ValueError(f"it holds {len(frames) or 'no'} frames")
+        for index, frame in enumerate(frames):
+            n = len(frame.charges)
+            require_numbers(f"charges of frame {index}", frame.charges, (n,))
+            for name in _VECTORS:
+                require_numbers(f"{name} of frame {index}", getattr(frame, name), (n, 3))
+            for kind, members in frame.objects.items():
+                _check_members(f"{kind} of frame {index}", members, n)
+        for name, tolerance in content["tolerances"].items():
+            require_number(f"the tolerance of {name}", tolerance, 0.0, _LARGEST_TOLERANCE)
         return cls(frames, content["tolerances"])
 
 
-def open_propagator_file(source: Source) -> tuple[ModelFile, PropagatorCard]:
+def _check_members(name: str, members: Any, n_atoms: int) -> None:
+    rows = members if members and isinstance(members[0], list) else [members]
+    for row in rows:
+        require_numbers(name, row, (len(rows[0]),))
+        if not all(type(k) is int and 0 <= k < n_atoms for k in row):
+            raise ValueError(f"{name} names atoms that are not there")
+
+
+def open_propagator_file(
+    source: Source, *, trust: bool = False
+) -> tuple[ModelFile, PropagatorCard]:
     """Find, check and read a propagator given by path, folder or shipped name.
 
     Raises
@@ -101,7 +128,7 @@ def open_propagator_file(source: Source) -> tuple[ModelFile, PropagatorCard]:
     UnknownModelError : there is none.
     ModelFileError : it is unreadable, damaged or foreign, or a potential.
     """
-    file = open_model_file(source)
+    file = open_model_file(source, trust=trust)
     if not isinstance(file.card, PropagatorCard):
         raise ModelFileError(
             f"'{file.path}' is a potential ({file.card.architecture}), not a propagator: use it "
@@ -141,6 +168,11 @@ def verify_steps(
     ModelFileError : a frame differs by more than the tolerance.
     """
     name = str(dtype).removeprefix("torch.")
+    if name not in passport.tolerances:
+        raise ModelFileError(
+            f"{label}: the passport has no tolerance for {name}; "
+            f"it knows {', '.join(passport.tolerances)}."
+        )
     for number, frame in enumerate(passport.frames):
         found = step(*frame.inputs(dtype, device))
         for what, values, expected in zip(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Optional
 from weakref import WeakValueDictionary
@@ -25,7 +26,15 @@ from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.model_file.passport import read_passport, verify
 from eqcalc.threads import UsingThreads, check_threads, threads_for
 
-__all__ = ["ENGINES", "Model", "engines_on", "load_committee", "load_model", "reload_model"]
+__all__ = [
+    "ENGINES",
+    "Model",
+    "engines_on",
+    "errors_of_the_program",
+    "load_committee",
+    "load_model",
+    "reload_model",
+]
 
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (CudaGraphEngine, InductorEngine, TorchScriptEngine)
@@ -93,6 +102,8 @@ _live: WeakValueDictionary[tuple[str, str, Optional[str], str, Optional[int]], M
     WeakValueDictionary()
 )
 """Models in use, by checksum, device, dtype, engine and threads as they were asked for."""
+_said: set[str] = set()
+"""Checksums of the files of which it was said that they have no digest."""
 
 
 def reload_model(
@@ -103,6 +114,7 @@ def reload_model(
     dtype: Optional[str] = None,
     engine: str = "auto",
     threads: Optional[int] = None,
+    trust: bool = False,
 ) -> Model:
     """Return the model of a checksum: one in use in this process, else that of a file.
 
@@ -114,7 +126,9 @@ def reload_model(
     found = _live.get((sha256, device, dtype, engine, threads))
     if found is not None:
         return found
-    loaded = load_model(source, device=device, dtype=dtype, engine=engine, threads=threads)
+    loaded = load_model(
+        source, device=device, dtype=dtype, engine=engine, threads=threads, trust=trust
+    )
     if loaded.file.sha256 != sha256:
         raise ModelFileError(
             f"'{source}' holds another model than when this calculator was stored (its sha256 was "
@@ -131,6 +145,7 @@ def load_model(
     dtype: Optional[str] = None,
     engine: str = "auto",
     threads: Optional[int] = None,
+    trust: bool = False,
 ) -> Model:
     """Load a model and replay its passport.
 
@@ -143,11 +158,13 @@ def load_model(
         inductor where it is compiled, else torchscript; or "auto", the fastest that is ready
         and passes: it compiles nothing (``eqcalc compile`` does)
     threads : of a call on a CPU; None: one per hundred atoms, at most as many as torch has
+    trust : run whatever program the file holds. Otherwise it may only compute, with operators
+        that eqcalc knows (docs/model-file.md)
 
     Raises
     ------
-    ModelFileError : the file is missing, damaged, foreign, a propagator, or gives other
-        numbers here.
+    ModelFileError : the file is missing, damaged, foreign, a propagator, gives other
+        numbers here, or holds a program that eqcalc does not know.
     DeviceError : CUDA was asked for and there is none.
     EngineError : the engine that was asked for cannot run the model here.
     ConfigError : an unknown device, dtype or engine, or no number of threads.
@@ -158,13 +175,13 @@ def load_model(
         if resolve_device(device).type != "cpu"
         else UsingThreads(threads_for(1, threads))
     ):
-        model = replace(_load(source, device, dtype, engine), threads=threads)
+        model = replace(_load(source, device, dtype, engine, trust), threads=threads)
     _live[model.file.sha256, str(device), dtype, engine, threads] = model
     return model
 
 
 @torch.inference_mode(False)  # what is made there can never be differentiated
-def _load(source: Source, device: str, dtype: Optional[str], engine: str) -> Model:
+def _load(source: Source, device: str, dtype: Optional[str], engine: str, trust: bool) -> Model:
     if engine != "auto" and engine not in ENGINES:
         known = ["auto", *ENGINES]
         raise ConfigError(
@@ -173,7 +190,9 @@ def _load(source: Source, device: str, dtype: Optional[str], engine: str) -> Mod
     where = resolve_device(device)
     if where.type == "cpu":
         keep_freed_memory()
-    file = open_potential(source)
+    file = open_potential(source, trust=trust)
+    file.require_checked()  # a package that was compiled from it is its program too
+    _say_that_it_has_no_digest(file)
     target = Target(where, resolve_dtype(dtype if dtype is not None else file.card.dtype))
     if engine != "auto":
         return _load_with(ENGINES[engine], file, target)
@@ -243,13 +262,38 @@ def load_committee(
 def _proven(kind: type[Engine], file: ModelFile, target: Target) -> Engine:
     """Start an engine and replay the passport."""
     engine = kind.load(file, target)
-    with FullPrecision(target.device.type):  # as calls of a Model are made
-        verify(
-            read_passport(file),
-            engine,
-            file.card.cutoff,
-            target.dtype,
-            target.device,
-            str(file.path),
-        )
+    passport = read_passport(file)
+    # As calls of a Model are made.
+    with errors_of_the_program(file), FullPrecision(target.device.type):
+        verify(passport, engine, file.card.cutoff, target.dtype, target.device, str(file.path))
     return engine
+
+
+@contextmanager
+def errors_of_the_program(file: ModelFile) -> Iterator[None]:
+    """Turn what a model's program raises while its passport is replayed into one error.
+
+    Raises
+    ------
+    ModelFileError : the program raised, or a frame of the passport is no structure.
+    """
+    try:
+        yield
+    except (ModelFileError, EngineError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelFileError(
+            f"'{file.path}' does not reproduce its own passport: {lines[-1].strip()}. Export the "
+            "model again."
+        ) from error
+
+
+def _say_that_it_has_no_digest(file: ModelFile) -> None:
+    if not file.card.digest and file.sha256 not in _said:
+        _said.add(file.sha256)
+        warnings.warn(
+            f"the model file '{file.path}' is older than the digest that ties card, passport and "
+            "weights together; what can be compared was compared. Export the model again.",
+            stacklevel=4,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,14 @@ class TorchScriptEngine(Engine):
 
         Raises
         ------
-        ModelFileError : torch cannot read it.
+        ModelFileError : its program is not one that eqcalc writes, or torch cannot read it.
         """
+        content = io.BytesIO(file.archive())
         with warnings.catch_warnings():
             # torch deprecates TorchScript as a whole; the file format is chosen with that known.
             warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
             try:
-                module = torch.jit.load(str(file.path), map_location=target.device)
+                module = torch.jit.load(content, map_location=target.device)
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[0]
                 raise ModelFileError(

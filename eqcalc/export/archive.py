@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from eqcalc.model_file import CARD, PASSPORT, WEIGHTS
+from eqcalc.model_file.archive import unknown_to_eqcalc
+from eqcalc.model_file.entries import CARD, PASSPORT, WEIGHTS, stamp
 
 __all__ = ["read_archive", "write_archive"]
 
 
 def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport: str) -> bytes:
-    """Script a module and return the archive's bytes, extra files included.
+    """Script a module and return the archive's bytes, extra files and their digest included.
 
     Parameters
     ----------
@@ -37,11 +38,19 @@ def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport:
             buffer,
             _extra_files={CARD: card, PASSPORT: passport, WEIGHTS: save_safetensors(weights)},
         )
-    return buffer.getvalue()
+    content = stamp(buffer.getvalue())
+    unknown = unknown_to_eqcalc(content)
+    if unknown is not None:
+        warnings.warn(
+            "the exported model has to be loaded with trust=True (on the command line --trust): "
+            f"its program holds what eqcalc's own networks do not ({unknown}).",
+            stacklevel=3,
+        )
+    return content
 
 
 def read_archive(content: bytes) -> torch.jit.ScriptModule:
-    """Return the module that :func:`write_archive` wrote."""
+    """Return the module that :func:`write_archive` wrote, or :meth:`ModelFile.archive` checked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=Warning)
         return torch.jit.load(io.BytesIO(content))

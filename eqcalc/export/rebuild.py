@@ -36,7 +36,7 @@ def rebuild_potential(file: ModelFile) -> Potential:
         network = architectures.build(card.architecture, **card.config)
         potential = Potential(network.to(dtype), card.reference_energies, scale=card.scale)
         potential.load_state_dict(load_safetensors(file.weights()))
-        constants = dict(read_archive(file.path.read_bytes()).named_buffers())
+        constants = dict(read_archive(file.archive()).named_buffers())
         for prefix, module in potential.named_modules(prefix="potential"):
             for name in module._buffers:
                 module._buffers[name] = constants[f"{prefix}.{name}"].clone()

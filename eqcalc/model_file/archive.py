@@ -3,7 +3,8 @@
 A model is a TorchScript archive (a zip) with three extra files inside:
 ``card.json`` says what the model is, ``passport.json`` holds reference frames
 (:mod:`eqcalc.model_file.passport`), ``weights.safetensors`` the weights for a later version
-that rebuilds the network from the card. Nothing is ever unpickled by Python.
+that rebuilds the network from the card. Nothing is ever unpickled by Python, and torch gets
+nothing but the entries that :meth:`ModelFile.archive` has checked.
 Potentials and propagators (:mod:`eqcalc.dynamics`) are files of one format; the
 card says which a file is.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -20,7 +23,11 @@ from pathlib import Path
 from typing import Union
 
 from eqcalc.errors import ModelFileError, UnknownModelError, did_you_mean
+from eqcalc.model_file.agreement import check_agreement, check_state, read_state
 from eqcalc.model_file.card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
+from eqcalc.model_file.entries import CARD, PASSPORT, WEIGHTS, digest_of, pack, read_entries
+from eqcalc.model_file.pickled import Instance
+from eqcalc.model_file.program import check_program
 
 __all__ = [
     "CARD",
@@ -34,16 +41,33 @@ __all__ = [
     "open_model_file",
     "open_potential",
     "read_card",
+    "unknown_to_eqcalc",
 ]
 
-CARD, PASSPORT, WEIGHTS = "card.json", "passport.json", "weights.safetensors"
 MODEL_NAME = "model.pt"
 
 Source = Union[str, "os.PathLike[str]"]
 
 # What zipfile raises, depending on where a file is damaged: a flipped bit may claim
 # encryption, another compression or a name that is no text.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
+
+_FOR_TORCH = re.compile(
+    r"(code/.*\.py|data/\d+|constants/\d+|(data|constants)\.pkl|version|byteorder)", re.ASCII
+)
+_KNOWN = re.compile(
+    rf"(code/.*\.debug_pkl|\.data/serialization_id|extra/({CARD}|{PASSPORT}|{WEIGHTS}))", re.ASCII
+)
+_passed: set[str] = set()
+"""Checksums of the files whose program was checked by this process."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +77,87 @@ class ModelFile:
     path : of the archive; passport : text of passport.json
     card : what it is, a PropagatorCard for a propagator
     sha256 : of the file's bytes
+    trusted : its program may be anything
     """
 
     path: Path
     card: ModelCard
     passport: str
     sha256: str
+    trusted: bool = False
 
     def weights(self) -> bytes:
         """Return the content of ``weights.safetensors``.
 
         Raises
         ------
-        ModelFileError : the file holds none, or is no longer readable.
+        ModelFileError : the file holds none, is no longer readable, or is refused.
         """
+        self.require_checked()
+        return self._entries()[f"extra/{WEIGHTS}"]
+
+    def archive(self) -> bytes:
+        """Return the checked program and its tensors as an archive for ``torch.jit.load``.
+
+        Raises
+        ------
+        ModelFileError : as :meth:`require_checked`.
+        """
+        entries = self._entries()
+        self._check(entries)
+        return pack({k: v for k, v in entries.items() if _FOR_TORCH.fullmatch(k)})
+
+    def require_checked(self) -> None:
+        """Refuse a file whose parts do not belong together, or whose program is not known.
+
+        Raises
+        ------
+        ModelFileError : a tensor's record is short, card, weights and program differ, or the
+            program holds what eqcalc's exporter does not write and the file is not trusted.
+        """
+        if not self._is_checked():
+            self._check(self._entries())
+
+    def _is_checked(self) -> bool:
+        return f"{self.sha256} {self.trusted}" in _passed
+
+    def _check(self, entries: dict[str, bytes]) -> None:
+        if self._is_checked():
+            return
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(f"/extra/{WEIGHTS}"):
-                        return archive.read(name)
-        except (*_DAMAGE, OSError) as error:
-            raise ModelFileError(f"cannot read the weights in '{self.path}': {error}.") from error
-        raise ModelFileError(f"'{self.path}' holds no {WEIGHTS}; export the model again.")
+            root = read_state(entries, any_state=self.trusted)
+            if f"extra/{WEIGHTS}" not in entries:
+                raise ValueError(f"it holds no {WEIGHTS}")
+        except ValueError as error:
+            raise ModelFileError(
+                f"the model file '{self.path}' is damaged: {error}; copy or export it again."
+            ) from error
+        if not self.trusted:
+            try:
+                _check_program(entries, root)
+            except (ValueError, RecursionError) as error:
+                raise ModelFileError(
+                    f"the model file '{self.path}' was not loaded: its program holds what eqcalc "
+                    f"does not write, and could do anything ({error}). If you know and trust "
+                    "whoever made it, pass trust=True (on the command line --trust)."
+                ) from error
+        try:
+            check_agreement(root, self.card, entries, complete=not self.trusted)
+        except ValueError as error:
+            raise ModelFileError(
+                f"the parts of the model file '{self.path}' do not belong together: {error}; "
+                "export the model again."
+            ) from error
+        _passed.add(f"{self.sha256} {self.trusted}")
+
+    def _entries(self) -> dict[str, bytes]:
+        content = _content(self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ModelFileError(
+                f"the model file '{self.path}' was replaced by another one while it was in use; "
+                "load it again."
+            )
+        return _read_entries(content, self.path)
 
 
 def available_models() -> list[str]:
@@ -111,8 +194,12 @@ def find_model(source: Source) -> Path:
     )
 
 
-def open_model_file(source: Source) -> ModelFile:
-    """Find, check and read a model file.
+def open_model_file(source: Source, *, trust: bool = False) -> ModelFile:
+    """Find, check and read a model file. Its program is not run, and not yet checked.
+
+    Parameters
+    ----------
+    trust : whatever loads the file may run a program that eqcalc does not know
 
     Raises
     ------
@@ -120,37 +207,39 @@ def open_model_file(source: Source) -> ModelFile:
     ModelFileError : it is unreadable, damaged, foreign or from a newer eqcalc.
     """
     path = find_model(source)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            extras = {
-                name.rsplit("/", 1)[1]: archive.read(name)
-                for name in archive.namelist()
-                if "/extra/" in name and name.endswith((CARD, PASSPORT))
-            }
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except _DAMAGE as error:
-        raise ModelFileError(_not_an_archive(path)) from error
-    except OSError as error:
-        raise ModelFileError(f"cannot read the model file '{path}': {error}.") from error
-    if damaged is not None:
-        raise ModelFileError(
-            f"the model file '{path}' is damaged (bad checksum in {damaged}); copy or export "
-            "it again."
-        )
-    if CARD not in extras or PASSPORT not in extras:
+    content = _content(path)
+    entries = _read_entries(content, path)
+    card_text, passport = entries.get(f"extra/{CARD}"), entries.get(f"extra/{PASSPORT}")
+    if card_text is None or passport is None:
         raise ModelFileError(
             f"'{path}' is an archive but not a model of eqcalc: it has no {CARD} and {PASSPORT} "
             "inside. Export a potential with eqcalc.export.export_model or 'eqcalc export'."
         )
-    card = _read_card_text(extras[CARD], path)
+    card = _read_card_text(card_text, path)
+    if card.digest and digest_of(entries) != card.digest:
+        raise ModelFileError(
+            f"the parts of the model file '{path}' do not belong together: they are not those "
+            "whose digest its card carries. Something in it was changed or exchanged; copy or "
+            "export the model again."
+        )
     try:
-        return ModelFile(path, card, extras[PASSPORT].decode(), sha256)
+        text = passport.decode()
     except UnicodeDecodeError as error:
         raise ModelFileError(f"the {PASSPORT} inside '{path}' is not readable: {error}.") from error
+    return ModelFile(path, card, text, hashlib.sha256(content).hexdigest(), trust)
 
 
-def open_potential(source: Source) -> ModelFile:
+def unknown_to_eqcalc(content: bytes) -> str | None:
+    """Return why the program of an archive that was just exported needs trust, or None."""
+    entries = read_entries(content)
+    try:
+        _check_program(entries, read_state(entries))
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
+
+
+def open_potential(source: Source, *, trust: bool = False) -> ModelFile:
     """Do what :func:`open_model_file` does, for what shall give energies and forces.
 
     Raises
@@ -158,7 +247,7 @@ def open_potential(source: Source) -> ModelFile:
     UnknownModelError : there is none.
     ModelFileError : see :func:`open_model_file`, or it is a propagator.
     """
-    file = open_model_file(source)
+    file = open_model_file(source, trust=trust)
     if isinstance(file.card, PropagatorCard):
         raise ModelFileError(
             f"'{file.path}' is a learned dynamics ({file.card.architecture}), not a potential: it "
@@ -170,6 +259,38 @@ def open_potential(source: Source) -> ModelFile:
 def read_card(source: Source) -> ModelCard:
     """Return the card of a model given by path, folder or shipped name."""
     return open_model_file(source).card
+
+
+def _check_program(entries: dict[str, bytes], root: Instance) -> None:
+    for name in entries:
+        if not _FOR_TORCH.fullmatch(name) and not _KNOWN.fullmatch(name):
+            raise ValueError(f"it holds {name}, which belongs to no model")
+    code = {k: v for k, v in entries.items() if k[:5] == "code/" and k[-3:] == ".py"}
+    check_state(root, check_program(code))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":  # else it may be anything, of any size
+                file.seek(0)
+                return file.read()
+    except (OSError, MemoryError) as error:
+        raise ModelFileError(f"cannot read the model file '{path}': {error}.") from error
+    raise ModelFileError(_not_an_archive(path))
+
+
+def _read_entries(content: bytes, path: Path) -> dict[str, bytes]:
+    try:
+        return read_entries(content)
+    except _DAMAGE as error:
+        raise ModelFileError(_not_an_archive(path)) from error
+    except ValueError as error:
+        raise ModelFileError(
+            f"the model file '{path}' is damaged ({error}); copy or export it again."
+        ) from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read the model file '{path}': {error}.") from error
 
 
 def _read_card_text(text: bytes, path: Path) -> ModelCard:
@@ -188,7 +309,7 @@ def _read_card_text(text: bytes, path: Path) -> ModelCard:
                 "Upgrade eqcalc to use it."
             )
         return CARDS[kind].from_json(text.decode())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"the {CARD} inside '{path}' is not readable: {error}.") from error
 
 

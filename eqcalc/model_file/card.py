@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from eqcalc.model_file.fields import require_card
+
 __all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
 
 FORMAT_VERSION = 1
@@ -25,6 +27,8 @@ class ModelCard:
     training_data : free form; ``compositions`` lists Hill formulas seen in training
     errors : free form, with units in the keys
     kind : "potential" or "propagator"
+    digest : of all entries of the archive, the card included
+        (:func:`eqcalc.model_file.entries.digest_of`); empty in files that are older than it
     """
 
     name: str
@@ -44,6 +48,7 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     kind: str = "potential"
+    digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:
         """Return the text of ``card.json``."""
@@ -60,7 +65,9 @@ class ModelCard:
         content = json.loads(text)
         known = {f.name for f in fields(cls)}
         # A later minor version may add keys; what this version needs must be there.
-        return cls(**{key: value for key, value in content.items() if key in known})
+        card = cls(**{key: value for key, value in content.items() if key in known})
+        require_card(asdict(card))
+        return card
 
     def to_markdown(self) -> str:
         """Return the card as a page to read."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from ase import Atoms
 from torch import Tensor
 
 from eqcalc.derivatives import forces_from_edge_gradients
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ModelFileError
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file.archive import ModelFile
+from eqcalc.model_file.fields import require_number, require_numbers
 from eqcalc.neighbours import build_graph
 
 __all__ = [
@@ -57,6 +60,11 @@ TOLERANCES: dict[str, Tolerance] = {
     "float64": Tolerance(energy=1e-9, forces=1e-8, relative=1e-10),
     "float32": Tolerance(energy=2e-5, forces=5e-4, relative=2e-5),
 }
+
+
+# A file may allow more than today's tolerances, but not so much that everything passes.
+_LARGEST = Tolerance(energy=1e-3, forces=1e-2, relative=1e-3)
+_MOST_FRAMES, _MOST_ATOMS, _FARTHEST = 1000, 100_000, 1e5  # Å
 
 
 @dataclass(frozen=True)
@@ -97,16 +105,37 @@ class Passport:
         """
         content = json.loads(text)
         frames = [PassportFrame(**frame) for frame in content["frames"]]
-        if len(frames) == 0:
-            raise ValueError("it holds no frames")
+        if not 0 < len(frames) <= _MOST_FRAMES:
+            raise ValueError(f"it holds {len(frames) or 'no'} frames")
         for index, frame in enumerate(frames):
             expected = (len(frame.numbers), 3)
             if not np.shape(frame.positions) == np.shape(frame.forces) == expected:
                 raise ValueError(f"positions and forces of frame {index} are not {expected}")
-        return cls(
-            frames=frames,
-            tolerances={k: Tolerance(**v) for k, v in content["tolerances"].items()},
-        )
+            _check_frame(frame, f"of frame {index}")
+        tolerances = {k: Tolerance(**v) for k, v in content["tolerances"].items()}
+        for name, tolerance in tolerances.items():
+            for what, value in asdict(tolerance).items():
+                largest = getattr(_LARGEST, what)
+                require_number(f"the tolerance of {what} in {name}", value, 0.0, largest)
+        return cls(frames, tolerances)
+
+
+def _check_frame(frame: PassportFrame, where: str) -> None:
+    """Refuse a frame that is no structure; that its energies are finite is looked at later."""
+    n_atoms = len(frame.numbers)
+    if not 0 < n_atoms <= _MOST_ATOMS:
+        raise ValueError(f"the number of atoms {where} is {n_atoms}")
+    if not all(type(z) is int and 0 < z < N_ELEMENTS for z in frame.numbers):
+        raise ValueError(f"the atomic numbers {where} are not between 1 and {N_ELEMENTS - 1}")
+    require_numbers(f"positions {where}", frame.positions, (n_atoms, 3))
+    require_numbers(f"cell {where}", frame.cell, (3, 3))
+    if max(map(abs, chain(*frame.positions, *frame.cell))) > _FARTHEST:
+        raise ValueError(f"positions or cell {where} are farther than {_FARTHEST:g} Å")
+    if len(frame.pbc) != 3 or not all(type(periodic) is bool for periodic in frame.pbc):
+        raise ValueError(f"pbc {where} is not three times true or false")
+    for value in (frame.energy, frame.interaction_energy, *chain(*frame.forces)):
+        if type(value) not in (int, float):
+            raise ValueError(f"energy and forces {where} are not numbers")
 
 
 def record(
@@ -151,7 +180,7 @@ def read_passport(file: ModelFile) -> Passport:
     """
     try:
         return Passport.from_json(file.passport)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"the passport inside '{file.path}' is not readable: {error}."
         ) from error

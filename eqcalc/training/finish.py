@@ -97,7 +97,9 @@ def export_run(
         training_data=_training_data(config, data.train, data.validation),
     )
     write(overwrite=overwrite)
-    comparison = evaluate(load_model(path, device="cpu"), judged.frames, source=judged.source)
+    comparison = evaluate(
+        load_model(path, device="cpu", trust=True), judged.frames, source=judged.source
+    )
     errors = {"measured on": judged_on, **comparison.summary()}
     card = write(overwrite=True, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())

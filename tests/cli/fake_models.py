@@ -19,7 +19,7 @@ ASKED_FOR = []
 FORECAST = None  # what every calculator foresees
 
 
-def eq_calculator(model, *, device, dtype, engine, skin, max_edges, threads):
+def eq_calculator(model, *, device, dtype, engine, skin, max_edges, threads, trust):
     ASKED_FOR.append(
         {
             "model": model,
@@ -43,7 +43,7 @@ def eq_calculator(model, *, device, dtype, engine, skin, max_edges, threads):
     return springs
 
 
-def model_file_of(name) -> SimpleNamespace:
+def model_file_of(name, *, trust=False) -> SimpleNamespace:
     kind = "propagator" if str(name) in PROPAGATORS else "potential"
     known = SHIPPED.get(str(name), [])
     card = SimpleNamespace(name=str(name), compositions=known, kind=kind, cutoff=5.0)

@@ -57,6 +57,9 @@ class Counted:
         outputs = self.model(graph)
         return outputs if self.answer is None else self.answer(*outputs)
 
+    def using_threads(self, n_atoms):
+        return self.model.using_threads(n_atoms)
+
 
 def count_calls(calculator: EqCalculator, answer: Callable | None = None) -> Counted:
     counted = Counted(calculator.models[0], answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zipfile
@@ -27,12 +28,17 @@ from eqcalc.model_file import (
     read_card,
 )
 from eqcalc.model_file.card import PropagatorCard
+from eqcalc.model_file.entries import stamp
 
 Change = Callable[[bytes], "bytes | None"]
 
 
 def rewrite(source: Path, target: Path, changes: dict[str, Change]) -> Path:
-    """Copy an archive; entries whose name ends with a key are changed, or dropped for None."""
+    """Copy an archive; entries whose name ends with a key are changed, or dropped for None.
+
+    The copy's card has a new digest, as if the change had been made on purpose, where the card
+    is one.
+    """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
             content: bytes | None = old.read(info)
@@ -41,6 +47,8 @@ def rewrite(source: Path, target: Path, changes: dict[str, Change]) -> Path:
                     content = change(content)
             if content is not None:
                 new.writestr(info.filename, content)
+    with contextlib.suppress(ValueError):
+        target.write_bytes(stamp(target.read_bytes()))
     return target
 
 
