@@ -97,7 +97,7 @@ class SphericalBesselBasis(nn.Module):
         self.n_spherical = n_spherical
         self.n_radial = n_radial
         coefficients = _chebyshev_coefficients(n_spherical, n_radial)
-        self.n_terms = coefficients.shape[0]
+        self.n_doublings = (coefficients.shape[0] - 1).bit_length() - 1
         # Kept as integers times a power of two: casting a network to float32 rounds every
         # buffer of floats, and casting it back does not restore them.
         self.unit = 2.0 ** (math.ceil(math.log2(np.abs(coefficients).max())) - 62)
@@ -111,7 +111,7 @@ class SphericalBesselBasis(nn.Module):
         envelope = polynomial_envelope(x, 1.0, self.p) / x
         # Beyond the cutoff the envelope is zero, and the polynomials must stay finite.
         inside = x.clamp(max=1.0)
-        polynomials = _chebyshev_polynomials(2.0 * inside * inside - 1.0, self.n_terms)
+        polynomials = _chebyshev_polynomials(2.0 * inside * inside - 1.0, self.n_doublings)
         values = polynomials @ (self.multiples.to(torch.float64) * self.unit)
         values = values.view(-1, self.n_spherical, self.n_radial)
         powers = (envelope * inside.pow(self.orders)).unsqueeze(2)  # (n_edges, n_spherical, 1)
@@ -197,13 +197,13 @@ def _chebyshev_coefficients(n_spherical: int, n_radial: int) -> NDArray[np.float
     return np.ascontiguousarray(coefficients)
 
 
-def _chebyshev_polynomials(y: Tensor, n_terms: int) -> Tensor:
-    """Return T_0 ... T_{n_terms - 1} of y (n_edges, 1), n_terms a power of two plus one.
+def _chebyshev_polynomials(y: Tensor, n_doublings: int) -> Tensor:
+    """Return T_0 ... T_m of y (n_edges, 1), m = 2**n_doublings.
 
     T_{m+k} = 2 T_m T_k - T_{m-k} doubles the number of polynomials at each step.
     """
     polynomials = torch.cat([torch.ones_like(y), y], dim=1)
-    while polynomials.shape[1] < n_terms:
+    for _ in range(n_doublings):  # a model's program has no loop without a known end
         m = polynomials.shape[1] - 1
         more = 2.0 * polynomials[:, m:] * polynomials[:, 1:] - polynomials[:, :m].flip(1)
         polynomials = torch.cat([polynomials, more], dim=1)

@@ -135,7 +135,7 @@ def test_one_load_does_not_change_another(models):
 
 
 def test_a_file_that_torch_cannot_read_is_refused_with_both_versions(models, tmp_path):
-    path = rewrite(models["double"], tmp_path / "model.pt", {"data.pkl": lambda _: b"nonsense"})
+    path = rewrite(models["double"], tmp_path / "model.pt", {"/version": lambda _: b"99\n"})
     here = torch.__version__.split("+")[0]
     reason = rf"torch {here}.* cannot load '.*model\.pt', written with torch {here}"
     with pytest.raises(ModelFileError, match=reason):

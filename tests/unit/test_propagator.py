@@ -36,6 +36,7 @@ from eqcalc.errors import (
     OutputExistsError,
     UnknownModelError,
 )
+from eqcalc.model_file.entries import stamp
 
 OBJECTS = {"isolated": [0], "stick": [[1], [2]], "hinge": [[3], [4], [5]]}
 
@@ -550,6 +551,7 @@ def _rewritten(path, target, passport):
         for name in old.namelist():
             content = old.read(name)
             new.writestr(name, passport if name.endswith("/extra/passport.json") else content)
+    target.write_bytes(stamp(target.read_bytes()))
     return target
 
 
