@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from eqcalc.errors import CacheError, EngineError
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import load_library
+from eqcalc.native.private_folder import is_noexec
 
 __all__ = ["CompiledPackage", "InductorEngine"]
 
@@ -146,6 +148,12 @@ def _load_package(path: Path, device: torch.device) -> Call:
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     key = f"{checksum} {device}"
     if key not in _loaded:
+        unpacked_in = tempfile.gettempdir()
+        if is_noexec(Path(unpacked_in)):  # torch would fail there, and leave its files behind
+            raise EngineError(
+                f"packages are unpacked in '{unpacked_in}', whose file system is mounted noexec; "
+                "set TMPDIR to a folder from which code can be run"
+            )
         try:
             _loaded[key] = _loader(str(path), device).run
         except (RuntimeError, TypeError, AttributeError) as error:  # the latter of an older torch

@@ -215,8 +215,9 @@ def _load_with(kind: type[Engine], file: ModelFile, target: Target) -> Model:
         found = _proven(kind, file, target)
     except EngineError as error:
         others = [name for name in engines_on(target.device) if name != kind.name]
+        reason = str(error).rstrip(".")
         raise (CacheError if isinstance(error, CacheError) else EngineError)(
-            f"engine '{kind.name}' cannot run '{file.card.name}': {error}; or take "
+            f"engine '{kind.name}' cannot run '{file.card.name}': {reason}; or take "
             f"engine='auto' or '{others[-1] if others else 'torchscript'}'."
         ) from error
     return Model(file, found, found.not_used)

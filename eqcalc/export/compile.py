@@ -29,8 +29,13 @@ __all__ = ["compile_committee", "compile_model"]
 # Of filters and their slopes, relative; float32 rounds the sums of a network as much.
 _TABLE_TOLERANCE = 3e-6
 
-# One package for any number of threads. Else the present one would be compiled in.
-_OPTIONS = {"cpp.dynamic_threads": True}
+_OPTIONS = {
+    # One package for any number of threads. Else the present one would be compiled in.
+    "cpp.dynamic_threads": True,
+    # They take 280 MB in the compiler's folder, and a first compilation no less time.
+    "aot_inductor.precompile_headers": False,
+    "cpp_cache_precompile_headers": False,
+}
 
 
 def compile_model(file: ModelFile, package: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -116,6 +121,7 @@ def _compile(
 ) -> None:
     # The compiler takes a second to import; writing a model file does not need it.
     from torch._inductor import aoti_compile_and_package
+    from torch._inductor import config as inductor
     from torch.fx.experimental import _config as fx_config
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -136,7 +142,9 @@ def _compile(
         # Between parts of torch; nothing a user could act on.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
         program = torch.export.export(traced, example, dynamic_shapes=shapes)
-        aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
+        known = set(inductor.get_config_copy())  # an older torch has fewer
+        options = {name: value for name, value in _OPTIONS.items() if name in known}
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
 
 
 def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:

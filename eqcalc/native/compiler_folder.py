@@ -93,5 +93,5 @@ def _leave_out_foreign_headers(folder: Path, stack: ExitStack) -> None:
     if headers is None or Path(headers).is_relative_to(folder):
         return
     off = {"cpp_cache_precompile_headers": False, "aot_inductor.precompile_headers": False}
-    known = {name: value for name, value in off.items() if name in config._config}  # type: ignore[attr-defined]
+    known = {name: value for name, value in off.items() if name in config.get_config_copy()}
     stack.enter_context(config.patch(known))

@@ -132,14 +132,14 @@ class PackageCache:
             unfinished = path.with_name(f"{path.stem}.{os.getpid()}{self.suffix}")
             try:
                 compile_to(unfinished)
-                os.chmod(unfinished, 0o600)  # whatever the umask says
+                _keep_others_from_writing(unfinished)
                 checksum = _sha256(unfinished)
                 os.replace(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
             entry = {"key": key, "sha256": checksum}
             write_whole(_entry(path), (json.dumps(entry, indent=1) + "\n").encode())
-            os.chmod(_entry(path), 0o600)
+            _keep_others_from_writing(_entry(path))
         return path
 
     @contextmanager
@@ -159,6 +159,11 @@ class PackageCache:
             yield
         finally:
             lock.release()
+
+
+def _keep_others_from_writing(path: Path) -> None:
+    """Take from a new file what a loose umask would let others do."""
+    os.chmod(path, path.stat().st_mode & 0o755)
 
 
 def _entry(package: Path) -> Path:

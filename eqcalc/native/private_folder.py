@@ -15,7 +15,7 @@ from pathlib import Path
 
 from eqcalc.errors import CacheError
 
-__all__ = ["make_private", "require_trusted", "require_trusted_file"]
+__all__ = ["is_noexec", "make_private", "require_trusted", "require_trusted_file"]
 
 _MOST_LINKS = 40  # as Linux follows them
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -39,10 +39,15 @@ def make_private(folder: Path) -> None:
         except FileExistsError:  # another process was quicker; what it made is looked at below
             continue
     require_trusted(folder)
-    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
+    if is_noexec(folder):
         raise CacheError(
             f"nothing can be run from '{folder}': its file system is mounted noexec; {_INSTEAD}."
         )
+
+
+def is_noexec(folder: Path) -> bool:
+    """Return whether a folder's file system is mounted so that no code in it can be run."""
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
 
 
 def require_trusted(folder: Path, *, is_above: bool = False) -> None:
@@ -70,18 +75,18 @@ def require_trusted(folder: Path, *, is_above: bool = False) -> None:
             f"cannot look at '{folder}': {error.strerror or error}; {_INSTEAD}."
         ) from error
     for number, (path, found) in enumerate(way, start=1):
-        why = _foreign(path, found)
+        why, remedy = _foreign(path, found), _INSTEAD
         is_last = number == len(way) and not is_above
         if why is None and not stat.S_ISLNK(found.st_mode):  # a link has no mode of its own
             if not stat.S_ISDIR(found.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "no folder", str(path))
             if found.st_mode & _OTHERS_WRITE and (is_last or not found.st_mode & stat.S_ISVTX):
-                mode = stat.S_IMODE(found.st_mode)
-                why = f"can be written by others (mode {mode:04o}; chmod go-w '{path}')"
+                why = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})"
+                remedy = f"chmod go-w '{path}', or {_INSTEAD}"
         if why is not None:
             raise CacheError(
                 f"compiled code in '{folder}' is not run, and none is put there: '{path}' {why}; "
-                f"or {_INSTEAD}."
+                f"{remedy}."
             )
 
 

@@ -33,14 +33,20 @@ class LossGradients:
     ----------
     potential : in training mode when called
     weights : of the loss
-    compile : trace and compile at the first call, which raises CacheError where torch's
-        compiler has no folder that is this user's alone
+    compile : trace and compile at the first call
+
+    Raises
+    ------
+    CacheError : it shall compile, and torch's compiler has no folder that is this user's alone.
     """
 
     def __init__(self, potential: Potential, weights: LossWeights, compile: bool) -> None:
         self.potential = potential
         self.weights = weights
         self.compile = compile
+        if compile:
+            with private_compiler_folder():  # refused before the first batch, not at it
+                pass
         self._compiled: Optional[Callable[..., list[Optional[Tensor]]]] = None
 
     def __call__(self, batch: LabelledGraph) -> Tensor:

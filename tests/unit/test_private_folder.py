@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_a_folder_that_others_can_write_is_refused(mode, tmp_path):
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(CacheError, match=rf"can be written by others \(mode {mode:04o}; chmod"):
+    with pytest.raises(CacheError, match=rf"can be written by others \(mode {mode:04o}\); chmod"):
         require_trusted(folder)
     with pytest.raises(CacheError, match="can be written by others"):
         make_private(folder)
@@ -169,7 +170,7 @@ def test_packages_are_kept_for_this_user_alone_whatever_the_umask():
         os.umask(before)
     assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
     for file in (path, path.with_suffix(".json")):
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert file.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) == 0
 
 
 @pytest.mark.parametrize("fault", ["mode", "owner", "file"])
@@ -229,6 +230,23 @@ def test_without_a_home_to_write_to_torchscript_runs(home, models, monkeypatch, 
     model = load_model(models["double"])
     assert model.engine.name == "torchscript"
     assert "\n" not in model.not_used["inductor"]
+
+
+def test_where_packages_cannot_be_unpacked_and_run_torchscript_runs(models, monkeypatch):
+    real = os.statvfs
+
+    def noexec(path: object) -> os.statvfs_result:
+        fields = list(real(path))
+        fields[8] |= os.ST_NOEXEC  # f_flag
+        return os.statvfs_result(fields)
+
+    PackageCache().make(packages._key([open_model_file(models["double"])], TARGET), put)
+    monkeypatch.setattr(os, "statvfs", noexec)
+    before = sorted(Path(tempfile.gettempdir()).glob("aotinductor_*"))
+    model = load_model(models["double"])
+    assert model.engine.name == "torchscript"
+    assert re.search(r"mounted noexec; set TMPDIR", model.not_used["inductor"])
+    assert sorted(Path(tempfile.gettempdir()).glob("aotinductor_*")) == before
 
 
 def test_a_library_that_cannot_be_loaded_is_an_engine_error(monkeypatch):

@@ -28,6 +28,7 @@ from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.derivatives import VOIGT
 from eqcalc.engines import load_model
 from eqcalc.errors import (
+    CacheError,
     ConfigError,
     DataError,
     DataWarning,
@@ -396,6 +397,15 @@ def test_parameter_gradients_equal_finite_differences_of_the_loss(weights, cryst
         values.append(float(gradients(batch)))
     assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
     assert abs(slope) > 1e-3
+
+
+def test_a_training_is_not_compiled_where_others_could_put_code(tmp_path, monkeypatch):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "shared" / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with pytest.raises(CacheError, match=r"shared' can be written by others \(mode 0777\); chmod"):
+        LossGradients(potential(), LossWeights(1.0, 1.0, 0.0), compile=True)
 
 
 @pytest.mark.slow
