@@ -87,7 +87,7 @@ class Comparison:
         """
         suffix = {"eV": "mev", "eV/atom": "mev", "eV/Å": "mev_per_a", "eV/Å³": "mev_per_a3"}
         found = {}
-        for quantity in self.meaningful:
+        for quantity in self.quantities:
             unit = suffix[quantity.unit]
             found[f"{quantity.name}_mae_{unit}"] = round(1e3 * quantity.errors.mae, 4)
             found[f"{quantity.name}_rmse_{unit}"] = round(1e3 * quantity.errors.rmse, 4)
