@@ -64,9 +64,13 @@ def test_python_m_eqcalc_is_the_command_line(tmp_path):
     assert (done.returncode, done.stdout[:7]) == (0, b"eqcalc ")
 
 
-def test_shell_completion_knows_the_verbs(tmp_path):
-    asked = {"_EQCALC_COMPLETE": "complete_bash", "COMP_WORDS": "eqcalc ener", "COMP_CWORD": "1"}
-    assert in_process(cwd=tmp_path, **asked).stdout.split() == [b"energy"]
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("ener", b"energy"), ("md a.xyz --model pai", b"painn-ethanol")]
+)
+def test_shell_completion_knows_verbs_and_models(tmp_path, typed, completed):
+    asked = {"_EQCALC_COMPLETE": "complete_bash", "COMP_WORDS": f"eqcalc {typed}"}
+    done = in_process(cwd=tmp_path, **asked, COMP_CWORD=str(len(typed.split())))
+    assert done.stdout.split() == [completed]
 
 
 # --- quiet and JSON ----------------------------------------------------------------------
