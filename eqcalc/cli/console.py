@@ -11,6 +11,8 @@ import errno
 import json
 import math
 import os
+import select
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from eqcalc.errors import OutputError
 __all__ = [
     "be_quiet",
     "begin",
+    "has_lost_reader",
     "is_quiet",
     "is_unread",
     "note",
@@ -92,6 +95,22 @@ def is_unread(error: OSError) -> bool:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     return True
+
+
+def has_lost_reader() -> bool:
+    """Tell whether text for people goes into a pipe whose reader has gone."""
+    stream = text_console().file
+    if not hasattr(select, "poll"):
+        return False
+    try:
+        number = stream.fileno()
+        if not stat.S_ISFIFO(os.fstat(number).st_mode):
+            return False
+    except OSError:  # not a file of the system's
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say(message: str, style: str = "") -> None:

@@ -139,7 +139,7 @@ def print_errors(comparison: Comparison) -> None:
     table = Table("quantity", box=None, pad_edge=False)
     for column in ("MAE", "RMSE", "unit"):
         table.add_column(column, justify="right" if column != "unit" else "left")
-    for quantity in comparison.quantities:
+    for quantity in comparison.meaningful:
         errors = quantity.errors
         table.add_row(
             quantity.name.replace("_", " "),

@@ -28,6 +28,14 @@ __all__ = [
     "Trust",
 ]
 
+
+def _shipped_models(incomplete: str) -> list[str]:
+    """Return what a shell may complete a model's name to."""
+    from eqcalc.model_file import available_models
+
+    return [name for name in available_models() if name.startswith(incomplete)]
+
+
 Quiet = Annotated[
     bool,
     typer.Option(
@@ -57,6 +65,7 @@ Model = Annotated[
         help="Name of a shipped model or path of a model file. "
         "Default: the shipped model that was trained on this composition.",
         show_default=False,
+        autocompletion=_shipped_models,
     ),
 ]
 Output = Annotated[

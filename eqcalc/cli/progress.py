@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from types import TracebackType
 
 from rich.progress import (
@@ -12,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from eqcalc.cli.console import is_quiet, is_unread, text_console
+from eqcalc.cli.console import has_lost_reader, is_quiet, is_unread, text_console
 from eqcalc.errors import OutputError
 
 __all__ = ["StepProgress", "print_line"]
@@ -49,10 +50,12 @@ class StepProgress:
 
         Raises
         ------
-        BrokenPipeError : nobody reads any more (``| head``, a closed terminal).
+        BrokenPipeError : nobody reads any more (``| head``).
         """
         if is_quiet():
             return
+        if has_lost_reader():  # seen at once, though the next line may be hours away
+            raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
         if self._console.is_terminal:
             self._bar.update(self._task, completed=step, values=values)
         elif step >= self._next_line or step == self._n_steps:
@@ -69,20 +72,27 @@ class StepProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        try:
+            self._bar.stop()
+        except OSError as broken:  # the terminal was closed meanwhile
+            if not is_unread(broken):
+                raise
 
 
 def print_line(line: str) -> None:
     """Print a line of progress at once: a batch system's log is watched while it grows.
 
+    On a terminal that was closed nothing is printed: who should stop then gets SIGHUP.
+
     Raises
     ------
-    BrokenPipeError : nobody reads any more.
+    BrokenPipeError : the reader of a pipe has gone.
     OutputError : the line cannot be written, as on a full disk.
     """
     try:
         print(line, file=text_console().file, flush=True)
     except OSError as error:
-        if is_unread(error):
+        if not is_unread(error):
+            raise OutputError(f"cannot print progress: {error.strerror or error}.") from error
+        if error.errno == errno.EPIPE:
             raise BrokenPipeError(error.errno, "nobody reads the output any more") from error
-        raise OutputError(f"cannot print progress: {error.strerror or error}.") from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -58,22 +61,47 @@ def train(
     from eqcalc.training.run import train as run_training
 
     folder = output if output is not None else Path("runs") / settings.name
+    stop = _Interrupts()
     try:
-        with _EpochProgress() as display:
+        with stop, _EpochProgress() as display:
             best = run_training(
                 settings, folder, resume=resume, overwrite=overwrite, progress=display.show
             )
     except BrokenPipeError as error:  # nobody reads the progress any more
         raise typer.Exit(141) from error
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt as interrupt:
         note(
             f"stopped in epoch {display.epoch + 1}; what is finished is in {folder}, and "
             "--resume goes on from there."
         )
-        raise typer.Exit(130) from stop
+        raise typer.Exit(128 + stop.number) from interrupt
     if not display.started:
         say(f"nothing left to do: all {settings.training.max_epochs} epochs are done.")
     say(f"best checkpoint: {best}\nnext: eqcalc export {folder} models/{settings.name}")
+
+
+class _Interrupts:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, unless ignored (nohup), and remember which."""
+
+    def __init__(self) -> None:
+        self.number: int = signal.SIGINT
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # SIGHUP is not on every system
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._former[number] = signal.signal(number, self._interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        raise KeyboardInterrupt
 
 
 class _EpochProgress:

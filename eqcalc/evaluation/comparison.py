@@ -57,13 +57,22 @@ class Quantity:
 @dataclass(frozen=True)
 class Comparison:
     """Predictions beside labels: energy (eV), energy per atom (eV/atom), forces (eV/Å),
-    stress (eV/Å³); the last two only where the data set has them."""
+    stress (eV/Å³); the last two only where the data set has them.
+
+    ``one_size`` : all frames have as many atoms; else the error of total energies means nothing
+    """
 
     n_frames: int
     energy: Quantity
     energy_per_atom: Quantity
     forces: Optional[Quantity]
     stress: Optional[Quantity]
+    one_size: bool = True
+
+    @property
+    def meaningful(self) -> list[Quantity]:
+        """Those that were compared, without total energies of frames of several sizes."""
+        return [each for each in self.quantities if self.one_size or each is not self.energy]
 
     @property
     def quantities(self) -> list[Quantity]:
@@ -180,6 +189,7 @@ def _comparison(n_frames: int, columns: Sequence[NDArray]) -> Comparison:
         ),
         forces=_labelled("forces", "eV/Å", forces_label, forces),
         stress=_labelled("stress", "eV/Å³", stress_label, stress),
+        one_size=bool((sizes == sizes[0]).all()),
     )
 
 

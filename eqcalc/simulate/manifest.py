@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -18,6 +19,9 @@ from eqcalc.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
 
 __all__ = ["RunManifest", "engine_fields", "package_versions"]
+
+
+_RESERVE = 1000  # bytes, for what the end of a run adds where the disk is full by then
 
 
 class RunManifest:
@@ -58,7 +62,7 @@ class RunManifest:
         return _identity(self._path) == self._written
 
     def __enter__(self) -> RunManifest:
-        self._write()
+        self._write(_RESERVE)
         return self
 
     def __exit__(
@@ -87,15 +91,29 @@ class RunManifest:
             self._write()
             raise
         except OutputError:
-            # On a full disk this write fails as well; the user needs the first reason.
+            self._write_over()
+            # Else the user needs the first reason.
             if error is None:
                 raise
 
-    def _write(self) -> None:
+    def _write(self, reserve: int = 0) -> None:
+        write_whole(self._path, self._content() + b" " * reserve + b"\n" * (reserve > 0))
+        self._written = _identity(self._path)
+
+    def _content(self) -> bytes:
         text = json.dumps(self._fields, indent=2, ensure_ascii=False, default=str)
         # A path that is no UTF-8 goes in as the bytes that it is.
-        write_whole(self._path, (text + "\n").encode(errors="surrogateescape"))
-        self._written = _identity(self._path)
+        return (text + "\n").encode(errors="surrogateescape")
+
+    def _write_over(self) -> None:
+        """Write the end over the beginning, in the space that the file has: the disk is full."""
+        with contextlib.suppress(OSError):
+            size = os.stat(self._path).st_size
+            if len(self._content()) > size and "error" in self._fields:
+                self.update(error=str(self._fields["error"])[: _RESERVE // 4])
+            if len(self._content()) <= size:
+                with open(self._path, "r+b") as file:
+                    file.write(self._content().ljust(size))
 
 
 def engine_fields(atoms: Atoms) -> dict[str, Any]:

@@ -55,7 +55,9 @@ def read_structures(path: str | Path) -> list[Atoms]:
 
 def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     if not path.exists():
-        raise StructureError(f"no structure file '{path}'; expected a path to {_FORMATS}.")
+        raise StructureError(
+            f"no structure file '{path}'; expected a path to {_FORMATS}.{_trajectory_beside(path)}"
+        )
     if path.is_dir():
         raise StructureError(f"'{path}' is a folder; expected a structure file ({_FORMATS}).")
     try:
@@ -116,6 +118,17 @@ def count_structures(path: Path) -> int | None:
             return len(_read_with_ase(path, ":"))
     except Exception:  # as in _read; reading will say what is wrong
         return None
+
+
+def _trajectory_beside(path: Path) -> str:
+    """Return where the frames of a run are that was killed before it wrote its last structure."""
+    if path.name not in ("final.xyz", "relaxed.xyz"):
+        return ""
+    for name in ("trajectory.traj", "trajectory.xyz"):
+        trajectory = path.parent / name
+        if trajectory.exists() and is_of_a_run(trajectory):
+            return f" The run did not end; its frames are in '{trajectory}'."
+    return ""
 
 
 def _refuse_disorder(atoms: Atoms, path: Path) -> None:

@@ -100,7 +100,10 @@ def export_run(
     comparison = evaluate(
         load_model(path, device="cpu", trust=True), judged.frames, source=judged.source
     )
-    errors = {"measured on": judged_on, **comparison.summary()}
+    errors: dict[str, Any] = {"measured on": judged_on, **comparison.summary()}
+    if not comparison.one_size:  # a mean over them says nothing of any
+        for name in ("energy_mae_mev", "energy_rmse_mev"):
+            del errors[name]
     card = write(overwrite=True, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())
     metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}

@@ -56,6 +56,7 @@ def train(
     ModelFileError : the checkpoint to resume from is damaged.
     NonFiniteError : the training diverged.
     OutputError : the folder takes no more, as on a full disk.
+    OutputLostError : the folder, or a checkpoint in it, was removed meanwhile.
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
     run = TrainingFolder(folder)
@@ -86,6 +87,7 @@ def train(
         [MetricsFile(run.metrics, progress)],
         resume=resume,
     )
+    run.require_checkpoints()
     return run.best_checkpoint
 
 
@@ -131,14 +133,10 @@ def _epochs_left(run: TrainingFolder, config: TrainingConfig) -> int:
     except (ModelFileError, KeyError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ModelFileError) else f"no epoch in it: {error}"
         n_best = whole_epoch(run.best_checkpoint)
-        other = (
-            ""
-            if n_best is None
-            else (
-                f"copy '{run.best_checkpoint}', which is whole, over it to go on from epoch "
-                f"{n_best}, or "
-            )
-        )
+        other = ""
+        if n_best is not None:
+            best = f"'{run.best_checkpoint}', which is whole"
+            other = f"copy {best}, over it to go on from epoch {n_best}, or "
         raise ModelFileError(
             f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
             f"{other}start the run again with --overwrite."

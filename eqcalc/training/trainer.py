@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import torch
@@ -13,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from eqcalc.data.batches import LabelledGraph
-from eqcalc.errors import EqcalcError, OutputError
+from eqcalc.errors import EqcalcError, OutputError, OutputLostError
 from eqcalc.training.averaging import warming_average
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.training_folder import EVENTS, TrainingFolder
@@ -44,10 +46,11 @@ def fit(
     ------
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     OutputError : the folder takes no more, as on a full disk.
+    OutputLostError : the folder was removed.
     """
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Lightning enables gradients and leaves them so.
-    with warnings.catch_warnings(), torch.enable_grad():
+    with warnings.catch_warnings(), torch.enable_grad(), _quiet_event_writer():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         trainer = _trainer(module, run, callbacks)
@@ -68,10 +71,32 @@ def fit(
         except (EqcalcError, BrokenPipeError):  # the latter of a display that nobody reads
             raise
         except OSError as error:
+            if isinstance(error, FileNotFoundError) or not run.path.is_dir():
+                raise OutputLostError(
+                    f"'{run.path}' was removed during the training; train again, in a folder that "
+                    "stays."
+                ) from error
             raise OutputError(
                 f"cannot write to '{run.path}': {error.strerror or error}; checkpoints of finished "
                 "epochs are whole. Free some space and go on with --resume."
             ) from error
+
+
+@contextmanager
+def _quiet_event_writer() -> Iterator[None]:
+    """Keep quiet a thread of TensorBoard that cannot write: the checkpoints cannot either."""
+    show = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        is_event_writer = type(arguments.thread).__module__.startswith("tensorboard.")
+        if not (is_event_writer and isinstance(arguments.exc_value, OSError)):
+            show(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = show
 
 
 def _trainer(

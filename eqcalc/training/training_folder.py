@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
-from eqcalc.errors import ConfigError, OutputError
+from eqcalc.errors import ConfigError, OutputError, OutputLostError
 from eqcalc.files import write_whole
 from eqcalc.training.config import TrainingConfig, read_config
 
@@ -76,6 +76,20 @@ class TrainingFolder:
                 **({} if data is None else {"data": dict(data)}),
             }
             write_whole(self.path / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+    def require_checkpoints(self) -> None:
+        """Check after a training that what it wrote is there.
+
+        Raises
+        ------
+        OutputLostError : a checkpoint is missing.
+        """
+        for path in (self.best_checkpoint, self.last_checkpoint):
+            if not path.is_file():
+                raise OutputLostError(
+                    f"'{path}' was removed during the training; train again, in a folder that "
+                    "stays."
+                )
 
     def read_config(self) -> TrainingConfig:
         """Return the configuration of the run.

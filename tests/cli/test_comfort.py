@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,10 @@ from small_models import ETHANOL_FRAMES, crystal, ethanol
 
 from eqcalc import EqCalculator, available_models
 from eqcalc.cli import encoding, main
-from eqcalc.cli.console import begin, note, print_json, say, working
+from eqcalc.cli.console import begin, has_lost_reader, note, print_json, say, working
 from eqcalc.cli.option_names import naming_options
 from eqcalc.cli.options import MaxEdges, Structure
-from eqcalc.cli.progress import print_line
+from eqcalc.cli.progress import StepProgress, print_line
 from eqcalc.errors import ConfigError, OutputError
 from eqcalc.simulate.single_points import single_points
 from eqcalc.simulate.structures import read_structures
@@ -63,9 +64,13 @@ def test_python_m_eqcalc_is_the_command_line(tmp_path):
     assert (done.returncode, done.stdout[:7]) == (0, b"eqcalc ")
 
 
-def test_shell_completion_knows_the_verbs(tmp_path):
-    asked = {"_EQCALC_COMPLETE": "complete_bash", "COMP_WORDS": "eqcalc ener", "COMP_CWORD": "1"}
-    assert in_process(cwd=tmp_path, **asked).stdout.split() == [b"energy"]
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("ener", b"energy"), ("md a.xyz --model pai", b"painn-ethanol")]
+)
+def test_shell_completion_knows_verbs_and_models(tmp_path, typed, completed):
+    asked = {"_EQCALC_COMPLETE": "complete_bash", "COMP_WORDS": f"eqcalc {typed}"}
+    done = in_process(cwd=tmp_path, **asked, COMP_CWORD=str(len(typed.split())))
+    assert done.stdout.split() == [completed]
 
 
 # --- quiet and JSON ----------------------------------------------------------------------
@@ -345,13 +350,36 @@ class Closed(io.TextIOBase):
         return os.open(os.devnull, os.O_WRONLY)
 
 
-@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
-def test_output_that_nobody_reads_is_no_error_and_progress_says_so(monkeypatch, number):
+def test_pipe_that_nobody_reads_is_no_error_and_progress_says_so(monkeypatch):
     begin()
-    monkeypatch.setattr(sys, "stdout", Closed(number))
+    monkeypatch.setattr(sys, "stdout", Closed(errno.EPIPE))
     say("lost")
     with pytest.raises(BrokenPipeError, match="nobody reads"):
         print_line("step 1/2")
+
+
+def test_closed_terminal_takes_nothing_and_ends_nothing(monkeypatch):
+    begin()
+    monkeypatch.setattr(sys, "stdout", Closed(errno.EIO))
+    say("lost")
+    print_line("step 1/2")
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="needs poll")
+def test_lost_reader_is_seen_before_anything_is_printed(monkeypatch):
+    begin()
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        display = StepProgress("md", 100, line_every=50)
+        display.show(0, "")
+        display.show(1, "")
+        os.close(read)
+        with pytest.raises(BrokenPipeError, match="nobody reads"):
+            display.show(2, "")
+    with open(os.devnull, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert not has_lost_reader()  # it is no pipe
 
 
 def test_output_on_a_full_disk_is_an_error(monkeypatch):

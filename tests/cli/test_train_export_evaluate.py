@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -605,6 +606,25 @@ def test_a_training_stopped_by_ctrl_c_ends_with_130_and_can_be_resumed(folder, c
     assert "stopped in epoch 2; what is finished is in run, and --resume goes on" in out
     assert run("train", "train.toml", "-o", "run", "--resume") == 0
     assert "epoch 2/2" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_training_stopped_by_a_signal_ends_like_one_stopped_by_ctrl_c(
+    name, folder, capsys, monkeypatch
+):
+    show = eqcalc.cli.train._EpochProgress.show
+
+    def send(self, report):
+        show(self, report)
+        if (report.epoch, report.batch) == (1, 1):
+            signal.raise_signal(getattr(signal, name))
+
+    former = signal.getsignal(getattr(signal, name))
+    monkeypatch.setattr(eqcalc.cli.train._EpochProgress, "show", send)
+    assert run("train", "train.toml", "-o", "run") == 128 + getattr(signal, name)
+    assert "--resume goes on from there" in capsys.readouterr().out
+    assert signal.getsignal(getattr(signal, name)) is former
 
 
 def test_the_output_of_train_holds_nothing_but_its_own_lines(folder):

@@ -57,6 +57,14 @@ def test_run_killed_within_its_first_frame_has_nothing_to_read(folder):
         read_structure(path)
 
 
+def test_missing_end_of_a_killed_run_leads_to_its_trajectory(folder):
+    (folder / "final.xyz").unlink()
+    with pytest.raises(StructureError, match=r"did not end; its frames are in '.*trajectory\.xyz'"):
+        read_structure(folder / "final.xyz")
+    with pytest.raises(StructureError, match=r"other formats that ASE reads\.$"):
+        read_structure(folder / "other.xyz")
+
+
 def test_half_frame_of_a_foreign_file_is_an_error(folder, tmp_path):
     foreign = tmp_path / "trajectory.xyz"
     foreign.write_bytes((folder / "trajectory.xyz").read_bytes()[:-200])

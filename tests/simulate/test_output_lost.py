@@ -23,6 +23,7 @@ from eqcalc.simulate import (
     RelaxSettings,
     StopRequested,
     failures,
+    manifest,
     run_md,
     run_relax,
     writers,
@@ -174,6 +175,22 @@ def test_full_disk_rescues_the_structure_and_leaves_no_half_files(fmt, monkeypat
     assert Path("a/run/thermo.csv").read_text().count("\n") == 5
 
 
+def test_status_is_true_on_a_disk_that_takes_no_new_file(monkeypatch):
+    def full(path, content) -> None:
+        raise OutputError(f"cannot write '{path}': No space left on device")
+
+    handle = RunManifest(Path("manifest.json"), {"kind": "md"})
+    handle.__enter__()
+    monkeypatch.setattr(manifest, "write_whole", full)
+    size = Path("manifest.json").stat().st_size
+    handle.__exit__(OutputError, OutputError("x" * 5000), None)
+    assert Path("manifest.json").stat().st_size == size  # a longer one would not fit
+    found = status(".")
+    assert found["status"] == "failed"
+    assert found["error"].startswith("OutputError: xxx")
+    assert found["kind"] == "md"
+
+
 def test_without_any_place_the_first_reason_is_told(monkeypatch):
     monkeypatch.setattr(failures, "_can_write", lambda path, frame: False)
     with pytest.raises(OutputLostError, match=r"was removed or replaced [^.]*$"):
@@ -229,8 +246,8 @@ def test_signal_that_is_ignored_stays_ignored():
 
 @POSIX
 def test_signal_while_the_end_is_written_is_no_running_status(monkeypatch):
-    manifest = RunManifest(Path("manifest.json"), {})
-    write = manifest._write
+    handle = RunManifest(Path("manifest.json"), {})
+    write = handle._write
     pressed = []
 
     def interrupted() -> None:
@@ -239,8 +256,8 @@ def test_signal_while_the_end_is_written_is_no_running_status(monkeypatch):
             raise StopRequested("now", 15)
         write()
 
-    with pytest.raises(StopRequested, match="now"), manifest:
-        monkeypatch.setattr(manifest, "_write", interrupted)
+    with pytest.raises(StopRequested, match="now"), handle:
+        monkeypatch.setattr(handle, "_write", interrupted)
     assert status(".")["status"] == "interrupted"
 
 
