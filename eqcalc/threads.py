@@ -9,6 +9,7 @@ wants another number asks for it (``threads=`` of :class:`eqcalc.EqCalculator` a
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Optional
 
@@ -16,7 +17,7 @@ import torch
 
 from eqcalc.errors import ConfigError
 
-__all__ = ["ATOMS_PER_THREAD", "UsingThreads", "check_threads", "threads_for"]
+__all__ = ["ATOMS_PER_THREAD", "UsingThreads", "check_threads", "threads_for", "using_threads"]
 
 # Of one call. Two threads that do not have a core each wait for one another dozens of times per
 # call: too few atoms per thread cost far more than too many.
@@ -55,7 +56,7 @@ def check_threads(threads: Optional[int]) -> None:
         )
 
 
-class UsingThreads:
+class UsingThreads(AbstractContextManager[None]):
     """Let torch use so many threads within a ``with`` block, in the thread that runs it.
 
     It costs a microsecond. Threads that begin their first work meanwhile may find the lower
@@ -78,6 +79,15 @@ class UsingThreads:
     ) -> None:
         if self._before != self._wanted:
             torch.set_num_threads(self._before)
+
+
+def using_threads(
+    device: torch.device, n_atoms: int, asked: Optional[int] = None
+) -> AbstractContextManager[None]:
+    """Let torch use the threads of a call, within a ``with`` block; nothing on a GPU."""
+    if device.type != "cpu":
+        return nullcontext()
+    return UsingThreads(threads_for(n_atoms, asked))
 
 
 def _after_fork() -> None:

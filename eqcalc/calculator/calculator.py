@@ -50,6 +50,7 @@ from eqcalc.errors import (
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelCard, Source
 from eqcalc.neighbours import SkinList
+from eqcalc.threads import using_threads
 
 __all__ = ["EqCalculator"]
 
@@ -289,7 +290,7 @@ class EqCalculator(ExactCache):
             with torch.inference_mode(False):
                 self.calculate(atoms, properties, system_changes)
             return
-        with self.models[0].using_threads(len(atoms)):
+        with using_threads(self.neighbours.device, len(atoms), self._arguments.get("threads")):
             self._calculate(atoms, properties)
 
     def _calculate(self, atoms: Atoms, properties: Sequence[str]) -> None:

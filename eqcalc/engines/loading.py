@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Optional
 from weakref import WeakValueDictionary
@@ -24,7 +24,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.host_memory import keep_freed_memory
 from eqcalc.model_file import ModelCard, ModelFile, Source, open_potential
 from eqcalc.model_file.passport import read_passport, verify
-from eqcalc.threads import UsingThreads, check_threads, threads_for
+from eqcalc.threads import check_threads, threads_for, using_threads
 
 __all__ = [
     "ENGINES",
@@ -73,8 +73,7 @@ class Model:
 
     def using_threads(self, n_atoms: int) -> AbstractContextManager[None]:
         """Let torch use the threads of a call with so many atoms, within a ``with`` block."""
-        n_threads = self.n_threads(n_atoms)
-        return nullcontext() if n_threads is None else UsingThreads(n_threads)
+        return using_threads(self.device, n_atoms, self.threads)
 
     def engine_report(self) -> str:
         """Return which engine runs, and why no faster one does, in a few lines."""
@@ -170,11 +169,7 @@ def load_model(
     ConfigError : an unknown device, dtype or engine, or no number of threads.
     """
     check_threads(threads)
-    with (
-        nullcontext()
-        if resolve_device(device).type != "cpu"
-        else UsingThreads(threads_for(1, threads))
-    ):
+    with using_threads(resolve_device(device), 1, threads):  # the passport is replayed
         model = replace(_load(source, device, dtype, engine, trust), threads=threads)
     _live[model.file.sha256, str(device), dtype, engine, threads] = model
     return model
