@@ -97,9 +97,11 @@ def read_pickle(content: bytes, records: Mapping[str, bytes], *, any_state: bool
             if opcode.name == "STOP":
                 break
             reader.take(opcode.name, argument)
-        (value,) = reader.stack
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it is not a pickle as torch writes it ({error})") from error
+    if len(reader.stack) != 1 or isinstance(reader.stack[0], (_Mark, _Global, _Storage)):
+        raise ValueError("it does not end with one value")
+    value = reader.stack[0]
     unused = sorted(set(records) - set(reader.storages))
     if unused:
         raise ValueError(f"the record {unused[0]} belongs to no tensor")
