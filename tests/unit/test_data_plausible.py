@@ -213,7 +213,7 @@ def test_absurd_forces_are_refused_or_said(force, error, match, tmp_path):
 
 
 def test_forces_that_are_absurd_everywhere_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"forces of \d+ eV/Å on average .* say forces_unit"):
+    with pytest.raises(DataError, match=r"forces of \S+ eV/Å on average .* say forces_unit"):
         read_dataset(SMALL / "ethanol_rmd17_frames.xyz", forces_unit="Hartree/Bohr")
 
 
