@@ -44,7 +44,8 @@ def labelled_graphs(
     Parameters
     ----------
     cutoff : Å
-    first, source : number of the first frame and name of the file, for messages
+    first, source : number of the first frame and name of the file, for messages on frames
+        that do not know their origin
 
     Raises
     ------
@@ -55,8 +56,8 @@ def labelled_graphs(
         try:
             graphs.append(_labelled(frame, cutoff, dtype))
         except GraphError as error:
-            where = f"frame {index}" + (f" of {source}" if source else "")
-            raise GraphError(f"{where}: {error}") from error
+            numbered = f"frame {index}" + (f" of {source}" if source else "")
+            raise GraphError(f"{frame.origin or numbered}: {error}") from error
     return graphs
 
 

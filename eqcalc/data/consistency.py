@@ -28,15 +28,16 @@ _TOLERANCE = 1.5  # anharmonic motion gives 0.7 to 1.1; no mix-up of units is cl
 _SHARE = 0.3  # of the energy differences, which a label must explain to be judged
 _MOST_FRAMES = 400
 
+# What was read has to be multiplied with it.
 _FACTORS = {
-    units.Bohr: "forces per Bohr read as forces per Angstrom, or the reverse of lengths",
-    1.0 / units.Bohr: "forces per Angstrom read as forces per Bohr, or lengths in Bohr",
-    units.Hartree: "energies in Hartree beside forces in eV, or the reverse",
-    1.0 / units.Hartree: "energies in Hartree beside forces in eV",
+    1.0 / units.Bohr: "forces per Bohr read as forces per Angstrom",
+    units.Bohr: "forces per Angstrom read as forces per Bohr, or of positions in Bohr",
     units.Hartree / units.Bohr: "forces in Hartree/Bohr read as eV/Angstrom",
     units.Bohr / units.Hartree: "energies in Hartree beside forces in eV/Bohr",
-    units.kcal / units.mol: "energies in kcal/mol beside forces in eV, or the reverse",
-    units.mol / units.kcal: "forces in kcal/mol beside energies in eV, or the reverse",
+    units.Hartree: "forces in Hartree beside energies in eV",
+    1.0 / units.Hartree: "energies in Hartree beside forces in eV",
+    units.kcal / units.mol: "forces in kcal/mol beside energies in eV",
+    units.mol / units.kcal: "energies in kcal/mol beside forces in eV",
     -1.0: "the sign of a gradient, or of a virial",
     units.GPa: "a stress in GPa read as eV/Angstrom^3",
     0.1 * units.GPa: "a stress in kbar read as eV/Angstrom^3",
@@ -80,10 +81,10 @@ def refusal(frames: Sequence[LabelledFrame]) -> str | None:
         if 1.0 / _TOLERANCE < factor < _TOLERANCE:
             continue
         known = min(_FACTORS, key=lambda f: abs(np.log(abs(factor / f))) + 9 * (factor * f < 0))
-        guess = f" This is the factor of {_FACTORS[known]}." if _close(factor, known) else ""
+        guess = f" That is the factor of {_FACTORS[known]}." if _close(factor, known) else ""
         return (
             f"energies and {name} do not belong together: the energy differences of similar "
-            f"frames are {factor:.3g} times what the {name} say.{guess} Check the units "
+            f"frames are {factor:.3g} times what follows from the {name}.{guess} Check the units "
             f"(energy_unit, length_unit, {name}_unit) and the keys "
             f"({name}_key, {'gradient_key' if name == 'forces' else 'virial_key'})"
         )

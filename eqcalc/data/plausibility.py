@@ -24,7 +24,8 @@ __all__ = ["Findings", "energy_findings", "find_implausible", "neighbour_finding
 # into each other cost more.
 _IMPOSSIBLE_ENERGY, _ODD_ENERGY, _ODD_SPREADS = 50.0, 2.0, 20.0
 _FEWEST_FRAMES = 4
-_IMPOSSIBLE_FORCE, _ODD_FORCE = 1000.0, 100.0  # eV/Å
+_THOMAS_FERMI, _ENERGY_MARGIN = 20.9, 1.5  # eV; atoms have 0.6 (H) to 0.9 of it
+_IMPOSSIBLE_FORCE, _ODD_FORCE, _IMPOSSIBLE_RMS = 1000.0, 100.0, 40.0  # eV/Å
 _ODD_STRESS = 1.0  # eV/Å³, 160 GPa
 
 # Distances over the sum of covalent radii: bonds are 0.9 to 1.3, in metals up to 1.4.
@@ -44,6 +45,7 @@ class Findings(NamedTuple):
 def find_implausible(frames: Sequence[LabelledFrame]) -> Findings:
     """Look at the frames of one reading, in eV and Å."""
     parts = (
+        _total_energy_findings(frames),
         energy_findings(frames),
         _force_findings(frames),
         _stress_findings(frames),
@@ -137,10 +139,35 @@ def _deviations(frames: Sequence[LabelledFrame]) -> FloatArray:
     return left - float(np.median(left))
 
 
+def _total_energy_findings(frames: Sequence[LabelledFrame]) -> Findings:
+    """Compare with the energy of all electrons, -20.9 Z^(7/3) eV an atom (Thomas and Fermi)."""
+    bounds = np.array([(_THOMAS_FERMI * f.atoms.numbers ** (7 / 3)).sum() for f in frames])
+    energies = np.array([frame.energy for frame in frames])
+    beyond = np.flatnonzero(np.abs(energies) > _ENERGY_MARGIN * bounds).tolist()
+    if not beyond:
+        return Findings([], [])
+    worst = max(beyond, key=lambda k: abs(energies[k]) / bounds[k])
+    return Findings(
+        [
+            f"energies beyond what all electrons of the atoms are bound by in "
+            f"{_named(frames, beyond)}: {energies[worst]:.6g} eV, where {bounds[worst]:.3g} eV are "
+            "possible; say energy_unit if they are in another"
+        ],
+        [],
+    )
+
+
 def _force_findings(frames: Sequence[LabelledFrame]) -> Findings:
     largest = np.array([0.0 if f.forces is None else np.abs(f.forces).max() for f in frames])
     refused = _above(frames, largest, _IMPOSSIBLE_FORCE, np.inf, "forces", "eV/Å")
     odd = _above(frames, largest, _ODD_FORCE, _IMPOSSIBLE_FORCE, "forces", "eV/Å")
+    given = [f.forces for f in frames if f.forces is not None]
+    rms = float(np.sqrt(np.mean(np.concatenate(given) ** 2))) if given else 0.0
+    if rms > _IMPOSSIBLE_RMS and not refused:
+        refused.append(
+            f"forces of {rms:.3g} eV/Å on average (thermal ones have 1 to 3); say forces_unit "
+            "or energy_unit if they are in another"
+        )
     # A perfect crystal has no forces; several molecules that have none are a file without them.
     moving = [
         f for f in frames if f.forces is not None and len(f.atoms) > 1 and not f.atoms.pbc.any()
@@ -191,7 +218,7 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
         return Findings(
             [
                 f"the shortest distances are {middle:.2g} of the sum of covalent radii (bonds have "
-                "about 1): positions in nm, or in fractions of a cell? Say length_unit"
+                "about 1): positions in nm, or in fractions of the cell; say length_unit"
             ],
             [],
         )
@@ -205,7 +232,7 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
     if typical and _TOO_LONG < float(np.median(typical)) < _FAR:
         odd.append(
             f"nearest neighbours are {np.median(typical):.2f} times the sum of covalent radii "
-            "apart (bonds have about 1): positions in Bohr? Then say length_unit = 'Bohr'"
+            "apart (bonds have about 1): if positions are in Bohr, say length_unit"
         )
     return Findings([], odd)
 

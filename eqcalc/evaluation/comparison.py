@@ -5,6 +5,7 @@ The exported file is what is judged, through an engine, as a simulation runs it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -21,7 +22,7 @@ from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
 from eqcalc.data.frames import LabelledFrame
 from eqcalc.elements import require_elements
 from eqcalc.engines import Model
-from eqcalc.errors import ConfigError, DataError, NotEnoughMemoryError
+from eqcalc.errors import ConfigError, DataError, DataWarning, NotEnoughMemoryError
 from eqcalc.graph import sum_over_structures
 
 __all__ = ["Comparison", "Errors", "Quantity", "evaluate"]
@@ -125,10 +126,11 @@ def evaluate(
     _require_elements(model, frames)
     graphs = _graphs(model, frames, source)
     rows = []
-    done = 0
+    done = n_edges = 0
     largest = largest_group(max_edges)
     for group in grouped(graphs, lambda labelled: size_of(labelled.graph), largest):
         here = range(done, done + len(group))
+        n_edges += sum(labelled.graph.edge_index.shape[1] for labelled in group)
         try:
             rows.append(_evaluate_batch(model, blockwise, group, [frames[k].atoms for k in here]))
         except (ConfigError, NotEnoughMemoryError) as error:
@@ -136,6 +138,14 @@ def evaluate(
         done = here.stop
         if progress is not None:
             progress(done)
+    if n_edges == 0 and any(len(frame.atoms) > 1 for frame in frames):
+        warnings.warn(
+            f"no atom of {source or 'these frames'} has a neighbour within the cutoff of "
+            f"{model.card.cutoff:g} Å: the model saw atoms alone. Are the positions in another "
+            "unit (length_unit)?",
+            DataWarning,
+            stacklevel=2,
+        )
     return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
 
 
@@ -207,5 +217,5 @@ def _require_elements(model: Model, frames: Sequence[LabelledFrame]) -> None:
             frame.atoms.numbers,
             model.card.elements,
             f"model '{model.card.name}'",
-            where=f"frame {index}",
+            where=str(frame.origin or f"frame {index}"),
         )

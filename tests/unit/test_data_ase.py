@@ -198,15 +198,15 @@ def test_npz_only_options_are_refused_elsewhere():
 
 def test_extxyz_other_units_are_converted_if_asked(tmp_path):
     path = write(tmp_path / "data.xyz", [crystal([1.0, 0, 0, 0, 0, 0.5])])
-    frame = read_dataset(path, energy_unit="Hartree", length_unit="Bohr").frames[0]
+    atomic_units = {"energy_unit": "Hartree", "length_unit": "Bohr", "trust_data": True}
+    frame = read_dataset(path, **atomic_units).frames[0]
     assert frame.energy == pytest.approx(-10 * units.Hartree, rel=1e-14)
     np.testing.assert_allclose(frame.atoms.cell.array, np.eye(3) * 5 * units.Bohr, **EXACT)
     np.testing.assert_allclose(frame.atoms.positions[1], 1.3 * units.Bohr, **EXACT)
     expected = np.array([1, 0, 0, 0, 0, 0.5]) * units.Hartree / units.Bohr**3
     np.testing.assert_allclose(frame.stress, expected, **EXACT)
-    molecule = read_dataset(
-        write(tmp_path / "molecule.xyz", [water()]), energy_unit="Hartree", length_unit="Bohr"
-    ).frames[0]
+    path = write(tmp_path / "molecule.xyz", [water()])
+    molecule = read_dataset(path, **atomic_units).frames[0]
     expected = np.arange(9.0).reshape(3, 3) * units.Hartree / units.Bohr
     np.testing.assert_allclose(molecule.forces, expected, **EXACT)
 
@@ -321,9 +321,7 @@ def test_isolated_atoms_are_rows_of_the_file_and_no_training_frames(tmp_path):
         "frame 3 of data.xyz",
     ]
     assert data.isolated_atoms == {1: -13.5, 8: -400.0}
-    with pytest.raises(
-        DataError, match=r"rows '2:3' of data\.xyz select nothing but isolated atoms"
-    ):
+    with pytest.raises(DataError, match=r"rows '2:3' of data\.xyz select nothing but isolated"):
         read_dataset(path, rows="2:3")
     kept = read_dataset(path, exclude_isolated=False)
     assert [frame.energy for frame in kept.frames] == [-13.5, -1.0, -400.0, -2.0]

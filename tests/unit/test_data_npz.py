@@ -137,7 +137,7 @@ def test_npz_sgdml_without_unit_is_refused_until_it_is_given(tmp_path):
         read_dataset(path)
     with pytest.raises(DataError, match="does not state its length unit; give length_unit"):
         read_dataset(path, energy_unit="eV")
-    data = read_dataset(path, energy_unit="eV", length_unit="nm")
+    data = read_dataset(path, energy_unit="eV", length_unit="nm", trust_data=True)  # in kcal/mol
     assert data.frames[0].energy == arrays()["energies"][0]
     np.testing.assert_allclose(data.frames[0].atoms.positions, arrays()["coords"][0] * 10, **EXACT)
 
@@ -238,7 +238,9 @@ def test_npz_md17_with_pickled_metadata_equals_rmd17(tmp_path):
 @pytest.mark.parametrize("e_unit", ["eV", b"eV", np.array(["eV"])])
 def test_npz_sgdml_obeys_its_units(tmp_path, e_unit):
     raw = arrays()
-    data = read_dataset(save(tmp_path / "data.npz", md17(e_unit=e_unit, r_unit="bohr")))
+    data = read_dataset(
+        save(tmp_path / "data.npz", md17(e_unit=e_unit, r_unit="bohr")), trust_data=True
+    )
     assert data.units == "eV, bohr"
     assert data.frames[0].energy == raw["energies"][0]
     np.testing.assert_allclose(data.frames[0].forces, raw["forces"][0] / units.Bohr, **EXACT)

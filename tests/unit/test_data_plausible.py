@@ -1,0 +1,239 @@
+"""Frames that no calculation gives, and labels that do not belong together."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from eqcalc.data import LabelledFrame, read_dataset
+from eqcalc.data.consistency import label_factors, refusal
+from eqcalc.data.duplicates import shared_structures
+from eqcalc.data.plausibility import find_implausible
+from eqcalc.errors import DataError, DataWarning
+
+SMALL = Path(__file__).parents[1] / "data"
+
+
+def copper(k: int, amplitude: float = 0.05, scale: float = 1.0) -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_cell(atoms.cell * scale, scale_atoms=True)
+    if amplitude:
+        atoms.rattle(amplitude, seed=k)
+    atoms.calc = EMT()
+    return atoms
+
+
+def write(path: Path, images: list[Atoms], **factors: float) -> Path:
+    """Write labels times factors: what a mistaken unit or sign makes of a file."""
+    written = []
+    for atoms in images:
+        bare = atoms.copy()
+        stress = atoms.get_stress() * factors.get("stress", 1.0)
+        bare.calc = SinglePointCalculator(
+            bare,
+            energy=atoms.get_potential_energy() * factors.get("energy", 1.0),
+            forces=atoms.get_forces() * factors.get("forces", 1.0),
+            stress=stress,
+        )
+        bare.positions *= factors.get("length", 1.0)
+        bare.cell *= factors.get("length", 1.0)
+        bare.calc.atoms = bare.copy()  # so that the results count as those of this structure
+        written.append(bare)
+    ase.io.write(path, written)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rattled() -> list[Atoms]:
+    return [copper(k) for k in range(8)]
+
+
+@pytest.fixture(scope="module")
+def strained() -> list[Atoms]:
+    return [copper(k, 0.0, 0.97 + 0.01 * k) for k in range(7)]
+
+
+def test_labels_that_belong_together_are_taken_without_a_word(tmp_path, rattled, strained):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_dataset(write(tmp_path / "rattled.xyz", rattled)).notes == []
+        assert read_dataset(write(tmp_path / "strained.xyz", strained)).notes == []
+
+
+def test_factors_of_right_labels_are_one(tmp_path, rattled, strained):
+    found = label_factors(read_dataset(write(tmp_path / "a.xyz", rattled)).frames)
+    assert found == {"forces": pytest.approx(1.0, abs=0.12)}
+    found = label_factors(read_dataset(write(tmp_path / "b.xyz", strained)).frames)
+    assert found == {"stress": pytest.approx(1.0, abs=0.01)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "match"),
+    [
+        (units.Bohr, r"are 1\.8\d times what follows from the forces\. .* forces per Bohr read as"),
+        (1 / units.Bohr, r"are 0\.51\d* times .* or of positions in Bohr"),
+        (-1.0, r"are -0\.9\d* times what follows from the forces.*sign of a gradient"),
+        (units.mol / units.kcal, r"are 0\.04\d* times .*kcal/mol"),
+        (units.kcal / units.mol, r"are 2\d\.\d times .*kcal/mol"),
+    ],
+)
+def test_forces_in_another_unit_or_sign_than_energies_are_refused(factor, match, tmp_path, rattled):
+    path = write(tmp_path / "data.xyz", rattled, forces=factor)
+    with pytest.raises(DataError, match=match):
+        read_dataset(path)
+    with pytest.warns(DataWarning, match="energies and forces do not belong together"):
+        taken = read_dataset(path, trust_data=True)
+    assert len(taken) == 8
+
+
+@pytest.mark.parametrize(
+    ("factor", "match"),
+    [
+        (-1.0, r"are -1 times what follows from the stress.*sign of a gradient, or of a virial"),
+        (1 / units.GPa, r"are 0\.0062\d times .* a stress in GPa read as"),
+        (-10 / units.GPa, r"are -0\.00062\d times .*VASP"),
+    ],
+)
+def test_a_stress_in_another_unit_or_sign_is_refused(factor, match, tmp_path, strained):
+    with pytest.raises(DataError, match=match):
+        read_dataset(write(tmp_path / "data.xyz", strained, stress=factor))
+
+
+def test_frames_that_are_far_apart_say_nothing_of_the_forces():
+    frames = read_dataset(SMALL / "ethanol_rmd17_frames.npz").frames
+    assert label_factors(frames) == {}
+    assert refusal(frames) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "match"),
+    [(1 / 10.0, "shortest distances are .* of the sum of covalent radii .* positions in nm")],
+)
+def test_lengths_in_another_unit_are_refused(factor, match, tmp_path, rattled):
+    with pytest.raises(DataError, match=match):
+        read_dataset(write(tmp_path / "data.xyz", rattled, length=factor))
+
+
+def ethanol() -> list[Atoms]:
+    frames = []
+    for atoms in ase.io.read(SMALL / "ethanol_rmd17_frames.xyz", index=":"):
+        results = atoms.calc.results
+        frames.append(atoms.copy())
+        frames[-1].calc = SinglePointCalculator(
+            frames[-1], energy=results["energy"], forces=results["forces"].copy()
+        )
+    return frames
+
+
+def saved(path: Path, images: list[Atoms]) -> Path:
+    for atoms in images:
+        atoms.calc.atoms = atoms.copy()
+    ase.io.write(path, images)
+    return path
+
+
+def test_positions_in_bohr_are_said(tmp_path):
+    images = ethanol()
+    for atoms in images:
+        atoms.positions /= units.Bohr
+    with pytest.warns(
+        DataWarning, match=r"nearest neighbours are 1\.9\d times .* are in Bohr, say"
+    ):
+        read_dataset(saved(tmp_path / "data.xyz", images))
+
+
+def test_atoms_that_nearly_meet_are_said_with_their_frame(tmp_path):
+    images = ethanol()
+    images[4].positions[1] = images[4].positions[0] + 0.3
+    with pytest.warns(DataWarning, match=r"atoms closer than 0\.45 .* in frame 4 of data\.xyz"):
+        read_dataset(saved(tmp_path / "data.xyz", images))
+
+
+@pytest.mark.parametrize(
+    ("energy", "match"),
+    [
+        (1e6, r"energies beyond what all electrons .* in frame 2 of data\.xyz: 1e\+06 eV, where"),
+        (
+            -2000.0,
+            r"energies far from all others .* in frame 2 of data\.xyz: -2000 eV, \+24\d eV/a",
+        ),
+    ],
+)
+def test_an_energy_far_from_all_others_is_refused_and_taken_on_demand(energy, match, tmp_path):
+    images = ethanol()
+    images[2].calc.results["energy"] = energy
+    path = saved(tmp_path / "data.xyz", images)
+    with pytest.raises(DataError, match=match + ".* trust_data = true to take them"):
+        read_dataset(path)
+    with pytest.warns(DataWarning, match=match):
+        assert read_dataset(path, trust_data=True).frames[2].energy == energy
+    assert len(read_dataset(path, rows=[0, 1, 3, 4, 5])) == 5
+
+
+def test_an_odd_energy_is_said(tmp_path):
+    images = ethanol()
+    images[5].calc.results["energy"] += 9 * 5.0
+    with pytest.warns(DataWarning, match=r"far from all others .* in frame 5 .* \+(4|5)\S* eV/at"):
+        read_dataset(saved(tmp_path / "data.xyz", images))
+
+
+def test_energies_of_several_compositions_are_no_outliers():
+    table = {1: -13.6, 6: -1029.0, 8: -2042.0}
+    rng = np.random.default_rng(0)
+    frames = []
+    for symbols in ("CH4", "H2O", "CO2", "C2H6O", "H2", "CO", "C6H6") * 2:
+        atoms = Atoms(symbols, rng.normal(size=(len(Atoms(symbols)), 3)) * 20)
+        energy = sum(table[z] for z in atoms.numbers) - 4.0 * len(atoms)
+        frames.append(LabelledFrame(atoms, energy + 0.1 * rng.normal()))
+    assert find_implausible(frames) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("force", "error", "match"),
+    [
+        (1e5, DataError, r"forces of up to 1e\+05 eV/Å in frame 1 of data\.xyz"),
+        (300.0, DataWarning, r"forces of up to 300 eV/Å in frame 1 of data\.xyz"),
+    ],
+)
+def test_absurd_forces_are_refused_or_said(force, error, match, tmp_path):
+    images = ethanol()
+    images[1].calc.results["forces"][3, 2] = force
+    path = saved(tmp_path / "data.xyz", images)
+    expected = pytest.raises if error is DataError else pytest.warns
+    with expected(error, match=match):
+        read_dataset(path)
+
+
+def test_forces_that_are_absurd_everywhere_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"forces of \S+ eV/Å on average .* say forces_unit"):
+        read_dataset(SMALL / "ethanol_rmd17_frames.xyz", forces_unit="Hartree/Bohr")
+
+
+def test_forces_that_are_all_zero_are_said(tmp_path):
+    images = ethanol()
+    for atoms in images:
+        atoms.calc.results["forces"] *= 0.0
+    with pytest.warns(DataWarning, match="every force is exactly zero"):
+        read_dataset(saved(tmp_path / "data.xyz", images))
+
+
+def test_a_stress_above_160_gpa_is_said(tmp_path):
+    atoms = copper(0)
+    path = write(tmp_path / "data.xyz", [atoms], stress=1e3)
+    with pytest.warns(DataWarning, match=r"stress of up to .* above 160 GPa; say stress_unit"):
+        read_dataset(path)
+
+
+def test_structures_are_shared_whatever_their_file_is_called():
+    npz = read_dataset(SMALL / "ethanol_rmd17_frames.npz").frames
+    xyz = read_dataset(SMALL / "ethanol_rmd17_frames.xyz", rows="2:4").frames
+    assert shared_structures(xyz, npz) == xyz
+    assert shared_structures(npz[:2], xyz) == []
