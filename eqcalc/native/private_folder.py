@@ -18,7 +18,8 @@ from eqcalc.errors import CacheError
 __all__ = ["is_noexec", "make_private", "require_trusted", "require_trusted_file"]
 
 _MOST_LINKS = 40  # as Linux follows them
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_UID_MAP, _OVERFLOW = Path("/proc/self/uid_map"), Path("/proc/sys/kernel/overflowuid")
+_ALL_USERS = 2**32 - 1
 _INSTEAD = "set EQCALC_CACHE to a folder of your own"
 
 
@@ -54,8 +55,9 @@ def require_trusted(folder: Path, *, is_above: bool = False) -> None:
     """Refuse a folder in which somebody else could have put files, or can put them.
 
     It and all that stands above it, links included, must belong to this user or to root, and
-    nobody else may write there. Above it, a folder like ``/tmp`` will do, where nobody can move
-    what belongs to others (the sticky bit).
+    nobody else may write there; a group of this user alone is nobody else. Above it, a folder
+    like ``/tmp`` will do, where nobody can move what belongs to others (the sticky bit), and in a
+    container the number by which root appears there.
 
     Parameters
     ----------
@@ -75,12 +77,12 @@ def require_trusted(folder: Path, *, is_above: bool = False) -> None:
             f"cannot look at '{folder}': {error.strerror or error}; {_INSTEAD}."
         ) from error
     for number, (path, found) in enumerate(way, start=1):
-        why, remedy = _foreign(path, found), _INSTEAD
         is_last = number == len(way) and not is_above
+        why, remedy = _foreign(path, found, is_above=not is_last), _INSTEAD
         if why is None and not stat.S_ISLNK(found.st_mode):  # a link has no mode of its own
             if not stat.S_ISDIR(found.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "no folder", str(path))
-            if found.st_mode & _OTHERS_WRITE and (is_last or not found.st_mode & stat.S_ISVTX):
+            if _others_can_write(found) and (is_last or not found.st_mode & stat.S_ISVTX):
                 why = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})"
                 remedy = f"chmod go-w '{path}', or {_INSTEAD}"
         if why is not None:
@@ -101,18 +103,49 @@ def require_trusted_file(path: Path) -> None:
     if not hasattr(os, "geteuid"):
         return
     found = os.lstat(path)
-    why = _foreign(path, found)
+    why = _foreign(path, found, is_above=False)
     if why is None and not stat.S_ISREG(found.st_mode):
         why = "is no regular file"
-    if why is None and found.st_mode & _OTHERS_WRITE:
+    if why is None and _others_can_write(found):
         why = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})"
     if why is not None:
         raise CacheError(f"'{path}' {why}; it is not run. Remove it and compile again.")
 
 
-def _foreign(path: Path, found: os.stat_result) -> str | None:
+def _others_can_write(found: os.stat_result) -> bool:
+    """Whether somebody else may write, by the mode: many systems give a user's files to a group."""
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    return bool(found.st_mode & stat.S_IWGRP) and not _is_of_this_user_alone(found.st_gid)
+
+
+def _is_of_this_user_alone(group_id: int) -> bool:
+    """Whether a group is the private one of this user: of the same name, with nobody else."""
+    import grp
+    import pwd
+
+    if os.geteuid() == 0:  # its group is that of those who may do what root may
+        return False
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    is_own = group_id == user.pw_gid and group.gr_name == user.pw_name
+    return is_own and set(group.gr_mem) <= {user.pw_name}
+
+
+def _stands_for_root(user_id: int) -> bool:
+    """Whether root appears as this user: in a container where only some users have a number."""
+    try:
+        mapped = sum(int(line.split()[2]) for line in _UID_MAP.read_text().splitlines())
+        return mapped < _ALL_USERS and user_id == int(_OVERFLOW.read_text())
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _foreign(path: Path, found: os.stat_result, *, is_above: bool) -> str | None:
     """Return whose a file or folder is, if neither this user's nor root's."""
-    if found.st_uid in (0, os.geteuid()):
+    if found.st_uid in (0, os.geteuid()) or (is_above and _stands_for_root(found.st_uid)):
         return None
     import pwd  # not on Windows
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from eqcalc.engines import Target, load_model, packages
 from eqcalc.engines.packages import make_package
 from eqcalc.errors import CacheError, EngineError, OutputError
 from eqcalc.model_file import open_model_file
-from eqcalc.native import build
+from eqcalc.native import build, private_folder
 from eqcalc.native.compiler_folder import private_compiler_folder
 from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.native.private_folder import make_private, require_trusted, require_trusted_file
@@ -26,6 +27,8 @@ from eqcalc.native.private_folder import make_private, require_trusted, require_
 KEY = {"model": "abc", "torch": "2"}
 TARGET = Target(torch.device("cpu"), torch.float64)
 NOBODY = 65534
+
+grp, pwd = (pytest.importorskip(name) for name in ("grp", "pwd"))  # not on Windows
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
 as_root = pytest.mark.skipif(
@@ -80,7 +83,8 @@ def test_a_folder_of_this_user_is_trusted_also_through_a_link_of_theirs(tmp_path
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777, 0o770])
-def test_a_folder_that_others_can_write_is_refused(mode, tmp_path):
+def test_a_folder_that_others_can_write_is_refused(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(private_folder, "_is_of_this_user_alone", lambda group_id: False)
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(mode)
@@ -110,6 +114,45 @@ def test_what_belongs_to_another_user_is_refused(whose, tmp_path, monkeypatch):
     made_by_another_user(owned.get(whose, tmp_path / "link"), monkeypatch)
     with pytest.raises(CacheError, match=r"belongs to the user 'nobody', neither to you nor to r"):
         require_trusted(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "is_private"),
+    [("anna", [], True), ("anna", ["anna"], True), ("anna", ["bert"], False), ("all", [], False)],
+)
+def test_a_group_of_this_user_alone_may_write(group, members, is_private, tmp_path, monkeypatch):
+    """What Debian and others do: every user has a group, and files are made for both."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.lstat(tmp_path).st_uid or 1000)
+    own = SimpleNamespace(pw_name="anna", pw_gid=os.lstat(tmp_path).st_gid)
+    monkeypatch.setattr(pwd, "getpwuid", lambda user_id: own)
+    found = SimpleNamespace(gr_name=group, gr_mem=members)
+    monkeypatch.setattr(grp, "getgrgid", lambda group_id: found)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o775)
+    if is_private:
+        require_trusted(tmp_path / "cache")
+    else:
+        with pytest.raises(CacheError, match=r"can be written by others \(mode 0775\)"):
+            require_trusted(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("mapped", "is_trusted"), [("0 1000 1\n", True), ("0 0 4294967295\n", False)]
+)
+def test_what_stands_for_root_in_a_container_may_own_folders_above(
+    mapped, is_trusted, tmp_path, monkeypatch
+):
+    (tmp_path / "uid_map").write_text(mapped)
+    monkeypatch.setattr(private_folder, "_UID_MAP", tmp_path / "uid_map")
+    (tmp_path / "above" / "mine").mkdir(parents=True)
+    made_by_another_user(tmp_path / "above", monkeypatch)
+    if is_trusted:
+        require_trusted(tmp_path / "above" / "mine")
+    else:
+        with pytest.raises(CacheError, match="above' belongs to the user 'nobody'"):
+            require_trusted(tmp_path / "above" / "mine")
+    with pytest.raises(CacheError, match="above' belongs to the user 'nobody'"):
+        require_trusted(tmp_path / "above")  # what is the user's own, root does not own
 
 
 def test_links_in_a_circle_are_refused(tmp_path):
