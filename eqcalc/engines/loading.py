@@ -101,6 +101,7 @@ _live: WeakValueDictionary[tuple[str, str, Optional[str], str, Optional[int]], M
     WeakValueDictionary()
 )
 """Models in use, by checksum, device, dtype, engine and threads as they were asked for."""
+_OF_A_PROGRAM = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 _said: set[str] = set()
 """Checksums of the files of which it was said that they have no digest."""
 
@@ -277,7 +278,7 @@ def errors_of_the_program(file: ModelFile) -> Iterator[None]:
         yield
     except (ModelFileError, EngineError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (*_OF_A_PROGRAM, torch.jit.Error) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelFileError(
             f"'{file.path}' does not reproduce its own passport: {lines[-1].strip()}. Export the "

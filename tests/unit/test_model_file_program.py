@@ -360,3 +360,43 @@ def test_the_one_loop_with_a_condition_that_older_exports_hold_is_known():
     program(old)
     with pytest.raises(ValueError, match="which no exporter writes"):
         program(old.replace("torch.cat([polynomials0, more], 1)", "torch.mul(polynomials0, 1)"))
+
+
+# --- the state
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"n_channels : int", b"n_channels : List[int]", r"declared as List\[int\], found int"),
+        (b"cutoff : float", b"cutoff : Tensor", "declared as Tensor, found float"),
+        (b"embedding : __torch__", b"more : int\n  embedding : __torch__", "lacks more"),
+        (b"class Message(", b"class Massage(", "no exporter writes|not in its program"),
+        (b"def atomic_energies(", b"def other(", "which is no method of it"),
+    ],
+)
+def test_a_state_that_is_not_what_the_program_declares_is_refused(
+    old, new, reason, models, tmp_path
+):
+    change = {"architectures/painn.py": lambda text: text.replace(old, new)}
+    path = rewrite(models["double"], tmp_path / "m.pt", change)
+    with pytest.raises(ModelFileError, match=reason):
+        load_model(path, device="cpu")
+
+
+def test_a_program_that_raises_is_one_error(models, tmp_path):
+    def change(text: bytes) -> bytes:
+        head, tail = text.split(b"  return _2", 1)
+        return head + b'  ops.prim.RaiseException("no", "builtins.ValueError")\n  return _2' + tail
+
+    path = rewrite(models["double"], tmp_path / "m.pt", {SCATTER: change})
+    with pytest.raises(ModelFileError, match=r"does not reproduce its own passport: .*no"):
+        load_model(path, device="cpu")
+
+
+def test_the_command_line_trusts_only_where_it_is_told_to(models, tmp_path, capsys):
+    change = {SCATTER: lambda text: text + b"def own() -> int:\n  print(3)\n  return 3\n"}
+    path = rewrite(models["double"], tmp_path / "own.pt", change)
+    for words, said in (([], "was not loaded"), (["--trust"], "passport reproduced")):
+        main_in_process(["info", str(path), *words])
+        assert said in " ".join(capsys.readouterr().out.split())

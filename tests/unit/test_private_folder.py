@@ -275,7 +275,10 @@ def test_without_a_home_to_write_to_torchscript_runs(home, models, monkeypatch, 
     assert "\n" not in model.not_used["inductor"]
 
 
-def test_where_packages_cannot_be_unpacked_and_run_torchscript_runs(models, monkeypatch):
+def test_where_packages_cannot_be_unpacked_and_run_torchscript_runs(models, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     real = os.statvfs
 
     def noexec(path: object) -> os.statvfs_result:
@@ -285,11 +288,10 @@ def test_where_packages_cannot_be_unpacked_and_run_torchscript_runs(models, monk
 
     PackageCache().make(packages._key([open_model_file(models["double"])], TARGET), put)
     monkeypatch.setattr(os, "statvfs", noexec)
-    before = sorted(Path(tempfile.gettempdir()).glob("aotinductor_*"))
     model = load_model(models["double"])
     assert model.engine.name == "torchscript"
     assert re.search(r"mounted noexec; set TMPDIR", model.not_used["inductor"])
-    assert sorted(Path(tempfile.gettempdir()).glob("aotinductor_*")) == before
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_library_that_cannot_be_loaded_is_an_engine_error(monkeypatch):

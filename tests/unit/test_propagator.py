@@ -634,3 +634,30 @@ def test_export_into_a_file_as_folder_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot create the folder of '.*file/a\.pt'"):
         export_propagator(_dynamics(), tmp_path / "file" / "a.pt", timestep=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda p: p["tolerances"].update(float32=float("inf")), "tolerance of float32"),
+        (lambda p: p["tolerances"].update(float32="1"), "tolerance of float32"),
+        (lambda p: p.update(frames=[]), "it holds no frames"),
+        (lambda p: p["frames"][0]["positions"].pop(), "positions of frame 0"),
+        (lambda p: p["frames"][0]["charges"].__setitem__(0, None), "charges of frame 0"),
+        (lambda p: p["frames"][0]["objects"].update(stick=[[0], [99]]), "atoms that are not there"),
+    ],
+)
+def test_a_passport_with_a_value_that_no_propagator_has_is_refused(change, reason, path, tmp_path):
+    content = json.loads(open_propagator_file(path)[0].passport)
+    change(content)
+    changed = _rewritten(path, tmp_path / "a.pt", json.dumps(content))
+    with pytest.raises(ModelFileError, match=rf"passport inside .* not readable: .*{reason}"):
+        Propagator(changed, device="cpu")
+
+
+def test_a_passport_without_a_tolerance_for_the_precision_is_refused(path, tmp_path):
+    content = json.loads(open_propagator_file(path)[0].passport)
+    del content["tolerances"]["float64"]
+    changed = _rewritten(path, tmp_path / "a.pt", json.dumps(content))
+    with pytest.raises(ModelFileError, match="no tolerance for float64; it knows float32"):
+        Propagator(changed, device="cpu", dtype="float64")
