@@ -305,10 +305,10 @@ def _fresh_list(calculator: EqCalculator, atoms: Atoms) -> Timing:
 
 
 def ready_engines(
-    source: Source, *, device: str = "auto", dtype: Optional[str] = None
+    source: Source, *, device: str = "auto", dtype: Optional[str] = None, trust: bool = False
 ) -> tuple[list[str], dict[str, str]]:
     """Return the engines that run a model here without compiling, and why others do not."""
-    model = load_model(source, device=device, dtype=dtype)
+    model = load_model(source, device=device, dtype=dtype, trust=trust)
     not_used = dict(model.not_used)
     return [name for name in engines_on(model.device) if name not in not_used], not_used
 

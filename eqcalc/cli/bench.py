@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from eqcalc.cli.console import note, say, say_pairs, show, working
-from eqcalc.cli.options import Device, Dtype, Quiet, Skin
+from eqcalc.cli.options import Device, Dtype, Quiet, Skin, Trust
 from eqcalc.errors import ConfigError, import_extra
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def bench(
     device: Device = "auto",
     dtype: Dtype = None,
     skin: Skin = 0.5,
+    trust: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -78,15 +79,15 @@ def bench(
     _refuse_existing([path for path in (plot, json_file) if path is not None], overwrite)
     systems = _systems(structures, sizes)
     torch.set_num_threads(threads)  # the process belongs to the command line
-    file = open_model_file(model)
+    file = open_model_file(model, trust=trust)
     timing.check_elements(file.card, systems)
     machine = timing.machine(resolve_device(device))  # before our own work adds to the load
     engines = list(dict.fromkeys(engine or []))
     not_used: dict[str, str] = {}
     if not engines:
-        engines, not_used = timing.ready_engines(model, device=device, dtype=dtype)
+        engines, not_used = timing.ready_engines(model, device=device, dtype=dtype, trust=trust)
     options = {"device": device, "dtype": dtype, "skin": skin, "threads": threads}
-    found = _measure_all(model, engines, systems, options, seconds)
+    found = _measure_all(model, engines, systems, {**options, "trust": trust}, seconds)
     say(f"{file.card.name}, {dtype or file.card.dtype}: ms per step of VelocityVerlet")
     _print_table(found)
     say_pairs(_summary(machine))

@@ -7,6 +7,7 @@ eqcalc's own :mod:`eqcalc.compiling` registers.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from eqcalc import __version__
 from eqcalc.engines.engine import Target
 from eqcalc.errors import EngineError
-from eqcalc.model_file import ModelFile
+from eqcalc.model_file import ModelFile, available_models, find_model
 from eqcalc.native.build import library_checksum
 from eqcalc.native.package_cache import PackageCache, machine_key
 
@@ -96,10 +97,17 @@ def why_no_package(files: Sequence[ModelFile], target: Target) -> str:
 
 
 def _compile_command(files: Sequence[ModelFile], target: Target) -> str:
-    words = ["eqcalc compile", *(str(file.path) for file in files)]
+    words = ["eqcalc compile", *map(_name, files)]
     words += [f"--dtype {target.precision}"] * (target.precision != files[0].card.dtype)
     words += [f"--device {target.device}"] * (target.device.type != "cpu")
     return " ".join(words)
+
+
+def _name(file: ModelFile) -> str:
+    """Return what the command line knows a model by: the name of a shipped one, else its path."""
+    name = file.card.name
+    is_shipped = name in available_models() and find_model(name) == file.path
+    return name if is_shipped else shlex.quote(str(file.path))
 
 
 def _key(files: Sequence[ModelFile], target: Target) -> dict[str, str]:

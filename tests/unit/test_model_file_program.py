@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
-from small_models import POTENTIALS, REFERENCE_ENERGIES, small_options
+from small_models import POTENTIALS, REFERENCE_ENERGIES, ethanol, small_options
 from test_model_file import rewrite
 from torch import Tensor, nn
 
@@ -168,10 +169,48 @@ def main_in_process(words: list[str]) -> None:
         main(words)
 
 
+def unknown(models, tmp_path: Path) -> Path:
+    """Return a model whose program holds what eqcalc does not know, and does no harm."""
+    change = {SCATTER: lambda text: text + b"def own() -> int:\n  print(3)\n  return 3\n"}
+    return rewrite(models["double"], tmp_path / "own.pt", change)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["md", "a.xyz", "--model", "own.pt", "--steps", "1"],
+        ["relax", "a.xyz", "--model", "own.pt", "--fmax", "100"],
+        ["energy", "a.xyz", "--model", "own.pt"],
+        ["evaluate", "own.pt", "a.xyz", "--trust-data"],
+        ["bench", "own.pt", "a.xyz", "--seconds", "0.01"],
+        ["compile", "own.pt"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_verb_runs_an_unknown_program_only_where_it_is_told_to(
+    words, models, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    unknown(models, tmp_path)
+    frame = ethanol()
+    frame.calc = EqCalculator(models["double"], device="cpu")
+    frame.get_forces()
+    ase.io.write("a.xyz", frame)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code not in (None, 0)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "calls print, which is no function" in told
+    assert "trust" in told
+    if words[0] != "compile":  # which takes a minute
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--trust"])
+        assert ended.value.code == 0
+
+
 def test_a_trusted_file_is_loaded_whatever_its_program_holds(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    change = {SCATTER: lambda text: text + b"def own() -> int:\n  print(3)\n  return 3\n"}
-    path = rewrite(models["double"], tmp_path / "own.pt", change)
+    path = unknown(models, tmp_path)
     with pytest.raises(ModelFileError, match=r"calls print, which is no function.*trust=True"):
         load_model(path, device="cpu")
     assert load_model(path, device="cpu", trust=True).card.name == "double"

@@ -194,3 +194,9 @@ def test_a_forked_process_uses_one_thread_whatever_was_asked_for(models):
         env=os.environ | {"OMP_NUM_THREADS": "2"},
     )
     assert done.stdout.split() == ["1", "2"], done.stderr[-800:]
+
+
+def test_the_command_that_compiles_a_shipped_model_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+    why = load_model("painn-ethanol", device="cpu").not_used
+    assert why["inductor"].endswith("run: eqcalc compile painn-ethanol")
