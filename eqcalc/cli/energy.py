@@ -69,7 +69,7 @@ def energy(
         if output.exists() and not overwrite:
             raise OutputExistsError(f"'{output}' exists; pass --overwrite to replace it.")
     every = read_structures(structure)
-    numbers = parse_rows(rows, len(every))
+    numbers = parse_rows(rows, len(every), structure.name)
     structures = [every[number] for number in numbers]
     options = CalculatorOptions(model, device, dtype, engine, 0.0, max_edges, threads, trust)
     calculator, source = set_up_calculator(structures, options)

@@ -126,7 +126,7 @@ def _read(
         for file in files
     ]
     n_rows = sum(file.n_rows for file in opened)
-    asked = parse_rows(rows, n_rows)
+    asked = parse_rows(rows, n_rows, listing([file.name for file in files]))
     parts, first = [], 0
     for file in opened:
         here = [row - first for row in asked if first <= row < first + file.n_rows]

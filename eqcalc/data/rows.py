@@ -23,7 +23,7 @@ _FORMS = (
 _SLICE = re.compile(r"\s*(\d*)\s*:\s*(\d*)\s*(?::\s*(\d*)\s*)?")
 
 
-def parse_rows(rows: Rows, n: int) -> list[int]:
+def parse_rows(rows: Rows, n: int, source: str = "") -> list[int]:
     """Return the row numbers, counted from 0, that ``rows`` selects out of ``n``.
 
     Unlike Python's slices, a stop beyond the end is refused: a split that is
@@ -33,6 +33,7 @@ def parse_rows(rows: Rows, n: int) -> list[int]:
     ----------
     rows : "950:1000", a csv with one integer a line, a list or range, or None
     n : number of rows there are
+    source : the file's name, for messages
 
     Raises
     ------
@@ -43,6 +44,7 @@ def parse_rows(rows: Rows, n: int) -> list[int]:
     >>> parse_rows("2:8:3", 10)
     [2, 5]
     """
+    where = f" in {source}" if source else ""
     if rows is None:
         chosen: Sequence[int] = range(n)
     elif isinstance(rows, (str, Path)):
@@ -50,17 +52,17 @@ def parse_rows(rows: Rows, n: int) -> list[int]:
     else:
         chosen = _from_integers(rows)
     if len(chosen) == 0:
-        raise DataError(f"rows {_shown(rows)} selects nothing out of {n} rows; {_FORMS}")
+        raise DataError(f"rows {_shown(rows)} selects nothing out of {n} rows{where}; {_FORMS}")
     outside = [row for row in chosen if not 0 <= row < n]
     if outside:
         raise DataError(
-            f"rows {_shown(rows)} must lie in 0..{n - 1} (there are {n} rows), "
+            f"rows {_shown(rows)} must lie in 0..{n - 1} (there are {n} rows{where}), "
             f"found {listing(outside)}."
         )
     unique, counts = np.unique(np.asarray(chosen), return_counts=True)
     if len(unique) < len(chosen):
         raise DataError(
-            f"rows {_shown(rows)} must name each row once, "
+            f"rows {_shown(rows)} must name each row once{where}, "
             f"found more than once: {listing(unique[counts > 1].tolist())}."
         )
     return list(chosen)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -14,11 +15,12 @@ import pytest
 from ase.build import molecule
 from ase.io.trajectory import Trajectory
 
-from eqcalc.errors import GraphError, NonFiniteError, OutputError
+from eqcalc.errors import GraphError, HalfFrameWarning, NonFiniteError, OutputError
 from eqcalc.files import AppendFile, write_whole
 from eqcalc.simulate import MDRun, MDSettings, StopRequested, run_md
 from eqcalc.simulate.failures import telling_where
 from eqcalc.simulate.interrupts import StopOnSignal
+from eqcalc.simulate.structures import read_structures
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.writers import open_trajectory
 
@@ -47,9 +49,14 @@ def wait_for_bytes(path: Path, n_bytes: int, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def check_files(folder: Path, fmt: str) -> int:
-    """Assert that every frame and line is whole, and return the number of frames."""
-    frames = ase.io.read(folder / NAMES[fmt], ":")
+def check_files(folder: Path, fmt: str, *, killed: bool = False) -> int:
+    """Assert that every frame and line is whole, and return the number of frames.
+
+    The kernel may end the last write of a killed process at a page; then it is left out.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if killed else "error", HalfFrameWarning)
+        frames = read_structures(folder / NAMES[fmt])
     table = read_table(folder / "thermo.csv")
     # a frame is written before its line
     assert len(frames) - len(table["step"]) in (0, 1)
@@ -66,7 +73,7 @@ def test_killed_run_leaves_whole_frames(tmp_path, fmt):
     wait_for_bytes(tmp_path / NAMES[fmt], 60_000, process)
     process.kill()
     process.communicate()
-    assert check_files(tmp_path, fmt) > 20
+    assert check_files(tmp_path, fmt, killed=True) > 20
     assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "running"
 
 

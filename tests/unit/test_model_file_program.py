@@ -417,8 +417,13 @@ def test_the_one_loop_with_a_condition_that_older_exports_hold_is_known():
 def test_a_state_that_is_not_what_the_program_declares_is_refused(
     old, new, reason, models, tmp_path
 ):
-    change = {"architectures/painn.py": lambda text: text.replace(old, new)}
-    path = rewrite(models["double"], tmp_path / "m.pt", change)
+    # torch gives a class that it compiles once more a file of its own.
+    entries = read_entries(models["double"].read_bytes())
+    parts = [name for name in entries if "architectures/painn" in name and name.endswith(".py")]
+    changed = {name: entries[name].replace(old, new) for name in parts}
+    assert any(changed[name] != entries[name] for name in parts)
+    path = tmp_path / "m.pt"
+    path.write_bytes(stamp(pack(entries | changed)))
     with pytest.raises(ModelFileError, match=reason):
         load_model(path, device="cpu")
 
