@@ -56,6 +56,14 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def acting_hangup() -> Iterator[None]:
+    """Let SIGHUP act, here and in processes that the test starts, also below ``nohup``."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
 @pytest.fixture(autouse=True)
 def untouched_globals() -> Iterator[None]:
     """Fail a test that leaves another default dtype or grad mode behind.

@@ -609,6 +609,7 @@ def test_a_training_stopped_by_ctrl_c_ends_with_130_and_can_be_resumed(folder, c
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+@pytest.mark.usefixtures("acting_hangup")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_training_stopped_by_a_signal_ends_like_one_stopped_by_ctrl_c(
     name, folder, capsys, monkeypatch

@@ -200,6 +200,7 @@ def test_without_any_place_the_first_reason_is_told(monkeypatch):
 # --- signals, pipes, whatever else ------------------------------------------------------
 
 
+@pytest.mark.usefixtures("acting_hangup")
 @POSIX
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
 def test_signal_ends_the_run_with_all_files(name):
@@ -223,6 +224,7 @@ def test_second_signal_ends_at_once_and_the_status_is_true():
     assert ase.io.read("a/run/final.xyz").info["step"] == 3
 
 
+@pytest.mark.usefixtures("acting_hangup")
 @POSIX
 def test_third_signal_does_not_disturb_the_end():
     with StopOnSignal() as stop:
@@ -281,6 +283,7 @@ def test_callback_that_fails_leaves_the_last_structure():
     assert ase.io.read("a/run/final.xyz").info["step"] == 3
 
 
+@pytest.mark.usefixtures("acting_hangup")
 @POSIX
 @pytest.mark.parametrize("ended_by", ["pipe", "hangup"])
 def test_closed_terminal_of_the_command_line_ends_the_run_in_order(ended_by):

@@ -88,6 +88,7 @@ def last_line(calculator: EqCalculator) -> str:
 # --- numbers -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiled", "dtype", "atol"), PRECISIONS, indirect=["compiled"])
 def test_each_slice_is_the_answer_of_that_member(dtype, atol, compiled):
     files = [open_model_file(path) for path in compiled]
@@ -112,6 +113,7 @@ def test_each_slice_is_the_answer_of_that_member(dtype, atol, compiled):
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiled", "dtype", "atol"), PRECISIONS, indirect=["compiled"])
 def test_results_of_one_pass_are_those_of_one_by_one(dtype, atol, compiled):
     name = str(dtype).removeprefix("torch.")
@@ -132,6 +134,7 @@ def test_results_of_one_pass_are_those_of_one_by_one(dtype, atol, compiled):
             )
 
 
+@pytest.mark.slow
 def test_one_pass_calls_the_package_once_and_no_member(compiled, monkeypatch):
     calculator, calls = EqCalculator(compiled), []
     together = calculator._together
@@ -144,6 +147,7 @@ def test_one_pass_calls_the_package_once_and_no_member(compiled, monkeypatch):
     assert calls == [1, 1]
 
 
+@pytest.mark.slow
 def test_copies_run_in_one_pass_too(compiled):
     twin = copy.deepcopy(EqCalculator(compiled))
     assert last_line(twin).startswith("all 2 in one pass")
@@ -163,12 +167,14 @@ def test_members_that_were_not_compiled_together_run_one_by_one(members):
     assert not cache_folder().exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["order", "number"])
 def test_a_package_belongs_to_its_members_in_their_order(change, compiled):
     other = {"order": compiled[::-1], "number": [*compiled, compiled[0]]}
     assert "not compiled together" in last_line(EqCalculator(other[change]))
 
 
+@pytest.mark.slow
 def test_a_slice_that_fails_its_passport_is_not_used(compiled, package_of):
     """The right package under the key of another order: the slices are exchanged."""
     files = [open_model_file(path) for path in compiled[::-1]]
@@ -212,6 +218,7 @@ def copied(package: Path) -> Callable[..., None]:
     return quick
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library_built")
 def test_asking_for_inductor_compiles_the_committee_at_the_first_use(
     members, package_of, monkeypatch
@@ -240,6 +247,7 @@ def test_a_model_alone_has_no_committee(models):
 # --- the verb ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library_built")
 def test_the_verb_compiles_members_and_committee(members, package_of, capsys, monkeypatch):
     compiled_alone = []

@@ -427,6 +427,7 @@ def everything_below(folder: Path) -> list[tuple[str, int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_in_the_foreseeable_folder_is_read_or_written(models, tmp_path, monkeypatch):
     """What stands there in the place of torch's own folder cannot even be listed as a folder."""
     temporary = tmp_path / "temporary"
