@@ -61,6 +61,8 @@ def _strange_lengths(atoms: Atoms, cutoff: float) -> list[str]:
                 "apart; positions and cell must be in Å."
             )
     lonely = np.setdiff1d(np.arange(len(atoms)), receivers).tolist()
+    if len(atoms) == 1:
+        return found  # an atom alone is meant so
     if len(lonely) == len(atoms):
         found.append(
             f"no atom has a neighbour within the model's cutoff of {cutoff:g} Å, so there are no "

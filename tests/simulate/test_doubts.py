@@ -38,7 +38,9 @@ def test_strange_lengths_are_said(atoms, expected):
     assert re.search(expected, found)
 
 
-@pytest.mark.parametrize("atoms", [molecule("H2"), scaled(1.0), bulk("C", "diamond", a=3.2)])
+@pytest.mark.parametrize(
+    "atoms", [molecule("H2"), scaled(1.0), bulk("C", "diamond", a=3.2), Atoms("He")]
+)
 def test_ordinary_structures_are_not_doubted(atoms):
     assert doubts(atoms, 5.0) == []
 
