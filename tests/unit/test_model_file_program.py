@@ -183,7 +183,7 @@ def unknown(models, tmp_path: Path) -> Path:
         ["energy", "a.xyz", "--model", "own.pt"],
         ["evaluate", "own.pt", "a.xyz", "--trust-data"],
         ["bench", "own.pt", "a.xyz", "--seconds", "0.01"],
-        ["compile", "own.pt"],
+        pytest.param(["compile", "own.pt"], marks=pytest.mark.slow),
     ],
     ids=lambda words: words[0],
 )
