@@ -61,10 +61,11 @@ class AppendFile:
 
         Raises
         ------
-        OutputLostError : it was removed, or another file stands in its place.
+        OutputLostError : it was removed or cut, or another file stands in its place.
         """
         try:
-            is_there = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+            own = os.fstat(self._file.fileno())
+            is_there = os.path.samestat(os.stat(self.path), own) and own.st_size >= self.size
         except FileNotFoundError:
             is_there = False
         except OSError as error:

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
+from weakref import WeakSet
 
 import torch
 from ase import Atoms
@@ -55,6 +56,9 @@ from eqcalc.threads import using_threads
 __all__ = ["EqCalculator"]
 
 _OF_MODELS = ("device", "dtype", "engine", "threads")  # of the arguments
+
+_alive: WeakSet[EqCalculator] = WeakSet()
+"""Calculators of this process, which a forked one may have to begin anew."""
 
 _PERIODIC = bytes([1, 1, 1])  # as State keeps pbc
 
@@ -166,6 +170,7 @@ class EqCalculator(ExactCache):
     def _begin(self) -> None:
         """Make what a calculator shares with no other one, not with its copies either."""
         self._lock = threading.RLock()
+        _alive.add(self)
         self._blockwise = [Blockwise(self._arguments["max_edges"]) for _ in self.models]
         # A member with a shorter cutoff is not disturbed by longer edges: they have no effect.
         self.neighbours = SkinList(
@@ -244,6 +249,14 @@ class EqCalculator(ExactCache):
         models = [(path, model.file.sha256) for path, model in zip(paths, self.models, strict=True)]
         state = {"results": self.results, "_last": self._last}
         return _restored, (type(self), self._arguments, models), state
+
+    def _begin_after_fork(self) -> None:
+        """Start anew where a thread that this process does not have was calculating."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return
+        self.reset()
+        self._begin()
 
     def get_property(
         self, name: str, atoms: Optional[Atoms] = None, allow_calculation: bool = True
@@ -466,3 +479,12 @@ def _restored(
     options["trust"] = bool(arguments.get("trust"))
     calculator._use([reload_model(path, sha256, **options) for path, sha256 in models])
     return calculator
+
+
+def _after_fork() -> None:
+    for calculator in list(_alive):
+        calculator._begin_after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

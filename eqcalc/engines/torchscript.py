@@ -61,10 +61,23 @@ class TorchScriptEngine(Engine):
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Run the archive with gradients enabled, whatever the caller's mode is."""
+        inputs = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
+        before = _versions(inputs)
         with torch.enable_grad():  # the archive differentiates inside
-            return self._module(
-                graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned
+            energies, gradients = self._module(*inputs, graph.n_owned)
+        if _versions(inputs) != before:
+            raise ModelFileError(
+                "the model's program writes into the atoms and edges that it is given; later calls "
+                "would see other ones. Do not use the file."
             )
+        expected = (graph.atomic_numbers.shape, graph.edge_vectors.shape)
+        if (energies.shape, gradients.shape) != expected:
+            raise ModelFileError(
+                "the model's program returned energies and edge gradients of shape "
+                f"{tuple(energies.shape)} and {tuple(gradients.shape)}, expected "
+                f"{tuple(expected[0])} and {tuple(expected[1])}; export the model again."
+            )
+        return energies, gradients
 
     def energies(self, graph: AtomicGraph) -> Tensor:
         """Return what the network makes of all atoms (n_atoms,), ready to be differentiated."""
@@ -73,6 +86,11 @@ class TorchScriptEngine(Engine):
             return self._module.potential.architecture.atomic_energies(
                 graph._replace(edge_vectors=vectors)
             )
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> list[int]:
+    """Return how often each was written into; inference mode does not count."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _cast(module: torch.jit.ScriptModule, dtype: torch.dtype) -> None:

@@ -7,6 +7,7 @@ where it is read, not where somebody trips over it.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ def require_card(values: Mapping[str, Any]) -> None:
     ------
     ValueError : the message says which field, what was expected and what was found.
     """
+    _require_printable(values)
     for name in _TEXTS:
         _require(isinstance(values[name], str), name, "a text", values[name])
     for name in _TABLES:
@@ -62,6 +64,20 @@ def require_card(values: Mapping[str, Any]) -> None:
     compositions = values["training_data"].get("compositions", [])
     is_list = isinstance(compositions, list) and all(isinstance(c, str) for c in compositions)
     _require(is_list, "compositions", "a list of formulas", compositions)
+
+
+def _require_printable(content: Any) -> None:
+    """Refuse characters that would move a terminal's cursor or clear it."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            _require_printable(key)
+            _require_printable(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            _require_printable(value)
+    elif isinstance(content, str):
+        is_text = all(unicodedata.category(c) != "Cc" or c in "\n\t" for c in content)
+        _require(is_text, "text", "no control characters", content[:40])
 
 
 def require_number(

@@ -58,7 +58,7 @@ def drop_stale(frame: Atoms) -> None:
     """Remove columns, in place, that are no longer true once atoms have moved."""
     for name in list(frame.arrays):
         is_label = any(word in name.lower() for word in _LABEL_WORDS)
-        if is_label or name.lower() in VELOCITY_NAMES:
+        if is_label or name.lower() in (*VELOCITY_NAMES, "vx", "vy", "vz"):
             del frame.arrays[name]
 
 
@@ -112,7 +112,9 @@ def restore_constraints(atoms: Atoms) -> None:
     try:
         held = decode(text if isinstance(text, str) else json.dumps(text))
         constraints = [dict2constraint(content) for content in held]
-        indices = [int(k) for c in constraints for k in getattr(c, "get_indices", tuple)()]
+        indices = [
+            int(k) for c in constraints for k in np.atleast_1d(getattr(c, "get_indices", tuple)())
+        ]
     except _CONSTRAINT_ERRORS as error:
         raise StructureError(
             f"the constraints in this structure's '{_CONSTRAINTS}' are not readable "
@@ -161,12 +163,22 @@ def _are_readable_numbers(values: NDArray[Any]) -> bool:
     return kind in "fb" or (kind == "i" and bool((np.abs(values) <= _LARGEST).all()))
 
 
+def _are_same(left: Any, right: Any) -> bool:
+    """Whether two contents are the same but for rounding: a direction is normalised once more."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_are_same(left[k], right[k]) for k in left)
+    one, other = np.asarray(left), np.asarray(right)
+    if one.dtype.kind in "fi" and other.dtype.kind in "fi" and one.shape == other.shape:
+        return bool(np.allclose(one, other, rtol=1e-9, atol=1e-12))
+    return bool(encode(left) == encode(right))
+
+
 def _content(constraint: Any) -> dict[str, Any] | None:
     """Return what ASE makes the constraint of again, or None where it cannot."""
     try:
         content: dict[str, Any] = constraint.todict()
         again = dict2constraint(decode(encode(content)))
-        is_same = type(again) is type(constraint) and encode(again.todict()) == encode(content)
+        is_same = type(again) is type(constraint) and _are_same(again.todict(), content)
     except _CONSTRAINT_ERRORS:
         return None
     return content if is_same else None

@@ -44,6 +44,13 @@ def has_velocities(atoms: Atoms) -> bool:
                 "expected 'momenta' in ASE's units (eV, Å, amu). Set them with "
                 "atoms.set_velocities(), or remove the column to have new ones drawn."
             )
+    columns = {name.lower() for name in atoms.arrays}
+    if {"vx", "vy", "vz"} <= columns:
+        raise ConfigError(
+            "the structure brings columns 'vx', 'vy' and 'vz' of velocities, whose unit is not "
+            "known; expected 'momenta' in ASE's units (eV, Å, amu). Set them with "
+            "atoms.set_velocities(), or remove the columns to have new ones drawn."
+        )
     return bool(atoms.has("momenta") and np.any(atoms.get_momenta() != 0))
 
 

@@ -14,6 +14,7 @@ from ase.constraints import (
     FixBondLengths,
     FixCartesian,
     FixCom,
+    FixedLine,
     FixedPlane,
     FixScaled,
     Hookean,
@@ -23,7 +24,7 @@ from springs import Springs, ethanol
 
 from eqcalc.errors import ConfigError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings, read_structure, run_md, run_relax
-from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.frame_content import _are_same, unkept_constraints
 from eqcalc.simulate.structures import count_structures
 from eqcalc.simulate.writers import write_structure
 
@@ -106,6 +107,9 @@ CONSTRAINTS = {
     "spring": lambda: Hookean(0, 1, k=5.0, rt=1.2),
     "atoms": lambda: FixAtoms([0, 3]),
     "components": lambda: FixCartesian([1, 4], (True, False, True)),
+    "line": lambda: FixedLine([0], (0, 1, 1)),
+    "tilted plane": lambda: FixedPlane([0, 2], (1, 2, 3)),
+    "spring to a point": lambda: Hookean(0, (1.0, 1.0, 1.0), k=2.0, rt=0.5),
     "two kinds": lambda: [FixAtoms([3]), FixedPlane([0], (0, 0, 1))],
 }
 
@@ -118,9 +122,8 @@ def test_what_is_gone_on_from_has_the_constraints(verb, name, tmp_path):
     atoms.set_constraint(CONSTRAINTS[name]())
     last = ran(verb, atoms, tmp_path / "run")[-1]
     assert [type(c) for c in last.constraints] == [type(c) for c in atoms.constraints]
-    assert [str(c.todict()) for c in last.constraints] == [
-        str(c.todict()) for c in atoms.constraints
-    ]
+    for found, expected in zip(last.constraints, atoms.constraints, strict=True):
+        assert _are_same(found.todict(), expected.todict())
     assert not any("constraint" in key for key in last.info)
 
 
@@ -240,6 +243,21 @@ def test_masses_that_are_not_positive_are_refused(mass, found, tmp_path):
         atoms.set_masses([mass, *atoms.get_masses()[1:]])
         with pytest.raises(ConfigError, match=rf"positive, found {found} on atoms 0"):
             run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+
+
+def test_velocities_in_three_columns_are_refused(tmp_path):
+    atoms = ethanol()
+    for name in ("vx", "vy", "vz"):
+        atoms.arrays[name] = np.ones(len(atoms))
+    with pytest.raises(ConfigError, match="columns 'vx', 'vy' and 'vz' of velocities, whose unit"):
+        run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+
+
+def test_constraints_that_differ_by_more_than_rounding_are_not_the_same():
+    one, other = (FixedLine([0], (0, 1, x)).todict() for x in (1.0, 1.001))
+    assert _are_same(one, one)
+    assert not _are_same(one, other)
+    assert not _are_same(one, FixedPlane([0], (0, 1, 1)).todict())
 
 
 # --- what a file says that one structure cannot

@@ -197,6 +197,13 @@ def test_without_any_place_the_first_reason_is_told(monkeypatch):
         md_that_does(lambda: shutil.rmtree("a/run"))
 
 
+@pytest.mark.parametrize("name", ["thermo.csv", "trajectory.xyz"])
+def test_a_file_that_somebody_cuts_during_the_run_is_an_error(name):
+    with pytest.raises(OutputLostError, match=rf"{name}' was removed or replaced"):
+        md_that_does(lambda: os.truncate(f"a/run/{name}", 10))
+    assert status()["status"] == "failed"
+
+
 # --- signals, pipes, whatever else ------------------------------------------------------
 
 

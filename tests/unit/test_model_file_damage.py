@@ -226,6 +226,8 @@ def test_a_file_without_a_digest_is_loaded_and_said_to_have_none_once(models, tm
         ({"units": []}, "units: expected a table"),
         ({"config": [1]}, "config: expected a table"),
         ({"name": 3}, "name: expected a text"),
+        ({"description": "\x1b[2J"}, "text: expected no control characters"),
+        ({"training_data": {"by": ["\x07"]}}, "text: expected no control characters"),
         ({"versions": {"torch": 2}}, "versions of torch: expected a text"),
         ({"training_data": {"compositions": "CH4"}}, "compositions: expected a list"),
         ({"format_version": 0.5}, "format_version: expected a whole number"),

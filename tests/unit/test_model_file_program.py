@@ -19,7 +19,7 @@ from eqcalc.errors import ModelFileError
 from eqcalc.export import export_model
 from eqcalc.export.rebuild import rebuild_potential
 from eqcalc.graph import AtomicGraph
-from eqcalc.model_file import available_models, open_model_file
+from eqcalc.model_file import available_models, find_model, open_model_file
 from eqcalc.model_file.entries import pack, read_entries, stamp
 from eqcalc.model_file.program import check_program
 from eqcalc.potential import Potential
@@ -167,6 +167,34 @@ def main_in_process(words: list[str]) -> None:
     """Run the command line here."""
     with pytest.raises(SystemExit):
         main(words)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("torch.fill_(atomic_numbers, 6)", "writes into the atoms and edges"),
+        ("torch.mul_(torch.detach(edge_vectors), 1.5)", "writes into the atoms and edges"),
+    ],
+)
+def test_a_program_that_writes_into_its_input_is_refused(line, reason, tmp_path):
+    def change(text: bytes) -> bytes:
+        head, tail = text.rsplit(b"    return ", 1)
+        return head + f"    _own = {line}\n    return ".encode() + tail
+
+    shipped = find_model("painn-ethanol")
+    path = rewrite(shipped, tmp_path / "m.pt", {"export/model.py": change})
+    with pytest.raises(ModelFileError, match=reason):
+        load_model(path, device="cpu")
+
+
+@pytest.mark.parametrize("returned", ["torch.unsqueeze(energies, 1)", "torch.sum(energies)"])
+def test_a_program_that_returns_other_shapes_is_refused(returned, tmp_path):
+    def change(text: bytes) -> bytes:
+        return text.replace(b"torch.detach(energies)", returned.encode())
+
+    path = rewrite(find_model("painn-ethanol"), tmp_path / "m.pt", {"export/model.py": change})
+    with pytest.raises(ModelFileError, match=r"returned energies and edge gradients of shape"):
+        load_model(path, device="cpu")
 
 
 def unknown(models, tmp_path: Path) -> Path:

@@ -218,3 +218,33 @@ def test_forked_processes_do_not_wait_for_threads_that_are_not_there(models):
         env=environment,
     )
     assert done.stdout.split() == ["done", "2"], done.stderr[-800:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_forked_while_a_thread_calculates_does_not_wait_for_it(models):
+    """The thread holds the calculator, and is not there in the forked process."""
+    script = """
+import os, signal, sys, threading
+from ase.build import molecule
+from eqcalc import EqCalculator
+calculator = EqCalculator(sys.argv[1], device="cpu")
+held, done = threading.Event(), threading.Event()
+def hold():
+    with calculator._lock:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    calculator.get_forces(molecule("CH3OH"))
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+done.set()
+thread.join()
+sys.exit(0 if status == 0 else 1)
+"""
+    words = [sys.executable, "-W", "ignore", "-c", script, str(models["single"])]
+    assert subprocess.run(words, check=False, timeout=300).returncode == 0
