@@ -193,6 +193,7 @@ def structures() -> dict[str, Atoms]:
     }
 
 
+@pytest.mark.slow
 def test_the_package_gives_what_the_eager_network_gives(compiled):
     eager = rebuild_potential(open_model_file(compiled))
     calculator = EqCalculator(compiled)
@@ -209,6 +210,7 @@ def test_the_package_gives_what_the_eager_network_gives(compiled):
             np.testing.assert_allclose(calculator.get_stress(atoms), voigt, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_forces_of_the_package_are_the_gradient_of_its_energy(compiled):
     calculator, atoms, h = EqCalculator(compiled), crystal(), 1e-4
     forces = calculator.get_forces(atoms)
@@ -221,6 +223,7 @@ def test_forces_of_the_package_are_the_gradient_of_its_energy(compiled):
         assert -(energy[0] - energy[1]) / (2 * h) == pytest.approx(forces[atom, axis], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_edges", [1, 20_000])
 def test_many_structures_through_the_package_are_those_one_by_one(max_edges, compiled):
     fast, slow = EqCalculator(compiled), EqCalculator(compiled, engine="torchscript")
@@ -231,12 +234,14 @@ def test_many_structures_through_the_package_are_those_one_by_one(max_edges, com
             np.testing.assert_allclose(found[key], value, rtol=1e-11, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow
 def test_bench_takes_the_package_once_it_is_there(compiled):
     assert ready_engines(compiled, device="cpu") == (["inductor", "torchscript"], {})
     timed = BenchCalculator(compiled, engine="inductor", device="cpu")
     assert measure(timed, crystal(), "crystal", seconds=1e-3).engine == "inductor"
 
 
+@pytest.mark.slow
 def test_ghost_atoms_carry_messages_and_no_energy(compiled):
     graph = build_graph(ethanol(), 4.0)
     fast, slow = (load_model(compiled, engine=name) for name in ("auto", "torchscript"))
@@ -248,6 +253,7 @@ def test_ghost_atoms_carry_messages_and_no_energy(compiled):
         torch.testing.assert_close(gradients, expected_gradients, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_thousand_different_sizes_need_one_package(compiled):
     fast = EqCalculator(compiled)
     slow = EqCalculator(compiled, engine="torchscript")
@@ -273,6 +279,7 @@ assert "torch._dynamo" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_a_package_is_run_without_torchs_compiler_and_its_folder(compiled, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -281,6 +288,7 @@ def test_a_package_is_run_without_torchs_compiler_and_its_folder(compiled, tmp_p
     assert list(temporary.iterdir()) == []  # nor is anything left of the package
 
 
+@pytest.mark.slow
 def test_weights_are_made_anew_only_where_a_count_changes(compiled):
     engine = load_model(compiled).engine
     for n_atoms, n_owned in ((9, 9), (9, 4), (7, 4), (7, 0), (0, 0), (9, 9)):
@@ -290,6 +298,7 @@ def test_weights_are_made_anew_only_where_a_count_changes(compiled):
         assert engine._weights_of(n_atoms, n_owned) is weights
 
 
+@pytest.mark.slow
 def test_where_graphs_are_captured_the_package_is_what_is_replayed(compiled, monkeypatch):
     plain = EqCalculator(compiled, engine="torchscript")
     monkeypatch.setattr(CudaGraphEngine, "device_types", ("cpu",))
@@ -321,6 +330,7 @@ def test_auto_compiles_nothing_and_says_how_to(models):
     assert not cache_folder().exists()
 
 
+@pytest.mark.slow
 def test_auto_takes_the_package_of_the_right_precision(compiled, monkeypatch):
     assert load_model(compiled).engine_report() == "inductor on cpu in float64, passport reproduced"
     single = load_model(compiled, dtype="float32")
@@ -333,6 +343,7 @@ def test_auto_takes_the_package_of_the_right_precision(compiled, monkeypatch):
     assert load_model(compiled).engine.name == "inductor"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
@@ -353,6 +364,7 @@ def test_a_package_that_was_made_otherwise_is_named(place, value, words, compile
     assert re.search(words, model.not_used["inductor"])
 
 
+@pytest.mark.slow
 def test_a_committee_reports_every_member(compiled, models):
     report = EqCalculator([compiled, models["other"]]).engine_report().splitlines()
     assert report[0] == "double: inductor on cpu in float64, passport reproduced"
@@ -360,6 +372,7 @@ def test_a_committee_reports_every_member(compiled, models):
     assert report[-1].startswith("one by one: not compiled together for cpu, float64")
 
 
+@pytest.mark.slow
 def test_a_damaged_package_is_not_run(compiled):
     key = packages._key([open_model_file(compiled)], Target(CPU, torch.float64))
     path = PackageCache().path(key)
@@ -381,6 +394,7 @@ def test_a_package_that_torch_cannot_load_is_not_run(models):
     assert "cannot load the compiled package" in report
 
 
+@pytest.mark.slow
 def test_a_package_that_fails_the_passport_is_not_run(models, package):
     # The package of one model under the key of another: its numbers are wrong.
     key = packages._key([open_model_file(models["other"])], Target(CPU, torch.float64))
@@ -430,6 +444,7 @@ def test_an_installation_without_its_entry_point_says_so(models, monkeypatch):
         load_model(models["double"], engine="inductor")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library_built")
 def test_asking_for_the_engine_compiles_at_the_first_use(models, package, monkeypatch):
     calls = []
@@ -465,6 +480,7 @@ def test_a_rebuilt_potential_is_the_exported_one(models):
     torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library_built")
 def test_the_verb_compiles_and_reports(models, package, capsys, monkeypatch):
     def quick(file: object, path: Path, *target: object) -> None:

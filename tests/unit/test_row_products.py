@@ -130,6 +130,7 @@ def test_other_products_stay(function, example):
     torch.testing.assert_close(module(*example), function(*example), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_multiplies_by_the_kernel(tmp_path):
     from eqcalc.architectures import build
     from eqcalc.export import compile_model, export_model
