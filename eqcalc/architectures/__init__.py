@@ -10,6 +10,9 @@ What a module may define besides, and what names mean:
 
 PUBLISHED
     ``Config`` of the paper, where the defaults are others
+BEFORE
+    options that came later, and the value that a network had before: a model file whose card
+    does not name such an option is older than it
 SMALL
     ``Config`` for tests, where a width of 16 and two layers do not fit its options
 options ``elements`` and ``avg_num_neighbors``
@@ -28,6 +31,7 @@ import pkgutil
 import re
 import sys
 import zlib
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +46,7 @@ from eqcalc.nn.spelling import common_names, field_names, spelled_by_user
 __all__ = [
     "available",
     "build",
+    "build_of_card",
     "common_names",
     "config_class",
     "field_names",
@@ -139,6 +144,20 @@ def build(name: str, **config: Any) -> nn.Module:
             )
     with spelled_by_user(options, config):
         return load(name)(**asdict(options(**chosen)))
+
+
+def build_of_card(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a model file: a card names every option that there was.
+
+    Raises
+    ------
+    See :func:`build`.
+
+    >>> build_of_card("painn", {}).config.vector_norm, build("painn").config.vector_norm
+    ('published', 'smooth')
+    """
+    module = sys.modules.get(config_class(name).__module__)
+    return build(name, **{**getattr(module, "BEFORE", {}), **config})
 
 
 def is_potential(name: str) -> bool:

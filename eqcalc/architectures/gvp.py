@@ -50,6 +50,7 @@ from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
 
 __all__ = [
+    "BEFORE",
     "GVP",
     "PUBLISHED",
     "Config",
@@ -102,6 +103,10 @@ class Config:
 
 PUBLISHED = Config(drop_rate=0.1)
 """Sizes and dropout of the 2021 paper on atomic structures."""
+
+
+BEFORE = {"vector_norm": "published"}
+"""Of model files from before the option."""
 
 
 class GVP(nn.Module):

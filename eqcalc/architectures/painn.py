@@ -47,7 +47,7 @@ from eqcalc.nn.norm import ChannelNorm, require_norm
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import sum_at_receivers
 
-__all__ = ["Config", "PaiNN"]
+__all__ = ["BEFORE", "Config", "PaiNN"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class Config:
         require_at_least(2, embedding_dim=self.embedding_dim)
         require_positive(cut_off=self.cut_off)
         require_norm(vector_norm=self.vector_norm)
+
+
+BEFORE = {"vector_norm": "published"}
+"""Of model files from before the option."""
 
 
 class PaiNN(nn.Module):

@@ -33,7 +33,7 @@ def rebuild_potential(file: ModelFile) -> Potential:
     card = file.card
     dtype = resolve_dtype(card.dtype)
     try:
-        network = architectures.build(card.architecture, **card.config)
+        network = architectures.build_of_card(card.architecture, card.config)
         potential = Potential(network.to(dtype), card.reference_energies, scale=card.scale)
         potential.load_state_dict(load_safetensors(file.weights()))
         constants = dict(read_archive(file.archive()).named_buffers())
