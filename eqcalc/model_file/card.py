@@ -10,7 +10,8 @@ from eqcalc.model_file.fields import require_card
 
 __all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: every weight in weights.safetensors; 2: those that lie in records are named by an index."""
 
 _Card = TypeVar("_Card", bound="ModelCard")
 
