@@ -74,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 WITHOUT_AVERAGE = {"readout"}
-PACKAGED = {"parity", "foundation"}
+PACKAGED = {"readout", "foundation"}
 
 
 def main() -> None:
