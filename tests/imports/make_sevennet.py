@@ -70,7 +70,7 @@ def settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
         "lmax": 2,
         "num_convolution_layer": 2,
         "is_parity": False,
-        "weight_nn_hidden_neurons": [8, 6],
+        "weight_nn_hidden_neurons": [7, 7],
         "radial_basis": {"radial_basis_name": "bessel", "bessel_basis_num": 5},
         "self_connection_type": "linear",
     } | options
