@@ -28,7 +28,14 @@ from torch.nn import functional
 
 from eqcalc.architectures.nequip import Interaction
 from eqcalc.errors import ModelFileError
-from eqcalc.nn.so3 import Irrep, Layout, UnitVarianceLinear, UnitVarianceSiLU, clebsch_gordan
+from eqcalc.nn.so3 import (
+    AddedLinear,
+    Irrep,
+    Layout,
+    UnitVarianceLinear,
+    UnitVarianceSiLU,
+    clebsch_gordan,
+)
 
 __all__ = [
     "Convolution",
@@ -337,7 +344,9 @@ def _fill_own(
     parts = split_flat(given.own, shapes, f"{given.name}: self-connection")
     found = dict(zip(shared, parts, strict=True))
     targets = [irrep for irrep in layouts.ours_out if irrep in layouts.ours_in]
-    for parameter, irrep in zip(layer.self_connection.weights, targets, strict=True):
+    kept = layer.self_connection
+    weights = kept.linear.weights if isinstance(kept, AddedLinear) else kept.weights
+    for parameter, irrep in zip(weights, targets, strict=True):
         matrix = found[irrep]
         if embedding is not None:
             matrix = torch.einsum("uvw,zv->zuw", matrix, embedding.double())

@@ -41,6 +41,7 @@ from eqcalc.importers.e3nn import (
     coupling_sign,
     fill_interaction,
     silu_factor,
+    tanh_factor,
 )
 from eqcalc.importers.sevennet_shape import Shape, read_shape
 from eqcalc.importers.tensors import Tensors
@@ -90,6 +91,7 @@ def potential_of(
         num_layers=len(shape.features) - 1,
         num_features=shape.features[1] if len(shape.features) > 2 else shape.features[0],
         embedding_size=shape.features[0][0],
+        embedding_factor=1.0 / math.sqrt(len(shape.type_map)),
         cut_off=shape.cutoff,
         num_bessels=waves.numel(),
         xplor_onset=shape.xplor_onset,
@@ -100,16 +102,17 @@ def potential_of(
         avg_num_neighbors=denominators[0] ** 2,
         self_connection=shape.self_connection,
         first_self_connection=True,
-        scalar_bias=shape.n_modalities > 0,
+        modalities=shape.n_modalities,
+        frequencies_per_angstrom=True,
+        activation_factors=(silu_factor(), silu_factor(), tanh_factor()),
         per_species_scale=True,
         elements=sorted(shape.type_map),
     ).double()
     rows = torch.tensor([shape.type_map[z] for z in sorted(shape.type_map)])
-    n_species = len(rows)
     with torch.no_grad():
-        embedding = tensors.take("onehot_to_feature_x.linear.weight", n_species, None).double()
-        network.embedding.weight.copy_(embedding[rows] / math.sqrt(n_species))
-        network.radial_basis.frequencies.copy_(waves * shape.cutoff / math.pi)
+        embedding = tensors.take("onehot_to_feature_x.linear.weight", len(rows), None).double()
+        network.embedding.weight.copy_(embedding[rows])
+        network.radial_basis.frequencies.copy_(waves)
         factors = {Irrep(0, 0): 1.0}
         for t, layer in enumerate(network.interactions):
             factors = fill_interaction(
