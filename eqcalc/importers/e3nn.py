@@ -24,7 +24,7 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Module, functional
 
 from eqcalc.architectures.nequip import Interaction
 from eqcalc.errors import ModelFileError
@@ -43,6 +43,7 @@ __all__ = [
     "LayerLayouts",
     "coupling_sign",
     "fill_interaction",
+    "fill_scalar_network",
     "silu_factor",
     "split_flat",
     "tanh_factor",
@@ -297,12 +298,34 @@ def _fill_radial(layer: Interaction, layouts: LayerLayouts, given: Convolution) 
         given.signs.get((path[0].l, path[1], path[2].l), 1) * columns[path]
         for path in layouts.our_paths()
     ]
-    matrices = [matrix.double() for matrix in given.radial[:-1]] + [torch.cat(ordered, dim=1)]
-    linears = [m for m in layer.radial_network if isinstance(m, UnitVarianceLinear)]
-    silus = [m for m in layer.radial_network if isinstance(m, UnitVarianceSiLU)]
-    _copy(linears[0].weight, matrices[0])
-    for linear, silu, matrix in zip(linears[1:], silus, matrices[1:], strict=True):
-        _copy(linear.weight, given.radial_factor / silu.factor * matrix)
+    matrices = [*given.radial[:-1], torch.cat(ordered, dim=1)]
+    fill_scalar_network(layer.radial_network, matrices, given.radial_factor, 1.0)
+
+
+def fill_scalar_network(
+    network: Sequence[Module], matrices: Sequence[Tensor], factor: float, of_input: float
+) -> None:
+    """Give a multilayer network matrices (n_in, n_out) and its silu's factor.
+
+    Parameters
+    ----------
+    factor : that its activations have in the file
+    of_input : by how much its input is smaller here
+
+    Raises
+    ------
+    ModelFileError : a matrix has another shape.
+    """
+    linears = [m for m in network if isinstance(m, UnitVarianceLinear)]
+    silus = [m for m in network if isinstance(m, UnitVarianceSiLU)]
+    factors = [of_input, *(factor / silu.factor for silu in silus)]
+    for linear, ratio, matrix in zip(linears, factors, matrices, strict=True):
+        if matrix.shape != linear.weight.shape:
+            raise ModelFileError(
+                f"a multilayer network has a matrix of {tuple(matrix.shape)} numbers, where "
+                f"{tuple(linear.weight.shape)} are expected."
+            )
+        _copy(linear.weight, ratio * matrix.double())
 
 
 def _fill_after(layer: Interaction, layouts: LayerLayouts, given: Convolution) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
-from eqcalc.elements import ATOMIC_NUMBERS
+from ase.data import chemical_symbols
+
 from eqcalc.errors import ModelFileError
 from eqcalc.importers.inert import Inert
 from eqcalc.importers.options import integer, positive
@@ -194,8 +195,7 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
         preset = str(options.get("preset")).upper()
         if preset not in _PRESETS:
             raise ModelFileError(
-                f"the model's preset is {options.get('preset')!r}; known are "
-                f"{', '.join(_PRESETS)}."
+                f"the model's preset is {options.get('preset')!r}; known are {', '.join(_PRESETS)}."
             )
         given |= _OF_EVERY_PRESET | _PRESETS[preset]
     return given | {key: value for key, value in options.items() if key in _DEFAULTS}
@@ -204,7 +204,7 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 def _type_names(names: Any) -> list[str]:
     if not isinstance(names, Sequence) or isinstance(names, str) or not names:
         raise ModelFileError(f"the model's type_names must be a list, found {names!r}.")
-    unknown = [name for name in names if name not in ATOMIC_NUMBERS]
+    unknown = [name for name in names if name not in chemical_symbols[1:]]
     if unknown or len(set(names)) < len(names):
         raise ModelFileError(
             f"the model's type_names must be chemical symbols, each once, found {list(names)}: "
@@ -339,9 +339,7 @@ def _channels(hidden: list[list[tuple[int, int, int]]]) -> tuple[list[int], bool
     both = any(p != (-1) ** l for _, l, p in inner)
     by_degree = dict.fromkeys(sorted({l for _, l, _ in inner}), 0) | {l: n for n, l, _ in inner}
     signs = (1, -1) if both else (1,)
-    wanted = [
-        (n, l, (p if both else (-1) ** l)) for l, n in by_degree.items() for p in signs
-    ]
+    wanted = [(n, l, (p if both else (-1) ** l)) for l, n in by_degree.items() for p in signs]
     same = all(irreps == inner for irreps in hidden[:-1])
     if not same or inner != wanted or last != [(by_degree[0], 0, 1)]:
         raise ModelFileError(

@@ -25,15 +25,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from eqcalc.architectures.nequip import NequIP
-from eqcalc.elements import symbols_of
-from eqcalc.errors import ModelFileError
+from eqcalc.elements import atomic_number, symbols_of
+from eqcalc.errors import ConfigError, ModelFileError
+from eqcalc.importers.assembly import chosen_elements, in_precision_of, scaled_potential
 from eqcalc.importers.e3nn import (
     Convolution,
     FlatLinear,
@@ -43,12 +44,56 @@ from eqcalc.importers.e3nn import (
     silu_factor,
     tanh_factor,
 )
+from eqcalc.importers.foreign_file import ForeignFile
+from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.sevennet_shape import Shape, read_shape
 from eqcalc.importers.tensors import Tensors
 from eqcalc.nn.so3 import Irrep, Layout
 from eqcalc.potential import Potential
+from eqcalc.units import energy_unit, length_unit
 
-__all__ = ["potential_of"]
+__all__ = ["KIND", "KNOWN", "LICENCE", "potential_of", "read", "recognises"]
+
+KIND = "SevenNet checkpoint"
+
+LICENCE = "MIT, Copyright (c) 2024 Yutack Park"
+"""Of the checkpoints in the wheel of sevenn 0.13.0, and of that package."""
+
+
+class Known(NamedTuple):
+    """What is known of a published checkpoint beside its file.
+
+    levels : level of theory by modality; None where there are none
+    """
+
+    name: str
+    data: str
+    levels: dict[Optional[str], str]
+
+    def level(self, modality: Optional[str]) -> str:
+        """Return the level of theory of a modality."""
+        return self.levels.get(modality, "")
+
+
+_PBE = "PBE (+U), as in the Materials Project"
+
+KNOWN: dict[str, Known] = {
+    "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36": Known(
+        "SevenNet-0 (11 July 2024)", "MPtrj", {None: _PBE}
+    ),
+    "5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1": Known(
+        "SevenNet-0 (22 May 2024)", "M3GNet's data set MPF.2021.2.8", {None: _PBE}
+    ),
+    "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d": Known(
+        "SevenNet-l3i5", "MPtrj", {None: _PBE}
+    ),
+    "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd": Known(
+        "SevenNet-MF-0",
+        "relaxations of the Materials Project",
+        {"PBE": _PBE, "R2SCAN": "r2SCAN, as in the Materials Project"},
+    ),
+}
+"""SHA-256 of the checkpoints in the wheel of sevenn 0.13.0."""
 
 _OLD_NAMES = {
     "EdgeEmbedding": "edge_embedding",
@@ -63,21 +108,87 @@ _WITHOUT_NUMBERS = re.compile(
 """Entries that carry no trained number: masks, and tensors of length zero."""
 
 
+def recognises(file: ForeignFile) -> bool:
+    """Whether a file is a checkpoint of SevenNet, by its content alone."""
+    content = file.content
+    return (
+        not file.is_package
+        and isinstance(content, Mapping)
+        and isinstance(content.get("config"), Mapping)
+        and ("_type_map" in content["config"] or "_model_type" in content["config"])
+    )
+
+
+def read(file: ForeignFile, choices: Choices) -> Imported:
+    """Return the network of a checkpoint.
+
+    Raises
+    ------
+    ModelFileError : a version, an option or a tensor that is not known here.
+    ConfigError : a modality is missing or unknown, an element is unknown, or other units than
+        eV and Angstrom, in which all networks of SevenNet speak, were said.
+    """
+    _require_units(choices)
+    config, state = file.content["config"], file.content.get("model_state_dict")
+    if not isinstance(state, Mapping) or not state:
+        raise ModelFileError(
+            "the checkpoint has no 'model_state_dict': an optimizer's state alone, or the "
+            "weights were taken out. Give the checkpoint of a training, such as "
+            "checkpoint_best.pth."
+        )
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ModelFileError(f"model_state_dict['{strange[0]}'] is no tensor.")
+    potential = potential_of(config, state, choices.modality, choices.elements)
+    known = KNOWN.get(file.sha256)
+    level = "" if known is None else known.level(choices.modality)
+    modality = "" if choices.modality is None else f", modality {choices.modality}"
+    return Imported(
+        potential=in_precision_of(potential, state),
+        elements=list(potential.architecture.config.elements),
+        description=(
+            f"{known.name if known else 'SevenNet network'}{modality}"
+            f"{f', trained on {known.data}' if known else ''}. Charge, spin and magnetic moments "
+            "of a structure are ignored."
+        ),
+        licence="" if known is None else LICENCE,
+        level_of_theory=level,
+        source={"package": "sevenn", "version": str(config["version"])}
+        | ({} if choices.modality is None else {"modality": choices.modality}),
+    )
+
+
+def _require_units(choices: Choices) -> None:
+    for name, said, value, unit in (
+        ("energy_unit", choices.energy_unit, energy_unit, "eV"),
+        ("length_unit", choices.length_unit, length_unit, "Angstrom"),
+    ):
+        if said is not None and value(said) != 1.0:
+            raise ConfigError(
+                f"networks of SevenNet speak in {unit}, but {name} = {said} was said; leave it out."
+            )
+
+
 def potential_of(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], modality: Optional[str] = None
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    modality: Optional[str] = None,
+    elements: Optional[Sequence[str]] = None,
 ) -> Potential:
     """Return the potential of a checkpoint's options and tensors, in float64.
 
     Parameters
     ----------
     modality : the level of theory, where the network knows several
+    elements : symbols of those that the potential shall know; None means all of the network's
 
     Raises
     ------
     ModelFileError : an option, a tensor or a version that is not known here.
-    ConfigError : the modality is missing or unknown.
+    ConfigError : the modality is missing or unknown, or an element is unknown.
     """
     shape = read_shape(config, modality)
+    symbols = chosen_elements(symbols_of(sorted(shape.type_map)), elements)
     tensors = Tensors(_modern_names(state), _WITHOUT_NUMBERS, "model_state_dict")
     denominators = [
         tensors.take(f"{t}_convolution.denominator").double().item()
@@ -106,12 +217,12 @@ def potential_of(
         frequencies_per_angstrom=True,
         activation_factors=(silu_factor(), silu_factor(), tanh_factor()),
         per_species_scale=True,
-        elements=sorted(shape.type_map),
+        elements=symbols,
     ).double()
-    rows = torch.tensor([shape.type_map[z] for z in sorted(shape.type_map)])
+    rows = torch.tensor([shape.type_map[atomic_number(symbol)] for symbol in symbols])
     with torch.no_grad():
-        embedding = tensors.take("onehot_to_feature_x.linear.weight", len(rows), None).double()
-        network.embedding.weight.copy_(embedding[rows])
+        embedding = tensors.take("onehot_to_feature_x.linear.weight", len(shape.type_map), None)
+        network.embedding.weight.copy_(embedding.double()[rows])
         network.radial_basis.frequencies.copy_(waves)
         factors = {Irrep(0, 0): 1.0}
         for t, layer in enumerate(network.interactions):
@@ -124,7 +235,7 @@ def potential_of(
         _fill_readout(network, shape, tensors, factors[Irrep(0, 0)])
     scales, shifts = _scales_and_shifts(shape, tensors, rows)
     tensors.require_empty()
-    return _potential(network, shape, scales, shifts)
+    return scaled_potential(network, symbols, scales, shifts)
 
 
 def _modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -158,7 +269,7 @@ def _convolution(
     own, embedding = f"{t}_self_connection_intro.linear.weight", None
     if shape.self_connection == "species":
         own = f"{t}_self_connection_intro.fc_tensor_product.weight"
-        embedding = torch.eye(len(rows), dtype=torch.float64)[rows]
+        embedding = torch.eye(len(shape.type_map), dtype=torch.float64)[rows]
     name = f"layer {t}"
     return Convolution(
         before=tensors.take(f"{t}_self_interaction_1.linear.weight"),
@@ -195,30 +306,19 @@ def _fill_readout(network: NequIP, shape: Shape, tensors: Tensors, factor: float
 
 
 def _scales_and_shifts(shape: Shape, tensors: Tensors, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both of every element, in the order of atomic numbers, float64."""
-    found = []
+    """Return both of every element, in the order of ``rows``, float64."""
+    found, n_species = [], len(shape.type_map)
     for quantity in ("scale", "shift"):
         name = f"rescale_atomic_energy.{quantity}"
         tensor = tensors.take(name).double()
         if tensor.dim() == 2 and tensor.shape[0] == shape.n_modalities:
             tensor = tensor[shape.modality or 0]
         if tensor.numel() == 1:
-            tensor = tensor.reshape(1).expand(len(rows))
-        if tensor.shape != rows.shape:
+            tensor = tensor.reshape(1).expand(n_species)
+        if tensor.shape != (n_species,):
             raise ModelFileError(
-                f"model_state_dict['{name}'] must be one number, or one of each of {len(rows)} "
+                f"model_state_dict['{name}'] must be one number, or one of each of {n_species} "
                 f"elements, found the shape {tuple(tensor.shape)}."
             )
         found.append(tensor[rows])
     return found[0], found[1]
-
-
-def _potential(network: NequIP, shape: Shape, scales: Tensor, shifts: Tensor) -> Potential:
-    """One scale of all elements is the potential's, which is float64; others are parameters."""
-    symbols = symbols_of(sorted(shape.type_map))
-    energies = dict(zip(symbols, shifts.tolist(), strict=True))
-    if bool((scales == scales[0]).all()):
-        return Potential(network, energies, scale=scales[0].item())
-    with torch.no_grad():
-        network.species_scale.copy_(scales)
-    return Potential(network, energies)
