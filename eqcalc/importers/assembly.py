@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 from torch import Tensor
 
 from eqcalc.architectures.nequip import NequIP
-from eqcalc.elements import atomic_number
+from eqcalc.elements import atomic_number, symbols_of
 from eqcalc.errors import ConfigError, listing
 from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 
-__all__ = ["chosen_elements", "in_precision_of", "scaled_potential"]
+__all__ = ["chosen_elements", "elements_of", "in_precision_of", "scaled_potential"]
 
 
 def chosen_elements(known: Sequence[str], wanted: Optional[Sequence[str]]) -> list[str]:
@@ -34,6 +34,11 @@ def chosen_elements(known: Sequence[str], wanted: Optional[Sequence[str]]) -> li
             f"{', '.join(unknown) or 'none'}."
         )
     return [symbol for symbol in symbols if symbol in wanted]
+
+
+def elements_of(potential: Potential) -> list[str]:
+    """Return the symbols of the elements that a potential knows."""
+    return symbols_of(torch.nonzero(~potential.reference_energies.isnan()).flatten().tolist())
 
 
 def in_precision_of(potential: Potential, state: Mapping[str, Tensor]) -> Potential:
@@ -57,5 +62,5 @@ def scaled_potential(
     if bool((scales == scales[0]).all()):
         return Potential(network, energies, scale=scales[0].item(), zbl=zbl)
     with torch.no_grad():
-        network.species_scale.copy_(scales)
+        cast("Tensor", network.species_scale).copy_(scales)
     return Potential(network, energies, zbl=zbl)

@@ -20,11 +20,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Module, functional
+from torch.nn import Module, Sequential, functional
 
 from eqcalc.architectures.nequip import Interaction
 from eqcalc.errors import ModelFileError
@@ -32,6 +32,7 @@ from eqcalc.nn.so3 import (
     AddedLinear,
     Irrep,
     Layout,
+    SpeciesLinear,
     UnitVarianceLinear,
     UnitVarianceSiLU,
     clebsch_gordan,
@@ -236,7 +237,7 @@ class Convolution:
 
 
 def fill_interaction(
-    layer: Interaction,
+    layer: Module,
     layouts: LayerLayouts,
     given: Convolution,
     gate_factors: Mapping[Irrep, float],
@@ -255,6 +256,7 @@ def fill_interaction(
     ------
     ModelFileError : a tensor has another size than a network of this configuration has.
     """
+    layer = cast("Interaction", layer)
     _fill_before(layer, layouts, given, gate_factors)
     _fill_radial(layer, layouts, given)
     _fill_after(layer, layouts, given)
@@ -303,7 +305,7 @@ def _fill_radial(layer: Interaction, layouts: LayerLayouts, given: Convolution) 
 
 
 def fill_scalar_network(
-    network: Sequence[Module], matrices: Sequence[Tensor], factor: float, of_input: float
+    network: Sequential, matrices: Sequence[Tensor], factor: float, of_input: float
 ) -> None:
     """Give a multilayer network matrices (n_in, n_out) and its silu's factor.
 
@@ -368,8 +370,8 @@ def _fill_own(
     found = dict(zip(shared, parts, strict=True))
     targets = [irrep for irrep in layouts.ours_out if irrep in layouts.ours_in]
     kept = layer.self_connection
-    weights = kept.linear.weights if isinstance(kept, AddedLinear) else kept.weights
-    for parameter, irrep in zip(weights, targets, strict=True):
+    linear = kept.linear if isinstance(kept, AddedLinear) else cast("SpeciesLinear", kept)
+    for parameter, irrep in zip(linear.weights, targets, strict=True):
         matrix = found[irrep]
         if embedding is not None:
             matrix = torch.einsum("uvw,zv->zuw", matrix, embedding.double())

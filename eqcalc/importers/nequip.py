@@ -36,7 +36,12 @@ from torch import Tensor
 
 from eqcalc.architectures.nequip import NequIP, feature_layouts
 from eqcalc.errors import ConfigError, ModelFileError
-from eqcalc.importers.assembly import chosen_elements, in_precision_of, scaled_potential
+from eqcalc.importers.assembly import (
+    chosen_elements,
+    elements_of,
+    in_precision_of,
+    scaled_potential,
+)
 from eqcalc.importers.e3nn import (
     Convolution,
     LayerLayouts,
@@ -121,7 +126,7 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
     n_layers, l_max = shape.num_layers, shape.l_max
     return Imported(
         potential=in_precision_of(potential, state),
-        elements=list(potential.architecture.config.elements),
+        elements=elements_of(potential),
         description=(
             f"NequIP of {n_layers} layers, degrees up to {l_max}, from a {kind} of nequip "
             f"{version}"
@@ -236,7 +241,8 @@ def _of_package(file: ForeignFile) -> tuple[Shape, dict[str, Tensor]]:
     output = model.attribute("model") if isinstance(model, Inert) else None
     network = output.attribute("func") if isinstance(output, Inert) else None
     if (
-        not isinstance(network, Inert)
+        not isinstance(output, Inert)
+        or not isinstance(network, Inert)
         or model.name != "GraphModel"
         or output.name != "ForceStressOutput"
         or network.name != "SequentialGraphNetwork"

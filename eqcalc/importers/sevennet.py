@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,12 @@ from torch import Tensor
 from eqcalc.architectures.nequip import NequIP
 from eqcalc.elements import atomic_number, symbols_of
 from eqcalc.errors import ConfigError, ModelFileError
-from eqcalc.importers.assembly import chosen_elements, in_precision_of, scaled_potential
+from eqcalc.importers.assembly import (
+    chosen_elements,
+    elements_of,
+    in_precision_of,
+    scaled_potential,
+)
 from eqcalc.importers.e3nn import (
     Convolution,
     FlatLinear,
@@ -48,7 +53,7 @@ from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.sevennet_shape import Shape, read_shape
 from eqcalc.importers.tensors import Tensors
-from eqcalc.nn.so3 import Irrep, Layout
+from eqcalc.nn.so3 import Irrep, Layout, UnitVarianceLinear
 from eqcalc.potential import Potential
 from eqcalc.units import energy_unit, length_unit
 
@@ -145,7 +150,7 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
     modality = "" if choices.modality is None else f", modality {choices.modality}"
     return Imported(
         potential=in_precision_of(potential, state),
-        elements=list(potential.architecture.config.elements),
+        elements=elements_of(potential),
         description=(
             f"{known.name if known else 'SevenNet network'}{modality}"
             f"{f', trained on {known.data}' if known else ''}. Charge, spin and magnetic moments "
@@ -291,7 +296,7 @@ def _convolution(
 def _fill_readout(network: NequIP, shape: Shape, tensors: Tensors, factor: float) -> None:
     n, hidden = shape.features[-1][0], shape.features[-1][0] // 2
     scalar = Irrep(0, 0)
-    first, second = network.readout[0], network.readout[1]
+    first, second = (cast("UnitVarianceLinear", linear) for linear in network.readout)
     found = FlatLinear.cut(
         tensors.take("reduce_input_to_hidden.linear.weight"),
         {scalar: n},

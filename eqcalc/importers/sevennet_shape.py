@@ -213,7 +213,8 @@ def _envelope(config: Mapping[str, Any]) -> tuple[Optional[float], int]:
             f"config['radial_basis'] is {basis!r}; only Bessel functions ('bessel') are imported."
         )
     envelope = config.get("cutoff_function")
-    name = envelope.get("cutoff_function_name") if isinstance(envelope, Mapping) else None
+    envelope = envelope if isinstance(envelope, Mapping) else {}
+    name = envelope.get("cutoff_function_name")
     if name == "XPLOR":
         return positive(envelope, "cutoff_on"), 6
     if name == "poly_cut":

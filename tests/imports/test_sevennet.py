@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle import Oracle, assert_equal
 
 from eqcalc.errors import ConfigError, ModelFileError
 from eqcalc.importers import Choices, read_foreign
 from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.sevennet import KNOWN, potential_of, read, recognises
 from eqcalc.neighbours import build_graph
-from tests.imports.oracle import Oracle, assert_equal
 
 HERE = Path(__file__).parent
 SMALL = Oracle("sevennet_small")
@@ -82,7 +82,7 @@ def test_modalities_differ_and_one_has_to_be_chosen() -> None:
     file = small("modal")
     with pytest.raises(ConfigError, match=r"'PBE', 'R2SCAN'.*choose a modality"):
         read(file, Choices())
-    with pytest.raises(ConfigError, match="no modality 'pbe'.*Did you mean 'PBE'"):
+    with pytest.raises(ConfigError, match=r"no modality 'pbe'.*Did you mean 'PBE'"):
         read(file, Choices(modality="pbe"))
     with pytest.raises(ConfigError, match="has no modalities: 'PBE' cannot be chosen"):
         read(small("xplor"), Choices(modality="PBE"))
@@ -153,6 +153,7 @@ def state(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any
     return lambda content: change(content["model_state_dict"])
 
 
+W3J = "1_convolution.convolution._compiled_main_left_right._w3j_1_1_2"
 W1 = "1_self_interaction_1.linear.weight"
 DAMAGED = {
     "missing": (state(lambda s: s.pop(W1)), f"no '{W1}'.*incomplete"),
@@ -180,17 +181,12 @@ DAMAGED = {
         "one number, or one of each of 3 elements",
     ),
     "couplings": (
-        state(
-            lambda s: s.update({k: v + 0.1 for k, v in s.items() if k.endswith("_w3j_1_1_0")})
-            or s.update(
-                {
-                    "1_convolution.convolution._compiled_main_left_right._w3j_1_1_2": torch.ones(
-                        3, 3, 5
-                    )
-                }
-            )
-        ),
+        state(lambda s: s.update({W3J: torch.ones(3, 3, 5)})),
         r"holds no Wigner 3j symbols of \(1, 1, 2\)",
+    ),
+    "shape of couplings": (
+        state(lambda s: s.update({W3J: torch.ones(3, 3, 3)})),
+        r"must have the shape \(3, 3, 5\), found \(3, 3, 3\)",
     ),
 }
 
@@ -224,7 +220,7 @@ def wheel() -> Path | None:
     return None if found is None else Path(str(found.origin)).parent / "pretrained_potentials"
 
 
-@pytest.mark.wheel
+@pytest.mark.data
 @pytest.mark.parametrize("model", SHIPPED.models)
 def test_published_checkpoint_gives_the_numbers_of_its_package(model: str) -> None:
     folder = wheel()
