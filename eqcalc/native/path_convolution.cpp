@@ -152,12 +152,13 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pa = a.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        x, width, table, vectors, index, per_h,
-        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+        End::kReceiver, x, width, table, vectors, index, per_h,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
+          if (!e.inside) return;
           for (int64_t p = 0; p < n_paths; ++p) {
             FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], C, W, pc + e.row * W + p * C,
                                                        px + e.j * D_x, pa + k * D_a,
-                                                       own + e.i * width)))
+                                                       sum)))
           }
         });
   });
@@ -174,21 +175,23 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
   const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
   const int64_t D_x = x.size(1), D_a = a.size(1), width = g.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
-  auto grad_vectors = vectors.new_zeros(vectors.sizes());
-  auto grad_a = a.new_zeros(a.sizes());
+  auto grad_vectors = vectors.new_empty(vectors.sizes());
+  auto grad_a = a.new_empty(a.sizes());
   Tensor grad_x;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "path_convolution_backward", [&] {
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pa = a.data_ptr<scalar_t>(), *pg = g.data_ptr<scalar_t>();
     auto *pv = grad_vectors.data_ptr<scalar_t>(), *pga = grad_a.data_ptr<scalar_t>();
     grad_x = over_edges<scalar_t>(
-        x, D_x, table, vectors, index, per_h,
-        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+        End::kSender, x, D_x, table, vectors, index, per_h,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
+          std::fill(pga + k * D_a, pga + (k + 1) * D_a, scalar_t(0));
+          if (!e.inside) return no_gradient(pv + 3 * k);
           scalar_t slope = 0;
           for (int64_t p = 0; p < n_paths; ++p) {
             FOR_DEGREE(q[p].d1, (slope += path_gradient<scalar_t, D>(
                                      e, q[p], C, W, pc + e.row * W + p * C, px + e.j * D_x,
-                                     pa + k * D_a, pg + e.i * width, own + e.j * D_x,
+                                     pa + k * D_a, pg + e.i * width, sum,
                                      pga + k * D_a)))
           }
           pv[3 * k] = slope * e.x;

@@ -10,7 +10,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <vector>
 
 namespace {
 
@@ -85,31 +87,82 @@ void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
               "features, table and vectors differ in precision");
 }
 
-// Call visit(edge number, Edge, sums of this chunk) for all edges inside the table; with
-// several threads each chunk of edges has sums of its own, added at the end.
+// The derivative by the vector of an edge outside the table.
+template <typename T>
+inline void no_gradient(T* vector) {
+  vector[0] = vector[1] = vector[2] = T(0);
+}
+
+// The edges of every atom at one of their ends, in the order of edges.
+struct EdgesOf {
+  std::vector<int64_t> first;  // (n + 1), where those of an atom begin
+  std::vector<int64_t> order;  // (E), their numbers; empty where they already are in this order
+};
+
+// A stable counting sort of ids (E), each in 0 ... n - 1.
+inline EdgesOf edges_of(const int64_t* ids, int64_t n_edges, int64_t n) {
+  EdgesOf edges;
+  edges.first.assign(n + 1, 0);
+  bool ascending = true;
+  for (int64_t k = 0; k < n_edges; ++k) {
+    ++edges.first[ids[k] + 1];
+    ascending &= k == 0 || ids[k - 1] <= ids[k];
+  }
+  for (int64_t atom = 0; atom < n; ++atom) edges.first[atom + 1] += edges.first[atom];
+  if (ascending) return edges;
+  edges.order.resize(n_edges);
+  std::vector<int64_t> next(edges.first.begin(), edges.first.end() - 1);
+  for (int64_t k = 0; k < n_edges; ++k) edges.order[next[ids[k]]++] = k;
+  return edges;
+}
+
+// Call work(first atom, last atom) for chunks of atoms that have about as many edges each. Which
+// thread takes a chunk is left to chance: what an atom gets must not depend on it.
+template <typename Work>
+void over_atoms(const std::vector<int64_t>& first, const Work& work) {
+  const int64_t n = static_cast<int64_t>(first.size()) - 1, n_edges = first.back();
+  const int64_t n_threads = std::min<int64_t>(at::get_num_threads(), n_edges / 512);
+  if (n_threads <= 1 || at::in_parallel_region()) return work(0, n);
+  const int64_t n_chunks = std::min<int64_t>(8 * n_threads, n_edges / 64);
+  const auto begin_of = [&](int64_t chunk) {
+    if (chunk == n_chunks) return n;
+    const auto found = std::lower_bound(first.begin(), first.end(), n_edges * chunk / n_chunks);
+    return std::min<int64_t>(n, found - first.begin());
+  };
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, n_threads, 1, [&](int64_t, int64_t) {
+    for (int64_t c = next++; c < n_chunks; c = next++)
+      work(c == 0 ? 0 : begin_of(c), begin_of(c + 1));
+  });
+}
+
+enum class End { kSender, kReceiver };
+
+// Call visit(edge number, Edge, sum of the atom at that end of it) for all edges, those outside
+// the table too, and return the sums (n, width). One thread makes the whole sum of an atom, in
+// the order of edges: numbers do not depend on how many threads there are, nor does memory.
 template <typename T, typename Visit>
-Tensor over_edges(const Tensor& features, int64_t width, const Tensor& table,
+Tensor over_edges(End end, const Tensor& features, int64_t width, const Tensor& table,
                   const Tensor& vectors, const Tensor& index, double per_h, Visit visit) {
   const int64_t n = features.size(0), n_edges = vectors.size(0);
   const int64_t n_intervals = table.size(0) - 3;
-  const int64_t n_chunks = std::max<int64_t>(
-      1, std::min<int64_t>(at::get_num_threads(), n_edges / 512));
-  auto sums = features.new_zeros({n_chunks, n, width});
+  auto sums = features.new_empty({n, width});
   T* all = sums.template data_ptr<T>();
   const T* r = vectors.template data_ptr<T>();
   const int64_t *senders = index.data_ptr<int64_t>(), *receivers = senders + n_edges;
-  at::parallel_for(0, n_chunks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      T* own = all + chunk * n * width;
-      const int64_t end = n_edges * (chunk + 1) / n_chunks;
-      for (int64_t k = n_edges * chunk / n_chunks; k < end; ++k) {
-        const auto e = edge_of<T>(r + 3 * k, senders[k], receivers[k], static_cast<T>(per_h),
-                                  n_intervals);
-        if (e.inside) visit(k, e, own);
+  const auto edges = edges_of(end == End::kSender ? senders : receivers, n_edges, n);
+  over_atoms(edges.first, [&](int64_t atom, int64_t last) {
+    for (; atom < last; ++atom) {
+      T* sum = all + atom * width;
+      std::fill(sum, sum + width, T(0));
+      for (int64_t m = edges.first[atom]; m < edges.first[atom + 1]; ++m) {
+        const int64_t k = edges.order.empty() ? m : edges.order[m];
+        visit(k, edge_of<T>(r + 3 * k, senders[k], receivers[k], static_cast<T>(per_h),
+                            n_intervals), sum);
       }
     }
   });
-  return n_chunks == 1 ? sums.squeeze(0) : sums.sum(0);
+  return sums;
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,9 +134,12 @@ def test_filters_that_no_table_reproduces_are_refused():
 # --- kernels -----------------------------------------------------------------------------
 
 
-def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int):
-    """Return call(features, edge_vectors) and its two arguments."""
+def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
+    """Return call(features, edge_vectors) and its two arguments; ``choose`` picks edges."""
     vectors, index, n_atoms = graph_of(atoms, dtype)
+    if choose is not None:
+        chosen = choose(index)
+        vectors, index = vectors[chosen], index[:, chosen]
     generator = torch.Generator().manual_seed(5)
 
     def table(n):
@@ -255,19 +260,69 @@ def test_edges_beyond_the_table_contribute_nothing(kernel):
     assert float(of_edges[2].abs().max()) > 0.0
 
 
+def one_way(index):
+    """Return some of the edges in no order: none of them need have a reverse edge."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randperm(index.shape[1], generator=generator)[: index.shape[1] * 2 // 3]
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_several_threads_give_what_one_gives(kernel):
-    arguments = case(kernel, torch.float64, bulk("Cu", cubic=True) * (3, 3, 3), 4)
-    assert len(arguments[2]) > 2 * 512  # else one block
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("choose", [None, one_way])
+def test_a_kernel_gives_the_same_bits_with_any_number_of_threads(kernel, dtype, choose):
+    arguments = case(kernel, dtype, bulk("Cu", cubic=True) * (6, 6, 6), 20, choose)
+    assert len(arguments[2]) > 16 * 512  # else fewer threads
     one = with_gradients(*arguments)
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
     try:
-        several = with_gradients(*arguments)
+        for n_threads in (2, 3, 16):
+            torch.set_num_threads(n_threads)
+            several = with_gradients(*arguments)
+            for a, b in zip(several, one, strict=True):
+                assert torch.equal(a, b)
     finally:
         torch.set_num_threads(before)
-    for a, b in zip(several, one, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+_PEAKS = """
+import sys, torch
+from ase.build import bulk
+from eqcalc.native.build import load_library
+from eqcalc.neighbours import build_graph
+
+assert load_library()
+atoms = bulk("Cu", cubic=True) * (8, 8, 8)
+graph = build_graph(atoms, 4.0, dtype=torch.float32)
+n, F = len(atoms), 512  # 4 MB
+x, table = torch.ones(n, 5 * F), torch.ones(64, 3 * F)
+arguments = table, graph.edge_vectors, graph.edge_index, 15.0
+convolution = torch.ops.eqcalc.vector_convolution
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+for n_threads in map(int, sys.argv[1:]):
+    torch.set_num_threads(n_threads)
+    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = peak()
+    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks as Linux tells them")
+@pytest.mark.usefixtures("library_built")
+def test_memory_does_not_grow_with_the_number_of_threads():
+    command = [sys.executable, "-c", _PEAKS, "1", "2", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, two, sixteen = map(int, done.stdout.split())  # kB; the sums alone have 36 MB
+    assert one > 30_000
+    assert two < 1.05 * one
+    assert sixteen < 1.05 * one
 
 
 def test_kernels_refuse_what_would_read_outside():
