@@ -239,9 +239,9 @@ class Interaction(nn.Module):
         layout_in: Layout = dict.fromkeys(irreps_in, n)
         layout_out: Layout = dict.fromkeys(irreps_out, n)
         layout_gated = layout_before_gate(layout_out)
-        layout_paths = path_layout(irreps_in, irreps_out, n, config.l_max)
+        layout_paths = path_layout(layout_in, irreps_out, config.l_max)
         self.mix_before = EquivariantLinear(layout_in, layout_in)
-        self.product = TensorProduct(irreps_in, irreps_out, n, edge_couplings)
+        self.product = TensorProduct(layout_in, irreps_out, edge_couplings)
         widths = [config.num_bessels] + [config.radial_mlp_width] * config.radial_mlp_depth
         self.radial_network = RadialNetwork([*widths, self.product.n_weights])
         self.mix_after = EquivariantLinear(layout_paths, layout_gated)

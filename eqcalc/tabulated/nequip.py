@@ -29,7 +29,7 @@ class TabulatedNequIP(nn.Module):
 
     def __init__(self, network: NequIP, dtype: torch.dtype, tolerance: float) -> None:
         super().__init__()
-        config, exact = network.config, copy.deepcopy(network).double()
+        exact = copy.deepcopy(network).double()
         self.cutoff, self.n_hops = network.cutoff, network.n_hops
 
         def weights(distances: Tensor, layer: int) -> Tensor:
@@ -43,7 +43,6 @@ class TabulatedNequIP(nn.Module):
                 cast(Interaction, self.network.interactions[k]).product,
                 fit_table(functools.partial(weights, layer=k), self.cutoff, dtype, tolerance),
                 self.network.edge_couplings,
-                config.num_features,
             )
             for k in range(self.n_hops)
         )

@@ -7,6 +7,7 @@ rounding; e3nn estimates it from 10⁶ random numbers, to 1e-3.
 
 import math
 from collections.abc import Callable
+from typing import Optional
 
 import numpy as np
 import torch
@@ -44,11 +45,17 @@ class UnitVarianceLinear(nn.Module):
 
 
 class UnitVarianceSiLU(nn.Module):
-    """c · silu(x), zero at zero."""
+    """c · silu(x), zero at zero.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    factor : c; None: that of unit variance
+    """
+
+    def __init__(self, factor: Optional[float] = None) -> None:
         super().__init__()
-        self.factor = second_moment_factor(lambda z: z / (1.0 + np.exp(-z)))
+        exact = second_moment_factor(lambda z: z / (1.0 + np.exp(-z)))
+        self.factor = exact if factor is None else float(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the function elementwise."""
@@ -56,11 +63,16 @@ class UnitVarianceSiLU(nn.Module):
 
 
 class UnitVarianceTanh(nn.Module):
-    """c · tanh(x), odd."""
+    """c · tanh(x), odd.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    factor : c; None: that of unit variance
+    """
+
+    def __init__(self, factor: Optional[float] = None) -> None:
         super().__init__()
-        self.factor = second_moment_factor(np.tanh)
+        self.factor = second_moment_factor(np.tanh) if factor is None else float(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the function elementwise."""
