@@ -13,7 +13,7 @@ from eqcalc.nn.so3.coupling import clebsch_gordan
 from eqcalc.nn.so3.gate import Gate, layout_before_gate
 from eqcalc.nn.so3.harmonics import spherical_harmonics
 from eqcalc.nn.so3.irreps import Irrep, Layout, irreps_up_to
-from eqcalc.nn.so3.linear import EquivariantLinear, SpeciesLinear
+from eqcalc.nn.so3.linear import AddedLinear, EquivariantLinear, SpeciesLinear
 from eqcalc.nn.so3.norm import irrep_norms
 from eqcalc.nn.so3.tensor_product import (
     EdgeCouplings,
@@ -30,6 +30,7 @@ from eqcalc.nn.so3.unit_variance import (
 from eqcalc.nn.so3.wigner import wigner_d
 
 __all__ = [
+    "AddedLinear",
     "EdgeCouplings",
     "EquivariantLinear",
     "Gate",

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from eqcalc.errors import ConfigError
 from eqcalc.nn.arguments import require_at_least
+from eqcalc.nn.constants import Constants
 from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.nn.so3.coupling import clebsch_gordan
 from eqcalc.nn.so3.harmonics import spherical_harmonics
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 
-class EdgeCouplings(nn.Module):
+class EdgeCouplings(Constants):
     """Contract the harmonics of each edge with the Clebsch-Gordan coefficients.
 
     Parameters
@@ -64,30 +65,21 @@ class EdgeCouplings(nn.Module):
     ConfigError : ``l_max`` is not an integer ≥ 0.
     """
 
-    table: Tensor
-    table_remainder: Tensor
-
     def __init__(self, l_max: int, parity: bool) -> None:
-        super().__init__()
         require_at_least(0, l_max=l_max)
-        self.l_max = l_max
         both = (False, True) if parity else (False,)
-        self.groups = [(l1, odd) for l1 in range(l_max + 1) for odd in both if l1 > 0 or not odd]
-        blocks = [_group_table(l1, odd, l_max) for l1, odd in self.groups]
-        self.source_dims = [2 * l1 + 1 for l1, _ in self.groups]
+        groups = [(l1, odd) for l1 in range(l_max + 1) for odd in both if l1 > 0 or not odd]
+        blocks = [_group_table(l1, odd, l_max) for l1, odd in groups]
+        super().__init__(torch.cat([block.flatten(1) for block in blocks], dim=1))
+        self.l_max = l_max
+        self.groups = groups
+        self.source_dims = [2 * l1 + 1 for l1, _ in groups]
         self.sizes = [block[0].numel() for block in blocks]
-        table = torch.cat([block.flatten(1) for block in blocks], dim=1)
-        # Split in two, because casting the module to float32 and back would round a
-        # float64 buffer for good, and with it break the symmetry to 1e-8.
-        self.register_buffer("table", table.float(), persistent=False)
-        remainder = (table - table.float().double()).float()
-        self.register_buffer("table_remainder", remainder, persistent=False)
 
     def forward(self, vectors: Tensor) -> list[Tensor]:
         """Map edge vectors (n_edges, 3) to A, one (n_edges, rows, 2l1+1) for each group."""
         harmonics = spherical_harmonics(self.l_max, vectors)
-        table = self.table.to(torch.float64) + self.table_remainder.to(torch.float64)
-        products = harmonics @ table.to(vectors.dtype)  # (n_edges, Σ sizes)
+        products = harmonics @ self.constants(vectors.dtype)  # (n_edges, Σ sizes)
         couplings: list[Tensor] = []
         for k, part in enumerate(products.split(self.sizes, dim=1)):
             dim = self.source_dims[k]
