@@ -16,11 +16,13 @@ class Choices:
 
     energy_unit, length_unit : of the network, such as "kcal/mol" and "Bohr"
     modality : which of several levels of theory a network shall answer for
+    elements : symbols that the model shall know; None means all that the file states
     """
 
     energy_unit: str | None = None
     length_unit: str | None = None
     modality: str | None = None
+    elements: tuple[str, ...] | None = None
 
 
 class Imported(NamedTuple):
