@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional, cast
 
 import torch
+from ase.calculators.calculator import Calculator
 from torch import Tensor
 
 from eqcalc.architectures.nequip import NequIP
@@ -51,13 +52,14 @@ from eqcalc.importers.e3nn import (
 )
 from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
+from eqcalc.importers.originals import import_original
 from eqcalc.importers.sevennet_shape import Shape, read_shape
 from eqcalc.importers.tensors import Tensors
 from eqcalc.nn.so3 import Irrep, Layout, UnitVarianceLinear
 from eqcalc.potential import Potential
 from eqcalc.units import energy_unit, length_unit
 
-__all__ = ["KIND", "KNOWN", "LICENCE", "potential_of", "read", "recognises"]
+__all__ = ["KIND", "KNOWN", "LICENCE", "original", "potential_of", "read", "recognises"]
 
 KIND = "SevenNet checkpoint"
 
@@ -161,6 +163,17 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
         source={"package": "sevenn", "version": str(config["version"])}
         | ({} if choices.modality is None else {"modality": choices.modality}),
     )
+
+
+def original(file: ForeignFile, choices: Choices) -> Calculator:
+    """Return SevenNet's own calculator of a checkpoint, float32. It runs code of the file.
+
+    Raises
+    ------
+    MissingDependencyError : sevenn is not installed.
+    """
+    module = import_original("sevenn.calculator")
+    return module.SevenNetCalculator(str(file.path), device="cpu", modal=choices.modality)
 
 
 def _require_units(choices: Choices) -> None:
