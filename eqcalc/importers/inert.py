@@ -243,6 +243,8 @@ class _Reader(PickleMachine):
             self.stack.append(Inert("persistent", _as_tuple(declared)))
             return
         _, kind, key, _, numel = declared
+        if type(key) is int:
+            key = str(key)  # torch.package counts its records, torch.save names them
         if not isinstance(kind, Inert) or type(key) is not str:
             raise ValueError("a tensor's record is not declared as torch does")
         name = kind.name.removesuffix("Storage").replace("Untyped", "Byte")

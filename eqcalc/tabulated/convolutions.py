@@ -41,7 +41,7 @@ def scalar_convolution(
     """Return the filtered sums (n_atoms, F) of features (n_atoms, F)."""
     if _usable(features):
         return torch.ops.eqcalc.scalar_convolution(
-            features, filters.table, edge_vectors, edge_index, filters.per_h
+            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts
         )
     return scalar_sums(features, filters, edge_vectors, edge_index)
 
@@ -52,7 +52,7 @@ def vector_convolution(
     """Return the filtered sums (n_atoms, 4F) of features (n_atoms, 5F)."""
     if _usable(features):
         return torch.ops.eqcalc.vector_convolution(
-            features, filters.table, edge_vectors, edge_index, filters.per_h
+            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts
         )
     return vector_sums(features, filters, edge_vectors, edge_index)
 
@@ -64,21 +64,16 @@ class PathConvolution(nn.Module):
     ----------
     product : the tensor product with weights of any kind
     filters : the weights' table, in the order of ``product.n_weights``
-    n_channels : of every input irrep
     """
 
     paths: Tensor
 
     def __init__(
-        self,
-        product: TensorProduct,
-        filters: SplineTable,
-        couplings: EdgeCouplings,
-        n_channels: int,
+        self, product: TensorProduct, filters: SplineTable, couplings: EdgeCouplings
     ) -> None:
         super().__init__()
         self.product, self.filters = product, filters
-        table = path_table(product, couplings, n_channels)
+        table = path_table(product, couplings)
         self.register_buffer("paths", torch.tensor(table.rows, dtype=torch.int64))
         self.shapes = table.shapes
         self.sizes = [rows * channels for rows, channels in self.shapes]
@@ -90,7 +85,7 @@ class PathConvolution(nn.Module):
         edge_vectors: Tensor,
         edge_index: Tensor,
     ) -> list[Tensor]:
-        """Return what ``product`` returns, one (n_atoms, 2l3+1, n_paths · C) per irrep."""
+        """Return what ``product`` returns, one (n_atoms, 2l3+1, Σ_paths C) per irrep."""
         if not _usable(features[0]):
             weights = self.filters(torch.linalg.vector_norm(edge_vectors, dim=1))
             return self.product(features, couplings, weights, edge_index)
@@ -101,7 +96,8 @@ class PathConvolution(nn.Module):
             self.filters.table,
             edge_vectors,
             edge_index,
-            self.filters.per_h,
+            self.filters.ends,
+            self.filters.counts,
             sum(self.sizes),
         )
         parts = sums.split(self.sizes, dim=1)
