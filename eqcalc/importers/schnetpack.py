@@ -19,11 +19,13 @@ they are in the weights; the cutoff and ``radial_unit`` say how long the file's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
 from torch import Tensor, nn
 
 from eqcalc.architectures import build
@@ -32,10 +34,11 @@ from eqcalc.errors import ConfigError, ModelFileError
 from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert, state_of
+from eqcalc.importers.originals import import_original
 from eqcalc.potential import Potential
 from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS, energy_unit, length_unit
 
-__all__ = ["KIND", "read", "recognises"]
+__all__ = ["KIND", "original", "read", "recognises"]
 
 KIND = "schnetpack model"
 
@@ -74,9 +77,7 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
     ConfigError : units or elements that the file does not state were not given.
     ModelFileError : the model has something that eqcalc's networks do not, or misses something.
     """
-    model = _model_of(file.content)
-    if model is None:
-        raise ModelFileError(f"'{file.path}' holds no model of schnetpack.")
+    model = _required_model(file)
     source = _Source(str(file.path), model, _tensors(file, model))
     energy, length = _units(file, choices)
     network, texts = _network(source, length)
@@ -101,6 +102,66 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
         level_of_theory="",
         source={"package": "schnetpack", "version": str(version or "2, not stated")},
     )
+
+
+def original(file: ForeignFile, choices: Choices) -> Calculator:
+    """Return schnetpack's own calculator of a model, float64. It runs code of the file.
+
+    Raises
+    ------
+    MissingDependencyError : schnetpack is not installed.
+    """
+    energy, length = _units(file, choices)
+    interfaces = import_original("schnetpack.interfaces")
+    transform = import_original("schnetpack.transform")
+    model = torch.load(file.path, map_location="cpu", weights_only=False)
+    if isinstance(model, dict):
+        saved = {str(key): tensor for key, tensor in model["state_dict"].items()}
+        model = model["hyper_parameters"]["model"]
+        weights = {k.removeprefix("model."): v for k, v in saved.items() if k[:6] == "model."}
+        model.load_state_dict(weights)
+    cutoff = float(model.representation.cutoff_fn.cutoff)
+    converter = interfaces.AtomsConverter(
+        transform.ASENeighborList(cutoff=cutoff), device="cpu", dtype=torch.float64
+    )
+    source = _Source(str(file.path), _required_model(file), {})
+    key = source.object(_readout(source)).attribute("output_key")
+    return _Original(model.double().eval(), converter, str(key), energy, length)
+
+
+class _Original(Calculator):
+    """A model of schnetpack, run by schnetpack.
+
+    energy, length : units of the model, eV and Å
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  as ASE declares it
+
+    def __init__(
+        self, model: nn.Module, converter: Any, key: str, energy: float, length: float
+    ) -> None:
+        super().__init__()
+        self._model, self._converter, self._key = model, converter, key
+        self._energy, self._length = energy, length
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, list(properties), list(system_changes))
+        scaled = cast(Atoms, self.atoms).copy()
+        scaled.set_cell(scaled.cell.array / self._length)
+        scaled.positions /= self._length
+        inputs = self._converter(scaled)
+        inputs["_positions"].requires_grad_()
+        with torch.enable_grad():
+            outputs = self._model(inputs)
+        self.results = {
+            "energy": float(outputs[self._key].detach()) * self._energy,
+            "forces": outputs["forces"].detach().numpy() * self._energy / self._length,
+        }
 
 
 @dataclass
@@ -167,6 +228,13 @@ def _model_of(content: Any) -> Inert | None:
         content = content.attribute("model")
     is_model = isinstance(content, Inert) and content.class_path.startswith("schnetpack.model.")
     return content if is_model else None
+
+
+def _required_model(file: ForeignFile) -> Inert:
+    model = _model_of(file.content)
+    if model is None:
+        raise ModelFileError(f"'{file.path}' holds no model of schnetpack.")
+    return model
 
 
 def _tensors(file: ForeignFile, model: Inert) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ import torch
 from small_models import small_options
 
 from eqcalc.architectures import build
+from eqcalc.concessions import Concessions, declared
 from eqcalc.errors import ConfigError
 from eqcalc.potential import Potential
 from eqcalc.testing import check_contract
-from eqcalc.testing.concessions import Concessions, declared
 from eqcalc.testing.geometries import ELEMENTS
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
