@@ -167,6 +167,8 @@ class LayerLayouts:
     ours_in, ours_out : the same here; the irreps may be fewer
     l_max : of the harmonics
     is_sorted : the radial network's columns go by output irrep first
+    targets : irreps of the tensor product; None means those after the gate. What the second
+        linear map drops of it has weights all the same
     """
 
     features_in: Layout
@@ -175,6 +177,7 @@ class LayerLayouts:
     ours_out: Layout
     l_max: int
     is_sorted: bool = False
+    targets: Optional[Sequence[Irrep]] = None
 
     @property
     def before_gate(self) -> Layout:
@@ -186,7 +189,7 @@ class LayerLayouts:
 
     def paths(self) -> list[Path]:
         """Return their paths, by input irrep, l2, l3."""
-        targets = list(self.features_out)
+        targets = list(self.features_out) if self.targets is None else self.targets
         return [
             (source, l2, target)
             for source in self.features_in

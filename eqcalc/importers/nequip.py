@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import torch
+from ase.calculators.calculator import Calculator
 from torch import Tensor
 
 from eqcalc.architectures.nequip import NequIP, feature_layouts
@@ -55,13 +56,14 @@ from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert, state_of
 from eqcalc.importers.nequip_shape import Shape, shape_of_modules, shape_of_options
+from eqcalc.importers.originals import import_original
 from eqcalc.importers.tensors import Tensors
 from eqcalc.nn.so3 import Irrep, Layout, irreps_up_to
 from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 from eqcalc.units import energy_unit, length_unit
 
-__all__ = ["KIND", "potential_of", "read", "recognises"]
+__all__ = ["KIND", "original", "potential_of", "read", "recognises"]
 
 KIND = "nequip checkpoint or package"
 
@@ -141,6 +143,24 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
             "energy_unit": str(choices.energy_unit),
             "length_unit": str(choices.length_unit),
         },
+    )
+
+
+def original(file: ForeignFile, choices: Choices) -> Calculator:
+    """Return nequip's own calculator of a checkpoint or package, in eV. It runs code of the file.
+
+    Raises
+    ------
+    MissingDependencyError : nequip is not installed.
+    ConfigError : the units were not said.
+    """
+    module = import_original("nequip.ase")
+    # True: every chemical symbol is the type of the same name.
+    return module.NequIPCalculator._from_saved_model(
+        str(file.path),
+        device="cpu",
+        chemical_species_to_atom_type_map=True,
+        energy_units_to_eV=_energy_unit(choices),
     )
 
 

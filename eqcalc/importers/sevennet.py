@@ -1,8 +1,9 @@
 """Checkpoints of SevenNet: Park et al., J. Chem. Theory Comput. 20, 4857 (2024).
 
 doi:10.1021/acs.jctc.4c00190. A ``.pth`` file is a dictionary with ``config`` (options) and
-``model_state_dict`` (tensors). SevenNet is a NequIP without mirror symmetry: every irrep is
-called even, so that all products of degrees that rotations allow are taken.
+``model_state_dict`` (tensors). SevenNet is a NequIP; where ``is_parity`` is False without mirror
+symmetry: every irrep is called even, so that all products of degrees that rotations allow are
+taken.
 
 ====================================  ==============================================
 tensor                                what
@@ -29,9 +30,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional, cast
 
 import torch
+from ase.calculators.calculator import Calculator
 from torch import Tensor
 
-from eqcalc.architectures.nequip import NequIP
+from eqcalc.architectures.nequip import NequIP, feature_layouts
 from eqcalc.elements import atomic_number, symbols_of
 from eqcalc.errors import ConfigError, ModelFileError
 from eqcalc.importers.assembly import (
@@ -51,13 +53,14 @@ from eqcalc.importers.e3nn import (
 )
 from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
-from eqcalc.importers.sevennet_shape import Shape, read_shape
+from eqcalc.importers.originals import import_original
+from eqcalc.importers.sevennet_shape import Shape, reachable, read_shape
 from eqcalc.importers.tensors import Tensors
-from eqcalc.nn.so3 import Irrep, Layout, UnitVarianceLinear
+from eqcalc.nn.so3 import Layout, UnitVarianceLinear
 from eqcalc.potential import Potential
 from eqcalc.units import energy_unit, length_unit
 
-__all__ = ["KIND", "KNOWN", "LICENCE", "potential_of", "read", "recognises"]
+__all__ = ["KIND", "KNOWN", "LICENCE", "original", "potential_of", "read", "recognises"]
 
 KIND = "SevenNet checkpoint"
 
@@ -163,6 +166,17 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
     )
 
 
+def original(file: ForeignFile, choices: Choices) -> Calculator:
+    """Return SevenNet's own calculator of a checkpoint, float32. It runs code of the file.
+
+    Raises
+    ------
+    MissingDependencyError : sevenn is not installed.
+    """
+    module = import_original("sevenn.calculator")
+    return module.SevenNetCalculator(str(file.path), device="cpu", modal=choices.modality)
+
+
 def _require_units(choices: Choices) -> None:
     for name, said, value, unit in (
         ("energy_unit", choices.energy_unit, energy_unit, "eV"),
@@ -195,52 +209,35 @@ def potential_of(
     shape = read_shape(config, modality)
     symbols = chosen_elements(symbols_of(sorted(shape.type_map)), elements)
     tensors = Tensors(_modern_names(state), _WITHOUT_NUMBERS, "model_state_dict")
-    denominators = [
-        tensors.take(f"{t}_convolution.denominator").double().item()
-        for t in range(len(shape.features) - 1)
-    ]
+    denominators = [_denominator(tensors, t) for t in range(len(shape.layouts) - 1)]
     waves = tensors.take("edge_embedding.basis_function.coeffs").double()
-    network = NequIP(
-        shape.l_max,
-        False,
-        mirror_symmetric=False,
-        num_layers=len(shape.features) - 1,
-        num_features=shape.features[1] if len(shape.features) > 2 else shape.features[0],
-        embedding_size=shape.features[0][0],
-        embedding_factor=1.0 / math.sqrt(len(shape.type_map)),
-        cut_off=shape.cutoff,
-        num_bessels=waves.numel(),
-        xplor_onset=shape.xplor_onset,
-        polynomial_cutoff_p=shape.polynomial_p,
-        solid_harmonics=shape.solid_harmonics,
-        radial_mlp_depth=shape.radial_depth,
-        radial_mlp_width=shape.radial_width,
-        avg_num_neighbors=denominators[0] ** 2,
-        self_connection=shape.self_connection,
-        first_self_connection=True,
-        modalities=shape.n_modalities,
-        frequencies_per_angstrom=True,
-        activation_factors=(silu_factor(), silu_factor(), tanh_factor()),
-        per_species_scale=True,
-        elements=symbols,
-    ).double()
+    network = _network(shape, symbols, waves.numel(), denominators[0])
+    theirs, ours = shape.layouts, feature_layouts(network.config)
     rows = torch.tensor([shape.type_map[atomic_number(symbol)] for symbol in symbols])
     with torch.no_grad():
         embedding = tensors.take("onehot_to_feature_x.linear.weight", len(shape.type_map), None)
         network.embedding.weight.copy_(embedding.double()[rows])
         network.radial_basis.frequencies.copy_(waves)
-        factors = {Irrep(0, 0): 1.0}
+        factors = dict.fromkeys(theirs[0], 1.0)
         for t, layer in enumerate(network.interactions):
             factors = fill_interaction(
                 layer,
-                _layouts(shape, t),
+                _layer_layouts(shape, ours, t),
                 _convolution(shape, tensors, t, rows, denominators[0] / denominators[t]),
                 factors,
             )
-        _fill_readout(network, shape, tensors, factors[Irrep(0, 0)])
+        _fill_readout(network, shape, tensors, next(iter(factors.values())))
     scales, shifts = _scales_and_shifts(shape, tensors, rows)
     tensors.require_empty()
     return scaled_potential(network, symbols, scales, shifts)
+
+
+def _denominator(tensors: Tensors, t: int) -> float:
+    name = f"{t}_convolution.denominator"
+    value = tensors.take(name, 1).double().item()
+    if value <= 0.0:
+        raise ModelFileError(f"model_state_dict['{name}'] must be above zero, found {value:g}.")
+    return value
 
 
 def _modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -253,12 +250,65 @@ def _modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return modern
 
 
-def _layouts(shape: Shape, t: int) -> LayerLayouts:
-    def layout(channels: list[int]) -> Layout:
-        return {Irrep(l, 0): n for l, n in enumerate(channels)}
+def _network(shape: Shape, symbols: list[str], n_waves: int, denominator: float) -> NequIP:
+    """Return the network of a shape, float64, with weights of no meaning.
 
-    before, after = layout(shape.features[t]), layout(shape.features[t + 1])
-    return LayerLayouts(before, after, before, after, shape.l_max, shape.columns_sorted)
+    Raises
+    ------
+    ModelFileError : no network here has these features.
+    """
+    hidden: dict[int, int] = {}
+    for layout in shape.layouts[1:]:
+        for irrep, n in layout.items():
+            hidden.setdefault(irrep.l, n)
+    irreps = {irrep for layout in shape.layouts for irrep in layout}
+    scalar = next(iter(shape.layouts[0]))
+    network = NequIP(
+        shape.l_max,
+        parity=any(not irrep.is_natural and irrep.parity != 0 for irrep in irreps),
+        mirror_symmetric=scalar.parity != 0,
+        num_layers=len(shape.layouts) - 1,
+        # Degrees that no layer has are none of the network's either: one of one layer.
+        num_features=[hidden.get(l, 1) for l in range(shape.l_max + 1)],
+        embedding_size=shape.layouts[0][scalar],
+        embedding_factor=1.0 / math.sqrt(len(shape.type_map)),
+        cut_off=shape.cutoff,
+        num_bessels=n_waves,
+        xplor_onset=shape.xplor_onset,
+        polynomial_cutoff_p=shape.polynomial_p,
+        solid_harmonics=shape.solid_harmonics,
+        radial_mlp_depth=shape.radial_depth,
+        radial_mlp_width=shape.radial_width,
+        avg_num_neighbors=denominator**2,
+        self_connection=shape.self_connection,
+        first_self_connection=True,
+        modalities=shape.n_modalities,
+        frequencies_per_angstrom=True,
+        activation_factors=(silu_factor(), silu_factor(), tanh_factor()),
+        per_species_scale=True,
+        elements=symbols,
+    )
+    for theirs, ours in zip(shape.layouts, feature_layouts(network.config), strict=True):
+        for irrep, n in ours.items():
+            if theirs.get(irrep) != n:
+                raise ModelFileError(
+                    "the network's features are not those of any network here, which has the "
+                    "same channels in every layer and all degrees up to lmax, with one or both "
+                    f"parities: {irrep} has {theirs.get(irrep, 0)} channels, where {n} are "
+                    "expected. (irreps_manual, channel, lmax)"
+                )
+    return network.double()
+
+
+def _layer_layouts(shape: Shape, ours: list[Layout], t: int) -> LayerLayouts:
+    before, after = shape.layouts[t], shape.layouts[t + 1]
+    # The product goes to the largest degree kept, and in the last layer to what is even.
+    targets = reachable(before, max(irrep.l for irrep in after))
+    if t == len(shape.layouts) - 2:
+        targets = [irrep for irrep in targets if irrep.parity >= 0]
+    return LayerLayouts(
+        before, after, ours[t], ours[t + 1], shape.l_max, shape.columns_sorted, targets
+    )
 
 
 def _convolution(
@@ -294,8 +344,8 @@ def _convolution(
 
 
 def _fill_readout(network: NequIP, shape: Shape, tensors: Tensors, factor: float) -> None:
-    n, hidden = shape.features[-1][0], shape.features[-1][0] // 2
-    scalar = Irrep(0, 0)
+    ((scalar, n),) = shape.layouts[-1].items()
+    hidden = n // 2
     first, second = (cast("UnitVarianceLinear", linear) for linear in network.readout)
     found = FlatLinear.cut(
         tensors.take("reduce_input_to_hidden.linear.weight"),

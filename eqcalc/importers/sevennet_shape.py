@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Optional
 
 from eqcalc.errors import ConfigError, ModelFileError, did_you_mean
 from eqcalc.importers.options import integer, positive, widths
+from eqcalc.nn.so3 import Irrep, Layout
 
-__all__ = ["FIXED", "Shape", "read_shape"]
+__all__ = ["FIXED", "Shape", "reachable", "read_shape"]
 
 _NEWEST = (0, 13)
 _OLDEST = (0, 9)
@@ -22,7 +23,6 @@ _OLDEST = (0, 9)
 FIXED: dict[str, tuple[Any, Any, str]] = {
     "_model_type": ("E3_equivariant_model", "E3_equivariant_model", "another kind of network"),
     "interaction_type": ("nequip", "nequip", "another kind of interaction"),
-    "is_parity": (False, True, "features of both parities"),
     "lmax_edge": (-1, -1, "harmonics of another degree than features"),
     "lmax_node": (-1, -1, "features of another degree than harmonics"),
     "act_radial": ("silu", "silu", "another activation of the radial network"),
@@ -38,12 +38,13 @@ FIXED: dict[str, tuple[Any, Any, str]] = {
 class Shape(NamedTuple):
     """What ``config`` says of the network.
 
-    features : channels of each degree before each layer and after the last
+    layouts : channels of each irrep before each layer and after the last; of SO(3) (parity 0)
+        where features have no parity
     type_map : row of each atomic number
     modality : row of the chosen one, None where there is none; n_modalities : 0, or of all
     """
 
-    features: list[list[int]]
+    layouts: list[Layout]
     l_max: int
     cutoff: float
     xplor_onset: Optional[float]
@@ -75,18 +76,22 @@ def read_shape(config: Mapping[str, Any], modality: Optional[str]) -> Shape:
                 f"config['{key}'] is {found!r} ({meaning}); of SevenNet only networks with "
                 f"{known!r} are imported."
             )
+    if not isinstance(config.get("is_parity", True), bool):
+        raise ModelFileError(
+            f"config['is_parity'] must be True or False, found {config['is_parity']!r}."
+        )
     if _is_used(config.get("cuequivariance_config")):
         raise ModelFileError(
             "config['cuequivariance_config'] is in use: weights are in the layout of "
             "cuEquivariance. Save the checkpoint again without it (sevenn cp)."
         )
     for key in ("act_scalar", "act_gate"):
-        if not isinstance(config.get(key), Mapping) or config[key].get("e") != "silu":
+        found = config.get(key)
+        if not isinstance(found, Mapping) or (found.get("e"), found.get("o")) != ("silu", "tanh"):
             raise ModelFileError(
-                f"config['{key}'] is {config.get(key)!r}; of SevenNet only networks with silu "
-                "for even scalars are imported."
+                f"config['{key}'] is {found!r}; of SevenNet only networks with silu for even "
+                "scalars and tanh for odd ones are imported."
             )
-    features = _features(config)
     chosen, n_modalities = _modality(config, modality)
     xplor_onset, p = _envelope(config)
     hidden = widths(config, "weight_nn_hidden_neurons")
@@ -100,7 +105,7 @@ def read_shape(config: Mapping[str, Any], modality: Optional[str]) -> Shape:
         for part in ("self_inter_intro", "self_inter_outro", "output_block")
     ]
     return Shape(
-        features=features,
+        layouts=_layouts(config),
         l_max=integer(config, "lmax"),
         cutoff=positive(config, "cutoff"),
         xplor_onset=xplor_onset,
@@ -139,47 +144,61 @@ def _is_used(options: Any) -> bool:
     return isinstance(options, Mapping) and bool(options.get("use"))
 
 
-def _features(config: Mapping[str, Any]) -> list[list[int]]:
-    """Return the channels of each degree before each layer and after the last."""
+def _layouts(config: Mapping[str, Any]) -> list[Layout]:
+    """Return the channels of each irrep before each layer and after the last."""
     n_layers, l_max = integer(config, "num_convolution_layer"), integer(config, "lmax")
+    has_parity = config.get("is_parity", True) is True
+    scalar = Irrep(0, 1 if has_parity else 0)
     manual = config.get("irreps_manual", False)
     if manual is False:
         n = integer(config, "channel")
-        return [[n], *[[n] * (l_max + 1)] * (n_layers - 1), [n]]
+        layouts: list[Layout] = [{scalar: n}]
+        for _ in range(n_layers - 1):
+            layouts.append(dict.fromkeys(reachable(layouts[-1], l_max), n))
+        return [*layouts, {scalar: n}]
     if not isinstance(manual, Sequence) or len(manual) != n_layers + 1:
         raise ModelFileError(
             f"config['irreps_manual'] must have {n_layers + 1} entries, found {manual!r}."
         )
-    features = [_channels(text) for text in manual]
-    hidden = features[1:-1]
-    if len(features[0]) != 1 or len(features[-1]) != 1:
+    layouts = [_layout(text, has_parity) for text in manual]
+    if list(layouts[0]) != [scalar] or list(layouts[-1]) != [scalar]:
         raise ModelFileError(
             f"config['irreps_manual'] must begin and end with scalars alone, found {manual!r}."
         )
-    if any(f != hidden[0] for f in hidden) or (hidden and features[-1][0] != hidden[0][0]):
-        raise ModelFileError(
-            f"config['irreps_manual'] must have the same channels in every layer, found {manual!r}."
-        )
-    if any(len(f) > l_max + 1 for f in hidden):
+    if any(irrep.l > l_max for layout in layouts for irrep in layout):
         raise ModelFileError(
             f"config['irreps_manual'] has degrees above lmax = {l_max}: {manual!r}."
         )
-    return features
+    return layouts
 
 
-def _channels(text: Any) -> list[int]:
-    """Return channels by degree of an entry such as '128x0e+64x1e+32x2e'."""
-    terms = str(text).replace(" ", "").split("+")
-    channels = []
-    for l, term in enumerate(terms):
-        match = re.fullmatch(rf"(\d+)x{l}e", term)
-        if match is None or int(match[1]) == 0:
+def reachable(layout: Layout, l_max: int) -> list[Irrep]:
+    """Return the irreps up to l_max that products of a layout with harmonics have, sorted."""
+    parities = {0} if next(iter(layout)).parity == 0 else {-1, 1}
+    irreps = [Irrep(l, p) for l in range(l_max + 1) for p in sorted(parities)]
+    return [t for t in irreps if any(source.filters_to(t, l_max) for source in layout)]
+
+
+def _layout(text: Any, has_parity: bool) -> Layout:
+    """Return the channels of an entry such as '128x0e+64x1e+32x2e', scalars first."""
+    layout: Layout = {}
+    for term in str(text).replace(" ", "").split("+"):
+        match = re.fullmatch(r"(\d+)x(\d+)([eo])", term)
+        if match is None or int(match[1]) == 0 or (match[3] == "o" and not has_parity):
             raise ModelFileError(
-                "config['irreps_manual'] must have every degree from 0 on once, all even, such as "
-                f"'8x0e+4x1e', found {text!r}."
+                f"config['irreps_manual'] has the entry {text!r}, where irreps"
+                f"{'' if has_parity else ', all of them even,'} were expected, such as "
+                "'8x0e+4x1e'."
             )
-        channels.append(int(match[1]))
-    return channels
+        parity = {"e": 1, "o": -1}[match[3]] if has_parity else 0
+        irrep = Irrep(int(match[2]), parity)
+        if irrep in layout or (layout and irrep.l < max(t.l for t in layout)):
+            raise ModelFileError(
+                f"config['irreps_manual'] has the entry {text!r}; every irrep must stand there "
+                "once, in the order of degrees."
+            )
+        layout[irrep] = int(match[1])
+    return layout
 
 
 def _modality(config: Mapping[str, Any], wanted: Optional[str]) -> tuple[Optional[int], int]:

@@ -40,6 +40,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "use_modal_self_inter_outro": True,
         "use_modal_output_block": True,
     },
+    # Four layers are the fewest of which 0o and 1e reach the energy.
+    "parity": {
+        "is_parity": True,
+        "channel": 3,
+        "num_convolution_layer": 4,
+        "cutoff_function": POLYNOMIAL,
+        "radial_basis": {"radial_basis_name": "bessel", "bessel_basis_num": 4},
+    },
+    # Natural parity alone, two levels of theory: as SevenNet-MF-ompa is by its documentation.
+    "natural": {
+        "is_parity": True,
+        "irreps_manual": ["5x0e", "6x0e+4x1o+3x2e", "6x0e+4x1o+3x2e", "6x0e"],
+        "num_convolution_layer": 3,
+        "cutoff_function": XPLOR,
+        "self_connection_type": "nequip",
+        "use_modal_self_inter_intro": True,
+        "use_modal_output_block": True,
+    },
     # The package's own defaults: one number of channels, self-connections by species.
     "species": {"channel": 4, "cutoff_function": POLYNOMIAL, "self_connection_type": "nequip"},
 }
@@ -53,16 +71,16 @@ def main() -> None:
             work = Path(folder)
             ase.io.write(work / "one.extxyz", labelled_frames(1))
             ase.io.write(work / "two.extxyz", labelled_frames(2))
-            (work / "input.yaml").write_text(yaml.safe_dump(settings(name, options)))
+            (work / "input.yaml").write_text(yaml.safe_dump(settings(options)))
             sevenn = Path(sys.executable).with_name("sevenn")
             subprocess.run([sevenn, "train", "input.yaml"], cwd=work, check=True)
             shutil.copy(work / "checkpoint_2.pth", target / f"{name}.pth")
         print(name, (target / f"{name}.pth").stat().st_size // 1000, "kB")
 
 
-def settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def settings(options: dict[str, Any]) -> dict[str, Any]:
     """Return the content of an input.yaml."""
-    is_modal = name == "modal"
+    is_modal = any(option.startswith("use_modal") for option in options)
     model = {
         "chemical_species": ["O", "H", "Mg"],
         "cutoff": 4.0,

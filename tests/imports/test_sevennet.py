@@ -109,12 +109,15 @@ def setting(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 REFUSED = {
-    "is_parity": (setting("is_parity", True), "is_parity'] is True .features of both parities"),
+    "parity": (setting("is_parity", "yes"), "is_parity'] must be True or False, found 'yes'"),
+    "even": (setting("is_parity", True), "not those of any network here.*1o has 0 channels"),
     "readout": (setting("readout_as_fcn", True), "readout_as_fcn'] is True"),
     "bias": (setting("use_bias_in_linear", True), "use_bias_in_linear'] is True"),
     "interaction": (setting("interaction_type", "mace"), "interaction_type'] is 'mace'"),
     "radial": (setting("act_radial", "ssp"), "act_radial'] is 'ssp'"),
     "gate": (setting("act_gate", {"e": "ssp", "o": "tanh"}), "act_gate'] is .*silu"),
+    "odd scalars": (setting("act_scalar", {"e": "silu", "o": "abs"}), "act_scalar'] is .*tanh"),
+    "twice": (setting("irreps_manual", ["8x0e", "8x0e+8x0e", "8x0e"]), "must stand there once"),
     "scalar": (setting("act_scalar", None), "act_scalar'] is None"),
     "edges": (setting("lmax_edge", 3), "lmax_edge'] is 3"),
     "model": (setting("_model_type", "other"), "_model_type'] is 'other'"),
@@ -130,7 +133,10 @@ REFUSED = {
     "widths": (setting("weight_nn_hidden_neurons", [7, 8]), "must have one width"),
     "no widths": (setting("weight_nn_hidden_neurons", []), "must be a list of widths"),
     "layers": (setting("irreps_manual", ["8x0e", "8x0e"]), "must have 3 entries"),
-    "odd": (setting("irreps_manual", ["8x0e", "8x0e+4x1o", "8x0e"]), "all even, such as"),
+    "odd": (
+        setting("irreps_manual", ["8x0e", "8x0e+4x1o", "8x0e"]),
+        "all of them even, were expected",
+    ),
     "vectors last": (setting("irreps_manual", ["8x0e"] + 2 * ["8x0e+4x1e"]), "scalars alone"),
     "wider": (setting("irreps_manual", ["8x0e", "8x0e+4x1e", "9x0e"]), "same channels in every"),
     "degrees": (setting("lmax", 1), "degrees above lmax = 1"),
@@ -160,6 +166,10 @@ DAMAGED = {
     "half": (state(lambda s: s.update({W1: s[W1].half()})), "float16; weights must be float32"),
     "nan": (state(lambda s: s.update({W1: s[W1] * torch.nan})), "holds NaN or infinity"),
     "short": (state(lambda s: s.update({W1: s[W1][:-1]})), "first map' must hold 84 numbers"),
+    "denominator": (
+        state(lambda s: s.update({"1_convolution.denominator": torch.zeros(1)})),
+        r"'1_convolution.denominator'\] must be above zero, found 0",
+    ),
     "more": (state(lambda s: s.update(more=s[W1])), "has 'more.' .1 such entries"),
     "bias": (state(lambda s: s.update({"a.linear.bias": s[W1]})), "is not empty: biases"),
     "no state": (lambda content: content.pop("model_state_dict"), "an optimizer's state alone"),
