@@ -40,7 +40,7 @@ from eqcalc.data import (
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number, symbols_of
 from eqcalc.engines import Model, load_model
-from eqcalc.errors import listing
+from eqcalc.errors import ModelFileError, UnknownModelError, listing
 from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model, rebuild_potential
 from eqcalc.graph import AtomicGraph
@@ -204,7 +204,13 @@ def read_start(path: Path, config: TrainingConfig) -> Potential:
 
 
 def _read(path: Path, config: TrainingConfig) -> tuple[ModelFile, Potential]:
-    file = open_model_file(path, trust=True)  # the run wrote it
+    try:
+        file = open_model_file(path, trust=True)  # the run wrote it
+    except UnknownModelError as error:
+        raise ModelFileError(
+            f"'{path}', the model that the run started from, is gone; put it back, or start the "
+            "run again with --overwrite."
+        ) from error
     potential = rebuild_potential(file)
     if config.data.isolated_atoms_are_exact:
         for symbol, energy in _energies_alone(potential, file.card.elements).items():

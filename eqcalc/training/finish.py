@@ -138,9 +138,10 @@ def _errors(comparison: Comparison) -> dict[str, float]:
 
 
 def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
+    begun = read_start(run.start_model, config) if config.is_fine_tuning else None
     try:
         content = read_checkpoint(path)
-        potential = _begun(run, config, content["architecture"])
+        potential = begun or _built(config, content["architecture"])
         state = {
             key.removeprefix("potential."): value for key, value in content["state_dict"].items()
         }
@@ -161,10 +162,8 @@ def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
     return potential.eval()
 
 
-def _begun(run: TrainingFolder, config: TrainingConfig, architecture: Any) -> Potential:
-    """Return a potential to take the weights of a checkpoint of the run."""
-    if config.is_fine_tuning:
-        return read_start(run.start_model, config)
+def _built(config: TrainingConfig, architecture: Any) -> Potential:
+    """Return a potential to take the weights of a checkpoint."""
     with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
         network = architectures.build(**architecture)
     return Potential(

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Optional
 
 from eqcalc.data import Dataset, random_split, read_dataset
 from eqcalc.data.duplicates import shared_structures
-from eqcalc.data.plausibility import energy_findings
 from eqcalc.errors import DataError
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData, refuse_missing_labels, rows_of
@@ -76,18 +75,10 @@ def refuse_unfit_replay(config: TrainingConfig, data: TrainingData, replay: Repl
 
     Raises
     ------
-    DataError : a label is missing, an energy is far from all others, or every frame of
-        validation or test is among the old ones.
+    DataError : a label is missing, or every frame of validation or test is among the old ones.
     """
     refuse_missing_labels(config, replay)
-    trust = config.replay is not None and config.replay.trust_data
-    found = energy_findings([*replay.train.frames, *replay.validation.frames])
-    if found.refused and not trust:
-        raise DataError(
-            f"[replay]: {'; '.join(found.refused)}. Mend or leave out the frames, or say "
-            "trust_data = true in [replay] to take them as they are."
-        )
-    odd = [f"{sentence}." for sentence in (*found.refused, *found.odd)]
+    trust, odd = config.replay is not None and config.replay.trust_data, []
     for name, dataset in data.by_role().items():
         shared = shared_structures(dataset.frames, replay.train.frames)
         if not shared:

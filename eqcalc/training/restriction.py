@@ -27,6 +27,7 @@ from eqcalc.training.randomness import seeded
 
 __all__ = ["restrict"]
 
+_ROUNDING = 1e-5  # relative, of a constant in float32
 _TOLERANCE = 1e-9  # relative, in float64: the same operations on the same numbers
 
 
@@ -99,9 +100,13 @@ def _take(
     for name, parameter in network.named_parameters():
         parameter.data = _slice(source.get_parameter(name), parameter.shape, rows, n_old)
     by_default, given = dict(whole.named_buffers()), dict(source.named_buffers())
+    kept = set(network.state_dict())
     for name, buffer in network.named_buffers():
         if buffer.shape != given[name].shape:
             value = _slice(given[name], buffer.shape, rows, n_old)
+            # A constant follows from the options; the file may have rounded it, no more.
+            if name not in kept and not torch.allclose(value, buffer, rtol=_ROUNDING):
+                raise ValueError(f"{name} is another one with the options that are left")
         elif torch.equal(buffer, by_default[name]):
             value = given[name]  # the same for any elements; the file may have rounded it
         else:
