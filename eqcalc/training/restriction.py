@@ -27,7 +27,6 @@ from eqcalc.training.randomness import seeded
 
 __all__ = ["restrict"]
 
-_ROUNDING = 1e-5  # relative, of a constant in float32
 _TOLERANCE = 1e-9  # relative, in float64: the same operations on the same numbers
 
 
@@ -102,15 +101,12 @@ def _take(
     by_default, given = dict(whole.named_buffers()), dict(source.named_buffers())
     kept = set(network.state_dict())
     for name, buffer in network.named_buffers():
-        if buffer.shape != given[name].shape:
+        if name in kept:
             value = _slice(given[name], buffer.shape, rows, n_old)
-            # A constant follows from the options; the file may have rounded it, no more.
-            if name not in kept and not torch.allclose(value, buffer, rtol=_ROUNDING):
-                raise ValueError(f"{name} is another one with the options that are left")
-        elif torch.equal(buffer, by_default[name]):
+        elif buffer.shape == given[name].shape and torch.equal(buffer, by_default[name]):
             value = given[name]  # the same for any elements; the file may have rounded it
         else:
-            continue  # it says which elements there are
+            continue  # it follows from the elements, or from options of each
         owner, _, last = name.rpartition(".")
         network.get_submodule(owner)._buffers[last] = value.clone()
     return network.eval().requires_grad_(False)
