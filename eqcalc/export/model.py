@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from eqcalc.concessions import declared
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, OutputError, OutputExistsError
@@ -180,6 +181,8 @@ def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> Mo
             chemical_symbols[z]: float(potential.reference_energies[z]) for z in numbers
         },
         scale=float(potential.scale),
+        zbl={} if potential.zbl is None else potential.zbl.config(),
+        gives_up=declared(architecture).sentences(),
         versions={"eqcalc": __version__, "torch": torch.__version__},
     )
 

@@ -24,6 +24,8 @@ class ModelCard:
     cutoff : Å; n_hops : message-passing steps (interaction range = cutoff · n_hops)
     dtype : of the stored weights
     reference_energies : eV by symbol; scale : eV
+    zbl : arguments of :class:`eqcalc.nn.zbl.ZBL`; empty without a repulsion of nuclei
+    gives_up : what the network lacks of the contract, a sentence each
     training_data : free form; ``compositions`` lists Hill formulas seen in training
     errors : free form, with units in the keys
     kind : "potential" or "propagator"
@@ -48,6 +50,8 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     kind: str = "potential"
+    zbl: dict[str, Any] = field(default_factory=dict)
+    gives_up: list[str] = field(default_factory=list)
     digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:
@@ -82,6 +86,8 @@ class ModelCard:
             "reference energies": f"{', '.join(energies)} eV"
             + " (a fit to totals; a single one means nothing)" * self._fitted_energies(),
             "scale": f"{self.scale:.6g} eV",
+            **({"repulsion of nuclei": f"ZBL within {self.zbl['cutoff']:g} Å"} if self.zbl else {}),
+            **({"gives up": " ".join(self.gives_up)} if self.gives_up else {}),
             "licence": self.licence or "not stated",
             "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         }

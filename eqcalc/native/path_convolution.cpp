@@ -6,8 +6,8 @@
 // and the couplings A of an edge come from outside. As in convolutions.cpp, nothing of size
 // (edges x channels) is ever written.
 //
-// Shapes: features (n, D_x), couplings (E, D_a), sums (n, width); paths (n_paths, 7) says where
-// in their rows a path's numbers lie. table (n_rows, n_paths C).
+// Shapes: features (n, D_x), couplings (E, D_a), sums (n, width); paths (n_paths, 9) says where
+// in their rows a path's numbers lie. table (n_rows, sum of all paths' channels).
 
 #include <ATen/Dispatch.h>
 
@@ -17,12 +17,13 @@
 
 namespace {
 
-// One path: where its features, couplings and sums begin, in numbers, and how they go on.
+// One path: where its features, couplings and sums begin, in numbers, and how they go on; its
+// channels, and where its weights begin.
 struct Path {
-  int64_t x, d1, a, a_stride, d3, out, out_stride;
+  int64_t x, d1, a, a_stride, d3, out, out_stride, c, w;
 };
 
-constexpr int64_t kPathColumns = 7;
+constexpr int64_t kPathColumns = 9;
 
 template <typename T, int D1>
 void path_sum(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
@@ -118,13 +119,14 @@ void check_paths(const Tensor& x, const Tensor& a, const Tensor& paths, const Te
   TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
                   paths.scalar_type() == at::kLong && paths.size(0) > 0,
               "paths must be int64 (n_paths, ", kPathColumns, ")");
-  TORCH_CHECK(table.size(1) % paths.size(0) == 0, "paths and table differ");
   TORCH_CHECK(a.dim() == 2 && a.size(0) == vectors.size(0) && a.scalar_type() == x.scalar_type(),
               "couplings and vectors differ");
   check(x, table, vectors, index, x.size(1), table.size(1));
-  const int64_t C = table.size(1) / paths.size(0);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
   for (int64_t p = 0; p < paths.size(0); ++p) {
+    const int64_t C = q[p].c;
+    TORCH_CHECK(C > 0 && q[p].w >= 0 && q[p].w + C <= table.size(1), "path ", p,
+                " has no weights");
     TORCH_CHECK(q[p].x >= 0 && q[p].x + q[p].d1 * C <= x.size(1) && q[p].d1 % 2 == 1 &&
                     q[p].d1 <= 13 && q[p].d3 >= 1 && q[p].a >= 0 &&
                     q[p].a + (q[p].d3 - 1) * q[p].a_stride + q[p].d1 <= a.size(1) &&
@@ -144,7 +146,7 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
   const auto table = table_.contiguous(), vectors = vectors_.contiguous();
   const auto index = index_.contiguous();
   check_paths(x, a, paths, table, vectors, index, width);
-  const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
+  const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_a = a.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
   Tensor out;
@@ -155,7 +157,7 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
         x, width, table, vectors, index, per_h,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
           for (int64_t p = 0; p < n_paths; ++p) {
-            FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], C, W, pc + e.row * W + p * C,
+            FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], q[p].c, W, pc + e.row * W + q[p].w,
                                                        px + e.j * D_x, pa + k * D_a,
                                                        own + e.i * width)))
           }
@@ -171,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
   const auto paths = paths_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   check_paths(x, a, paths, table, vectors, index, g.size(1));
-  const int64_t n_paths = paths.size(0), W = table.size(1), C = W / n_paths;
+  const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_a = a.size(1), width = g.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
   auto grad_vectors = vectors.new_zeros(vectors.sizes());
@@ -187,7 +189,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
           scalar_t slope = 0;
           for (int64_t p = 0; p < n_paths; ++p) {
             FOR_DEGREE(q[p].d1, (slope += path_gradient<scalar_t, D>(
-                                     e, q[p], C, W, pc + e.row * W + p * C, px + e.j * D_x,
+                                     e, q[p], q[p].c, W, pc + e.row * W + q[p].w, px + e.j * D_x,
                                      pa + k * D_a, pg + e.i * width, own + e.j * D_x,
                                      pga + k * D_a)))
           }

@@ -21,6 +21,7 @@ Shapes: n_edges, n_spherical (orders l = 0, 1, ...), n_radial (n = 1, 2, ...).
 """
 
 import math
+from typing import Optional
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eqcalc.errors import ConfigError
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.cutoff import polynomial_envelope, xplor_envelope
 
 __all__ = [
     "BesselBasis",
@@ -50,16 +51,29 @@ class BesselBasis(nn.Module):
     cutoff : Å
     p : power of the envelope
     trainable : whether the frequencies ν_n are parameters
+    xplor_onset : Å; the XPLOR envelope in place of the polynomial
+    per_angstrom : the frequencies are w_n of sin(w_n d), 1/Å
     """
 
     frequencies: Tensor
 
-    def __init__(self, n_radial: int, cutoff: float, p: int = 6, *, trainable: bool = True) -> None:
+    def __init__(
+        self,
+        n_radial: int,
+        cutoff: float,
+        p: int = 6,
+        *,
+        trainable: bool = True,
+        xplor_onset: Optional[float] = None,
+        per_angstrom: bool = False,
+    ) -> None:
         super().__init__()
         self.cutoff = float(cutoff)
         self.p = p
+        self.xplor_onset = None if xplor_onset is None else float(xplor_onset)
+        self.unit = self.cutoff if per_angstrom else math.pi
         # In units of π, where the starting values are exact in every precision.
-        frequencies = torch.arange(1.0, n_radial + 1.0)
+        frequencies = torch.arange(1.0, n_radial + 1.0) * (math.pi / self.unit)
         if trainable:
             self.frequencies = nn.Parameter(frequencies)
         else:
@@ -68,9 +82,12 @@ class BesselBasis(nn.Module):
     def forward(self, distances: Tensor) -> Tensor:
         """Return (n_edges, n_radial) in the dtype of ``distances`` (n_edges,), Å."""
         x = distances.to(torch.float64).unsqueeze(1) / self.cutoff  # (n_edges, 1)
-        waves = torch.sin(x * (math.pi * self.frequencies.to(torch.float64)))
-        envelope = polynomial_envelope(x, 1.0, self.p) / x
-        return (envelope * waves).to(distances.dtype)
+        waves = torch.sin(x * (self.unit * self.frequencies.to(torch.float64)))
+        if self.xplor_onset is None:
+            envelope = polynomial_envelope(x, 1.0, self.p)
+        else:
+            envelope = xplor_envelope(x, 1.0, self.xplor_onset / self.cutoff)
+        return (envelope / x * waves).to(distances.dtype)
 
 
 class SphericalBesselBasis(nn.Module):

@@ -56,17 +56,17 @@ def path_sums(
 
     Parameters
     ----------
-    features : (n_atoms, Σ (2l1+1) F); couplings : (n_edges, ...), one row of numbers each
-    paths : (n_paths, 7), see :class:`eqcalc.nn.so3.tensor_product.PathTable`
+    features : (n_atoms, Σ (2l1+1) C); couplings : (n_edges, ...), one row of numbers each
+    paths : (n_paths, 9), see :class:`eqcalc.nn.so3.tensor_product.PathTable`
     """
     n_atoms, rows = features.shape[0], paths.tolist()
-    weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1)).chunk(len(rows), dim=1)
-    n_channels = weights[0].shape[1]
+    weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1))
     neighbours = features.index_select(0, edge_index[0])
     columns: list[Tensor] = []
     messages: list[Tensor] = []
     arange = functools.partial(torch.arange, device=features.device)
-    for (first_x, d1, first_a, stride_a, d3, first, stride), w in zip(rows, weights, strict=True):
+    for first_x, d1, first_a, stride_a, d3, first, stride, n_channels, first_w in rows:
+        w = weights.narrow(1, first_w, n_channels)
         h = neighbours.narrow(1, first_x, d1 * n_channels).unflatten(1, (d1, n_channels))
         where = first_a + stride_a * arange(d3).unsqueeze(1) + arange(d1)
         a = couplings.index_select(1, where.flatten()).unflatten(1, (d3, d1))

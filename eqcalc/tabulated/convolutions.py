@@ -64,21 +64,16 @@ class PathConvolution(nn.Module):
     ----------
     product : the tensor product with weights of any kind
     filters : the weights' table, in the order of ``product.n_weights``
-    n_channels : of every input irrep
     """
 
     paths: Tensor
 
     def __init__(
-        self,
-        product: TensorProduct,
-        filters: SplineTable,
-        couplings: EdgeCouplings,
-        n_channels: int,
+        self, product: TensorProduct, filters: SplineTable, couplings: EdgeCouplings
     ) -> None:
         super().__init__()
         self.product, self.filters = product, filters
-        table = path_table(product, couplings, n_channels)
+        table = path_table(product, couplings)
         self.register_buffer("paths", torch.tensor(table.rows, dtype=torch.int64))
         self.shapes = table.shapes
         self.sizes = [rows * channels for rows, channels in self.shapes]
@@ -90,7 +85,7 @@ class PathConvolution(nn.Module):
         edge_vectors: Tensor,
         edge_index: Tensor,
     ) -> list[Tensor]:
-        """Return what ``product`` returns, one (n_atoms, 2l3+1, n_paths · C) per irrep."""
+        """Return what ``product`` returns, one (n_atoms, 2l3+1, Σ_paths C) per irrep."""
         if not _usable(features[0]):
             weights = self.filters(torch.linalg.vector_norm(edge_vectors, dim=1))
             return self.product(features, couplings, weights, edge_index)

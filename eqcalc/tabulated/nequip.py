@@ -29,13 +29,12 @@ class TabulatedNequIP(nn.Module):
 
     def __init__(self, network: NequIP, dtype: torch.dtype, tolerance: float) -> None:
         super().__init__()
-        config, exact = network.config, copy.deepcopy(network).double()
+        exact = copy.deepcopy(network).double()
         self.cutoff, self.n_hops = network.cutoff, network.n_hops
 
         def weights(distances: Tensor, layer: int) -> Tensor:
             interaction = cast(Interaction, exact.interactions[layer])
-            radial = exact.radial(distances)
-            return interaction.message_factor * interaction.radial_network(radial)
+            return interaction.weights(exact.radial(distances), distances)
 
         self.network = copy.deepcopy(network).to(dtype)
         self.convolutions = nn.ModuleList(
@@ -43,7 +42,6 @@ class TabulatedNequIP(nn.Module):
                 cast(Interaction, self.network.interactions[k]).product,
                 fit_table(functools.partial(weights, layer=k), self.cutoff, dtype, tolerance),
                 self.network.edge_couplings,
-                config.num_features,
             )
             for k in range(self.n_hops)
         )
@@ -52,12 +50,13 @@ class TabulatedNequIP(nn.Module):
         """Return energies (n_atoms,) in the potential's scaled units."""
         network = self.network
         species = network.known_species(graph.atomic_numbers)
-        couplings = network.edge_couplings(graph.edge_vectors)
-        features = [network.embedding(species).unsqueeze(1)]  # (n_atoms, 1, n_channels)
+        edge_vectors = network.vectors(graph, species)
+        couplings = network.edge_couplings(edge_vectors)
+        features = network.first_features(species)
         for layer, convolution in zip(network.interactions, self.convolutions, strict=True):
             interaction = cast(Interaction, layer)
             messages = convolution(
-                interaction.mix_before(features), couplings, graph.edge_vectors, graph.edge_index
+                interaction.senders(features, species), couplings, edge_vectors, graph.edge_index
             )
             features = interaction.update(messages, features, species)
         return network.species_energies(features[0], species, graph.atomic_numbers)

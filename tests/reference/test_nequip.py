@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eqcalc import EqCalculator
 from eqcalc.architectures import NequIP, build, nequip
-from eqcalc.architectures.nequip import feature_irreps
+from eqcalc.architectures.nequip import feature_layouts
 from eqcalc.errors import ConfigError, UnsupportedElementError
 from eqcalc.export import export_model
 from eqcalc.graph import AtomicGraph, batch_graphs
@@ -138,7 +138,7 @@ def _slow_convolution(
 def _slow_layer(network: NequIP, layer: int, features: dict[Irrep, Tensor], graph, species):
     """Return the features behind one interaction."""
     block, config = network.interactions[layer], network.config
-    targets = feature_irreps(config)[layer + 1]
+    targets = list(feature_layouts(config)[layer + 1])
     n = config.num_features
     mixed = {
         irrep: x @ weight / math.sqrt(n)
@@ -212,12 +212,12 @@ def test_every_layer_equals_loops_over_edges_and_paths(l_max, options):
 
 def test_deep_networks_carry_both_parities():
     config = small(1, num_layers=6).config
-    names = [" ".join(map(str, irreps)) for irreps in feature_irreps(config)]
+    names = [" ".join(map(str, irreps)) for irreps in feature_layouts(config)]
     assert names == ["0e", "0e 1o", "0e 1o 1e", "0e 0o 1o 1e", "0e 1o 1e", "0e 1o", "0e"]
 
 
 def test_natural_parity_has_no_odd_paths():
-    for irreps in feature_irreps(small(3, parity=False, num_layers=6).config):
+    for irreps in feature_layouts(small(3, parity=False, num_layers=6).config):
         assert all(irrep.is_natural for irrep in irreps)
 
 
@@ -424,7 +424,7 @@ def test_no_tensor_holds_all_paths_channels_and_components_of_every_edge():
     atoms.extend(structure())
     graph = graph_of(atoms, 9.0)
     n_edges = graph.edge_index.shape[1]
-    irreps, n_rows = feature_irreps(network.config)[1:3], 0
+    irreps, n_rows = [list(layout) for layout in feature_layouts(network.config)[1:3]], 0
     for source in irreps[0]:
         for target in irreps[1]:
             n_rows += target.dim * len(source.filters_to(target, 3))

@@ -31,7 +31,7 @@ from eqcalc.errors import ConfigError, UnknownArchitectureError
 
 def test_available_names_are_the_files_of_the_folder():
     folder = Path(architectures.__file__).parent
-    files = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    files = sorted(path.stem for path in folder.glob("[!_]*.py"))
     assert available() == files
     assert {"painn", "schnet"} <= set(files)
 

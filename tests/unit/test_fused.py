@@ -29,7 +29,7 @@ from eqcalc.tabulated.spline import SplineTable, fit_table
 pytestmark = pytest.mark.usefixtures("kernels")
 
 CUTOFF = 4.0
-KERNELS = ("scalar", "vector", "paths")
+KERNELS = ("scalar", "vector", "paths", "uneven paths")
 
 NETWORKS = {
     "schnet": {"num_interaction_blocks": 2, "hidden_dim": 20, "num_filters": 12, "cutoff": CUTOFF},
@@ -157,19 +157,24 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int):
             random(n_atoms, 5 * n_channels),
             vectors,
         )
-    irreps = irreps_up_to(2, True)
+    # Uneven: fewer channels of higher degrees, and all paths of SO(3).
+    irreps = irreps_up_to(2, True, mirror_symmetric=kernel == "paths")
     couplings = EdgeCouplings(2, True)
-    product = TensorProduct(irreps, irreps, n_channels, couplings)
-    convolution = PathConvolution(product, table(product.n_weights), couplings, n_channels)
-    dims = [2 * irrep.l + 1 for irrep in irreps]
+    fewer = [0] * len(irreps) if kernel == "paths" else [irrep.l for irrep in irreps]
+    layout = {i: max(1, n_channels >> less) for i, less in zip(irreps, fewer, strict=True)}
+    product = TensorProduct(layout, irreps, couplings)
+    convolution = PathConvolution(product, table(product.n_weights), couplings)
+    sizes = [irrep.dim * n for irrep, n in layout.items()]
 
     def call(x, v):
-        parts = x.split([dim * n_channels for dim in dims], dim=1)
-        features = [p.reshape(-1, d, n_channels) for p, d in zip(parts, dims, strict=True)]
+        parts = x.split(sizes, dim=1)
+        features = [
+            p.reshape(-1, i.dim, n) for p, (i, n) in zip(parts, layout.items(), strict=True)
+        ]
         sums = convolution(features, couplings(v), v, index)
         return torch.cat([s.flatten(1) for s in sums], dim=1)
 
-    return call, random(n_atoms, sum(dims) * n_channels), vectors
+    return call, random(n_atoms, sum(sizes)), vectors
 
 
 def with_gradients(call, features, vectors):

@@ -28,6 +28,7 @@ from eqcalc.nn.so3 import (
     irrep_norms,
     irreps_up_to,
     layout_before_gate,
+    path_filters,
     path_layout,
     second_moment_factor,
     spherical_harmonics,
@@ -101,7 +102,7 @@ def product_setting(l_max: int, parity: bool, seed: int = 0):
     """Return a tensor product of all irreps, in float64, and arguments for it."""
     irreps = irreps_up_to(l_max, parity)
     couplings = EdgeCouplings(l_max, parity).double()
-    product = TensorProduct(irreps, irreps, C, couplings).double()
+    product = TensorProduct(dict.fromkeys(irreps, C), irreps, couplings).double()
     vectors = normal(N_EDGES, 3, seed=seed)
     weights = normal(N_EDGES, product.n_weights, seed=seed + 1)
     edge_index = torch.tensor([[1, 2, 0, 3, 1, 4, 0], [0, 0, 1, 1, 3, 3, 4]])
@@ -290,14 +291,30 @@ def test_irreps_refuse_nonsense():
 # --- tensor product
 
 
+EQUAL, FEWER_ABOVE = "equal channels", "fewer channels of higher degrees"
+
+
+@pytest.mark.parametrize("channels", [EQUAL, FEWER_ABOVE])
 @pytest.mark.parametrize(
-    ("l_max", "parity"), [(0, False), (0, True), (1, True), (2, True), (3, True), (4, False)]
+    ("l_max", "parity", "mirror_symmetric"),
+    [
+        (0, False, True),
+        (0, True, True),
+        (1, True, True),
+        (2, True, True),
+        (3, True, True),
+        (4, False, True),
+        (2, False, False),
+        (3, False, False),
+    ],
 )
-def test_tensor_product_equals_e3nn(l_max, parity):
-    irreps = irreps_up_to(l_max, parity)
-    edge_couplings = EdgeCouplings(l_max, parity).double()
-    product = TensorProduct(irreps, irreps, C, edge_couplings)
-    features, vectors = blocks(irreps, N_EDGES), normal(N_EDGES, 3)
+def test_tensor_product_equals_e3nn(l_max, parity, mirror_symmetric, channels):
+    irreps = irreps_up_to(l_max, parity, mirror_symmetric=mirror_symmetric)
+    edge_couplings = EdgeCouplings(l_max, parity or not mirror_symmetric).double()
+    widths = [C if channels == EQUAL else C + 2 * (l_max - irrep.l) for irrep in irreps]
+    layout_in = dict(zip(irreps, widths, strict=True))
+    product = TensorProduct(layout_in, irreps, edge_couplings)
+    features, vectors = features_of(layout_in, N_EDGES), normal(N_EDGES, 3)
     weights = normal(N_EDGES, product.n_weights, seed=9)
     own = torch.arange(N_EDGES).expand(2, -1)
     found = product(features, edge_couplings(vectors), weights, own)
@@ -306,14 +323,17 @@ def test_tensor_product_equals_e3nn(l_max, parity):
     for target in irreps:
         for s, source in enumerate(irreps):
             for l in source.filters_to(target, l_max):
-                odd = source.is_natural != target.is_natural
+                odd = (source.l + l + target.l) % 2 == 1
                 instructions.append(((s, odd, target.l, l), len(outputs)))
-                outputs.append((C, (target.l, target.parity)))
+                outputs.append((widths[s], (target.l, target.parity or 1)))
     instructions.sort()  # the order of the weights
+    filters = [(l, widths[s]) for (s, _, _, l), _ in instructions]
+    assert path_filters(layout_in, irreps, l_max) == filters
+    harmonics_of = o3.Irreps.spherical_harmonics(l_max, 1 if not mirror_symmetric else -1)
     with double_by_default():
         oracle = o3.TensorProduct(
-            e3nn_irreps(dict.fromkeys(irreps, C)),
-            o3.Irreps.spherical_harmonics(l_max),
+            o3.Irreps([(n, (i.l, i.parity or 1)) for i, n in layout_in.items()]),
+            harmonics_of,
             o3.Irreps(outputs),
             [(s, l, slot, "uvu", True) for (s, _, _, l), slot in instructions],
             shared_weights=False,
@@ -321,11 +341,12 @@ def test_tensor_product_equals_e3nn(l_max, parity):
         )
         harmonics = o3.spherical_harmonics(range(l_max + 1), vectors, True, "component")
         expected = oracle(packed(features), harmonics, weights)
+    expected = _in_order(expected, outputs, instructions, product.n_targets, irreps)
     torch.testing.assert_close(packed(found), expected, **EXACT)
-    layout = path_layout(irreps, irreps, C, l_max)
+    layout = path_layout(layout_in, irreps, l_max)
     assert [block.shape[1:] for block in found] == [(i.dim, n) for i, n in layout.items()]
 
-    single = TensorProduct(irreps, irreps, C, edge_couplings.float())
+    single = TensorProduct(layout_in, irreps, edge_couplings.float())
     found = single(
         [block.float() for block in features],
         edge_couplings(vectors.float()),
@@ -333,6 +354,18 @@ def test_tensor_product_equals_e3nn(l_max, parity):
         own,
     )
     torch.testing.assert_close(packed(found).double(), expected, **SINGLE)
+
+
+def _in_order(values, outputs, instructions, n_targets, irreps):
+    """Return e3nn's blocks of paths in the order of ours: by output irrep, then by weight."""
+    sizes = [n * (2 * l + 1) for n, (l, _) in outputs]
+    parts = values.split(sizes, dim=1)
+    by_target = [[] for _ in range(n_targets)]
+    kinds = [(irrep.l, irrep.parity or 1) for irrep in irreps]
+    target_of = [kinds.index(kind) for _, kind in outputs]
+    for _, slot in instructions:
+        by_target[target_of[slot]].append(parts[slot])
+    return torch.cat([part for parts in by_target for part in parts], dim=1)
 
 
 def test_tensor_product_sums_over_the_neighbours():
@@ -363,7 +396,7 @@ def test_tensor_product_is_equivariant(improper, parity):
 def test_tensor_product_to_some_irreps_is_a_part_of_that_to_all():
     irreps, edge_couplings, product, vectors, weights, edge_index = product_setting(3, True)
     features, wanted = blocks(irreps), [Irrep(0, 1), Irrep(3, -1), Irrep(2, -1)]  # gaps in l
-    part = TensorProduct(irreps, wanted, C, edge_couplings)
+    part = TensorProduct(dict.fromkeys(irreps, C), wanted, edge_couplings)
     order = _weight_order(irreps, irreps, 3)
     chosen = [order.index(path) for path in _weight_order(irreps, wanted, 3)]
     some = weights.view(N_EDGES, -1, C)[:, chosen].flatten(1)
@@ -402,7 +435,7 @@ def test_tensor_product_without_edges_is_zero():
 
 def test_tensor_product_refuses_an_irrep_that_no_path_reaches():
     with pytest.raises(ConfigError, match=r"no path from 0e with harmonics up to l = 1 .* to 1e"):
-        TensorProduct([Irrep(0, 1)], [Irrep(0, 1), Irrep(1, 1)], C, EdgeCouplings(1, True))
+        TensorProduct({Irrep(0, 1): C}, [Irrep(0, 1), Irrep(1, 1)], EdgeCouplings(1, True))
 
 
 def test_couplings_refuse_a_negative_degree():
@@ -452,7 +485,8 @@ def test_linear_equals_e3nn():
 def test_linear_of_several_paths_divides_by_all_channels():
     """After a tensor product e3nn's fan-in is that of all paths together."""
     irreps = irreps_up_to(1, parity=False)
-    layout_in, layout_out = path_layout(irreps, irreps, C, 1), dict.fromkeys(irreps, 2)
+    layout_out = dict.fromkeys(irreps, 2)
+    layout_in = path_layout(dict.fromkeys(irreps, C), irreps, 1)
     linear = EquivariantLinear(layout_in, layout_out).double()
     split = [(C, (i.l, i.parity)) for i, n in layout_in.items() for _ in range(n // C)]
     with double_by_default():

@@ -13,9 +13,14 @@ from eqcalc.nn.so3.coupling import clebsch_gordan
 from eqcalc.nn.so3.gate import Gate, layout_before_gate
 from eqcalc.nn.so3.harmonics import spherical_harmonics
 from eqcalc.nn.so3.irreps import Irrep, Layout, irreps_up_to
-from eqcalc.nn.so3.linear import EquivariantLinear, SpeciesLinear
+from eqcalc.nn.so3.linear import AddedLinear, EquivariantLinear, SpeciesLinear
 from eqcalc.nn.so3.norm import irrep_norms
-from eqcalc.nn.so3.tensor_product import EdgeCouplings, TensorProduct, path_layout
+from eqcalc.nn.so3.tensor_product import (
+    EdgeCouplings,
+    TensorProduct,
+    path_filters,
+    path_layout,
+)
 from eqcalc.nn.so3.unit_variance import (
     UnitVarianceLinear,
     UnitVarianceSiLU,
@@ -25,6 +30,7 @@ from eqcalc.nn.so3.unit_variance import (
 from eqcalc.nn.so3.wigner import wigner_d
 
 __all__ = [
+    "AddedLinear",
     "EdgeCouplings",
     "EquivariantLinear",
     "Gate",
@@ -39,6 +45,7 @@ __all__ = [
     "irrep_norms",
     "irreps_up_to",
     "layout_before_gate",
+    "path_filters",
     "path_layout",
     "second_moment_factor",
     "spherical_harmonics",

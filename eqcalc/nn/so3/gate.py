@@ -1,6 +1,6 @@
 """The gate: a nonlinearity that commutes with rotations.
 
-    0e     s  ->  silu(s)
+    0e     s  ->  silu(s)           or degree 0 of SO(3)
     0o     s  ->  tanh(s)           odd, so that a reflection flips it
     l > 0  v  ->  silu(g) · v       with its own channel g of 0e for each v
 
@@ -10,6 +10,8 @@ Source: Weiler et al., NeurIPS (2018), arXiv:1807.02547 (gates); Batzner
 et al., Nat. Commun. 13, 2453 (2022), doi:10.1038/s41467-022-29939-5 (silu and tanh).
 """
 
+from typing import Optional
+
 from torch import Tensor, nn
 
 from eqcalc.errors import ConfigError
@@ -18,29 +20,34 @@ from eqcalc.nn.so3.unit_variance import UnitVarianceSiLU, UnitVarianceTanh
 
 __all__ = ["Gate", "layout_before_gate"]
 
-_SCALAR = Irrep(0, 1)
-
 
 class Gate(nn.Module):
     """Activate scalars, and multiply everything else by activated scalars.
 
     Parameters
     ----------
-    layout : channels of each irrep after the gate, 0e first; before the gate they are
+    layout : channels of each irrep after the gate, scalars first; before the gate they are
         those of :func:`layout_before_gate`
+    silu_factor, tanh_factor : of the activations; None: those of unit variance
 
     Raises
     ------
-    ConfigError : the first irrep is not 0e.
+    ConfigError : the first irrep is not 0e, or degree 0 of SO(3).
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        silu_factor: Optional[float] = None,
+        tanh_factor: Optional[float] = None,
+    ) -> None:
         super().__init__()
-        if next(iter(layout), None) != _SCALAR:
+        first = next(iter(layout), None)
+        if first is None or not first.is_invariant:
             raise ConfigError(f"a gate needs 0e first, found {[str(irrep) for irrep in layout]}.")
-        self.sizes = [layout[_SCALAR], *_gated(layout)]
+        self.sizes = [layout[first], *_gated(layout)]
         self.is_odd_scalar = [irrep == Irrep(0, -1) for irrep in layout]
-        self.even, self.odd = UnitVarianceSiLU(), UnitVarianceTanh()
+        self.even, self.odd = UnitVarianceSiLU(silu_factor), UnitVarianceTanh(tanh_factor)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Map blocks (n_atoms, 2l+1, n_in) to blocks (n_atoms, 2l+1, n_out)."""
@@ -63,7 +70,8 @@ def layout_before_gate(layout: Layout) -> Layout:
     >>> {str(irrep): n for irrep, n in before.items()}
     {'0e': 14, '1o': 4, '2e': 2}
     """
-    return layout | {_SCALAR: layout[_SCALAR] + sum(_gated(layout))}
+    scalar = next(iter(layout))
+    return layout | {scalar: layout[scalar] + sum(_gated(layout))}
 
 
 def _gated(layout: Layout) -> list[int]:

@@ -20,11 +20,12 @@ Y              ``harmonics`` (n_edges, (l_max+1)²)
 A              ``couplings``, one (n_edges, rows, 2l1+1) for each group
 h              ``features``, one (n_atoms, 2l1+1, C) per irrep
 w              ``weights`` (n_edges, n_weights)
-M              the result, one (n_atoms, 2l3+1, n_paths·C) per irrep
+M              the result, one (n_atoms, 2l3+1, Σ_paths C) per irrep
 =============  ==========================================================
 
-Shapes: n_atoms, n_edges, C = n_channels. A group is all paths from one l1 for which
-l1 + l2 + l3 is even (they keep natural parity natural) or odd; its rows are (l3, m3, path).
+Shapes: n_atoms, n_edges, C channels, of each input irrep its own number. A group is all paths
+from one l1 for which l1 + l2 + l3 is even (they keep natural parity natural) or odd; its rows
+are (l3, m3, path).
 """
 
 import math
@@ -35,15 +36,23 @@ from torch import Tensor, nn
 
 from eqcalc.errors import ConfigError
 from eqcalc.nn.arguments import require_at_least
+from eqcalc.nn.constants import Constants
 from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.nn.so3.coupling import clebsch_gordan
 from eqcalc.nn.so3.harmonics import spherical_harmonics
 from eqcalc.nn.so3.irreps import Irrep, Layout
 
-__all__ = ["EdgeCouplings", "PathTable", "TensorProduct", "path_layout", "path_table"]
+__all__ = [
+    "EdgeCouplings",
+    "PathTable",
+    "TensorProduct",
+    "path_filters",
+    "path_layout",
+    "path_table",
+]
 
 
-class EdgeCouplings(nn.Module):
+class EdgeCouplings(Constants):
     """Contract the harmonics of each edge with the Clebsch-Gordan coefficients.
 
     Parameters
@@ -56,30 +65,21 @@ class EdgeCouplings(nn.Module):
     ConfigError : ``l_max`` is not an integer ≥ 0.
     """
 
-    table: Tensor
-    table_remainder: Tensor
-
     def __init__(self, l_max: int, parity: bool) -> None:
-        super().__init__()
         require_at_least(0, l_max=l_max)
-        self.l_max = l_max
         both = (False, True) if parity else (False,)
-        self.groups = [(l1, odd) for l1 in range(l_max + 1) for odd in both if l1 > 0 or not odd]
-        blocks = [_group_table(l1, odd, l_max) for l1, odd in self.groups]
-        self.source_dims = [2 * l1 + 1 for l1, _ in self.groups]
+        groups = [(l1, odd) for l1 in range(l_max + 1) for odd in both if l1 > 0 or not odd]
+        blocks = [_group_table(l1, odd, l_max) for l1, odd in groups]
+        super().__init__(torch.cat([block.flatten(1) for block in blocks], dim=1))
+        self.l_max = l_max
+        self.groups = groups
+        self.source_dims = [2 * l1 + 1 for l1, _ in groups]
         self.sizes = [block[0].numel() for block in blocks]
-        table = torch.cat([block.flatten(1) for block in blocks], dim=1)
-        # Split in two, because casting the module to float32 and back would round a
-        # float64 buffer for good, and with it break the symmetry to 1e-8.
-        self.register_buffer("table", table.float(), persistent=False)
-        remainder = (table - table.float().double()).float()
-        self.register_buffer("table_remainder", remainder, persistent=False)
 
     def forward(self, vectors: Tensor) -> list[Tensor]:
         """Map edge vectors (n_edges, 3) to A, one (n_edges, rows, 2l1+1) for each group."""
         harmonics = spherical_harmonics(self.l_max, vectors)
-        table = self.table.to(torch.float64) + self.table_remainder.to(torch.float64)
-        products = harmonics @ table.to(vectors.dtype)  # (n_edges, Σ sizes)
+        products = harmonics @ self.constants(vectors.dtype)  # (n_edges, Σ sizes)
         couplings: list[Tensor] = []
         for k, part in enumerate(products.split(self.sizes, dim=1)):
             dim = self.source_dims[k]
@@ -92,8 +92,8 @@ class TensorProduct(nn.Module):
 
     Parameters
     ----------
-    irreps_in, irreps_out : of the features and of the result
-    n_channels : channels of every input irrep
+    layout_in : channels of each irrep of the features
+    irreps_out : of the result
     edge_couplings : the module whose output ``forward`` will be given
 
     Attributes
@@ -108,25 +108,25 @@ class TensorProduct(nn.Module):
 
     def __init__(
         self,
-        irreps_in: list[Irrep],
+        layout_in: Layout,
         irreps_out: list[Irrep],
-        n_channels: int,
         edge_couplings: EdgeCouplings,
     ) -> None:
         super().__init__()
         l_max = edge_couplings.l_max
-        self.n_targets = len(path_layout(irreps_in, irreps_out, n_channels, l_max))
+        self.n_targets = len(path_layout(layout_in, irreps_out, l_max))
+        self.channels = list(layout_in.values())
         groups, sources, couplings, targets = [], [], [], []
-        for s, source in enumerate(irreps_in):
+        for s, source in enumerate(layout_in):
             for odd in (False, True):
                 degrees = _degrees(source.l, odd, l_max)
                 found = {
                     target.l: t
                     for t, target in enumerate(irreps_out)
-                    if odd == (source.is_natural != target.is_natural) and target.l in degrees
+                    if target.l in degrees and _keeps(source, target, odd)
                 }
                 if found:
-                    groups.append(PathGroup(degrees, sorted(found), n_channels))
+                    groups.append(PathGroup(degrees, sorted(found), self.channels[s]))
                     sources.append(s)
                     couplings.append(edge_couplings.groups.index((source.l, odd)))
                     targets.append([found[l3] for l3 in sorted(found)])
@@ -143,7 +143,7 @@ class TensorProduct(nn.Module):
         weights: Tensor,
         edge_index: Tensor,
     ) -> list[Tensor]:
-        """Return M, one tensor (n_atoms, 2l3+1, n_paths · C) for each output irrep.
+        """Return M, one tensor (n_atoms, 2l3+1, Σ_paths C) for each output irrep.
 
         Parameters
         ----------
@@ -179,41 +179,45 @@ class PathTable(NamedTuple):
     shapes: list[tuple[int, int]]
 
 
-def path_table(product: TensorProduct, couplings: EdgeCouplings, n_channels: int) -> PathTable:
-    """Return the paths of a product with ``n_channels`` channels of every input irrep."""
+def path_table(product: TensorProduct, couplings: EdgeCouplings) -> PathTable:
+    """Return the paths of a product."""
     groups = [cast("PathGroup", group) for group in product.groups]
-    dims_in: dict[int, int] = {}
-    n_paths = [0] * product.n_targets
-    dims_out = [0] * product.n_targets
+    sizes_in = [0] * len(product.channels)
+    shapes = [(0, 0)] * product.n_targets
     for k, group in enumerate(groups):
-        dims_in[product.sources[k]] = couplings.source_dims[product.couplings[k]]
+        source = product.sources[k]
+        sizes_in[source] = couplings.source_dims[product.couplings[k]] * product.channels[source]
         for position, target in enumerate(product.targets[k]):
-            n_paths[target] += group.weight_sizes[position] // n_channels
-            dims_out[target] = group.target_dims[position]
-    first_x = [sum(dims_in.get(s, 0) for s in range(source)) for source in range(len(dims_in) + 1)]
-    shapes = [(d, n * n_channels) for d, n in zip(dims_out, n_paths, strict=True)]
+            width = shapes[target][1] + group.weight_sizes[position]
+            shapes[target] = (group.target_dims[position], width)
+    first_x = [sum(sizes_in[:source]) for source in range(len(sizes_in))]
     first_out = [sum(d * n for d, n in shapes[:t]) for t in range(len(shapes))]
     seen = [0] * product.n_targets
     rows: list[tuple[int, ...]] = []
+    first_w = 0
     for k, group in enumerate(groups):
-        d1 = couplings.source_dims[product.couplings[k]]
+        source = product.sources[k]
+        c, d1 = product.channels[source], couplings.source_dims[product.couplings[k]]
         begin = sum(couplings.sizes[: product.couplings[k]]) + group.first_row * d1
         for position, target in enumerate(product.targets[k]):
-            d3, n = group.target_dims[position], group.weight_sizes[position] // n_channels
+            d3, n = group.target_dims[position], group.weight_sizes[position] // c
             row = sum(group.row_sizes[: group.kept[position]])
             for path in range(n):
                 rows.append(
                     (
-                        first_x[product.sources[k]] * n_channels,
+                        first_x[source],
                         d1,
                         begin + (row + path) * d1,
                         n * d1,
                         d3,
-                        first_out[target] + seen[target] * n_channels,
+                        first_out[target] + seen[target],
                         shapes[target][1],
+                        c,
+                        first_w,
                     )
                 )
-                seen[target] += 1
+                seen[target] += c
+                first_w += c
     return PathTable(rows, shapes)
 
 
@@ -258,10 +262,8 @@ class PathGroup(nn.Module):
         return messages
 
 
-def path_layout(
-    irreps_in: list[Irrep], irreps_out: list[Irrep], n_channels: int, l_max: int
-) -> Layout:
-    """Return the channels of a tensor product's result: n_channels for every path.
+def path_layout(layout_in: Layout, irreps_out: list[Irrep], l_max: int) -> Layout:
+    """Return the channels of a tensor product's result: for every path those of its input.
 
     Raises
     ------
@@ -269,14 +271,30 @@ def path_layout(
     """
     layout: Layout = {}
     for target in irreps_out:
-        n_paths = sum(len(source.filters_to(target, l_max)) for source in irreps_in)
-        if n_paths == 0:
+        width = sum(len(s.filters_to(target, l_max)) * n for s, n in layout_in.items())
+        if width == 0:
             raise ConfigError(
-                f"no path from {', '.join(map(str, irreps_in))} with harmonics up to "
+                f"no path from {', '.join(map(str, layout_in))} with harmonics up to "
                 f"l = {l_max} leads to {target}."
             )
-        layout[target] = n_paths * n_channels
+        layout[target] = width
     return layout
+
+
+def path_filters(layout_in: Layout, irreps_out: list[Irrep], l_max: int) -> list[tuple[int, int]]:
+    """Return (l2, channels) of every path, in the order of a tensor product's weights."""
+    filters = []
+    for source, n in layout_in.items():
+        for odd in (False, True):
+            for l3, degrees in _degrees(source.l, odd, l_max).items():
+                if any(t.l == l3 and _keeps(source, t, odd) for t in irreps_out):
+                    filters += [(l2, n) for l2 in degrees]
+    return filters
+
+
+def _keeps(source: Irrep, target: Irrep, odd: bool) -> bool:
+    """Whether paths with odd (even) l1 + l2 + l3 lead from one irrep to another."""
+    return source.parity == 0 or odd == (source.is_natural != target.is_natural)
 
 
 def _degrees(l1: int, odd: bool, l_max: int) -> dict[int, list[int]]:

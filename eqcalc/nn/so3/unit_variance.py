@@ -7,6 +7,7 @@ rounding; e3nn estimates it from 10⁶ random numbers, to 1e-3.
 
 import math
 from collections.abc import Callable
+from typing import Optional
 
 import numpy as np
 import torch
@@ -32,23 +33,39 @@ def second_moment_factor(function: Callable[[NDArray], NDArray]) -> float:
 
 
 class UnitVarianceLinear(nn.Module):
-    """x W / √n_in with weights of unit variance and no bias: (..., n_in) -> (..., n_out)."""
+    """x W / √n_in with weights of unit variance: (..., n_in) -> (..., n_out).
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    Parameters
+    ----------
+    n_constants : as of :class:`eqcalc.nn.so3.EquivariantLinear`; without them there is no bias
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_constants: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n_in, n_out))
+        self.fan_in = n_in + n_constants
+        self.bias = nn.Parameter(torch.randn(n_out)) if n_constants > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
-        return x @ (self.weight / math.sqrt(self.weight.shape[0]))
+        y = x @ (self.weight / math.sqrt(self.fan_in))
+        if self.bias is not None:
+            y = y + self.bias / math.sqrt(self.fan_in)
+        return y
 
 
 class UnitVarianceSiLU(nn.Module):
-    """c · silu(x), zero at zero."""
+    """c · silu(x), zero at zero.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    factor : c; None: that of unit variance
+    """
+
+    def __init__(self, factor: Optional[float] = None) -> None:
         super().__init__()
-        self.factor = second_moment_factor(lambda z: z / (1.0 + np.exp(-z)))
+        exact = second_moment_factor(lambda z: z / (1.0 + np.exp(-z)))
+        self.factor = exact if factor is None else float(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the function elementwise."""
@@ -56,11 +73,16 @@ class UnitVarianceSiLU(nn.Module):
 
 
 class UnitVarianceTanh(nn.Module):
-    """c · tanh(x), odd."""
+    """c · tanh(x), odd.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    factor : c; None: that of unit variance
+    """
+
+    def __init__(self, factor: Optional[float] = None) -> None:
         super().__init__()
-        self.factor = second_moment_factor(np.tanh)
+        self.factor = second_moment_factor(np.tanh) if factor is None else float(factor)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the function elementwise."""
