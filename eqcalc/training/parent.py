@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from eqcalc import architectures
 from eqcalc.data import Dataset
 from eqcalc.elements import atomic_number, symbols_of
-from eqcalc.errors import ConfigError, UnsupportedElementError, listing
+from eqcalc.errors import (
+    ConfigError,
+    UnknownModelError,
+    UnsupportedElementError,
+    did_you_mean,
+    listing,
+)
 from eqcalc.model_file import ModelCard, ModelFile, available_models, open_potential
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
@@ -38,9 +43,15 @@ def open_parent(config: TrainingConfig, *, trust: bool = False) -> ModelFile:
     ModelFileError : it is no potential, or damaged.
     """
     source = str(config.training.start_from)
-    beside: Path = config.resolve(source)
-    is_path = source not in available_models() and beside.exists()
-    return open_potential(beside if is_path else source, trust=trust)
+    shipped, beside = available_models(), config.resolve(source)
+    if source in shipped:
+        return open_potential(source, trust=trust)
+    if not beside.exists():
+        raise UnknownModelError(
+            f"start_from = '{source}' is no model: neither a shipped one "
+            f"({', '.join(shipped)}) nor a file '{beside}'.{did_you_mean(source, shipped)}"
+        )
+    return open_potential(beside, trust=trust)
 
 
 def refuse_contradictions(config: TrainingConfig, card: ModelCard, potential: Potential) -> None:

@@ -436,7 +436,7 @@ def test_quiet_fine_tuning_is_quiet(folder, capsys):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("painn-ethanl", "unknown model: 'painn-ethanl'"),
+        ("painn-ethanl", "start_from = 'painn-ethanl' is no model: neither a shipped one"),
         ("gmn-nbody", "is a learned dynamics (gmn), not a potential"),
         ("train.toml", "train.toml"),
     ],

@@ -32,6 +32,7 @@ from eqcalc.evaluation import evaluate
 from eqcalc.export import export_model, rebuild_potential
 from eqcalc.model_file import open_model_file, read_card
 from eqcalc.neighbours import build_graph
+from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 from eqcalc.training.config import read_config
 from eqcalc.training.data import read_training_data
@@ -150,10 +151,16 @@ def test_options_of_the_file_may_be_repeated_or_left_out(text, parent, tmp_path)
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("painn-ethanl", UnknownModelError, "unknown model: 'painn-ethanl'.* mean 'painn-ethanol"),
-        ("absent.pt", UnknownModelError, "no such model file: 'absent.pt'"),
+        (
+            "painn-ethanl",
+            UnknownModelError,
+            r"start_from = 'painn-ethanl' is no model: neither a shipped one \(.*painn-ethanol\) "
+            r"nor a file '.*/painn-ethanl'\. Did you mean 'painn-ethanol'\?",
+        ),
+        ("absent.pt", UnknownModelError, r"nor a file '.*/absent\.pt'"),
+        (".", UnknownModelError, r"there is no model\.pt in the folder"),
         ("gmn-nbody", ModelFileError, "is a learned dynamics"),
-        ("train.toml", ModelFileError, "train.toml' is no|not an archive|not a model"),
+        ("train.toml", ModelFileError, r"train\.toml' is not a model"),
     ],
 )
 def test_what_is_no_model_is_refused(source, error, message, tmp_path):
@@ -165,6 +172,25 @@ def test_a_model_is_found_beside_the_training_file(parent, tmp_path, monkeypatch
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert start_of(config_of(tmp_path)).parent["path"] == str(parent)
+
+
+def test_a_model_of_the_working_directory_is_not_taken_for_one_beside_the_file(
+    parent, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    shutil.move(parent, tmp_path / "here" / "parent.pt")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UnknownModelError, match=r"nor a file '.*/there/parent\.pt'"):
+        start_of(config_of(tmp_path / "there"))
+
+
+def test_a_checkpoint_is_refused_as_what_it_is(parent, tmp_path):
+    train(config_of(tmp_path, max_epochs="1"), tmp_path / "run")
+    with pytest.raises(
+        ModelFileError, match=r"best\.ckpt' is an archive but not a model .* Export"
+    ):
+        start_of(config_of(tmp_path, start_from='"run/best.ckpt"'))
 
 
 def test_a_damaged_parent_is_refused(parent, tmp_path):
@@ -327,6 +353,39 @@ def test_a_network_with_rows_per_element_keeps_those_that_are_needed(elements, t
     assert len(start.model) < (tmp_path / "parent.pt").stat().st_size
     known = torch.nonzero(~torch.isnan(start.potential.reference_energies)).flatten().tolist()
     assert known == [1, 6, 8]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "avg_num_neighbors": [3.0, 5.0, 7.0, 9.0],
+            "pair_cutoffs": [
+                [3.0, 3.1, 3.2, 3.3],
+                [3.1, 3.4, 3.5, 3.6],
+                [3.2, 3.5, 3.7, 3.8],
+                [3.3, 3.6, 3.8, 4.0],
+            ],
+            "per_species_shift": True,
+        },
+        {"parity": False, "mirror_symmetric": False, "num_features": [8, 4], "modalities": 2},
+        {"self_connection": "linear", "xplor_onset": 3.0, "readout_mlp": [8]},
+    ],
+)
+def test_a_network_as_others_make_them_is_restricted(options, tmp_path):
+    """The order of elements is that of atomic numbers: H, C, N, O without N."""
+    whole = small_potential("nequip", l_max=1, elements=list(REFERENCES), **options)
+    export_parent(tmp_path / "parent.pt", whole)
+    start = start_of(config_of(tmp_path, data_text(ETHANOL_FRAMES, reference_energies="kept")))
+    if "pair_cutoffs" in options:
+        assert start.architecture["avg_num_neighbors"] == [3.0, 5.0, 9.0]
+        rows = [[3.0, 3.1, 3.3], [3.1, 3.4, 3.6], [3.3, 3.6, 4.0]]
+        assert start.architecture["pair_cutoffs"] == rows
+    for frame in read_dataset(ETHANOL_FRAMES).frames:
+        graph = build_graph(frame.atoms, 4.0)
+        expected, found = whole.evaluate(graph), start.potential.eval().evaluate(graph)
+        torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-9)
 
 
 def test_elements_of_the_training_file_stay(tmp_path):
@@ -787,6 +846,24 @@ def test_the_trained_potential_is_loaded_with_the_constants_of_the_file(parent, 
     for name, buffer in found.named_buffers():
         if name != "reference_energies":
             assert torch.equal(buffer, expected[name]), name
+
+
+def test_the_repulsion_of_nuclei_stays(tmp_path):
+    network = small_potential().architecture
+    whole = Potential(network, REFERENCES, scale=1.5, zbl=ZBL(2.0)).eval()
+    export_parent(tmp_path / "parent.pt", whole)
+    config = config_of(tmp_path, max_epochs="1")
+    train(config, tmp_path / "run")
+    card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model").card
+    assert card.zbl == read_card(tmp_path / "parent.pt").zbl
+    graph = build_graph(Atoms("OH", [[0, 0, 0], [0, 0, 0.2]]), 4.0)
+    found = load_potential(TrainingFolder(tmp_path / "run"))
+    repulsion = float(ZBL(2.0)(graph).sum())
+    assert repulsion > 100.0
+    for potential in (start_of(config).potential.eval(), found):
+        with_zbl = float(potential.evaluate(graph).energy)
+        potential.zbl = None
+        assert with_zbl - float(potential.evaluate(graph).energy) == pytest.approx(repulsion)
 
 
 def test_a_training_in_another_precision_keeps_the_weights(parent, tmp_path):
