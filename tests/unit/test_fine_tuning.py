@@ -1,25 +1,33 @@
-"""Fine-tuning: the parent, its elements and reference energies, frozen parts, old frames."""
+"""Fine-tuning: what is refused, and runs from the parent to the card."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from small_models import ETHANOL_FRAMES, POTENTIALS, small_options
-from torch import nn
+from fine_tunings import (
+    PAIRS,
+    REFERENCES,
+    config_of,
+    data_text,
+    export_parent,
+    labelled_molecules,
+    pairs_potential,
+    small_potential,
+    start_of,
+    weights_of,
+)
+from small_models import ETHANOL_FRAMES
 
 from eqcalc import architectures
 from eqcalc.data import read_dataset
-from eqcalc.elements import atomic_number
 from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
@@ -29,88 +37,17 @@ from eqcalc.errors import (
     UnsupportedElementError,
 )
 from eqcalc.evaluation import evaluate
-from eqcalc.export import export_model, rebuild_potential
+from eqcalc.export import rebuild_potential
 from eqcalc.model_file import open_model_file, read_card
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 from eqcalc.training.config import read_config
-from eqcalc.training.data import read_training_data
-from eqcalc.training.fine_tuning import build_fine_tuning
 from eqcalc.training.finish import export_run, load_potential
-from eqcalc.training.freezing import freeze
-from eqcalc.training.loaders import training_batches
-from eqcalc.training.replay import read_replay
-from eqcalc.training.restriction import restrict
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
-DATA = Path(__file__).parents[1] / "data"
-REFERENCES = {"H": -13.5, "C": -1029.0, "N": -1484.0, "O": -2042.0}
-
-
-def small_potential(name: str = "painn", dtype: torch.dtype = torch.float64, **options: object):
-    """Return a small untrained potential for H, C, N and O."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = architectures.build(name, **{**small_options(name), **options})
-    return Potential(network.to(dtype), REFERENCES, scale=1.5).eval()
-
-
-def export_parent(path: Path, potential: Potential | None = None, **texts: object) -> Path:
-    texts = {"name": "parent", "licence": "MIT", "description": "PBE, many molecules", **texts}
-    export_model(potential or small_potential(), path, elements=REFERENCES, **texts)
-    return path
-
-
-@pytest.fixture
-def parent(tmp_path) -> Path:
-    """Return the file of a small PaiNN for H, C, N and O in double precision."""
-    return export_parent(tmp_path / "parent.pt")
-
-
-def config_of(folder: Path, text: str = "", **keys: str):
-    """Return a fine-tuning on four frames of ethanol; ``keys`` are lines of ``[training]``."""
-    lines = {"start_from": '"parent.pt"', "batch_size": "2", "max_epochs": "2", **keys}
-    training = "\n".join(f"{key} = {value}" for key, value in lines.items())
-    content = f'name = "tuned"\nseed = 3\n{text}\n[training]\n{training}\n'
-    if "[data]" not in text:
-        content += (
-            f'[data]\npath = "{ETHANOL_FRAMES}"\ntrain_rows = "0:4"\nvalidation_rows = "4:6"\n'
-        )
-    path = folder / "train.toml"
-    path.write_text(content)
-    return read_config(path)
-
-
-def start_of(config, **options: object):
-    return build_fine_tuning(config, read_training_data(config), read_replay(config), **options)
-
-
-def data_text(path: object, **keys: object) -> str:
-    lines = {"path": str(path), "train_rows": "0:4", "validation_rows": "4:6", **keys}
-    return "[data]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in lines.items())
-
-
-def labelled_molecules(path: Path, potential: Potential, shift: dict[str, float]) -> Path:
-    """Write molecules of several compositions, labelled by a potential plus a shift."""
-    frames = []
-    for k, name in enumerate(["H2O", "CH4", "C2H2", "H2O2", "CO2", "CH3OH"]):
-        atoms = molecule(name)
-        atoms.rattle(0.05, seed=k)
-        found = potential.evaluate(build_graph(atoms, potential.cutoff))
-        energy = float(found.energy) + sum(shift[symbol] for symbol in atoms.symbols)
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=found.forces.numpy())
-        frames.append(atoms)
-    ase.io.write(path, frames)
-    return path
-
-
-def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Tensor]:
-    return torch.load(checkpoint, weights_only=True)[key]
-
-
-# --- what is refused ---------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -314,420 +251,7 @@ def test_old_energies_far_from_all_others_are_refused(parent, tmp_path):
         train(config_of(tmp_path, text), tmp_path / "run")
 
 
-# --- elements ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", POTENTIALS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_training_starts_with_the_energies_and_forces_of_the_file(name, dtype, tmp_path):
-    path = export_parent(tmp_path / "parent.pt", small_potential(name, dtype))
-    config = config_of(tmp_path, data_text(ETHANOL_FRAMES, reference_energies="kept"))
-    start = start_of(config)
-    weight = next(start.potential.parameters())
-    assert weight.dtype == dtype
-    assert weight.requires_grad
-    assert start.potential.training
-    model = load_model(path, device="cpu", engine="torchscript")
-    scale = 1e-9 if dtype == torch.float64 else 2e-5
-    for frame in read_dataset(ETHANOL_FRAMES).frames:
-        graph = build_graph(frame.atoms, model.card.cutoff, dtype=dtype)
-        energies, gradients = start.potential(graph)
-        expected = model(graph)
-        torch.testing.assert_close(energies.detach(), expected[0], rtol=0, atol=scale)
-        torch.testing.assert_close(gradients.detach(), expected[1], rtol=0, atol=scale)
-
-
-@pytest.mark.parametrize("elements", [None, ["O", "N", "C", "H"]])
-def test_a_network_with_rows_per_element_keeps_those_that_are_needed(elements, tmp_path):
-    whole = small_potential("nequip", elements=elements, first_self_connection=True)
-    export_parent(tmp_path / "parent.pt", whole)
-    start = start_of(config_of(tmp_path, data_text(ETHANOL_FRAMES, reference_energies="kept")))
-    assert start.architecture["elements"] == ["H", "C", "O"]
-    rows = [whole.architecture.species_of[atomic_number(s)] for s in ("H", "C", "O")]
-    kept = whole.architecture.embedding.weight[torch.stack(rows)]
-    assert torch.equal(start.potential.architecture.embedding.weight, kept)
-    n_rows = {
-        p.shape[0] for p in start.potential.architecture.interactions[0].self_connection.weights
-    }
-    assert n_rows == {3}
-    assert len(start.model) < (tmp_path / "parent.pt").stat().st_size
-    known = torch.nonzero(~torch.isnan(start.potential.reference_energies)).flatten().tolist()
-    assert known == [1, 6, 8]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {
-            "avg_num_neighbors": [3.0, 5.0, 7.0, 9.0],
-            "pair_cutoffs": [
-                [3.0, 3.1, 3.2, 3.3],
-                [3.1, 3.4, 3.5, 3.6],
-                [3.2, 3.5, 3.7, 3.8],
-                [3.3, 3.6, 3.8, 4.0],
-            ],
-            "per_species_shift": True,
-        },
-        {"parity": False, "mirror_symmetric": False, "num_features": [8, 4], "modalities": 2},
-        {"self_connection": "linear", "xplor_onset": 3.0, "readout_mlp": [8]},
-    ],
-)
-def test_a_network_as_others_make_them_is_restricted(options, tmp_path):
-    """The order of elements is that of atomic numbers: H, C, N, O without N."""
-    whole = small_potential("nequip", l_max=1, elements=list(REFERENCES), **options)
-    export_parent(tmp_path / "parent.pt", whole)
-    start = start_of(config_of(tmp_path, data_text(ETHANOL_FRAMES, reference_energies="kept")))
-    if "pair_cutoffs" in options:
-        assert start.architecture["avg_num_neighbors"] == [3.0, 5.0, 9.0]
-        rows = [[3.0, 3.1, 3.3], [3.1, 3.4, 3.6], [3.3, 3.6, 4.0]]
-        assert start.architecture["pair_cutoffs"] == rows
-    for frame in read_dataset(ETHANOL_FRAMES).frames:
-        graph = build_graph(frame.atoms, 4.0)
-        expected, found = whole.evaluate(graph), start.potential.eval().evaluate(graph)
-        torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-9)
-        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-9)
-
-
-def test_elements_of_the_training_file_stay(tmp_path):
-    export_parent(tmp_path / "parent.pt", small_potential("nequip", elements=list(REFERENCES)))
-    text = '[architecture]\nelements = ["H", "C", "O", "N"]'
-    config = config_of(tmp_path, text)
-    assert start_of(config).architecture["elements"] == ["H", "C", "N", "O"]
-    train(config, tmp_path / "run")
-    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
-    assert finished.card.elements == ["H", "C", "N", "O"]
-    for elements, message in (
-        ('["H", "C", "O", "S"]', "has S, which 'parent' does not know; it knows H, C, N, O"),
-        ('["H", "C"]', "lacks O, which the frames have"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            start_of(config_of(tmp_path, f"[architecture]\nelements = {elements}"))
-
-
-PAIRS = '''
-from dataclasses import dataclass
-import torch
-from torch import Tensor, nn
-
-from eqcalc.graph import AtomicGraph
-
-{declaration}
-
-@dataclass(frozen=True)
-class Config:
-    """Options of :class:`Pairs`.
-
-    elements : with parameters
-    strengths : a row and a column for each element
-    cutoff : Å
-    """
-
-    elements: tuple = ("H", "C", "N", "O")
-    strengths: tuple = (
-        (1.0, 2.0, 3.0, 4.0), (2.0, 5.0, 6.0, 7.0), (3.0, 6.0, 8.0, 9.0), (4.0, 7.0, 9.0, 0.5)
-    )
-    cutoff: float = 4.0
-
-
-class Pairs(nn.Module):
-    def __init__(self, elements, strengths, cutoff):
-        super().__init__()
-        self.config = Config(elements, strengths, cutoff)
-        self.cutoff, self.n_hops, self.factor = cutoff, 1, {factor}
-        numbers = [{{"H": 1, "C": 6, "N": 7, "O": 8}}[symbol] for symbol in elements]
-        species = torch.zeros(119, dtype=torch.int64)
-        species[numbers] = torch.arange(len(numbers))
-        self.register_buffer("species", species, persistent=False)
-        table = torch.tensor(strengths)[: len(numbers), : len(numbers)]
-        self.register_buffer("strengths", table, persistent=False)
-        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, {n_rows}).repeat(2))
-
-    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
-        kind = self.species.index_select(0, graph.atomic_numbers)
-        i, j = kind[graph.edge_index[1]], kind[graph.edge_index[0]]
-        d = torch.linalg.vector_norm(graph.edge_vectors, dim=1)
-        envelope = self.factor * (1 - d / self.cutoff) ** 3
-        pair = self.strengths[i, j] * envelope * self.weight[{index}]
-        zeros = torch.zeros_like(graph.atomic_numbers, dtype=pair.dtype)
-        return zeros.index_add(0, graph.edge_index[1], pair)
-'''
-"""A network with options and rows for each pair of elements."""
-
-
-def pairs_potential(folder: Path, monkeypatch, declaration="", rows="1", index="0", factor="1.0"):
-    monkeypatch.setattr(architectures, "_registered", {})
-    own = folder / "pairs.py"
-    own.write_text(PAIRS.format(declaration=declaration, n_rows=rows, index=index, factor=factor))
-    architectures.register_file(own, "pairs")
-    return Potential(architectures.build("pairs").double(), REFERENCES).eval()
-
-
-def test_options_with_an_entry_per_element_are_cut_where_they_are_declared(tmp_path, monkeypatch):
-    declared = 'PER_ELEMENT = ("strengths",)'
-    potential = pairs_potential(tmp_path, monkeypatch, declared)
-    export_parent(tmp_path / "parent.pt", potential)
-    card = read_card(tmp_path / "parent.pt")
-    smaller = restrict(potential, card, ["H", "O"])
-    assert smaller.architecture.config.strengths == [[1.0, 4.0], [4.0, 0.5]]
-    atoms = molecule("H2O")
-    graph = build_graph(atoms, 4.0)
-    expected, found = (each.evaluate(graph).energies for each in (potential, smaller))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert float((expected - potential.reference_energies[graph.atomic_numbers]).abs().min()) > 0.1
-
-
-def test_undeclared_options_per_element_are_refused(tmp_path, monkeypatch):
-    potential = pairs_potential(tmp_path, monkeypatch)
-    export_parent(tmp_path / "parent.pt", potential)
-    message = (
-        r"'parent' cannot be restricted to H, O: its energies change by [\d.e+-]+\. .* must stand "
-        r"in PER_ELEMENT .*; or keep all elements: elements = \[\.\.\.\]"
-    )
-    with pytest.raises(ModelFileError, match=message):
-        restrict(potential, read_card(tmp_path / "parent.pt"), ["H", "O"])
-
-
-def test_energies_that_change_with_the_number_of_elements_are_refused(tmp_path, monkeypatch):
-    declared = 'PER_ELEMENT = ("strengths",)'
-    factor = "float(len(elements))"
-    potential = pairs_potential(tmp_path, monkeypatch, declared, factor=factor)
-    export_parent(tmp_path / "parent.pt", potential)
-    with pytest.raises(ModelFileError, match=r"to H, O: its energies change by \d"):
-        restrict(potential, read_card(tmp_path / "parent.pt"), ["H", "O"])
-
-
-def test_rows_that_cannot_be_told_apart_are_refused(tmp_path, monkeypatch):
-    declared = 'PER_ELEMENT = ("strengths",)'
-    potential = pairs_potential(tmp_path, monkeypatch, declared, "len(numbers)", "i")
-    export_parent(tmp_path / "parent.pt", potential)
-    message = r"cannot be restricted to H, O: 8 rows cannot be those of 4 elements"
-    with pytest.raises(ModelFileError, match=message):
-        restrict(potential, read_card(tmp_path / "parent.pt"), ["H", "O"])
-
-
-def test_another_number_of_axes_for_fewer_elements_is_refused(tmp_path, monkeypatch):
-    declared = 'PER_ELEMENT = ("strengths",)'
-    potential = pairs_potential(tmp_path, monkeypatch, declared)
-    export_parent(tmp_path / "parent.pt", potential)
-    card = read_card(tmp_path / "parent.pt")
-    potential.architecture.weight = nn.Parameter(potential.architecture.weight.detach()[None])
-    with pytest.raises(ModelFileError, match="a tensor has 2 axes, and 1 for fewer elements"):
-        restrict(potential, card, ["H", "O"])
-
-
-# --- reference energies ------------------------------------------------------------------
-
-SHIFT = {"H": 0.75, "C": -2.5, "O": 31.0}
-
-
-@pytest.mark.parametrize("method", [None, "shifted"])
-def test_another_level_of_theory_is_taken_into_the_reference_energies(method, parent, tmp_path):
-    labelled_molecules(tmp_path / "new.xyz", small_potential(), SHIFT)
-    keys = {} if method is None else {"reference_energies": method}
-    text = data_text(tmp_path / "new.xyz", trust_data=True, **keys)
-    start = start_of(config_of(tmp_path, text))
-    for symbol, change in SHIFT.items():
-        found = float(start.potential.reference_energies[atomic_number(symbol)])
-        assert found == pytest.approx(REFERENCES[symbol] + change, abs=1e-5)
-    assert start.parent["validation errors of the file as it is"]["energy_mae_mev"] > 1000
-    assert start.parent["validation errors before training"]["energy_mae_mev"] < 0.01
-    assert start.parent["validation errors before training"]["forces_mae_mev_per_a"] < 0.01
-    assert float(start.potential.scale) == 1.5
-
-
-def test_energies_of_one_composition_are_shifted_by_the_smallest_change(parent, tmp_path):
-    config = config_of(tmp_path)
-    start = start_of(config)
-    changes = start.parent["reference energies changed by (eV)"]
-    assert changes["H"] == pytest.approx(6 * changes["O"])  # as the numbers in C2H6O
-    assert changes["C"] == pytest.approx(2 * changes["O"])
-    data = read_training_data(config)
-    model = load_model(parent, device="cpu")
-    found = evaluate(model, data.train.frames).energy
-    mean = np.mean(found.expected - found.predicted)
-    total = 6 * changes["H"] + 2 * changes["C"] + changes["O"]
-    assert total == pytest.approx(mean, abs=1e-6)
-
-
-def test_kept_reference_energies_are_those_of_the_file(parent, tmp_path):
-    start = start_of(config_of(tmp_path, data_text(ETHANOL_FRAMES, reference_energies="kept")))
-    for symbol in ("H", "C", "O"):
-        assert (
-            float(start.potential.reference_energies[atomic_number(symbol)]) == REFERENCES[symbol]
-        )
-    errors = [
-        start.parent[f"validation errors {when}"]
-        for when in ("of the file as it is", "before training")
-    ]
-    assert errors[0] == errors[1]
-
-
-def test_given_reference_energies_replace_those_of_the_file(parent, tmp_path):
-    text = (
-        data_text(ETHANOL_FRAMES) + "\nreference_energies = {H = -14.0, C = -1030.0, O = -2050.0}"
-    )
-    start = start_of(config_of(tmp_path, text))
-    found = {s: float(start.potential.reference_energies[atomic_number(s)]) for s in "HCO"}
-    assert found == {"H": -14.0, "C": -1030.0, "O": -2050.0}
-    lacking = config_of(tmp_path, data_text(ETHANOL_FRAMES) + "\nreference_energies = {H = -14.0}")
-    with pytest.raises(DataError, match="no reference energy for C, O in the given"):
-        start_of(lacking)
-
-
-def test_refitted_reference_energies_are_those_of_a_training_from_scratch(parent, tmp_path):
-    from eqcalc.data import reference_energies
-
-    text = data_text(ETHANOL_FRAMES, reference_energies="least_squares")
-    config = config_of(tmp_path, text)
-    start = start_of(config)
-    frames = read_training_data(config).train.frames
-    for number, energy in reference_energies(frames, "least_squares").items():
-        assert float(start.potential.reference_energies[number]) == pytest.approx(energy, abs=1e-9)
-
-
-def test_an_isolated_atom_has_the_energy_of_the_data_set(parent, tmp_path):
-    bpa = DATA / "3bpa_frames.xyz"
-    text = data_text(
-        bpa, reference_energies="isolated_atoms", train_rows="0:7", validation_rows="7:8"
-    )
-    config = config_of(tmp_path, text)
-    train(config, tmp_path / "run")
-    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
-    model = load_model(finished.path, device="cpu")
-    begun = load_model(tmp_path / "run" / "start.pt", device="cpu")
-    expected = read_dataset(bpa).isolated_atoms
-    assert sorted(expected) == [1, 6, 7, 8]
-    for number, energy in expected.items():
-        graph = build_graph(Atoms([number], [[0.0, 0.0, 0.0]]), model.card.cutoff)
-        assert float(model(graph)[0]) == pytest.approx(energy, abs=1e-9)
-        assert float(begun(graph)[0]) == pytest.approx(energy, abs=1e-9)
-
-
-# --- frozen parts ------------------------------------------------------------------------
-
-
-def test_frozen_parameters_stay_and_others_move(parent, tmp_path):
-    config = config_of(tmp_path, freeze='["embedding", "messages.0", "*.out.bias"]')
-    reports = []
-    train(config, tmp_path / "run", progress=reports.append)
-    before = dict(small_potential().named_parameters())
-    frozen = {
-        name
-        for name in before
-        if re.match(r"architecture\.(embedding\.|messages\.0\.)|.*\.out\.bias$", name)
-    }
-    assert 3 < len(frozen) < len(before)
-    for name in ("best", "last"):
-        for key in ("state_dict", "current_model_state"):
-            after = weights_of(tmp_path / "run" / f"{name}.ckpt", key)
-            same = {n for n, value in before.items() if torch.equal(after[f"potential.{n}"], value)}
-            assert same == frozen
-    n_frozen = sum(before[name].numel() for name in frozen)
-    n_all = sum(p.numel() for p in before.values())
-    said = [report.message for report in reports if report.event == "start"]
-    assert any(line.startswith(f"frozen: {n_frozen} of {n_all} parameters") for line in said)
-    optimiser = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["optimizer_states"]
-    assert len(optimiser[0]["param_groups"][0]["params"]) == len(before) - len(frozen)
-
-
-@pytest.mark.parametrize(
-    ("patterns", "message"),
-    [
-        (
-            ["embeding"],
-            r"freeze: no parameter is called 'embeding'; its parts are embedding, .*messages\.0, .*"
-            r"Did you mean 'embedding'\?",
-        ),
-        (["embedding", "messages.7"], r"no parameter is called 'messages\.7'"),
-        (["embed"], "no parameter is called 'embed'"),
-        (["*"], r"freeze = \['\*'\] leaves no parameter to train"),
-    ],
-)
-def test_patterns_that_freeze_nothing_or_all_are_refused(patterns, message, parent, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        freeze(small_potential(), patterns)
-    with pytest.raises(ConfigError, match=message):
-        train(config_of(tmp_path, freeze=json.dumps(patterns)), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_compiled_training_leaves_frozen_parameters_alone(parent, tmp_path):
-    runs = {}
-    for compiled in ("true", "false"):
-        config = config_of(tmp_path, freeze='["embedding", "updates"]', compile=compiled)
-        train(config, tmp_path / compiled)
-        runs[compiled] = weights_of(tmp_path / compiled / "last.ckpt", "current_model_state")
-    before = dict(small_potential().named_parameters())
-    for name, value in runs["true"].items():
-        torch.testing.assert_close(value, runs["false"][name], rtol=1e-6, atol=1e-8, equal_nan=True)
-    name = "architecture.embedding.weight"
-    assert torch.equal(runs["true"][f"potential.{name}"], before[name])
-
-
-# --- old frames --------------------------------------------------------------------------
-
-
-def test_old_frames_are_trained_on_and_reported_apart(parent, tmp_path):
-    labelled_molecules(tmp_path / "old.xyz", small_potential(), dict.fromkeys("HCO", 0.0))
-    text = (
-        '[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3\nfraction = 0.5\ntrust_data = true'
-    )
-    train(config_of(tmp_path, text), tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    names = lines[0].split(",")
-    for name in ("replay_loss", "replay_energy_per_atom_mae_mev", "replay_forces_mae_mev_per_a"):
-        assert name in names
-    assert [int(line.split(",")[1]) for line in lines[1:]] == [4, 8]  # 4 new and 4 old frames
-    without = config_of(tmp_path)
-    train(without, tmp_path / "plain")
-    assert "replay_loss" not in (tmp_path / "plain" / "metrics.csv").read_text()
-
-
-def test_old_energies_follow_the_reference_energies(parent, tmp_path):
-    """Labels that the file reproduces stay so, whatever the new level of theory."""
-    labelled_molecules(tmp_path / "old.xyz", small_potential(), dict.fromkeys("HCO", 0.0))
-    labelled_molecules(tmp_path / "new.xyz", small_potential(), SHIFT)
-    text = data_text(tmp_path / "new.xyz", trust_data=True)
-    text += '\n[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3\ntrust_data = true'
-    start = start_of(config_of(tmp_path, text))
-    graphs = [*start.replayed, *start.replay_validation]
-    assert len(graphs) == 6
-    for item in graphs:
-        found = start.potential.eval().evaluate(item.graph)
-        assert float(found.energy) == pytest.approx(float(item.energy), abs=1e-4)
-
-
-def test_elements_of_old_frames_stay(tmp_path):
-    export_parent(tmp_path / "parent.pt", small_potential("nequip", elements=list(REFERENCES)))
-    text = f'[replay]\npath = "{DATA / "3bpa_frames.xyz"}"\ntrust_data = true'
-    config = config_of(tmp_path, text)
-    assert start_of(config).architecture["elements"] == ["H", "C", "N", "O"]
-    train(config, tmp_path / "run")
-    card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model").card
-    assert card.elements == ["H", "C", "N", "O"]
-    assert card.training_data["replayed frames"] == "3 of 3bpa_frames.xyz"
-
-
-def test_every_new_frame_and_a_fraction_of_old_ones_come_in_an_epoch(parent, tmp_path):
-    start = start_of(config_of(tmp_path))
-    new, old = start.train, [*start.train[:3], *start.validation]
-    batches = training_batches(new, 3, 7, replayed=old, fraction=0.4)
-    epochs = []
-    for epoch in (0, 1, 0):
-        batches.sampler.set_epoch(epoch)
-        order = list(batches.sampler)
-        assert sorted(k for k in order if k < 4) == [0, 1, 2, 3]
-        drawn = [k for k in order if k >= 4]
-        assert len(set(drawn)) == len(drawn) == 3  # 3 of 7 is 0.43, 2 of 6 is 0.33
-        epochs.append(order)
-    assert epochs[0] == epochs[2] != epochs[1]
-    assert sum(batch.energy.shape[0] for batch in batches) == 7
-    few = training_batches(new, 3, 7, replayed=old[:1], fraction=0.6)
-    assert sorted(few.sampler) == [0, 1, 2, 3, *[4] * 6]
-
-
-# --- runs --------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------
 
 
 def test_the_learning_rate_is_lower_by_default(tmp_path):
