@@ -10,7 +10,8 @@ from eqcalc.model_file.fields import require_card
 
 __all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: every weight in weights.safetensors; 2: those that lie in records are named by an index."""
 
 _Card = TypeVar("_Card", bound="ModelCard")
 
@@ -26,7 +27,9 @@ class ModelCard:
     reference_energies : eV by symbol; scale : eV
     zbl : arguments of :class:`eqcalc.nn.zbl.ZBL`; empty without a repulsion of nuclei
     gives_up : what the network lacks of the contract, a sentence each
-    training_data : free form; ``compositions`` lists Hill formulas seen in training
+    training_data : free form; ``compositions`` lists Hill formulas seen in training; a potential
+        for all compositions of its elements has ``universal`` (true), and says by
+        ``level of theory``, ``data`` and ``not good for`` what to expect of it
     errors : free form, with units in the keys
     kind : "potential" or "propagator"
     digest : of all entries of the archive, the card included
@@ -105,6 +108,20 @@ class ModelCard:
 
     def _fitted_energies(self) -> bool:
         return self.training_data.get("reference energies by") in ("least_squares", "shifted")
+
+    @property
+    def is_universal(self) -> bool:
+        """Whether it was trained for any composition of its elements."""
+        return self.training_data.get("universal") is True
+
+    @property
+    def scope(self) -> str:
+        """What a universal potential is, in a line: level of theory, data, elements, limits."""
+        said = [self.training_data.get(key) for key in ("level of theory", "data")]
+        line = ", ".join(str(text) for text in said if text) or "level of theory not stated"
+        line += f"; {len(self.elements)} elements"
+        limits = self.training_data.get("not good for")
+        return line + (f"; not good for {limits}" if limits else "")
 
     @property
     def compositions(self) -> list[str]:

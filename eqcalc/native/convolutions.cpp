@@ -90,8 +90,9 @@ void vector_gradient(const Edge<T>& e, int64_t F, const T* __restrict table,
 namespace eqcalc {
 
 Tensor scalar_convolution(const Tensor& x_, const Tensor& table_, const Tensor& vectors_,
-                          const Tensor& index_, double per_h) {
-  check(x_, table_, vectors_, index_, 1, 1);
+                          const Tensor& index_, Ends ends, Counts counts) {
+  const Knots knots{ends, counts};
+  check(x_, table_, vectors_, index_, knots, 1, 1);
   const auto x = x_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = x.size(1);
@@ -99,9 +100,9 @@ Tensor scalar_convolution(const Tensor& x_, const Tensor& table_, const Tensor& 
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "scalar_convolution", [&] {
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        x, F, table, vectors, index, per_h,
-        [&](int64_t, const Edge<scalar_t>& e, scalar_t* own) {
-          scalar_sum<scalar_t>(e, F, pc + e.row * F, px + e.j * F, own + e.i * F);
+        End::kReceiver, x, F, vectors, index, knots,
+        [&](int64_t, const Edge<scalar_t>& e, scalar_t* sum) {
+          if (e.inside) scalar_sum<scalar_t>(e, F, pc + e.row * F, px + e.j * F, sum);
         });
   });
   return out;
@@ -110,22 +111,25 @@ Tensor scalar_convolution(const Tensor& x_, const Tensor& table_, const Tensor& 
 std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g_, const Tensor& x_,
                                                        const Tensor& table_,
                                                        const Tensor& vectors_,
-                                                       const Tensor& index_, double per_h) {
-  check(x_, table_, vectors_, index_, 1, 1);
+                                                       const Tensor& index_, Ends ends,
+                                                       Counts counts) {
+  const Knots knots{ends, counts};
+  check(x_, table_, vectors_, index_, knots, 1, 1);
   const auto g = g_.contiguous(), x = x_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = x.size(1);
-  auto grad_vectors = vectors.new_zeros(vectors.sizes());
+  auto grad_vectors = vectors.new_empty(vectors.sizes());
   Tensor grad_x;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "scalar_convolution_backward", [&] {
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pg = g.data_ptr<scalar_t>();
     auto* pv = grad_vectors.data_ptr<scalar_t>();
     grad_x = over_edges<scalar_t>(
-        x, F, table, vectors, index, per_h,
-        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+        End::kSender, x, F, vectors, index, knots,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
+          if (!e.inside) return no_gradient(pv + 3 * k);
           const scalar_t slope = scalar_gradient<scalar_t>(
-              e, F, pc + e.row * F, px + e.j * F, pg + e.i * F, own + e.j * F);
+              e, F, pc + e.row * F, px + e.j * F, pg + e.i * F, sum);
           pv[3 * k] = slope * e.x;
           pv[3 * k + 1] = slope * e.y;
           pv[3 * k + 2] = slope * e.z;
@@ -135,8 +139,9 @@ std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g_, const T
 }
 
 Tensor vector_convolution(const Tensor& p_, const Tensor& table_, const Tensor& vectors_,
-                          const Tensor& index_, double per_h) {
-  check(p_, table_, vectors_, index_, 5, 3);
+                          const Tensor& index_, Ends ends, Counts counts) {
+  const Knots knots{ends, counts};
+  check(p_, table_, vectors_, index_, knots, 5, 3);
   const auto p = p_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = p.size(1) / 5;
@@ -144,9 +149,9 @@ Tensor vector_convolution(const Tensor& p_, const Tensor& table_, const Tensor& 
   AT_DISPATCH_FLOATING_TYPES(p.scalar_type(), "vector_convolution", [&] {
     const auto *pp = p.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        p, 4 * F, table, vectors, index, per_h,
-        [&](int64_t, const Edge<scalar_t>& e, scalar_t* own) {
-          vector_sum<scalar_t>(e, F, pc + e.row * 3 * F, pp + e.j * 5 * F, own + e.i * 4 * F);
+        End::kReceiver, p, 4 * F, vectors, index, knots,
+        [&](int64_t, const Edge<scalar_t>& e, scalar_t* sum) {
+          if (e.inside) vector_sum<scalar_t>(e, F, pc + e.row * 3 * F, pp + e.j * 5 * F, sum);
         });
   });
   return out;
@@ -155,22 +160,25 @@ Tensor vector_convolution(const Tensor& p_, const Tensor& table_, const Tensor& 
 std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g_, const Tensor& p_,
                                                        const Tensor& table_,
                                                        const Tensor& vectors_,
-                                                       const Tensor& index_, double per_h) {
-  check(p_, table_, vectors_, index_, 5, 3);
+                                                       const Tensor& index_, Ends ends,
+                                                       Counts counts) {
+  const Knots knots{ends, counts};
+  check(p_, table_, vectors_, index_, knots, 5, 3);
   const auto g = g_.contiguous(), p = p_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = p.size(1) / 5;
-  auto grad_vectors = vectors.new_zeros(vectors.sizes());
+  auto grad_vectors = vectors.new_empty(vectors.sizes());
   Tensor grad_p;
   AT_DISPATCH_FLOATING_TYPES(p.scalar_type(), "vector_convolution_backward", [&] {
     const auto *pp = p.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pg = g.data_ptr<scalar_t>();
     auto* pv = grad_vectors.data_ptr<scalar_t>();
     grad_p = over_edges<scalar_t>(
-        p, 5 * F, table, vectors, index, per_h,
-        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+        End::kSender, p, 5 * F, vectors, index, knots,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
+          if (!e.inside) return no_gradient(pv + 3 * k);
           vector_gradient<scalar_t>(e, F, pc + e.row * 3 * F, pp + e.j * 5 * F, pg + e.i * 4 * F,
-                                    own + e.j * 5 * F, pv + 3 * k);
+                                    sum, pv + 3 * k);
         });
   });
   return {grad_p, grad_vectors};

@@ -9,17 +9,18 @@
 TORCH_LIBRARY(eqcalc, m) {
   const auto pure = std::vector<at::Tag>{at::Tag::pt2_compliant_tag};
   m.def("scalar_convolution(Tensor x, Tensor table, Tensor vectors, Tensor edge_index, "
-        "float per_h) -> Tensor", pure);
+        "float[] ends, int[] counts) -> Tensor", pure);
   m.def("scalar_convolution_backward(Tensor g, Tensor x, Tensor table, Tensor vectors, "
-        "Tensor edge_index, float per_h) -> (Tensor, Tensor)", pure);
+        "Tensor edge_index, float[] ends, int[] counts) -> (Tensor, Tensor)", pure);
   m.def("vector_convolution(Tensor p, Tensor table, Tensor vectors, Tensor edge_index, "
-        "float per_h) -> Tensor", pure);
+        "float[] ends, int[] counts) -> Tensor", pure);
   m.def("vector_convolution_backward(Tensor g, Tensor p, Tensor table, Tensor vectors, "
-        "Tensor edge_index, float per_h) -> (Tensor, Tensor)", pure);
+        "Tensor edge_index, float[] ends, int[] counts) -> (Tensor, Tensor)", pure);
   m.def("path_convolution(Tensor x, Tensor couplings, Tensor paths, Tensor table, "
-        "Tensor vectors, Tensor edge_index, float per_h, int width) -> Tensor", pure);
+        "Tensor vectors, Tensor edge_index, float[] ends, int[] counts, int width) -> Tensor",
+        pure);
   m.def("path_convolution_backward(Tensor g, Tensor x, Tensor couplings, Tensor paths, "
-        "Tensor table, Tensor vectors, Tensor edge_index, float per_h) "
+        "Tensor table, Tensor vectors, Tensor edge_index, float[] ends, int[] counts) "
         "-> (Tensor, Tensor, Tensor)", pure);
   m.def("rows_times(Tensor x, Tensor w) -> Tensor", pure);
   m.def("edge_vectors(Tensor positions, Tensor pairs, Tensor offsets, float cutoff, Tensor like) "

@@ -13,6 +13,8 @@
 namespace eqcalc {
 
 using at::Tensor;
+using Ends = at::ArrayRef<double>;  // of the stretches of a table, see spline_edges.h
+using Counts = at::IntArrayRef;
 
 // --- edges.cpp
 
@@ -25,26 +27,28 @@ Tensor edge_virial(const Tensor& vectors, const Tensor& gradients);
 // --- convolutions.cpp
 
 Tensor scalar_convolution(const Tensor& x, const Tensor& table, const Tensor& vectors,
-                          const Tensor& index, double per_h);
+                          const Tensor& index, Ends ends, Counts counts);
 std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g, const Tensor& x,
                                                        const Tensor& table,
                                                        const Tensor& vectors,
-                                                       const Tensor& index, double per_h);
+                                                       const Tensor& index, Ends ends,
+                                                       Counts counts);
 Tensor vector_convolution(const Tensor& p, const Tensor& table, const Tensor& vectors,
-                          const Tensor& index, double per_h);
+                          const Tensor& index, Ends ends, Counts counts);
 std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g, const Tensor& p,
                                                        const Tensor& table,
                                                        const Tensor& vectors,
-                                                       const Tensor& index, double per_h);
+                                                       const Tensor& index, Ends ends,
+                                                       Counts counts);
 
 // --- path_convolution.cpp
 
 Tensor path_convolution(const Tensor& x, const Tensor& a, const Tensor& paths,
                         const Tensor& table, const Tensor& vectors, const Tensor& index,
-                        double per_h, int64_t width);
+                        Ends ends, Counts counts, int64_t width);
 std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
     const Tensor& g, const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
-    const Tensor& vectors, const Tensor& index, double per_h);
+    const Tensor& vectors, const Tensor& index, Ends ends, Counts counts);
 
 // --- products.cpp
 

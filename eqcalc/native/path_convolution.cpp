@@ -84,7 +84,7 @@ T path_gradient(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* 
     V products = xs[0] * ys[0];
     for (int m1 = 1; m1 < D1; ++m1) products += xs[m1] * ys[m1];
     for (int m1 = 0; m1 < D1; ++m1) add_to(gh + m1 * C + f, w * ys[m1]);
-    slope += sum_of<T>((e.s0 * c0 + e.s1 * c1 + e.s2 * c2 + e.s3 * c3) * products);
+    slope += sum_of<T>((e.s2 * (c2 - c0) + e.s1 * c1 + e.s3 * c3) * products);
   }
   for (; f < C; ++f) {
     const T w = VALUE(c, W, f), v = SLOPE(c, W, f);
@@ -115,13 +115,13 @@ T path_gradient(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* 
   }
 
 void check_paths(const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
-                 const Tensor& vectors, const Tensor& index, int64_t width) {
+                 const Tensor& vectors, const Tensor& index, const Knots& knots, int64_t width) {
   TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
                   paths.scalar_type() == at::kLong && paths.size(0) > 0,
               "paths must be int64 (n_paths, ", kPathColumns, ")");
   TORCH_CHECK(a.dim() == 2 && a.size(0) == vectors.size(0) && a.scalar_type() == x.scalar_type(),
               "couplings and vectors differ");
-  check(x, table, vectors, index, x.size(1), table.size(1));
+  check(x, table, vectors, index, knots, x.size(1), table.size(1));
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
   for (int64_t p = 0; p < paths.size(0); ++p) {
     const int64_t C = q[p].c;
@@ -141,11 +141,12 @@ namespace eqcalc {
 
 Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_,
                         const Tensor& table_, const Tensor& vectors_, const Tensor& index_,
-                        double per_h, int64_t width) {
+                        Ends ends, Counts counts, int64_t width) {
   const auto x = x_.contiguous(), a = a_.contiguous(), paths = paths_.contiguous();
   const auto table = table_.contiguous(), vectors = vectors_.contiguous();
   const auto index = index_.contiguous();
-  check_paths(x, a, paths, table, vectors, index, width);
+  const Knots knots{ends, counts};
+  check_paths(x, a, paths, table, vectors, index, knots, width);
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_a = a.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
@@ -154,12 +155,13 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pa = a.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        x, width, table, vectors, index, per_h,
-        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+        End::kReceiver, x, width, vectors, index, knots,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
+          if (!e.inside) return;
           for (int64_t p = 0; p < n_paths; ++p) {
             FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], q[p].c, W, pc + e.row * W + q[p].w,
                                                        px + e.j * D_x, pa + k * D_a,
-                                                       own + e.i * width)))
+                                                       sum)))
           }
         });
   });
@@ -168,29 +170,32 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
 
 std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
     const Tensor& g_, const Tensor& x_, const Tensor& a_, const Tensor& paths_,
-    const Tensor& table_, const Tensor& vectors_, const Tensor& index_, double per_h) {
+    const Tensor& table_, const Tensor& vectors_, const Tensor& index_, Ends ends, Counts counts) {
   const auto g = g_.contiguous(), x = x_.contiguous(), a = a_.contiguous();
   const auto paths = paths_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
-  check_paths(x, a, paths, table, vectors, index, g.size(1));
+  const Knots knots{ends, counts};
+  check_paths(x, a, paths, table, vectors, index, knots, g.size(1));
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_a = a.size(1), width = g.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
-  auto grad_vectors = vectors.new_zeros(vectors.sizes());
-  auto grad_a = a.new_zeros(a.sizes());
+  auto grad_vectors = vectors.new_empty(vectors.sizes());
+  auto grad_a = a.new_empty(a.sizes());
   Tensor grad_x;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "path_convolution_backward", [&] {
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pa = a.data_ptr<scalar_t>(), *pg = g.data_ptr<scalar_t>();
     auto *pv = grad_vectors.data_ptr<scalar_t>(), *pga = grad_a.data_ptr<scalar_t>();
     grad_x = over_edges<scalar_t>(
-        x, D_x, table, vectors, index, per_h,
-        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* own) {
+        End::kSender, x, D_x, vectors, index, knots,
+        [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
+          std::fill(pga + k * D_a, pga + (k + 1) * D_a, scalar_t(0));
+          if (!e.inside) return no_gradient(pv + 3 * k);
           scalar_t slope = 0;
           for (int64_t p = 0; p < n_paths; ++p) {
             FOR_DEGREE(q[p].d1, (slope += path_gradient<scalar_t, D>(
                                      e, q[p], q[p].c, W, pc + e.row * W + q[p].w, px + e.j * D_x,
-                                     pa + k * D_a, pg + e.i * width, own + e.j * D_x,
+                                     pa + k * D_a, pg + e.i * width, sum,
                                      pga + k * D_a)))
           }
           pv[3 * k] = slope * e.x;

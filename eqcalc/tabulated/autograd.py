@@ -83,21 +83,31 @@ def register_kernels() -> None:
     _register_shapes("vector", lambda width: width // 5 * 4)
     _register_path_shapes()
     _register_row_products()
-    _register_derivatives("scalar", _scalar_again, [0, 2], 5)
-    _register_derivatives("vector", _vector_again, [0, 2], 5)
-    _register_derivatives("path", _path_again, [0, 1, 4], 8)
+    _register_derivatives("scalar", _scalar_again, [0, 2], 6)
+    _register_derivatives("vector", _vector_again, [0, 2], 6)
+    _register_derivatives("path", _path_again, [0, 1, 4], 9)
 
 
 def _scalar_again(
-    features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float
+    features: Tensor,
+    table: Tensor,
+    vectors: Tensor,
+    index: Tensor,
+    ends: list[float],
+    counts: list[int],
 ) -> Tensor:
-    return scalar_sums(features, _spline(table, per_h), vectors, index)
+    return scalar_sums(features, _spline(table, ends, counts), vectors, index)
 
 
 def _vector_again(
-    features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float
+    features: Tensor,
+    table: Tensor,
+    vectors: Tensor,
+    index: Tensor,
+    ends: list[float],
+    counts: list[int],
 ) -> Tensor:
-    return vector_sums(features, _spline(table, per_h), vectors, index)
+    return vector_sums(features, _spline(table, ends, counts), vectors, index)
 
 
 def _path_again(
@@ -107,15 +117,16 @@ def _path_again(
     table: Tensor,
     vectors: Tensor,
     index: Tensor,
-    per_h: float,
+    ends: list[float],
+    counts: list[int],
     width: int,
 ) -> Tensor:
-    return path_sums(features, couplings, paths, _spline(table, per_h), vectors, index, width)
+    filters = _spline(table, ends, counts)
+    return path_sums(features, couplings, paths, filters, vectors, index, width)
 
 
-def _spline(table: Tensor, per_h: float) -> SplineTable:
-    exact = SplineTable(table.to(torch.float64), (table.shape[0] - 3) / per_h)
-    return exact.to(table.dtype)
+def _spline(table: Tensor, ends: list[float], counts: list[int]) -> SplineTable:
+    return SplineTable(table.to(torch.float64), ends, counts).to(table.dtype)
 
 
 def _register_derivatives(
@@ -128,7 +139,7 @@ def _register_derivatives(
     portable : the sums in torch operations, with the operator's own arguments
     differentiable : which of the operator's arguments have a derivative, in the order of the
         results of its derivative
-    n_inputs : of the operator; its derivative takes the gradient and those up to ``per_h``
+    n_inputs : of the operator; its derivative takes the gradient and those up to ``counts``
     """
     forward, backward = f"eqcalc::{name}_convolution", f"eqcalc::{name}_convolution_backward"
     kernel = getattr(torch.ops.eqcalc, f"{name}_convolution_backward")
@@ -139,7 +150,7 @@ def _register_derivatives(
         ctx.numbers = inputs[len(tensors) :]
 
     def first(ctx: Any, gradient: Tensor) -> Any:
-        found = iter(kernel(gradient, *ctx.saved_tensors, ctx.numbers[0]))
+        found = iter(kernel(gradient, *ctx.saved_tensors, *ctx.numbers[:2]))
         return tuple(next(found) if k in differentiable else None for k in range(n_inputs))
 
     def second(ctx: Any, *cotangents: Tensor) -> Any:
@@ -175,7 +186,14 @@ def _register_derivatives(
 
 def _register_shapes(name: str, width_of: Callable[[int], int]) -> None:
     @torch.library.register_fake(f"eqcalc::{name}_convolution")
-    def _(features: Tensor, table: Tensor, vectors: Tensor, index: Tensor, per_h: float) -> Tensor:
+    def _(
+        features: Tensor,
+        table: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        ends: list[float],
+        counts: list[int],
+    ) -> Tensor:
         return features.new_empty((features.shape[0], width_of(features.shape[1])))
 
     @torch.library.register_fake(f"eqcalc::{name}_convolution_backward")
@@ -185,7 +203,8 @@ def _register_shapes(name: str, width_of: Callable[[int], int]) -> None:
         table: Tensor,
         vectors: Tensor,
         index: Tensor,
-        per_h: float,
+        ends: list[float],
+        counts: list[int],
     ) -> tuple[Tensor, Tensor]:
         return torch.empty_like(features), torch.empty_like(vectors)
 
@@ -199,7 +218,8 @@ def _register_path_shapes() -> None:
         table: Tensor,
         vectors: Tensor,
         index: Tensor,
-        per_h: float,
+        ends: list[float],
+        counts: list[int],
         width: int,
     ) -> Tensor:
         return features.new_empty((features.shape[0], width))
@@ -213,7 +233,8 @@ def _register_path_shapes() -> None:
         table: Tensor,
         vectors: Tensor,
         index: Tensor,
-        per_h: float,
+        ends: list[float],
+        counts: list[int],
     ) -> tuple[Tensor, Tensor, Tensor]:
         return torch.empty_like(features), torch.empty_like(couplings), torch.empty_like(vectors)
 

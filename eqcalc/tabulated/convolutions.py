@@ -41,7 +41,7 @@ def scalar_convolution(
     """Return the filtered sums (n_atoms, F) of features (n_atoms, F)."""
     if _usable(features):
         return torch.ops.eqcalc.scalar_convolution(
-            features, filters.table, edge_vectors, edge_index, filters.per_h
+            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts
         )
     return scalar_sums(features, filters, edge_vectors, edge_index)
 
@@ -52,7 +52,7 @@ def vector_convolution(
     """Return the filtered sums (n_atoms, 4F) of features (n_atoms, 5F)."""
     if _usable(features):
         return torch.ops.eqcalc.vector_convolution(
-            features, filters.table, edge_vectors, edge_index, filters.per_h
+            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts
         )
     return vector_sums(features, filters, edge_vectors, edge_index)
 
@@ -96,7 +96,8 @@ class PathConvolution(nn.Module):
             self.filters.table,
             edge_vectors,
             edge_index,
-            self.filters.per_h,
+            self.filters.ends,
+            self.filters.counts,
             sum(self.sizes),
         )
         parts = sums.split(self.sizes, dim=1)

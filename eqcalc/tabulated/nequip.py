@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eqcalc.architectures.nequip import Interaction, NequIP
 from eqcalc.graph import AtomicGraph
 from eqcalc.tabulated.convolutions import PathConvolution
-from eqcalc.tabulated.spline import fit_table
+from eqcalc.tabulated.spline import SplineTable, fit_table
 
 __all__ = ["TabulatedNequIP", "tabulated_form"]
 
@@ -36,11 +36,18 @@ class TabulatedNequIP(nn.Module):
             interaction = cast(Interaction, exact.interactions[layer])
             return interaction.weights(exact.radial(distances), distances)
 
+        onset = network.config.xplor_onset
+        bends = [] if onset is None else [onset]
+
+        def table(layer: int) -> SplineTable:
+            of_layer = functools.partial(weights, layer=layer)
+            return fit_table(of_layer, self.cutoff, dtype, tolerance, bends)
+
         self.network = copy.deepcopy(network).to(dtype)
         self.convolutions = nn.ModuleList(
             PathConvolution(
                 cast(Interaction, self.network.interactions[k]).product,
-                fit_table(functools.partial(weights, layer=k), self.cutoff, dtype, tolerance),
+                table(k),
                 self.network.edge_couplings,
             )
             for k in range(self.n_hops)

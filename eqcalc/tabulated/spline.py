@@ -1,16 +1,26 @@
-"""Functions of a distance as uniform cubic B-splines, accurate to a stated tolerance.
+"""Functions of a distance as cubic splines, accurate to a stated tolerance.
 
-    f(d) = Σ_k c_k B(d/h - k + 1),   B the cubic B-spline on knots 0, 1, ..., 4 around its middle
+Between two knots a spline is the cubic that has the values f and the slopes s of both:
 
-A cubic B-spline is twice continuously differentiable, so forces made from it are smooth.
-Between two knots four rows of the table count, whatever the function cost to make.
+    f(d) = (1 + 2t)(1 - t)² f_k + t (1 - t)² h s_k + t² (3 - 2t) f_k+1 - t² (1 - t) h s_k+1
+    t = (d - d_k) / h
 
-Shapes: n_rows = intervals + 3, n_channels, n_distances.
+It interpolates the function at all knots, and its slopes there are those that make it twice
+continuously differentiable, so forces made from it are smooth. Where a function bends (its second
+derivative jumps, as at the onset of some cutoff functions) two splines meet, with the function's
+own slope: knots lie in as many uniform *stretches* as that makes.
+
+Two rows of the table belong to a knot, f and h s, and four count between two knots, whatever the
+function cost to make. Where stretches meet, the knot is in both, with the h of each.
+
+Shapes: n_rows = Σ 2 (intervals + 1) over the stretches, n_channels, n_distances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +31,7 @@ from eqcalc.errors import ConfigError
 
 __all__ = ["SplineTable", "fit_table"]
 
-_FEWEST, _MOST = 256, 8192  # intervals
+_FEWEST, _MOST = 64, 8192  # intervals
 # Where the leading errors of a cubic spline are largest: of its slope at (3 ± √3)/6, where
 # t (1 - t) (1 - 2t) is, and of its value in the middle. There the slope is far too good.
 _WORST = (0.2113, 0.5, 0.7887)
@@ -30,112 +40,168 @@ _WORST = (0.2113, 0.5, 0.7887)
 class SplineTable(nn.Module):
     """The table of one vector-valued function of the distance.
 
-    table : (n_rows, n_channels); row k belongs to d = (k - 1) h
+    table : (n_rows, n_channels); value and h times slope of each knot
     polynomials : (n_intervals, 4, n_channels); the same function as Σ_k p_k t^k in each
         interval. In float32 its slopes do not lose digits to the size of the values, as sums
         over rows of the table do.
-    per_h : 1/h, 1/Å
+    ends, counts : of each stretch, where it ends in Å (the first begins at zero, the last ends
+        at the cutoff) and its number of intervals
     """
 
     table: Tensor
     polynomials: Tensor
 
-    def __init__(self, table: Tensor, cutoff: float) -> None:
+    def __init__(self, table: Tensor, ends: Sequence[float], counts: Sequence[int]) -> None:
         super().__init__()
+        self.ends, self.counts = list(ends), list(counts)
+        self.starts = [0.0, *self.ends[:-1]]
         self.register_buffer("table", table)
-        c0, c1, c2, c3 = table[:-3], table[1:-2], table[2:-1], table[3:]
-        powers = [
-            (c0 + 4.0 * c1 + c2) / 6.0,
-            (c2 - c0) / 2.0,
-            (c0 - 2.0 * c1 + c2) / 2.0,
-            (c3 - c0) / 6.0 + (c1 - c2) / 2.0,
-        ]
-        self.register_buffer("polynomials", torch.stack(powers, dim=1))
-        self.n_intervals = table.shape[0] - 3
-        self.per_h = self.n_intervals / cutoff
+        stretches = table.split([2 * (count + 1) for count in counts])
+        self.register_buffer("polynomials", torch.cat([_polynomials(part) for part in stretches]))
+        self.n_intervals = sum(counts)
 
     def forward(self, distances: Tensor) -> Tensor:
         """Return values (n_distances, n_channels); zero from the cutoff on."""
-        u = distances * self.per_h
-        inside = (u < self.n_intervals).unsqueeze(1)
-        row = u.detach().clamp(0, self.n_intervals - 1).to(torch.int64)
-        t = (u - row).clamp(max=1.0).unsqueeze(1)  # (n_distances, 1)
+        inside = (distances < self.ends[-1]).unsqueeze(1)
+        row, t = self._place(distances)
+        t = t.unsqueeze(1)  # (n_distances, 1)
         p = self.polynomials.flatten(0, 1)
         # Not Horner's way: there, what the derivative needs is of size edges × channels.
         p0, p1, p2, p3 = [p.index_select(0, 4 * row + k) for k in range(4)]
         values = p0 + t * p1 + t**2 * p2 + t**3 * p3
         return torch.where(inside, values, 0.0)
 
+    def _place(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the interval (n_distances,) of each distance, and where in it: t."""
+        first = 0
+        for k, (start, end, count) in enumerate(
+            zip(self.starts, self.ends, self.counts, strict=True)
+        ):
+            u = (distances - start) * (count / (end - start))
+            own = u.detach().clamp(0, count - 1).to(torch.int64)
+            own_t = (u - own).clamp(max=1.0)
+            if k == 0:
+                row, t = own, own_t
+            else:
+                beyond = distances >= start
+                row, t = torch.where(beyond, own + first, row), torch.where(beyond, own_t, t)
+            first += count
+        return row, t
+
+
+def _polynomials(stretch: Tensor) -> Tensor:
+    """Return the coefficients (n_intervals, 4, n_channels) from one stretch of a table."""
+    values, slopes = stretch[::2], stretch[1::2]
+    f0, f1, s0, s1 = values[:-1], values[1:], slopes[:-1], slopes[1:]
+    step = f1 - f0
+    return torch.stack([f0, s0, 3.0 * step - 2.0 * s0 - s1, s0 + s1 - 2.0 * step], dim=1)
+
 
 def fit_table(
-    function: Callable[[Tensor], Tensor], cutoff: float, dtype: torch.dtype, tolerance: float
+    function: Callable[[Tensor], Tensor],
+    cutoff: float,
+    dtype: torch.dtype,
+    tolerance: float,
+    bends: Sequence[float] = (),
 ) -> SplineTable:
-    """Return the table of a function, with as many intervals as its accuracy takes.
+    """Return the table of a function, with as few intervals as its accuracy takes.
 
     Parameters
     ----------
     function : distances (n_distances,) float64, Å -> values (n_distances, n_channels)
-        float64; smooth, and zero at the cutoff
+        float64; smooth but for its bends, and zero at the cutoff
     cutoff : Å
     dtype : of the table
     tolerance : largest error between knots: of values relative to the largest value, of
         derivatives relative to the largest derivative
+    bends : Å; where second derivatives jump. A knot lies there.
 
     Raises
     ------
-    ConfigError : 8192 intervals do not reach the tolerance.
+    ConfigError : 8192 intervals do not reach the tolerance, or a bend is not below the cutoff.
     """
-    n_intervals = _FEWEST
-    while n_intervals <= _MOST:
-        table = SplineTable(_coefficients(function, cutoff, n_intervals), cutoff)
-        error = _error(table, function, cutoff, n_intervals)
-        if error <= tolerance:
+    for bend in bends:
+        if not 0.0 < bend < cutoff:
+            raise ConfigError(
+                f"a bend of a table must lie between 0 and its cutoff, {cutoff:g} Å; found "
+                f"{bend:g} Å."
+            )
+    ends = [*sorted({float(bend) for bend in bends}), float(cutoff)]
+    lengths = np.diff([0.0, *ends])
+    counts = [max(4, math.ceil(_FEWEST * length / cutoff)) for length in lengths]
+    while True:
+        rows = [
+            _stretch(function, start, end, count)
+            for (start, end), count in zip(itertools.pairwise([0.0, *ends]), counts, strict=True)
+        ]
+        table = SplineTable(torch.cat(rows), ends, counts)
+        errors = _errors(table, function)
+        if max(errors) <= tolerance:
             return table.to(dtype)
-        n_intervals *= 2
+        # An error falls with h³ at least, once intervals are short enough for that to be said.
+        finer = [
+            math.ceil(count * min(2.0, max(1.0, 1.02 * (error / tolerance) ** (1.0 / 3.0))))
+            for count, error in zip(counts, errors, strict=True)
+        ]
+        if sum(counts) == _MOST:
+            break
+        shrink = min(1.0, _MOST / sum(finer))
+        counts = [max(1, math.floor(shrink * count)) for count in finer]
+        counts[-1] += (_MOST - sum(counts)) * (shrink < 1.0)
     raise ConfigError(
-        f"a spline of {_MOST} intervals reproduces the filters to {error:.1e} only; expected "
+        f"a spline of {_MOST} intervals reproduces the filters to {max(errors):.1e} only; expected "
         f"{tolerance:.1e}."
     )
 
 
-def _coefficients(function: Callable[[Tensor], Tensor], cutoff: float, n_intervals: int) -> Tensor:
-    """Interpolate at all knots, with the function's own slope at both ends."""
-    h = cutoff / n_intervals
-    knots = torch.linspace(0.0, cutoff, n_intervals + 1, dtype=torch.float64)
-    # Filters are limits at zero, such as sin(d)/d, whose slope loses digits close by: value
-    # and slope there come from two points farther away, to second order.
-    near = 0.01 * h
-    knots[0] = near
-    values, slopes = _with_slopes(function, knots)
-    bend = _with_slopes(function, 2.0 * knots[:1])[1][0] - slopes[0]
-    slopes[0] -= bend
-    values[0] -= near * (slopes[0] + 0.5 * bend)
-    # Rows: slope at the first knot, values at all knots, slope at the last knot. Taking the
-    # slopes' own unknowns c_{-1} and c_{n+1} out leaves a tridiagonal system.
-    right = 6.0 * values
-    right[0] += 2.0 * h * slopes[0]
-    right[-1] -= 2.0 * h * slopes[-1]
-    bands = np.ones((3, n_intervals + 1))
-    bands[1] = 4.0
-    bands[0, 1], bands[2, -2] = 2.0, 2.0
-    inner = torch.from_numpy(solve_banded((1, 1), bands, right.numpy()))
-    first = inner[1] - 2.0 * h * slopes[0]
-    last = inner[-2] + 2.0 * h * slopes[-1]
-    return torch.cat([first.unsqueeze(0), inner, last.unsqueeze(0)])
+def _stretch(
+    function: Callable[[Tensor], Tensor], start: float, end: float, n_intervals: int
+) -> Tensor:
+    """Return the rows (2 (n_intervals + 1), n_channels) of one stretch.
+
+    Values are the function's at all knots, slopes its own at both ends and the spline's between.
+    """
+    h = (end - start) / n_intervals
+    knots = torch.linspace(start, end, n_intervals + 1, dtype=torch.float64)
+    if start > 0.0:
+        values, slopes = _with_slopes(function, knots)
+    else:
+        # Filters are limits at zero, such as sin(d)/d, whose slope loses digits close by: value
+        # and slope there come from two points farther away, to second order.
+        near = 0.01 * h
+        knots[0] = near
+        values, slopes = _with_slopes(function, knots)
+        bend = _with_slopes(function, 2.0 * knots[:1])[1][0] - slopes[0]
+        slopes[0] -= bend
+        values[0] -= near * (slopes[0] + 0.5 * bend)
+    steep = h * slopes
+    if n_intervals > 1:
+        # Second derivatives are continuous at the inner knots.
+        right = 3.0 * (values[2:] - values[:-2])
+        right[0] -= steep[0]
+        right[-1] -= steep[-1]
+        bands = np.ones((3, n_intervals - 1))
+        bands[1] = 4.0
+        steep[1:-1] = torch.from_numpy(solve_banded((1, 1), bands, right.numpy()))
+    return torch.stack([values, steep], dim=1).flatten(0, 1)
 
 
-def _error(
-    table: SplineTable, function: Callable[[Tensor], Tensor], cutoff: float, n_intervals: int
-) -> float:
-    h = cutoff / n_intervals
-    starts = torch.arange(n_intervals, dtype=torch.float64).unsqueeze(1)
-    between = ((starts + torch.tensor(_WORST, dtype=torch.float64)) * h).flatten()
-    errors = []
-    for found, expected in zip(
-        _with_slopes(table, between), _with_slopes(function, between), strict=True
-    ):
-        errors.append(float((found - expected).abs().max() / expected.abs().max()))
-    return max(errors)
+def _errors(table: SplineTable, function: Callable[[Tensor], Tensor]) -> list[float]:
+    """Return the error of each stretch, of values or slopes, whichever is larger."""
+    worst = torch.tensor(_WORST, dtype=torch.float64)
+    between = []
+    for start, end, count in zip(table.starts, table.ends, table.counts, strict=True):
+        knots = torch.arange(count, dtype=torch.float64).unsqueeze(1)
+        between.append((start + (knots + worst) * ((end - start) / count)).flatten())
+    distances = torch.cat(between)
+    relative = [
+        (found - expected).abs().amax(dim=1) / expected.abs().max()
+        for found, expected in zip(
+            _with_slopes(table, distances), _with_slopes(function, distances), strict=True
+        )
+    ]
+    of_points = torch.maximum(*relative)
+    return [float(part.max()) for part in of_points.split([len(part) for part in between])]
 
 
 def _with_slopes(function: Callable[[Tensor], Tensor], distances: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ from eqcalc.native.build import build_library, library_checksum, load_library
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
 from eqcalc.potential import Potential
-from eqcalc.tabulated import convolutions, tabulated_form
+from eqcalc.tabulated import convolutions, spline, tabulated_form
 from eqcalc.tabulated.convolutions import PathConvolution, scalar_convolution, vector_convolution
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
@@ -91,8 +94,7 @@ def test_more_accuracy_takes_more_intervals():
 
 def test_a_table_is_twice_continuously_differentiable():
     table = fit_table(waves(2), CUTOFF, torch.float64, 1e-5)
-    h = 1.0 / table.per_h
-    knots = torch.arange(1, table.n_intervals, dtype=torch.float64) * h
+    knots = torch.arange(1, table.n_intervals, dtype=torch.float64) * CUTOFF / table.n_intervals
     one = torch.ones_like(knots)
 
     def second(d):
@@ -100,6 +102,52 @@ def test_a_table_is_twice_continuously_differentiable():
 
     eps = 1e-9
     torch.testing.assert_close(second(knots - eps), second(knots + eps), rtol=0, atol=1e-5)
+
+
+def xplor(distances):
+    """Return filters whose second derivatives jump at 3.1 Å, and at the cutoff."""
+    onset, d = 3.1, distances.unsqueeze(1)
+    rest = (CUTOFF**2 - d**2).clamp(min=0.0)
+    off = rest**2 * (CUTOFF**2 + 2.0 * d**2 - 3.0 * onset**2) / (CUTOFF**2 - onset**2) ** 3
+    return torch.where(d < onset, 1.0, off) * torch.cos(d * torch.tensor([[0.5, 2.0]]).double())
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 3e-8])
+def test_a_table_has_a_knot_where_a_function_bends(tolerance):
+    table = fit_table(xplor, CUTOFF, torch.float64, tolerance, bends=[3.1])
+    assert table.ends == [3.1, CUTOFF]
+    assert len(table.table) == 2 * (table.n_intervals + 2)
+    d = torch.cat([torch.linspace(0.01, CUTOFF, 3001), 3.1 + torch.linspace(-1e-3, 1e-3, 201)])
+    d = d.double()
+    one = torch.ones_like(d)
+    for found, expected in zip(
+        torch.func.jvp(table, (d,), (one,)), torch.func.jvp(xplor, (d,), (one,)), strict=True
+    ):
+        error = float((found - expected).abs().max() / expected.abs().max())
+        assert error <= 1.2 * tolerance
+
+
+def test_a_knot_at_the_bend_saves_intervals():
+    assert fit_table(xplor, CUTOFF, torch.float64, 1e-5, bends=[3.1]).n_intervals < 300
+    with pytest.raises(ConfigError, match="8192 intervals"):
+        fit_table(xplor, CUTOFF, torch.float64, 1e-5)
+
+
+def test_a_table_takes_hardly_more_intervals_than_it_needs():
+    table = fit_table(waves(6), CUTOFF, torch.float64, 1e-6)
+
+    def error(n_intervals):
+        rows = spline._stretch(waves(6), 0.0, CUTOFF, n_intervals)
+        coarser = SplineTable(rows, [CUTOFF], [n_intervals])
+        return max(spline._errors(coarser, waves(6)))
+
+    assert error(table.n_intervals) <= 1e-6 < error(round(0.9 * table.n_intervals))
+
+
+@pytest.mark.parametrize("bend", [-1.0, 0.0, CUTOFF, math.nan])
+def test_a_bend_that_is_not_below_the_cutoff_is_refused(bend):
+    with pytest.raises(ConfigError, match=r"must lie between 0 and its cutoff, 4 Å; found"):
+        fit_table(waves(1), CUTOFF, torch.float64, 1e-3, bends=[bend])
 
 
 def test_a_table_is_zero_from_the_cutoff_on_and_finite_at_zero():
@@ -118,7 +166,7 @@ def test_in_float32_slopes_do_not_lose_digits_to_the_size_of_the_values():
     d = torch.linspace(0.1, CUTOFF - 0.1, 997, dtype=torch.float64)
     one = torch.ones_like(d)
     _, expected = torch.func.jvp(exact, (d,), (one,))
-    table = SplineTable(exact.table, CUTOFF).to(torch.float32)
+    table = exact.to(torch.float32)
     _, found = torch.func.jvp(table, (d.float(),), (one.float(),))
     error = float((found.double() - expected).abs().max() / expected.abs().max())
     assert error < 1e-6  # four rows of the table under their weights: 3e-5
@@ -132,13 +180,16 @@ def test_filters_that_no_table_reproduces_are_refused():
 # --- kernels -----------------------------------------------------------------------------
 
 
-def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int):
-    """Return call(features, edge_vectors) and its two arguments."""
+def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
+    """Return call(features, edge_vectors) and its two arguments; ``choose`` picks edges."""
     vectors, index, n_atoms = graph_of(atoms, dtype)
+    if choose is not None:
+        chosen = choose(index)
+        vectors, index = vectors[chosen], index[:, chosen]
     generator = torch.Generator().manual_seed(5)
 
     def table(n):
-        return fit_table(waves(n), CUTOFF, dtype, 1e-3)
+        return fit_table(waves(n), CUTOFF, dtype, 1e-3, bends=[2.9])  # two stretches
 
     def random(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -260,19 +311,69 @@ def test_edges_beyond_the_table_contribute_nothing(kernel):
     assert float(of_edges[2].abs().max()) > 0.0
 
 
+def one_way(index):
+    """Return some of the edges in no order: none of them need have a reverse edge."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randperm(index.shape[1], generator=generator)[: index.shape[1] * 2 // 3]
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_several_threads_give_what_one_gives(kernel):
-    arguments = case(kernel, torch.float64, bulk("Cu", cubic=True) * (3, 3, 3), 4)
-    assert len(arguments[2]) > 2 * 512  # else one block
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("choose", [None, one_way])
+def test_a_kernel_gives_the_same_bits_with_any_number_of_threads(kernel, dtype, choose):
+    arguments = case(kernel, dtype, bulk("Cu", cubic=True) * (6, 6, 6), 20, choose)
+    assert len(arguments[2]) > 16 * 512  # else fewer threads
     one = with_gradients(*arguments)
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
     try:
-        several = with_gradients(*arguments)
+        for n_threads in (2, 3, 16):
+            torch.set_num_threads(n_threads)
+            several = with_gradients(*arguments)
+            for a, b in zip(several, one, strict=True):
+                assert torch.equal(a, b)
     finally:
         torch.set_num_threads(before)
-    for a, b in zip(several, one, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+_PEAKS = """
+import sys, torch
+from ase.build import bulk
+from eqcalc.native.build import load_library
+from eqcalc.neighbours import build_graph
+
+assert load_library()
+atoms = bulk("Cu", cubic=True) * (8, 8, 8)
+graph = build_graph(atoms, 4.0, dtype=torch.float32)
+n, F = len(atoms), 512  # 4 MB
+x, table = torch.ones(n, 5 * F), torch.ones(64, 3 * F)
+arguments = table, graph.edge_vectors, graph.edge_index, [4.0], [31]
+convolution = torch.ops.eqcalc.vector_convolution
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+for n_threads in map(int, sys.argv[1:]):
+    torch.set_num_threads(n_threads)
+    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = peak()
+    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks as Linux tells them")
+@pytest.mark.usefixtures("library_built")
+def test_memory_does_not_grow_with_the_number_of_threads():
+    command = [sys.executable, "-c", _PEAKS, "1", "2", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, two, sixteen = map(int, done.stdout.split())  # kB; the sums alone have 36 MB
+    assert one > 30_000
+    assert two < 1.05 * one
+    assert sixteen < 1.05 * one
 
 
 def test_kernels_refuse_what_would_read_outside():
@@ -287,8 +388,13 @@ def test_kernels_refuse_what_would_read_outside():
         scalar_convolution(x.float(), table, vectors, index)
     with pytest.raises(RuntimeError, match="int64"):
         scalar_convolution(x, table, vectors, index.to(torch.int32))
-    with pytest.raises(RuntimeError, match="four rows"):
-        scalar_convolution(x, SplineTable(table.table[:3], CUTOFF), vectors, index)
+    for ends, counts, message in (
+        ([4.0], [4], "a table of these knots has 10 rows, not 12"),
+        ([4.0], [1, 3], "every stretch of a table needs its end and its intervals"),
+        ([4.0, 4.0], [1, 3], "stretch 1 of a table has no intervals or no length"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.eqcalc.scalar_convolution(x, x.new_zeros(12, 4), vectors, index, ends, counts)
     with pytest.raises(RuntimeError, match=r"edge_index must lie in 0\.\.8"):
         scalar_convolution(x, table, vectors, index + 1)
 

@@ -26,6 +26,7 @@ architectures, derivatives -> potential
 architectures, native -> tabulated
 tabulated, potential, model_file -> export
 export, engines -> compiling, testing
+architectures, export -> importers
 derivatives, neighbours -> data
 data, blockwise -> evaluation
 calculator -> simulate -> bench, hosts
