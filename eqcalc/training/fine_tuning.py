@@ -295,9 +295,10 @@ def _name_of_method(config: TrainingConfig) -> str:
 def _about_model(card: ModelCard, symbols: Sequence[str], potential: Potential) -> str:
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
     of_all = "" if len(symbols) == len(card.elements) else f" of its {len(card.elements)} elements"
+    level = card.training_data.get("level of theory")
     return (
-        f"starting from {card.name}: {card.architecture}, {n_parameters} parameters, for "
-        f"{listing(symbols)}{of_all}"
+        f"starting from {card.name}{f' ({level})' if level else ''}: {card.architecture}, "
+        f"{n_parameters} parameters, for {listing(symbols)}{of_all}"
     )
 
 
