@@ -50,6 +50,8 @@ class TrainingOptions:
     start_from : a model whose weights the training begins with, a shipped one's name or a file
     freeze : parameters that keep the values of that file, by patterns of their names, see
         :mod:`eqcalc.training.freezing`
+    zbl_cutoff : Å; within it nuclei repel each other by ZBL (:mod:`eqcalc.nn.zbl`), and the network
+        learns the rest. A fine-tuning has what its file has
     """
 
     batch_size: int = 5
@@ -68,6 +70,7 @@ class TrainingOptions:
     compile: bool = False
     start_from: Optional[str] = None
     freeze: tuple[str, ...] = ()
+    zbl_cutoff: Optional[float] = None
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self), "[training]")
@@ -80,6 +83,13 @@ class TrainingOptions:
                 "freeze keeps parameters of the model that start_from names; without it they would "
                 "stay random numbers. Give start_from, or leave freeze out."
             )
+        if self.zbl_cutoff is not None:
+            require_positive(zbl_cutoff=self.zbl_cutoff)
+            if self.start_from is not None:
+                raise ConfigError(
+                    "zbl_cutoff does not go with start_from: the repulsion of nuclei is that of "
+                    "the file that the training starts from."
+                )
         if self.learning_rate is None:
             begun = LEARNING_RATE if self.start_from is None else LEARNING_RATE_OF_FINE_TUNING
             object.__setattr__(self, "learning_rate", begun)

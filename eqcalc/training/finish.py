@@ -31,6 +31,7 @@ from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData, read_training_data
 from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
+from eqcalc.training.network import repulsion
 from eqcalc.training.randomness import seeded
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -169,6 +170,7 @@ def _built(config: TrainingConfig, architecture: Any) -> Potential:
     return Potential(
         network.to(resolve_dtype(str(config.dtype))),
         exact_isolated_atoms=config.data.isolated_atoms_are_exact,
+        zbl=repulsion(config),
     )
 
 

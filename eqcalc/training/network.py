@@ -14,13 +14,21 @@ from eqcalc.data import Dataset, average_neighbours, force_rms, reference_energi
 from eqcalc.data.batches import LabelledGraph, labelled_graphs
 from eqcalc.data.plausibility import neighbour_findings
 from eqcalc.errors import ConfigError, DataError
+from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData
 from eqcalc.training.randomness import seeded
 
-__all__ = ["Start", "build_network", "build_start", "graphs_of", "notes_on_neighbours"]
+__all__ = [
+    "Start",
+    "build_network",
+    "build_start",
+    "graphs_of",
+    "notes_on_neighbours",
+    "repulsion",
+]
 
 
 class Start(NamedTuple):
@@ -93,6 +101,12 @@ def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Mod
         return exact_form(architectures.build(**arguments).to(getattr(torch, dtype)))
 
 
+def repulsion(config: TrainingConfig) -> Optional[ZBL]:
+    """Return the repulsion of nuclei that a training file asks for."""
+    cutoff = config.training.zbl_cutoff
+    return None if cutoff is None else ZBL(cutoff)
+
+
 def graphs_of(dataset: Dataset, potential: Potential) -> list[LabelledGraph]:
     """Return the graph of every frame, with a potential's cutoff and precision."""
     dtype = next(potential.parameters()).dtype
@@ -128,4 +142,5 @@ def _build_potential(
         references,
         scale=force_rms(train.frames),
         exact_isolated_atoms=config.data.isolated_atoms_are_exact,
+        zbl=repulsion(config),
     )

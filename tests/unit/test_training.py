@@ -1340,3 +1340,29 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_refused(finished_run, tmp_
     torch.save(content, tmp_path / "nan.ckpt")
     with pytest.raises(ModelFileError, match=r"weights in '.*nan\.ckpt' are not finite: the train"):
         load_potential(TrainingFolder(finished_run), tmp_path / "nan.ckpt")
+
+
+# --- the repulsion of nuclei ---------------------------------------------------------------
+
+
+def test_a_network_is_trained_with_the_repulsion_of_nuclei(tmp_path):
+    config = read_config(write_config(tmp_path, training__zbl_cutoff=0.9, training__max_epochs=1))
+    train(config, tmp_path / "run")
+    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny")
+    assert finished.card.zbl["cutoff"] == 0.9
+    near = Atoms("CO", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.2]])
+    near.calc = EqCalculator(tmp_path / "tiny", device="cpu", engine="torchscript")
+    assert near.get_forces()[1, 2] > 100.0  # eV/Å
+    assert load_potential(TrainingFolder(tmp_path / "run")).zbl is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zbl_cutoff": 0.0}, "zbl_cutoff must be a positive number"),
+        ({"zbl_cutoff": 2.0, "start_from": "x"}, "zbl_cutoff does not go with start_from"),
+    ],
+)
+def test_a_repulsion_that_means_nothing_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainingOptions(**options)
