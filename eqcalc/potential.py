@@ -14,6 +14,7 @@ from eqcalc.derivatives import forces_from_edge_gradients, stress_from_edge_grad
 from eqcalc.elements import N_ELEMENTS, atomic_number, require_elements, symbols_of
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph, sum_over_structures, validate_graph
+from eqcalc.nn.zbl import ZBL
 
 __all__ = ["Evaluation", "Potential"]
 
@@ -37,7 +38,7 @@ class Evaluation(NamedTuple):
 class Potential(nn.Module):
     """Turn an architecture's atomic energies into energies, forces and stress.
 
-        E_i = scale · (architecture_i - own[Z_i]) + reference_energies[Z_i]
+        E_i = scale · (architecture_i - own[Z_i]) + zbl_i + reference_energies[Z_i]
 
     where own[Z] is zero, or with ``exact_isolated_atoms`` what the network makes of an atom
     alone: then an atom without neighbours has its reference energy, to rounding.
@@ -51,11 +52,12 @@ class Potential(nn.Module):
     scale : eV; the unit in which the network speaks
     exact_isolated_atoms : take out what the network makes of each atom alone, by a second
         call without edges; an exported model has it in its reference energies instead
+    zbl : the repulsion of nuclei, added in eV; a network that is trained with it learns the rest
 
     Raises
     ------
-    ConfigError : the architecture is no potential or has no cutoff, or a reference
-        energy is not a finite number of a known element.
+    ConfigError : the architecture is no potential or has no cutoff, a reference energy is not
+        a finite number of a known element, or the repulsion reaches farther than the network.
     """
 
     reference_energies: Tensor
@@ -68,6 +70,7 @@ class Potential(nn.Module):
         *,
         scale: float = 1.0,
         exact_isolated_atoms: bool = False,
+        zbl: Optional[ZBL] = None,
     ) -> None:
         super().__init__()
         name = type(architecture).__name__
@@ -87,6 +90,12 @@ class Potential(nn.Module):
                     raise ConfigError(
                         f"the reference energy of {element} must be finite, found {energy}."
                     )
+        if zbl is not None and zbl.cutoff > self.cutoff:
+            raise ConfigError(
+                f"the cutoff of ZBL must be at most that of {name}, {self.cutoff:g} Å, because "
+                f"pairs end there; found {zbl.cutoff:g} Å."
+            )
+        self.zbl = zbl
         self.exact_isolated_atoms = exact_isolated_atoms
         self.register_buffer("reference_energies", energies)
         self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
@@ -113,20 +122,21 @@ class Potential(nn.Module):
             that would freeze the count ``n_owned`` passes these weights instead.
         """
         edge_vectors = graph.edge_vectors.detach().requires_grad_(True)
-        atomic = self.architecture.atomic_energies(  # type: ignore[operator]
-            AtomicGraph(
-                graph.atomic_numbers,
-                graph.edge_index,
-                edge_vectors,
-                graph.structure_index,
-                graph.n_structures,
-                graph.n_owned,
-                graph.cell,
-            )
+        moving = AtomicGraph(
+            graph.atomic_numbers,
+            graph.edge_index,
+            edge_vectors,
+            graph.structure_index,
+            graph.n_structures,
+            graph.n_owned,
+            graph.cell,
         )
+        atomic = self.architecture.atomic_energies(moving)  # type: ignore[operator]
         if self.exact_isolated_atoms:
             atomic = atomic - self.own_energies(graph)
         energies = atomic.to(torch.float64) * self.scale
+        if self.zbl is not None:
+            energies = energies + self.zbl(moving).to(torch.float64)
         owned = energies[: graph.n_owned] if weights is None else energies * weights
         gradient = torch.autograd.grad(
             [owned.sum()],

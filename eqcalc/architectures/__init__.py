@@ -19,7 +19,7 @@ options ``elements`` and ``avg_num_neighbors``
     filled by the training from its frames, where the training file leaves them out: atomic
     numbers of the elements, and the mean number of neighbours of an atom
 class attributes ``mirror_symmetric`` and ``vanishing_derivatives``
-    what the network gives up of the contract (:mod:`eqcalc.testing.concessions`)
+    what the network gives up of the contract (:mod:`eqcalc.concessions`)
 """
 
 from __future__ import annotations

@@ -155,6 +155,8 @@ def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
     from eqcalc.cli.model_choice import trained_on
     from eqcalc.errors import listing
 
+    if card.is_universal:
+        return
     # A thousand frames have few kinds; periodic ones are compared in another way.
     kinds = {
         (frame.atoms.get_chemical_formula(mode="hill"), bool(frame.atoms.pbc.any())): frame.atoms

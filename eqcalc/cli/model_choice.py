@@ -13,7 +13,10 @@ __all__ = ["choose_model", "trained_on"]
 
 
 def choose_model(atoms: Atoms) -> str:
-    """Return the first shipped potential that was trained on the composition of ``atoms``.
+    """Return the shipped potential to take for a structure.
+
+    The first that was trained on its composition, else the first universal one that knows its
+    elements.
 
     Raises
     ------
@@ -22,14 +25,25 @@ def choose_model(atoms: Atoms) -> str:
     from eqcalc.model_file import available_models, read_card
 
     cards = {name: read_card(name) for name in available_models()}
-    shipped = {name: card.compositions for name, card in cards.items() if card.kind == "potential"}
-    for name, compositions in shipped.items():
-        if trained_on(compositions, atoms):
+    shipped = {name: card for name, card in cards.items() if card.kind == "potential"}
+    special = {name: card for name, card in shipped.items() if not card.is_universal}
+    for name, card in special.items():
+        if trained_on(card.compositions, atoms):
             return name
-    known = "; ".join(f"{name} ({', '.join(c) or 'unknown'})" for name, c in shipped.items())
+    lacking = []
+    for name, card in shipped.items():
+        if card.is_universal:
+            unknown = sorted(set(atoms.symbols) - set(card.elements))
+            if not unknown:
+                return name
+            lacking.append(f"{name} does not know {', '.join(unknown)}")
+    known = "; ".join(
+        f"{name} ({', '.join(card.compositions) or 'unknown'})" for name, card in special.items()
+    )
     raise ConfigError(
         f"no shipped model was trained on {_formula(atoms)}. Shipped are: {known or 'none'}. "
-        "Choose one, or a model file of your own, with --model."
+        + "".join(f"{text}. " for text in lacking)
+        + "Choose one, or a model file of your own, with --model."
     )
 
 

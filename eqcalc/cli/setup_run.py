@@ -77,7 +77,10 @@ def set_up_calculator(
         torch.set_num_threads(options.threads)  # the process belongs to the command line
     model = choose_model(structures[0]) if options.model is None else options.model
     file = open_potential(model, trust=options.trust)
-    if options.model is None:
+    if file.card.is_universal:
+        shipped = "shipped" if options.model is None else str(file.path)
+        say(f"model {file.card.name} ({shipped}), universal: {file.card.scope}")
+    elif options.model is None:
         known = ", ".join(file.card.compositions)
         # only formulas were compared, and the user did not choose
         say(f"model {file.card.name}: shipped, trained on {known} (isomers are not told apart)")
@@ -86,7 +89,7 @@ def set_up_calculator(
     foreign = {
         atoms.get_chemical_formula(mode="hill"): None
         for atoms in structures
-        if not trained_on(file.card.compositions, atoms)
+        if not file.card.is_universal and not trained_on(file.card.compositions, atoms)
     }
     if foreign:
         known = ", ".join(file.card.compositions) or "compositions that its card does not name"

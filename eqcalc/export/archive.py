@@ -10,7 +10,8 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from eqcalc.model_file.archive import unknown_to_eqcalc
-from eqcalc.model_file.entries import CARD, PASSPORT, WEIGHTS, stamp
+from eqcalc.model_file.entries import CARD, PASSPORT, WEIGHTS, pack, read_entries, stamp
+from eqcalc.model_file.weight_records import share_weights
 
 __all__ = ["read_archive", "write_archive"]
 
@@ -38,7 +39,7 @@ def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport:
             buffer,
             _extra_files={CARD: card, PASSPORT: passport, WEIGHTS: save_safetensors(weights)},
         )
-    content = stamp(buffer.getvalue())
+    content = stamp(pack(share_weights(read_entries(buffer.getvalue()))))
     unknown = unknown_to_eqcalc(content)
     if unknown is not None:
         warnings.warn(

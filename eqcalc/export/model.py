@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from eqcalc.concessions import declared
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, OutputError, OutputExistsError
@@ -67,6 +68,7 @@ def export_model(
     licence: str = "",
     training_data: Optional[Mapping[str, Any]] = None,
     errors: Optional[Mapping[str, Any]] = None,
+    origin: Optional[Mapping[str, str]] = None,
     overwrite: bool = False,
 ) -> ModelCard:
     """Script a potential, prove the result and write it whole or not at all.
@@ -78,6 +80,7 @@ def export_model(
     elements : symbols or atomic numbers that the model may be used on
     name : for the card; the file's or folder's name by default
     frames : structures for the passport; clusters of the elements by default
+    origin : where imported weights came from; see :class:`eqcalc.model_file.ModelCard`
     overwrite : replace an existing file
 
     Returns
@@ -100,7 +103,7 @@ def export_model(
     potential = _prepared(potential, numbers)
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
     card = _card(potential, numbers, dtype, name or _default_name(path))
-    card = _with_texts(card, description, licence, training_data, errors)
+    card = _with_texts(card, description, licence, training_data, errors, origin)
 
     reference = copy.deepcopy(potential).double()
     passport = record(
@@ -180,6 +183,8 @@ def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> Mo
             chemical_symbols[z]: float(potential.reference_energies[z]) for z in numbers
         },
         scale=float(potential.scale),
+        zbl={} if potential.zbl is None else potential.zbl.config(),
+        gives_up=declared(architecture).sentences(),
         versions={"eqcalc": __version__, "torch": torch.__version__},
     )
 
@@ -190,12 +195,14 @@ def _with_texts(
     licence: str,
     training_data: Optional[Mapping[str, Any]],
     errors: Optional[Mapping[str, Any]],
+    origin: Optional[Mapping[str, str]],
 ) -> ModelCard:
     content = asdict(card) | {
         "description": description,
         "licence": licence,
         "training_data": dict(training_data or {}),
         "errors": dict(errors or {}),
+        "origin": dict(origin or {}),
     }
     return ModelCard(**content)
 

@@ -14,6 +14,7 @@ from eqcalc.export.archive import read_archive
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.passport import Evaluate, read_passport, verify
+from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 
 __all__ = ["rebuild_potential"]
@@ -34,7 +35,12 @@ def rebuild_potential(file: ModelFile) -> Potential:
     dtype = resolve_dtype(card.dtype)
     try:
         network = architectures.build_of_card(card.architecture, card.config)
-        potential = Potential(network.to(dtype), card.reference_energies, scale=card.scale)
+        potential = Potential(
+            network.to(dtype),
+            card.reference_energies,
+            scale=card.scale,
+            zbl=ZBL(**card.zbl) if card.zbl else None,
+        )
         potential.load_state_dict(load_safetensors(file.weights()))
         constants = dict(read_archive(file.archive()).named_buffers())
         for prefix, module in potential.named_modules(prefix="potential"):

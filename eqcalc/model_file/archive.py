@@ -1,12 +1,11 @@
 """Find a model file, check it, read its card. No torch is needed for that.
 
-A model is a TorchScript archive (a zip) with three extra files inside:
-``card.json`` says what the model is, ``passport.json`` holds reference frames
-(:mod:`eqcalc.model_file.passport`), ``weights.safetensors`` the weights for a later version
-that rebuilds the network from the card. Nothing is ever unpickled by Python, and torch gets
-nothing but the entries that :meth:`ModelFile.archive` has checked.
-Potentials and propagators (:mod:`eqcalc.dynamics`) are files of one format; the
-card says which a file is.
+A model is a TorchScript archive (a zip) with extra files inside: ``card.json`` says what the
+model is, ``passport.json`` holds reference frames (:mod:`eqcalc.model_file.passport`), and from
+``weights.index.json`` and ``weights.safetensors`` (:mod:`eqcalc.model_file.weight_records`) a
+later version rebuilds the network with the card. Nothing is ever unpickled by Python, and
+torch gets nothing but the entries that :meth:`ModelFile.archive` has checked. Potentials and
+propagators (:mod:`eqcalc.dynamics`) are files of one format; the card says which a file is.
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ from typing import Union
 from eqcalc.errors import ModelFileError, UnknownModelError, did_you_mean
 from eqcalc.model_file.agreement import check_agreement, check_state, read_state
 from eqcalc.model_file.card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
-from eqcalc.model_file.entries import CARD, PASSPORT, WEIGHTS, digest_of, pack, read_entries
+from eqcalc.model_file.entries import CARD, INDEX, PASSPORT, WEIGHTS, digest_of, pack, read_entries
 from eqcalc.model_file.pickled import Instance
 from eqcalc.model_file.program import check_program
+from eqcalc.model_file.weight_records import restore_weights
 
 __all__ = [
     "CARD",
@@ -64,7 +64,8 @@ _FOR_TORCH = re.compile(
     r"(code/.*\.py|data/\d+|constants/\d+|(data|constants)\.pkl|version|byteorder)", re.ASCII
 )
 _KNOWN = re.compile(
-    rf"(code/.*\.debug_pkl|\.data/serialization_id|extra/({CARD}|{PASSPORT}|{WEIGHTS}))", re.ASCII
+    rf"(code/.*\.debug_pkl|\.data/serialization_id|extra/({CARD}|{PASSPORT}|{WEIGHTS}|{INDEX}))",
+    re.ASCII,
 )
 _passed: set[str] = set()
 """Checksums of the files whose program was checked by this process."""
@@ -94,7 +95,7 @@ class ModelFile:
         ModelFileError : the file holds none, is no longer readable, or is refused.
         """
         self.require_checked()
-        return self._entries()[f"extra/{WEIGHTS}"]
+        return restore_weights(self._entries())[f"extra/{WEIGHTS}"]
 
     def archive(self) -> bytes:
         """Return the checked program and its tensors as an archive for ``torch.jit.load``.
@@ -142,7 +143,7 @@ class ModelFile:
                     "whoever made it, pass trust=True (on the command line --trust)."
                 ) from error
         try:
-            check_agreement(root, self.card, entries, complete=not self.trusted)
+            check_agreement(root, self.card, restore_weights(entries), complete=not self.trusted)
         except ValueError as error:
             raise ModelFileError(
                 f"the parts of the model file '{self.path}' do not belong together: {error}; "

@@ -10,7 +10,8 @@ from eqcalc.model_file.fields import require_card
 
 __all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: every weight in weights.safetensors; 2: those that lie in records are named by an index."""
 
 _Card = TypeVar("_Card", bound="ModelCard")
 
@@ -24,8 +25,14 @@ class ModelCard:
     cutoff : Å; n_hops : message-passing steps (interaction range = cutoff · n_hops)
     dtype : of the stored weights
     reference_energies : eV by symbol; scale : eV
-    training_data : free form; ``compositions`` lists Hill formulas seen in training
+    zbl : arguments of :class:`eqcalc.nn.zbl.ZBL`; empty without a repulsion of nuclei
+    gives_up : what the network lacks of the contract, a sentence each
+    training_data : free form; ``compositions`` lists Hill formulas seen in training; a potential
+        for all compositions of its elements has ``universal`` (true), and says by
+        ``level of theory``, ``data`` and ``not good for`` what to expect of it
     errors : free form, with units in the keys
+    origin : of a model that was imported: package, version, file, sha256 (of that file), licence
+        and level of theory, each a text; empty for a model that eqcalc trained
     kind : "potential" or "propagator"
     digest : of all entries of the archive, the card included
         (:func:`eqcalc.model_file.entries.digest_of`); empty in files that are older than it
@@ -48,6 +55,9 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     kind: str = "potential"
+    zbl: dict[str, Any] = field(default_factory=dict)
+    gives_up: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:
@@ -82,6 +92,8 @@ class ModelCard:
             "reference energies": f"{', '.join(energies)} eV"
             + " (a fit to totals; a single one means nothing)" * self._fitted_energies(),
             "scale": f"{self.scale:.6g} eV",
+            **({"repulsion of nuclei": f"ZBL within {self.zbl['cutoff']:g} Å"} if self.zbl else {}),
+            **({"gives up": " ".join(self.gives_up)} if self.gives_up else {}),
             "licence": self.licence or "not stated",
             "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         }
@@ -92,13 +104,32 @@ class ModelCard:
         sections = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
         sections[-1] += f": {options}" if options else ""
         sections.append(_markdown_list(rows))
-        for title, content in (("Training data", self.training_data), ("Errors", errors)):
+        parts = (
+            ("Origin", self.origin),
+            ("Training data", self.training_data),
+            ("Errors", errors),
+        )
+        for title, content in parts:
             if content:
                 sections.append(f"## {title}\n\n{_markdown_list(content)}")
         return "\n\n".join(section for section in sections if section) + "\n"
 
     def _fitted_energies(self) -> bool:
         return self.training_data.get("reference energies by") == "least_squares"
+
+    @property
+    def is_universal(self) -> bool:
+        """Whether it was trained for any composition of its elements."""
+        return self.training_data.get("universal") is True
+
+    @property
+    def scope(self) -> str:
+        """What a universal potential is, in a line: level of theory, data, elements, limits."""
+        said = [self.training_data.get(key) for key in ("level of theory", "data")]
+        line = ", ".join(str(text) for text in said if text) or "level of theory not stated"
+        line += f"; {len(self.elements)} elements"
+        limits = self.training_data.get("not good for")
+        return line + (f"; not good for {limits}" if limits else "")
 
     @property
     def compositions(self) -> list[str]:

@@ -21,12 +21,28 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CARD", "PASSPORT", "WEIGHTS", "digest_of", "pack", "read_entries", "stamp"]
+__all__ = [
+    "CARD",
+    "INDEX",
+    "PASSPORT",
+    "WEIGHTS",
+    "digest_of",
+    "pack",
+    "read_entries",
+    "stamp",
+]
 
-CARD, PASSPORT, WEIGHTS = "card.json", "passport.json", "weights.safetensors"
+CARD, PASSPORT = "card.json", "passport.json"
+WEIGHTS, INDEX = "weights.safetensors", "weights.index.json"
 
 # Far beyond every model there is: a card has 3 kB, a passport 10 kB, a program 100 kB in all.
-_LARGEST = {"extra/card.json": 2**22, "extra/passport.json": 2**25, "code": 2**21, ".pkl": 2**23}
+_LARGEST = {
+    "extra/card.json": 2**22,
+    "extra/passport.json": 2**25,
+    "index.json": 2**22,
+    "code": 2**21,
+    ".pkl": 2**23,
+}
 _LARGEST_PROGRAM = 2**24
 _MOST_ENTRIES = 100_000
 # Code packs five times; numbers hardly at all. The rest is for small archives.

@@ -19,7 +19,16 @@ _DTYPES = ("float32", "float64")
 _LARGEST_CUTOFF = 100.0  # Å; a sphere of it holds half a million atoms of a solid
 _MOST_HOPS = 1000
 _TEXTS = ("name", "architecture", "description", "licence", "kind", "digest")
-_TABLES = ("config", "reference_energies", "units", "training_data", "errors", "versions")
+_TABLES = (
+    "config",
+    "reference_energies",
+    "units",
+    "training_data",
+    "errors",
+    "versions",
+    "origin",
+    "zbl",
+)
 _POTENTIALS_UNITS = {"energy": "eV", "length": "Angstrom"}
 
 
@@ -58,7 +67,12 @@ def require_card(values: Mapping[str, Any]) -> None:
     for symbol, energy in values["reference_energies"].items():
         require_number(f"reference_energies of {symbol}", energy)
     require_number("scale", values["scale"])
-    for name in ("units", "versions"):
+    sentences = values["gives_up"]
+    is_list = isinstance(sentences, list) and all(isinstance(text, str) for text in sentences)
+    _require(is_list, "gives_up", "a list of sentences", sentences)
+    if values["zbl"]:
+        require_number("cutoff of zbl", values["zbl"].get("cutoff"), 0.0, _LARGEST_CUTOFF)
+    for name in ("units", "versions", "origin"):
         for key, text in values[name].items():
             _require(isinstance(text, str), f"{name} of {key}", "a text", text)
     compositions = values["training_data"].get("compositions", [])

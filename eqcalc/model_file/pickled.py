@@ -8,33 +8,24 @@ writer emits is understood.
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from eqcalc.model_file.pickle_machine import (
+    CONTAINER_ACTIONS,
+    ITEM_BYTES,
+    PickleMachine,
+    StoredTensor,
+    count,
+    stored_tensor,
+)
 
 __all__ = ["Instance", "StoredTensor", "read_pickle"]
 
-_ITEM_BYTES = {
-    "Double": 8,
-    "Float": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "Long": 8,
-    "Int": 4,
-    "Short": 2,
-    "Char": 1,
-    "Byte": 1,
-    "Bool": 1,
-}
-_STORAGES = {f"torch {name}Storage": name for name in _ITEM_BYTES}
+_STORAGES = {f"torch {name}Storage": name for name in ITEM_BYTES}
 _LISTS = {f"torch.jit._pickle build_{kind}list" for kind in ("int", "double", "bool", "tensor")}
 _DEEPEST = 100
-_LARGEST_INT = 2**63
-
-
-class _Mark:
-    pass
 
 
 @dataclass(frozen=True)
@@ -47,26 +38,6 @@ class _Storage:
     kind: str
     key: str
     numel: int
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor of an archive: a view of a record.
-
-    kind : "Float", "Double", "Long", ...
-    key : of the record
-    """
-
-    kind: str
-    key: str
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @property
-    def item_bytes(self) -> int:
-        """Bytes of one number."""
-        return _ITEM_BYTES[self.kind]
 
 
 @dataclass
@@ -92,16 +63,9 @@ def read_pickle(content: bytes, records: Mapping[str, bytes], *, any_state: bool
     ValueError : it is no such pickle, or a tensor does not lie within its record.
     """
     reader = _Reader(records, any_state)
-    try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name == "STOP":
-                break
-            reader.take(opcode.name, argument)
-    except (IndexError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it is not a pickle as torch writes it ({error})") from error
-    if len(reader.stack) != 1 or isinstance(reader.stack[0], (_Mark, _Global, _Storage)):
+    value = reader.run(content)
+    if isinstance(value, (_Global, _Storage)):
         raise ValueError("it does not end with one value")
-    value = reader.stack[0]
     unused = sorted(set(records) - set(reader.storages))
     if unused:
         raise ValueError(f"the record {unused[0]} belongs to no tensor")
@@ -109,61 +73,20 @@ def read_pickle(content: bytes, records: Mapping[str, bytes], *, any_state: bool
     return value
 
 
-class _Reader:
+class _Reader(PickleMachine):
     def __init__(self, records: Mapping[str, bytes], any_state: bool) -> None:
-        self.stack: list[Any] = []
+        super().__init__()
         self.storages: dict[str, _Storage] = {}
         self._records = records
         self._any_state = any_state
-        self._memo: dict[int, Any] = {}
 
-    def take(self, name: str, argument: Any) -> None:
-        """Do what one opcode says."""
-        if name in _PUSHED:
-            self.stack.append(_PUSHED[name]())
-        elif name in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"):
-            if isinstance(argument, int) and not -_LARGEST_INT <= argument < _LARGEST_INT:
-                raise ValueError("an integer of it has more than 64 bits")
-            self.stack.append(argument)
-        elif name == "GLOBAL":
-            self.stack.append(_Global(_known_global(argument)))
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            if argument != len(self._memo):  # torch's reader makes room for all below it
-                raise ValueError("its memory is not in order")
-            self._memo[argument] = self.stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            self.stack.append(self._memo[argument])
-        elif name in _ACTIONS:
-            _ACTIONS[name](self)
-        elif name != "PROTO":
-            raise ValueError(f"it has the opcode {name}, which torch does not write")
+    def named(self, name: str) -> _Global:
+        return _Global(_known_global(name))
 
-    def marked(self) -> list[Any]:
-        """Take what lies above the last mark."""
-        start = len(self.stack) - 1
-        while not isinstance(self.stack[start], _Mark):
-            start -= 1
-            if start < 0:
-                raise ValueError("it lacks a mark")
-        values = self.stack[start + 1 :]
-        del self.stack[start:]
-        return values
-
-    def tuple_of(self, n: int) -> None:
-        values = tuple(self.stack[len(self.stack) - n :])
-        del self.stack[len(self.stack) - n :]
-        self.stack.append(values)
-
-    def append(self, values: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
-            raise ValueError("it appends to something else than a list")
-        self.stack[-1].extend(values)
-
-    def set_items(self, values: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or len(values) % 2:
-            raise ValueError("it sets items of something else than a dict")
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            self.stack[-1][_plain(key)] = value
+    def memorise(self, index: int) -> None:
+        if index != len(self.memory):  # torch's reader makes room for all below it
+            raise ValueError("its memory is not in order")
+        super().memorise(index)
 
     def new(self) -> None:
         arguments, kind = self.stack.pop(), self.stack.pop()
@@ -187,12 +110,12 @@ class _Reader:
             raise ValueError("a tensor's record is not declared as torch does")
         if device != "cpu" and not str(device).startswith("cuda"):
             raise ValueError(f"a tensor lies on the device {device!r}")
-        storage = _Storage(_STORAGES[kind.name], key, _count(numel))
+        storage = _Storage(_STORAGES[kind.name], key, count(numel))
         if self.storages.setdefault(key, storage) != storage:
             raise ValueError(f"the record {key} is declared twice, and differently")
         if key not in self._records:
             raise ValueError(f"the record {key} of a tensor is missing")
-        expected = storage.numel * _ITEM_BYTES[storage.kind]
+        expected = storage.numel * ITEM_BYTES[storage.kind]
         if len(self._records[key]) != expected:
             raise ValueError(
                 f"the record {key} of a tensor has {len(self._records[key])} bytes, where "
@@ -217,32 +140,14 @@ class _Reader:
         else:
             raise ValueError(f"it calls {function.name}")
 
+    ACTIONS: ClassVar[Mapping[str, Callable[[Any], None]]] = CONTAINER_ACTIONS | {
+        "NEWOBJ": new,
+        "BUILD": build,
+        "BINPERSID": persistent,
+        "REDUCE": reduce,
+    }
 
-_PUSHED: dict[str, Callable[[], Any]] = {
-    "MARK": _Mark,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-}
-_ACTIONS: dict[str, Callable[[_Reader], None]] = {
-    "TUPLE": lambda reader: reader.stack.append(tuple(reader.marked())),
-    "TUPLE1": lambda reader: reader.tuple_of(1),
-    "TUPLE2": lambda reader: reader.tuple_of(2),
-    "TUPLE3": lambda reader: reader.tuple_of(3),
-    "APPEND": lambda reader: reader.append([reader.stack.pop()]),
-    "APPENDS": lambda reader: reader.append(reader.marked()),
-    "SETITEM": lambda reader: reader.set_items(
-        [*reversed((reader.stack.pop(), reader.stack.pop()))]
-    ),
-    "SETITEMS": lambda reader: reader.set_items(reader.marked()),
-    "NEWOBJ": _Reader.new,
-    "BUILD": _Reader.build,
-    "BINPERSID": _Reader.persistent,
-    "REDUCE": _Reader.reduce,
-}
+
 _GLOBALS = {
     *_STORAGES,
     *_LISTS,
@@ -258,34 +163,12 @@ def _known_global(name: str) -> str:
     return name
 
 
-def _plain(key: Any) -> Any:
-    if type(key) not in (str, int, float, bool):
-        raise ValueError("a key of it is neither text nor number")
-    return key
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"a size of a tensor is {value!r}")
-    return value
-
-
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any
 ) -> StoredTensor:
     if not isinstance(storage, _Storage) or hooks != {} or type(requires_grad) is not bool:
         raise ValueError("a tensor is not declared as torch does")
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
-        raise ValueError("shape and strides of a tensor differ in length")
-    sizes, strides = tuple(map(_count, size)), tuple(map(_count, stride))
-    last = _count(offset) + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-    empty = 0 in sizes
-    if (offset if empty else last + 1) > storage.numel:
-        raise ValueError(
-            f"a tensor of shape {sizes} does not lie within its record {storage.key} of "
-            f"{storage.numel} numbers"
-        )
-    return StoredTensor(storage.kind, storage.key, offset, sizes, strides)
+    return stored_tensor(storage.kind, storage.key, storage.numel, offset, size, stride)
 
 
 def _check_depth(value: Any) -> None:

@@ -6,7 +6,7 @@
 else in eqcalc imports this folder.
 """
 
-from eqcalc.testing.concessions import Concessions
+from eqcalc.concessions import Concessions
 from eqcalc.testing.contract import Check, Report, check_contract
 
 __all__ = ["Check", "Concessions", "Report", "check_contract"]

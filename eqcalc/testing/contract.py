@@ -151,7 +151,7 @@ def check_contract(
     The laws are tested on a copy, on the CPU: the potential, its weights and gradients, and the
     global state of random numbers and dtypes stay as they are. The copy has small reference
     energies and a scale that makes its interactions 1 eV large (:func:`prepared_copy`). What the
-    network gives up, it declares: :class:`~eqcalc.testing.concessions.Concessions`.
+    network gives up, it declares: :class:`~eqcalc.concessions.Concessions`.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from eqcalc.concessions import NO_CONCESSIONS, Concessions, declared
 from eqcalc.derivatives import (
     forces_from_edge_gradients,
     stress_from_edge_gradients,
@@ -26,7 +27,6 @@ from eqcalc.errors import ConfigError, ContractError, listing
 from eqcalc.graph import AtomicGraph, sum_over_structures
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Evaluation, Potential
-from eqcalc.testing.concessions import NO_CONCESSIONS, Concessions, declared
 from eqcalc.testing.geometries import ELEMENTS, substituted, substitution
 from eqcalc.testing.tolerances import TOLERANCES, Tolerance
 

@@ -1,10 +1,11 @@
 """A step of dynamics beside other calculators on the same work; write speed.md and speed.json.
 
     python examples/results/speed.py --schnetpack ENV/bin/python --nequip ENV/bin/python \\
-        --nequip-model MODEL.nequip.pt2 --mace ENV/bin/python
+        --nequip-model MODEL.nequip.pt2 --mace ENV/bin/python --sevennet ENV/bin/python
 
 Each package runs in an environment of its own (``peers/``), without one its rows are left
-out. eqcalc's models are untrained and compiled at the first run. Every number is from a
+out. eqcalc's models are untrained and compiled at the first run; beside SevenNet's own
+calculator run the shipped models, which have its weights. Every number is from a
 fresh process on one thread, the packages in turn; the structures are the same files. Peers
 also run with an allocator that keeps freed memory, which helps some of them; the better of
 both counts. What is not measured anew keeps its numbers.
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.io import write
 
 from eqcalc import EqCalculator
@@ -86,7 +88,14 @@ WORKS = (
     Work("schnet", "ethanol", "schnetpack", 0.0),
     Work("nequip", "water192", "mace", 0.0),
     Work("nequip", "ethanol", "mace", 0.0),
+    *(
+        Work(model, structure, "sevennet", target)
+        for model in ("sevennet-0", "sevennet-l3i5")
+        for structure, target in (("si64", 18.0), ("cu108", 20.0), ("water192", 22.0))
+    ),
 )
+# Shipped models -> SevenNet's names of the same weights.
+SEVENNET = {"sevennet-0": "7net-0", "sevennet-l3i5": "7net-l3i5"}
 # MACE is another network; beside NequIP stands one whose accuracy is in the same class.
 MACE = "64x0e+64x1o"
 # glibc gives large blocks back to the system at once, and gets them again at the next step.
@@ -100,12 +109,12 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         files = {}
-        for name in STRUCTURES:
+        for name in {*STRUCTURES, *(work.structure for work in WORKS)}:
             files[name] = Path(folder) / f"{name}.xyz"
-            write(files[name], load_structure(name), format="extxyz")
+            write(files[name], _structure(name), format="extxyz")
         models = {name: _model(name, arguments.models) for name in arguments.networks.split(",")}
         numbers["machine"] = machine(torch.device("cpu"))
-        works = _works(arguments, models, files)
+        works = _works(arguments, models | _shipped(arguments), files)
         numbers["works"] = _merged(numbers, "works", works, ("network", "structure", "peer"))
         if not arguments.only_peers:
             rows = _networks(models)
@@ -114,6 +123,23 @@ def main() -> None:
     write_whole(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
     write_whole(TABLE, _page(numbers).encode())
     print(f"written: {TABLE}")
+
+
+def _structure(name: str) -> Atoms:
+    if name != "si64":
+        return load_structure(name)
+    silicon = bulk("Si", "diamond", a=5.43, cubic=True) * (2, 2, 2)
+    silicon.rattle(0.05, seed=1)
+    return silicon
+
+
+def _shipped(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Return the shipped models that have a peer here by their names, compiled."""
+    if not arguments.sevennet:
+        return {}
+    for name in SEVENNET:
+        EqCalculator(name, device="cpu", engine="inductor")
+    return {name: Path(name) for name in SEVENNET}
 
 
 def _merged(
@@ -130,6 +156,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--nequip", help="the python of an environment with nequip")
     parser.add_argument("--nequip-model", help="made by peers/nequip_model.sh")
     parser.add_argument("--mace", help="the python of an environment with mace-torch")
+    parser.add_argument("--sevennet", help="the python of an environment with sevenn")
     parser.add_argument("--rounds", type=int, default=3, help="processes per number (default: 3)")
     parser.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated")
     parser.add_argument("--only-peers", action="store_true", help="not the table of networks")
@@ -182,7 +209,7 @@ def _works(
             "ms": {name: _median(found) for name, found in runs.items()},
             "range": {name: _range(found) for name, found in runs.items()},
             "cpu_share": min(run["cpu_share"] for found in runs.values() for run in found),
-            "error": _force_error(models[work.network], load_structure(work.structure)),
+            "error": _force_error(models[work.network], _structure(work.structure)),
         }
         print(json.dumps(row), flush=True)
         rows.append(row)
@@ -197,6 +224,8 @@ def _peer_command(work: Work, arguments: argparse.Namespace, structure: Path) ->
         return [arguments.nequip, script, arguments.nequip_model, str(structure)]
     if work.peer == "mace" and arguments.mace:
         return [arguments.mace, script, MACE, str(structure)]
+    if work.peer == "sevennet" and arguments.sevennet:
+        return [arguments.sevennet, script, SEVENNET[work.network], str(structure)]
     return None
 
 
@@ -259,7 +288,7 @@ def _page(numbers: dict[str, Any]) -> str:
         "# Speed beside other calculators",
         "",
         "    python examples/results/speed.py --schnetpack PYTHON --nequip PYTHON \\",
-        "        --nequip-model MODEL --mace PYTHON",
+        "        --nequip-model MODEL --mace PYTHON --sevennet PYTHON",
         "",
         f"ms per `VelocityVerlet` step, float32, 5 Å, one thread, neighbour list and forces "
         f"included: {where['cpu']}, {where['cores']} cores, torch {where['torch']}. Medians over "
@@ -267,7 +296,8 @@ def _page(numbers: dict[str, Any]) -> str:
         "same widths on the same structures. 'Error' is the largest deviation of a force from "
         "the float64 network, over the largest force. Peers ran twice: as they are, and with glibc "
         "told to keep freed memory; ratios are to the faster of both. MACE is another network "
-        f"({MACE}, 2 layers, correlation 3) and stands beside NequIP for orientation.",
+        f"({MACE}, 2 layers, correlation 3) and stands beside NequIP for orientation. The shipped "
+        "SevenNets have the weights of SevenNet's own.",
         "",
         "| network | structure | peer | ms | memory kept | eqcalc, compiled | ratio | target | "
         "eqcalc, TorchScript | ratio | error, compiled |",

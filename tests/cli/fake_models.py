@@ -12,7 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "simulate"))
 from springs import Springs, ethanol
 
 import eqcalc
+from eqcalc.model_file.card import ModelCard
 
+UNIVERSAL = {}  # elements by name
 SHIPPED = {"painn-water": ["H2O", "H128O64"], "nequip-ethanol": ["C2H6O"], "gmn-nbody": []}
 PROPAGATORS = ["gmn-nbody"]
 ASKED_FOR = []
@@ -45,8 +47,25 @@ def eq_calculator(model, *, device, dtype, engine, skin, max_edges, threads, tru
 
 def model_file_of(name, *, trust=False) -> SimpleNamespace:
     kind = "propagator" if str(name) in PROPAGATORS else "potential"
-    known = SHIPPED.get(str(name), [])
-    card = SimpleNamespace(name=str(name), compositions=known, kind=kind, cutoff=5.0)
+    card = ModelCard(
+        name=str(name),
+        architecture="springs",
+        config={},
+        elements=UNIVERSAL.get(str(name), []),
+        cutoff=5.0,
+        n_hops=1,
+        dtype="float64",
+        reference_energies={},
+        scale=1.0,
+        training_data={
+            "compositions": SHIPPED.get(str(name), []),
+            "universal": str(name) in UNIVERSAL,
+            "level of theory": "PBE",
+            "data": "MPtrj",
+            "not good for": "molecules",
+        },
+        kind=kind,
+    )
     return SimpleNamespace(card=card, path=Path(f"models/{name}/model.pt"), sha256="9a12")
 
 

@@ -15,7 +15,7 @@ import ase.io
 import fake_models
 import pytest
 from ase.build import bulk, molecule
-from fake_models import ASKED_FOR, SHIPPED, fakes
+from fake_models import ASKED_FOR, SHIPPED, UNIVERSAL, fakes
 
 import eqcalc.cli
 from eqcalc.blockwise import MemoryForecast
@@ -273,6 +273,27 @@ def test_choose_model_never_offers_a_propagator(folder, monkeypatch):
     with pytest.raises(ConfigError, match=r"trained on CH4\. Shipped are: painn-water") as caught:
         choose_model(molecule("CH4"))
     assert "gmn-nbody" not in str(caught.value)
+
+
+@pytest.fixture
+def universal(monkeypatch):
+    monkeypatch.setitem(SHIPPED, "anything", [])
+    monkeypatch.setitem(UNIVERSAL, "anything", ["H", "C", "O", "Cu"])
+
+
+def test_choose_model_takes_a_universal_one_where_none_was_trained(folder, universal):
+    assert choose_model(molecule("H2O")) == "painn-water"
+    assert choose_model(molecule("CH4")) == "anything"
+    with pytest.raises(ConfigError, match=r"anything does not know Al, N\. Choose one, or a model"):
+        choose_model(bulk("AlN", "wurtzite", a=3.1))
+
+
+def test_a_universal_model_says_what_it_is_and_has_no_note(folder, universal, monkeypatch, capsys):
+    monkeypatch.setitem(SHIPPED, "nequip-ethanol", [])
+    assert run("md", "ethanol.xyz", "-n", 2) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "model anything (shipped), universal: PBE, MPtrj; 4 elements; not good for mole" in out
+    assert "it was trained on" not in out
 
 
 def test_trained_on_compares_crystals_of_any_size():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from small import POTENTIALS, small_potential
 
+from eqcalc.concessions import declared
 from eqcalc.engines import load_model
 from eqcalc.export import export_model
-from eqcalc.testing.concessions import declared
 from eqcalc.testing.geometries import ELEMENTS
 from eqcalc.testing.laws import ANY_PRECISION, FLOAT64, NETWORK, law_name
 from eqcalc.testing.subjects import Subject, exported_subject, potential_subject

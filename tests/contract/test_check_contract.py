@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eqcalc.architectures import NequIP
+from eqcalc.concessions import Concessions, declared
 from eqcalc.elements import symbols_of
 from eqcalc.engines import load_model
 from eqcalc.errors import ConfigError, ContractError, EqcalcError
@@ -22,7 +23,6 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 from eqcalc.testing import check_contract, contract, twins
-from eqcalc.testing.concessions import Concessions, declared
 from eqcalc.testing.fresh_process import assert_needs_torch_alone
 from eqcalc.testing.geometries import ELEMENTS, ethanol, generic, substituted, substitution
 from eqcalc.testing.laws import (

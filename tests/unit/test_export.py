@@ -35,7 +35,7 @@ from eqcalc.errors import (
     UnsupportedElementError,
 )
 from eqcalc.export import export_model, rebuild_potential
-from eqcalc.model_file import PASSPORT, WEIGHTS, open_model_file
+from eqcalc.model_file import PASSPORT, open_model_file
 from eqcalc.model_file.passport import Passport
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
@@ -261,7 +261,8 @@ def test_weights_and_card_rebuild_the_eager_network(name, dtype, tmp_path):
     original = Potential(network, REFERENCE_ENERGIES, scale=0.7).eval()
     export_model(original, path, elements="CHO")
 
-    card, weights = open_model_file(path).card, load_safetensors(entry(path, WEIGHTS))
+    file = open_model_file(path)
+    card, weights = file.card, load_safetensors(file.weights())
     rebuilt = Potential(
         build(card.architecture, **card.config).to(getattr(torch, card.dtype)),
         card.reference_energies,

@@ -19,13 +19,14 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 CHAINS = """
-errors -> units, files, devices, elements, host_memory, threads -> graph, native
+errors -> units, files, devices, elements, host_memory, threads, concessions -> graph, native
 graph -> nn -> architectures
 graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -> calculator
 architectures, derivatives -> potential
 architectures, native -> tabulated
 tabulated, potential, model_file -> export
 export, engines -> compiling, testing
+architectures, export -> importers
 derivatives, neighbours -> data
 data, blockwise -> evaluation
 calculator -> simulate -> bench, hosts

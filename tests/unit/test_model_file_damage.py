@@ -6,6 +6,7 @@ They are loaded in another process: a damaged archive may end it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -18,12 +19,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import deserialize
 from test_model_file import rewrite, with_card
 
 from eqcalc import load_model
 from eqcalc.errors import ModelFileError
 from eqcalc.model_file import CARD, PASSPORT, WEIGHTS, open_model_file
-from eqcalc.model_file.entries import pack, read_entries, stamp
+from eqcalc.model_file.entries import INDEX, pack, read_entries, stamp
+from eqcalc.model_file.weight_records import restore_weights
 
 _LOAD = """
 import sys, warnings
@@ -139,6 +142,27 @@ def test_many_damaged_files_give_the_same_numbers_or_one_error(name, models, tmp
 # --- parts that do not belong together
 
 
+def _index(said: object):
+    """Say something else of the first weight."""
+
+    def change(content: bytes) -> bytes:
+        index = json.loads(content)
+        return json.dumps(index | {next(iter(index)): said}).encode()
+
+    return change
+
+
+def _other_record(content: bytes) -> bytes:
+    """Exchange the records of two weights of one shape."""
+    index = json.loads(content)
+    first, other = next(
+        (a, b)
+        for a, b in itertools.combinations(index, 2)
+        if index[a][1:] == index[b][1:] and index[a][0] != index[b][0]
+    )
+    return json.dumps(index | {first: index[other], other: index[first]}).encode()
+
+
 def _json(**values: object):
     return lambda text: json.dumps(json.loads(text) | values).encode()
 
@@ -157,7 +181,15 @@ def _json(**values: object):
         ("/version", lambda _: b"x", "version of torch's format"),
         (WEIGHTS, lambda _: None, "holds no weights"),
         (WEIGHTS, lambda content: content[:-1], "is damaged|do not belong"),
-        (WEIGHTS, lambda content: content[:-1] + b"\x01", "is not what the program has"),
+        (INDEX, lambda _: b"[", "weights are not readable"),
+        (INDEX, lambda _: b"[]", "weights.index.json is no table"),
+        (INDEX, _index(["data/0"]), "says nothing that is understood of"),
+        (INDEX, _index(["code/x", "F32", [1]]), "says nothing that is understood"),
+        (INDEX, _index(["data/0", "F128", [1]]), "says nothing that is understood"),
+        (INDEX, _index(["data/0", "F32", [-1]]), "says nothing that is understood"),
+        (INDEX, _index(["data/77", "F32", [1]]), "the record data/77 of the weight .* is missing"),
+        (INDEX, _index(["data/0", "F64", [10**9]]), "of the weight .* has .* bytes"),
+        (INDEX, _other_record, "is not what the program has"),
         (CARD, _json(n_hops=1), r"the card says n_hops = 1, the program has 2"),
         (CARD, _json(cutoff=5.0), r"the card says cutoff = 5\.0, the program has 4\.0"),
         (CARD, _json(scale=2.0), r"the card says scale = 2\.0"),
@@ -174,6 +206,26 @@ def test_parts_that_are_damaged_or_do_not_belong_together_are_refused(
     path = rewrite(models["double"], tmp_path / "m.pt", {entry: change})
     with pytest.raises(ModelFileError, match=reason):
         load_model(path, device="cpu")
+
+
+def test_a_file_that_holds_every_weight_twice_is_read_as_well(models, tmp_path):
+    """So were files of format version 1."""
+    entries = restore_weights(read_entries(models["double"].read_bytes()))
+    assert f"extra/{INDEX}" not in entries
+    card = entries[f"extra/{CARD}"]
+    path = tmp_path / "old.pt"
+    path.write_bytes(stamp(pack(entries | {f"extra/{CARD}": _json(format_version=1)(card)})))
+    assert path.stat().st_size > 1.2 * models["double"].stat().st_size
+    weights = open_model_file(models["double"]).weights()
+    assert deserialized(open_model_file(path).weights()) == deserialized(weights)
+    entries[f"extra/{WEIGHTS}"] = entries[f"extra/{WEIGHTS}"][:-1] + b"\x01"
+    path.write_bytes(stamp(pack(entries)))
+    with pytest.raises(ModelFileError, match="is not what the program has"):
+        load_model(path, device="cpu")
+
+
+def deserialized(content: bytes) -> dict[str, object]:
+    return {name: dict(stored) for name, stored in deserialize(content)}
 
 
 def test_a_card_that_was_changed_without_a_new_digest_is_refused(models, tmp_path):

@@ -27,6 +27,21 @@ class Concessions(NamedTuple):
     mirror_symmetric: bool = True
     vanishing_derivatives: int = 2
 
+    def sentences(self) -> list[str]:
+        """Return what a user of the model has to know, for its card.
+
+        >>> Concessions(vanishing_derivatives=1).sentences()
+        ['Derivatives of forces jump where a pair crosses the cutoff function.']
+        """
+        found = []
+        if not self.mirror_symmetric:
+            found.append(
+                "Mirror images of a structure differ in energy: the network has no parity."
+            )
+        if self.vanishing_derivatives < 2:
+            found.append("Derivatives of forces jump where a pair crosses the cutoff function.")
+        return found
+
 
 NO_CONCESSIONS = Concessions()
 """The whole contract."""
