@@ -87,4 +87,6 @@ def _make(name: str, files: list[ModelFile], target: Target) -> None:
         with working(f"compiling {name}, a minute or so"):
             make_package(files, target)
         say(f"compiled in {time.perf_counter() - start:.0f} s")
-    say(f"package {find_package(files, target)}")
+    package = find_package(files, target)
+    if package is not None:  # always, unless another process removed it
+        say(f"package {package}, {package.stat().st_size / 1e6:.1f} MB")

@@ -2,7 +2,8 @@
 
 A library of matrix products copies the weights into an order of its own at every call. For
 the few rows of a molecule that takes as long as the product; the kernel (``rows_times`` in
-``eqcalc/native/products.cpp``) reads them as they are, and is no slower with many rows.
+``eqcalc/native/products.cpp``) reads them as they are, and is no slower with many rows. Its
+results do not depend on the number of threads; those of a library may.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch.fx import GraphModule, Node
 __all__ = ["use_row_products"]
 
 _aten = torch.ops.aten
-_PRODUCTS = (_aten.mm.default, _aten.addmm.default)
-_VIEWS = (
+_PRODUCTS = (_aten.mm.default, _aten.addmm.default, _aten.bmm.default)
+# Of constants they are made once, here, instead of in every call.
+_OF_CONSTANTS = (
     _aten.t.default,
     _aten.transpose.int,
     _aten.permute.default,
@@ -25,8 +27,11 @@ _VIEWS = (
     _aten.slice.Tensor,
     _aten.view.default,
     _aten.clone.default,
+    _aten._to_copy.default,
+    _aten.add.Tensor,
+    _aten.mul.Tensor,
+    _aten.div.Tensor,
 )
-_FEWEST_IN = 16  # below, there is nothing to gain
 _VECTOR = 64  # bytes that the kernel takes at once
 
 
@@ -42,14 +47,15 @@ def use_row_products(traced: GraphModule) -> int:
         if node.target not in _PRODUCTS or node.kwargs:
             continue
         x, weights = node.args[-2:]
-        constant = _constant(traced, weights)
-        if constant is None or not _is_suitable(constant):
+        found = _same_for_all if node.target is _aten.bmm.default else _constant
+        constant = found(traced, weights)
+        if constant is None:
             continue
-        name = f"row_weights_{n_replaced}"
-        traced.register_buffer(name, constant.detach().contiguous())
+        name, n_out = f"row_weights_{n_replaced}", constant.shape[1]
+        traced.register_buffer(name, _filled(constant.detach()))
         with graph.inserting_before(node):
             new = graph.call_function(
-                torch.ops.eqcalc.rows_times.default, (x, graph.get_attr(name))
+                torch.ops.eqcalc.rows_times.default, (x, graph.get_attr(name), n_out)
             )
             if node.target is _aten.addmm.default:
                 new = graph.call_function(_aten.add.Tensor, (new, node.args[0]))
@@ -68,15 +74,44 @@ def _constant(traced: GraphModule, node: Any) -> Optional[Tensor]:
     if node.op == "get_attr":
         value = getattr(traced, str(node.target), None)
         return value if isinstance(value, Tensor) else None
-    if node.target not in _VIEWS:
+    if node.target not in _OF_CONSTANTS:
         return None
-    source, *rest = node.args
-    value = _constant(traced, source)
-    if value is None or any(isinstance(argument, Node) for argument in rest):
-        return None
-    return node.target(value, *rest, **node.kwargs)
+    arguments: list[Any] = []
+    for argument in node.args:
+        is_node = isinstance(argument, Node)
+        value = _constant(traced, argument) if is_node else argument
+        if (is_node and value is None) or _has_nodes(argument):
+            return None
+        arguments.append(value)
+    return node.target(*arguments, **node.kwargs)
 
 
-def _is_suitable(weights: Tensor) -> bool:
+def _has_nodes(argument: Any) -> bool:
+    return isinstance(argument, (list, tuple)) and any(isinstance(item, Node) for item in argument)
+
+
+def _same_for_all(traced: GraphModule, node: Any) -> Optional[Tensor]:
+    """Return the matrix (n_in, n_out) that a batch of them repeats, if it is constant."""
+    if not isinstance(node, Node) or node.op != "call_function":
+        return None
+    if node.target is _aten.expand.default:
+        matrix = _constant(traced, node.args[0])
+        return matrix if matrix is not None and matrix.dim() == 2 else None
+    if node.target is _aten.transpose.int and sorted(d % 3 for d in node.args[1:]) == [1, 2]:
+        matrix = _same_for_all(traced, node.args[0])
+        return None if matrix is None else matrix.t()
+    if node.target in (_aten.view.default, _aten.clone.default):
+        matrix = _same_for_all(traced, node.args[0])
+        shape = node.meta["val"].shape
+        is_same = matrix is not None and len(shape) == 3 and shape[1:] == matrix.shape
+        return matrix if is_same else None
+    return None
+
+
+def _filled(weights: Tensor) -> Tensor:
+    """Return weights with columns of zeros up to whole vectors."""
     n_in, n_out = weights.shape
-    return n_in >= _FEWEST_IN and n_out * weights.element_size() % _VECTOR == 0
+    per_vector = _VECTOR // weights.element_size()
+    filled = weights.new_zeros((n_in, -(-n_out // per_vector) * per_vector))
+    filled[:, :n_out] = weights
+    return filled

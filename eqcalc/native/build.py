@@ -29,7 +29,7 @@ FLAGS = (
     "-std=c++20",
     "-O3",
     "-march=native",
-    "-fopenmp-simd",
+    "-fopenmp",  # else torch's headers make its parallel loops serial ones
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
@@ -119,7 +119,10 @@ def _build(library: Path) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         command = [compiler, "-shared", *objects, "-o", str(library), *libraries]
-        _run([*command, "-ltorch", "-ltorch_cpu", "-lc10"])
+        # GCC's calls of OpenMP are answered by the library that torch brings: with one of its own
+        # there could be two, each with its threads. Clang calls another one.
+        own = ["-fopenmp"] if "clang" in Path(compiler).name else []
+        _run([*command, "-ltorch", "-ltorch_cpu", "-lc10", *own])
 
 
 def _run(command: Sequence[str]) -> None:

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace {
 
@@ -13,6 +14,8 @@ struct Lanes {
   typedef T V __attribute__((vector_size(64), aligned(alignof(T)), may_alias));
   typedef T Half __attribute__((vector_size(32), may_alias));
   typedef T Quarter __attribute__((vector_size(16), may_alias));
+  typedef std::conditional_t<sizeof(T) == 8, int64_t, int32_t> Places
+      __attribute__((vector_size(16)));
   static constexpr int64_t L = 64 / sizeof(T);
 };
 
@@ -27,16 +30,43 @@ inline void add_to(T* to, typename Lanes<T>::V value) {
 }
 
 template <typename T>
-inline T sum_of(const typename Lanes<T>::V& value) {
+inline typename Lanes<T>::Quarter quarter_of(const typename Lanes<T>::V& value) {
   typename Lanes<T>::Half halves[2];
   std::memcpy(halves, &value, 64);
   const auto half = halves[0] + halves[1];
   typename Lanes<T>::Quarter quarters[2];
   std::memcpy(quarters, &half, 32);
-  const auto quarter = quarters[0] + quarters[1];
+  return quarters[0] + quarters[1];
+}
+
+template <typename T>
+inline T sum_of(const typename Lanes<T>::V& value) {
+  const auto quarter = quarter_of<T>(value);
   T sum = 0;
   for (size_t k = 0; k < 16 / sizeof(T); ++k) sum += quarter[k];
   return sum;
+}
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, typename Lanes<T>::Places{__VA_ARGS__})
+#endif
+
+// The sums of as many vectors as a quarter has numbers, in a third of the steps that they take
+// one by one.
+template <typename T>
+inline typename Lanes<T>::Quarter sums_of(const typename Lanes<T>::V* values) {
+  using Quarter = typename Lanes<T>::Quarter;
+  const Quarter a = quarter_of<T>(values[0]), b = quarter_of<T>(values[1]);
+  if constexpr (sizeof(T) == 8) {
+    return SHUFFLE(a, b, 0, 2) + SHUFFLE(a, b, 1, 3);
+  } else {
+    const Quarter c = quarter_of<T>(values[2]), d = quarter_of<T>(values[3]);
+    const Quarter ab = SHUFFLE(a, b, 0, 4, 1, 5) + SHUFFLE(a, b, 2, 6, 3, 7);
+    const Quarter cd = SHUFFLE(c, d, 0, 4, 1, 5) + SHUFFLE(c, d, 2, 6, 3, 7);
+    return SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
+  }
 }
 
 }  // namespace

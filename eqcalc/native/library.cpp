@@ -22,7 +22,7 @@ TORCH_LIBRARY(eqcalc, m) {
   m.def("path_convolution_backward(Tensor g, Tensor x, Tensor couplings, Tensor paths, "
         "Tensor table, Tensor vectors, Tensor edge_index, float[] ends, int[] counts) "
         "-> (Tensor, Tensor, Tensor)", pure);
-  m.def("rows_times(Tensor x, Tensor w) -> Tensor", pure);
+  m.def("rows_times(Tensor x, Tensor w, int n_out) -> Tensor", pure);
   m.def("edge_vectors(Tensor positions, Tensor pairs, Tensor offsets, float cutoff, Tensor like) "
         "-> (Tensor, Tensor, float)", pure);
   m.def("edge_forces(Tensor gradients, Tensor edge_index, int n_atoms) -> Tensor", pure);

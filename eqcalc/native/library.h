@@ -52,6 +52,6 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
 
 // --- products.cpp
 
-Tensor rows_times(const Tensor& x, const Tensor& w);
+Tensor rows_times(const Tensor& x, const Tensor& w, int64_t n_out);
 
 }  // namespace eqcalc

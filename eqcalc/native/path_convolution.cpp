@@ -11,97 +11,12 @@
 
 #include <ATen/Dispatch.h>
 
-#include "lanes.h"
 #include "library.h"
-#include "spline_edges.h"
+#include "one_path.h"
 
 namespace {
 
-// One path: where its features, couplings and sums begin, in numbers, and how they go on; its
-// channels, and where its weights begin.
-struct Path {
-  int64_t x, d1, a, a_stride, d3, out, out_stride, c, w;
-};
-
 constexpr int64_t kPathColumns = 9;
-
-template <typename T, int D1>
-void path_sum(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
-              const T* __restrict x, const T* __restrict a, T* __restrict out) {
-  using V = typename Lanes<T>::V;
-  constexpr int64_t L = Lanes<T>::L;
-  const T *h = x + q.x, *A = a + q.a;
-  T* o = out + q.out;
-  int64_t f = 0;
-  for (; f + L <= C; f += L) {
-    const V w = e.b0 * load(c + f) + e.b1 * load(c + W + f) + e.b2 * load(c + 2 * W + f) +
-                e.b3 * load(c + 3 * W + f);
-    V xs[D1];
-    for (int m1 = 0; m1 < D1; ++m1) xs[m1] = w * load(h + m1 * C + f);
-    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = A + m3 * q.a_stride;
-      V sum = row[0] * xs[0];
-      for (int m1 = 1; m1 < D1; ++m1) sum += row[m1] * xs[m1];
-      add_to(o + m3 * q.out_stride + f, sum);
-    }
-  }
-  for (; f < C; ++f) {
-    const T w = VALUE(c, W, f);
-    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = A + m3 * q.a_stride;
-      T sum = 0;
-      for (int m1 = 0; m1 < D1; ++m1) sum += row[m1] * h[m1 * C + f];
-      o[m3 * q.out_stride + f] += w * sum;
-    }
-  }
-}
-
-// The derivatives of one path: L channels at a time, then the rest.
-template <typename T, int D1>
-T path_gradient(const Edge<T>& e, const Path& q, int64_t C, int64_t W, const T* __restrict c,
-                const T* __restrict x, const T* __restrict a, const T* __restrict g,
-                T* __restrict grad_x, T* __restrict grad_a) {
-  using V = typename Lanes<T>::V;
-  constexpr int64_t L = Lanes<T>::L;
-  const T *h = x + q.x, *A = a + q.a, *go = g + q.out;
-  T *gh = grad_x + q.x, *gA = grad_a + q.a;
-  T slope = 0;
-  int64_t f = 0;
-  for (; f + L <= C; f += L) {
-    const V c0 = load(c + f), c1 = load(c + W + f), c2 = load(c + 2 * W + f),
-            c3 = load(c + 3 * W + f);
-    const V w = e.b0 * c0 + e.b1 * c1 + e.b2 * c2 + e.b3 * c3;
-    V xs[D1], ys[D1] = {};  // features, and the couplings' sums of the gradient
-    for (int m1 = 0; m1 < D1; ++m1) xs[m1] = load(h + m1 * C + f);
-    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = A + m3 * q.a_stride;
-      const V out = load(go + m3 * q.out_stride + f), weighted = w * out;
-      for (int m1 = 0; m1 < D1; ++m1) {
-        ys[m1] += row[m1] * out;
-        gA[m3 * q.a_stride + m1] += sum_of<T>(weighted * xs[m1]);
-      }
-    }
-    V products = xs[0] * ys[0];
-    for (int m1 = 1; m1 < D1; ++m1) products += xs[m1] * ys[m1];
-    for (int m1 = 0; m1 < D1; ++m1) add_to(gh + m1 * C + f, w * ys[m1]);
-    slope += sum_of<T>((e.s2 * (c2 - c0) + e.s1 * c1 + e.s3 * c3) * products);
-  }
-  for (; f < C; ++f) {
-    const T w = VALUE(c, W, f), v = SLOPE(c, W, f);
-    for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = A + m3 * q.a_stride;
-      const T out = go[m3 * q.out_stride + f];
-      T sum = 0;
-      for (int m1 = 0; m1 < D1; ++m1) {
-        sum += row[m1] * h[m1 * C + f];
-        gh[m1 * C + f] += row[m1] * w * out;
-        gA[m3 * q.a_stride + m1] += w * out * h[m1 * C + f];
-      }
-      slope += out * v * sum;
-    }
-  }
-  return slope;
-}
 
 #define FOR_DEGREE(d1, CALL)                        \
   switch (d1) {                                     \
@@ -158,10 +73,9 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
         End::kReceiver, x, width, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           if (!e.inside) return;
+          const Operands<scalar_t> o{pa + k * D_a, px + e.j * D_x, sum, pc + e.row * W, W};
           for (int64_t p = 0; p < n_paths; ++p) {
-            FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], q[p].c, W, pc + e.row * W + q[p].w,
-                                                       px + e.j * D_x, pa + k * D_a,
-                                                       sum)))
+            FOR_DEGREE(q[p].d1, (path_sum<scalar_t, D>(e, q[p], o, sum)))
           }
         });
   });
@@ -191,13 +105,14 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           std::fill(pga + k * D_a, pga + (k + 1) * D_a, scalar_t(0));
           if (!e.inside) return no_gradient(pv + 3 * k);
-          scalar_t slope = 0;
+          const Operands<scalar_t> o{pa + k * D_a, px + e.j * D_x, pg + e.i * width,
+                                     pc + e.row * W, W};
+          typename Lanes<scalar_t>::V slopes = {};
           for (int64_t p = 0; p < n_paths; ++p) {
-            FOR_DEGREE(q[p].d1, (slope += path_gradient<scalar_t, D>(
-                                     e, q[p], q[p].c, W, pc + e.row * W + q[p].w, px + e.j * D_x,
-                                     pa + k * D_a, pg + e.i * width, sum,
-                                     pga + k * D_a)))
+            FOR_DEGREE(q[p].d1, (slopes += path_gradient<scalar_t, D>(e, q[p], o, sum,
+                                                                      pga + k * D_a)))
           }
+          const scalar_t slope = sum_of<scalar_t>(slopes);
           pv[3 * k] = slope * e.x;
           pv[3 * k + 1] = slope * e.y;
           pv[3 * k + 2] = slope * e.z;

@@ -241,5 +241,5 @@ def _register_path_shapes() -> None:
 
 def _register_row_products() -> None:
     @torch.library.register_fake("eqcalc::rows_times")
-    def _(x: Tensor, w: Tensor) -> Tensor:
-        return x.new_empty((x.shape[0], w.shape[1]))
+    def _(x: Tensor, w: Tensor, n_out: int) -> Tensor:
+        return x.new_empty((*x.shape[:-1], n_out))

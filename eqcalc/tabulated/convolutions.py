@@ -73,6 +73,7 @@ class PathConvolution(nn.Module):
     ) -> None:
         super().__init__()
         self.product, self.filters = product, filters
+        self.by_group = couplings.by_group
         table = path_table(product, couplings)
         self.register_buffer("paths", torch.tensor(table.rows, dtype=torch.int64))
         self.shapes = table.shapes
@@ -81,17 +82,21 @@ class PathConvolution(nn.Module):
     def forward(
         self,
         features: list[Tensor],
-        couplings: list[Tensor],
+        couplings: Tensor,
         edge_vectors: Tensor,
         edge_index: Tensor,
     ) -> list[Tensor]:
-        """Return what ``product`` returns, one (n_atoms, 2l3+1, Σ_paths C) per irrep."""
+        """Return what ``product`` returns, one (n_atoms, 2l3+1, Σ_paths C) per irrep.
+
+        ``couplings`` are those of :meth:`EdgeCouplings.in_one`: as all layers share them, they
+        are written once.
+        """
         if not _usable(features[0]):
             weights = self.filters(torch.linalg.vector_norm(edge_vectors, dim=1))
-            return self.product(features, couplings, weights, edge_index)
+            return self.product(features, self.by_group(couplings), weights, edge_index)
         sums = torch.ops.eqcalc.path_convolution(
             torch.cat([h.flatten(1) for h in features], dim=1),
-            torch.cat([a.flatten(1) for a in couplings], dim=1),
+            couplings,
             self.paths,
             self.filters.table,
             edge_vectors,

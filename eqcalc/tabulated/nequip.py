@@ -58,7 +58,7 @@ class TabulatedNequIP(nn.Module):
         network = self.network
         species = network.known_species(graph.atomic_numbers)
         edge_vectors = network.vectors(graph, species)
-        couplings = network.edge_couplings(edge_vectors)
+        couplings = network.edge_couplings.in_one(edge_vectors)
         features = network.first_features(species)
         for layer, convolution in zip(network.interactions, self.convolutions, strict=True):
             interaction = cast(Interaction, layer)

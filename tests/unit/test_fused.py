@@ -222,7 +222,7 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
         features = [
             p.reshape(-1, i.dim, n) for p, (i, n) in zip(parts, layout.items(), strict=True)
         ]
-        sums = convolution(features, couplings(v), v, index)
+        sums = convolution(features, couplings.in_one(v), v, index)
         return torch.cat([s.flatten(1) for s in sums], dim=1)
 
     return call, random(n_atoms, sum(sizes)), vectors
@@ -336,7 +336,7 @@ def test_a_kernel_gives_the_same_bits_with_any_number_of_threads(kernel, dtype, 
 
 
 _PEAKS = """
-import sys, torch
+import os, sys, torch
 from ase.build import bulk
 from eqcalc.native.build import load_library
 from eqcalc.neighbours import build_graph
@@ -355,22 +355,25 @@ def peak():
 
 for n_threads in map(int, sys.argv[1:]):
     torch.set_num_threads(n_threads)
+    n_before = len(os.listdir("/proc/self/task"))
     torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = peak()
     torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
-    print(peak() - before)
+    print(peak() - before, len(os.listdir("/proc/self/task")) - n_before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks as Linux tells them")
 @pytest.mark.usefixtures("library_built")
-def test_memory_does_not_grow_with_the_number_of_threads():
+def test_kernels_take_the_threads_of_torch_and_no_more_memory_for_them():
     command = [sys.executable, "-c", _PEAKS, "1", "2", "16"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    one, two, sixteen = map(int, done.stdout.split())  # kB; the sums alone have 36 MB
+    numbers = list(map(int, done.stdout.split()))
+    assert numbers[1::2] == [0, 1, 14]  # threads that were not there before
+    one, two, sixteen = numbers[::2]  # kB; the sums alone have 36 MB
     assert one > 30_000
     assert two < 1.05 * one
     assert sixteen < 1.05 * one
@@ -486,6 +489,32 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
     monkeypatch.setattr(compiling, "tabulated_form", count)
     assert_compiled_accurately(name, tmp_path, torch.device("cpu"))
     assert type(tabulated[0]).__name__.startswith("Tabulated")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_compiled_network_gives_the_same_bits_with_any_number_of_threads(name, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        potential = Potential(build(name, **NETWORKS[name]), REFERENCE_ENERGIES).eval()
+    path, package = tmp_path / "model.pt", tmp_path / "model.pt2"
+    export_model(potential, path, elements=list(REFERENCE_ENERGIES))
+    compile_model(open_model_file(path), package, torch.device("cpu"), torch.float32)
+    compiled = CompiledPackage(
+        package, Target(torch.device("cpu"), torch.float32), reach=2 * CUTOFF
+    )
+    graph = build_graph(crystal() * (5, 5, 5), CUTOFF, dtype=torch.float32)
+    assert graph.edge_index.shape[1] > 16 * 512  # else fewer threads
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = compiled(graph)
+        for n_threads in (2, 3, 16):
+            torch.set_num_threads(n_threads)
+            for found, expected in zip(compiled(graph), one, strict=True):
+                assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.gpu

@@ -78,8 +78,15 @@ class EdgeCouplings(Constants):
 
     def forward(self, vectors: Tensor) -> list[Tensor]:
         """Map edge vectors (n_edges, 3) to A, one (n_edges, rows, 2l1+1) for each group."""
+        return self.by_group(self.in_one(vectors))
+
+    def in_one(self, vectors: Tensor) -> Tensor:
+        """Map edge vectors (n_edges, 3) to all numbers of A (n_edges, Σ sizes)."""
         harmonics = spherical_harmonics(self.l_max, vectors)
-        products = harmonics @ self.constants(vectors.dtype)  # (n_edges, Σ sizes)
+        return harmonics @ self.constants(vectors.dtype)
+
+    def by_group(self, products: Tensor) -> list[Tensor]:
+        """Return the numbers (n_edges, Σ sizes) of A, one (n_edges, rows, 2l1+1) a group."""
         couplings: list[Tensor] = []
         for k, part in enumerate(products.split(self.sizes, dim=1)):
             dim = self.source_dims[k]
