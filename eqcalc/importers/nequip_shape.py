@@ -7,14 +7,14 @@ below, or has another value, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from ase.data import chemical_symbols
 
 from eqcalc.errors import ModelFileError
 from eqcalc.importers.inert import Inert
-from eqcalc.importers.options import integer, positive
+from eqcalc.importers.options import integer, is_same, positive, widths
 
 __all__ = ["Shape", "shape_of_modules", "shape_of_options"]
 
@@ -129,7 +129,7 @@ def shape_of_options(options: Mapping[str, Any]) -> Shape:
     ModelFileError : an option has a value that is not known here.
     """
     target = options.get("_target_")
-    if target not in _BUILDERS:
+    if not isinstance(target, str) or target not in _BUILDERS:
         raise ModelFileError(
             f"the model's _target_ is {target!r}; {' and '.join(_BUILDERS)} are imported"
             + (
@@ -141,25 +141,32 @@ def shape_of_options(options: Mapping[str, Any]) -> Shape:
         )
     given = _with_defaults(options)
     for key, value in options.items():
-        if key in _FIXED and value != _FIXED[key]:
+        if key in _FIXED and not is_same(value, _FIXED[key]):
             raise ModelFileError(
                 f"the model's option {key} is {value!r}; of nequip only networks with "
                 f"{_FIXED[key]!r} are imported."
             )
         if key not in given and key not in _FIXED and key not in _READ_ELSEWHERE:
             raise ModelFileError(f"the model has an option {key}, which is not known here.")
-    l_max, parity = integer(given, "l_max"), given["parity"]
+    l_max, parity = integer(given, "l_max", 0), given["parity"]
     if not isinstance(parity, bool):
         raise ModelFileError(f"the model's option parity must be true or false, found {parity!r}.")
-    channels = given["num_features"]
-    channels = [channels] * (l_max + 1) if isinstance(channels, int) else list(channels)
+    if isinstance(given["num_features"], int):
+        channels = [integer(given, "num_features")] * (l_max + 1)
+    else:
+        channels = widths(given, "num_features")
     if len(channels) != l_max + 1:
         raise ModelFileError(
             f"the model's num_features must have {l_max + 1} entries, found {channels}."
         )
     type_names = _type_names(options.get("type_names"))
-    depth = integer(given, "readout_mlp_hidden_layers_depth")
-    width = given["readout_mlp_hidden_layers_width"] or channels[0]
+    depth = integer(given, "readout_mlp_hidden_layers_depth", 0)
+    width = channels[0]
+    if given["readout_mlp_hidden_layers_width"] is not None:
+        width = integer(given, "readout_mlp_hidden_layers_width")
+    embedding_size = channels[0]
+    if given["type_embed_num_features"] is not None:
+        embedding_size = integer(given, "type_embed_num_features")
     power, units = _zbl(given["pair_potential"], type_names)
     return Shape(
         type_names=type_names,
@@ -167,7 +174,7 @@ def shape_of_options(options: Mapping[str, Any]) -> Shape:
         l_max=l_max,
         parity=parity,
         channels=channels,
-        embedding_size=given["type_embed_num_features"] or channels[0],
+        embedding_size=embedding_size,
         cutoff=positive(options, "r_max"),
         polynomial_p=integer(given, "polynomial_cutoff_p"),
         radial_width=integer(given, "radial_mlp_width"),
@@ -202,10 +209,10 @@ def _with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _type_names(names: Any) -> list[str]:
-    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+    if not isinstance(names, list) or not names:
         raise ModelFileError(f"the model's type_names must be a list, found {names!r}.")
-    unknown = [name for name in names if name not in chemical_symbols[1:]]
-    if unknown or len(set(names)) < len(names):
+    known = all(isinstance(name, str) and name in chemical_symbols[1:] for name in names)
+    if not known or len(set(names)) < len(names):
         raise ModelFileError(
             f"the model's type_names must be chemical symbols, each once, found {list(names)}: "
             "a model file has one kind of atom of each element."
@@ -230,7 +237,7 @@ def _zbl(given: Any, type_names: list[str]) -> tuple[Optional[float], Optional[s
         raise ModelFileError(
             f"the model's pair_potential is {given!r}; of these only ZBL is imported."
         )
-    if list(given.get("chemical_species", ())) != type_names:
+    if not is_same(given.get("chemical_species"), type_names):
         raise ModelFileError(
             f"ZBL's chemical_species are {given.get('chemical_species')!r}, where {type_names} "
             "are expected."
@@ -272,10 +279,10 @@ def shape_of_modules(network: Inert, metadata: Mapping[str, Any], cutoff_state: 
     hidden = [_irreps(modules[n].attribute("feature_irreps_hidden")) for n in layers]
     channels, parity = _channels(hidden)
     l_max = max(l for _, l, _ in _irreps(modules["spharm"].attribute("irreps_edge_sh")))
-    widths = [_radial_widths(modules[name], name, k > 0) for k, name in enumerate(layers)]
-    if any(w != widths[0] for w in widths) or len(set(widths[0])) != 1:
+    radial = [_radial_widths(modules[name], name, k > 0) for k, name in enumerate(layers)]
+    if any(w != radial[0] for w in radial) or len(set(radial[0])) != 1:
         raise ModelFileError(
-            f"the radial networks have hidden layers of widths {widths}; one width is expected."
+            f"the radial networks have hidden layers of widths {radial}; one width is expected."
         )
     channels += [0] * (l_max + 1 - len(channels))
     zbl = modules.get("pair_potential")
@@ -289,8 +296,8 @@ def shape_of_modules(network: Inert, metadata: Mapping[str, Any], cutoff_state: 
         embedding_size=_attribute(_child(modules["type_embed"], "embed_module"), "embedding_dim"),
         cutoff=positive({"r_max": _attribute(modules["edge_norm"], "r_max")}, "r_max"),
         polynomial_p=integer(_child(modules["bessel_encode"], "cutoff").state, "p"),
-        radial_width=widths[0][0],
-        radial_depth=len(widths[0]),
+        radial_width=radial[0][0],
+        radial_depth=len(radial[0]),
         readout=_mlp_widths(_child(modules["per_atom_energy_readout"], "mlp_module"), "readout"),
         avg_num_neighbors=cutoff_state,
         has_pair_cutoffs=_attribute(modules["edge_norm"], "_per_edge_type") is True,
@@ -380,6 +387,8 @@ def _mlp_widths(mlp: Inert, name: str) -> list[int]:
     kinds = {child.name for child in _children(_child(mlp, "mlp")).values()}
     if (
         not isinstance(dims, list)
+        or not all(type(n) is int and n > 0 for n in dims)
+        or len(dims) < 2
         or mlp.attribute("bias") is not False
         or not kinds <= {"ScalarLinearLayer", "SiLU"}
     ):
