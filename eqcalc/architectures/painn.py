@@ -28,7 +28,8 @@ Shapes: n_atoms, n_edges, F = embedding_dim, n_radial = num_radial_basis.
 Deviations from the paper: the envelope is the polynomial with two vanishing
 derivatives instead of the cosine, so that forces are smooth at the cutoff; the
 norm is √(Σ V² + 1) - 1 instead of √(Σ V² + 1e-8), whose kink at zero shows at every site of
-high symmetry (:mod:`eqcalc.nn.norm`); ``vector_norm="published"`` is the paper's.
+high symmetry (:mod:`eqcalc.nn.norm`). ``envelope="cosine"`` and
+``vector_norm="published"`` are the paper's.
 """
 
 from dataclasses import dataclass
@@ -41,11 +42,12 @@ from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import Envelope, require_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import ChannelNorm, require_norm
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.stored_basis import require_basis, stored_basis
 
 __all__ = ["BEFORE", "Config", "PaiNN"]
 
@@ -56,12 +58,17 @@ class Config:
 
     embedding_dim : channels F of scalars and vectors
     num_blocks : message + update blocks
-    num_radial_basis : sine functions
+    num_radial_basis : functions of the distance
     cut_off : Å
     out_dim : outputs per atom, summed to the energy
     return_potential_energy, return_force_vectors : what the bare-tensor ``forward`` returns;
         a potential has the energy alone
     vector_norm : "smooth", or "published" for weights trained with √(Σ V² + 1e-8)
+    envelope : "polynomial", or "cosine" for weights trained with it: force constants
+        jump at the cutoff then
+    radial_basis : "sine", or "stored_sine" and "stored_gaussian", whose numbers are kept with
+        the weights, for weights trained elsewhere
+    radial_unit : Å; unit of length of a stored basis
     """
 
     embedding_dim: int = 128
@@ -72,6 +79,9 @@ class Config:
     return_potential_energy: bool = True
     return_force_vectors: bool = False  # the direct force head is not part of a potential
     vector_norm: str = "smooth"
+    envelope: str = "polynomial"
+    radial_basis: str = "sine"
+    radial_unit: float = 1.0
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -81,8 +91,10 @@ class Config:
             out_dim=self.out_dim,
         )
         require_at_least(2, embedding_dim=self.embedding_dim)
-        require_positive(cut_off=self.cut_off)
+        require_positive(cut_off=self.cut_off, radial_unit=self.radial_unit)
         require_norm(vector_norm=self.vector_norm)
+        require_envelope(envelope=self.envelope)
+        require_basis("sine", self.radial_basis, self.radial_unit)
 
 
 BEFORE = {"vector_norm": "published"}
@@ -98,7 +110,7 @@ class PaiNN(nn.Module):
     return_potential_energy : ``forward`` returns the energy
     return_force_vectors : ``forward`` returns forces of a direct vector head; the
         calculator's forces are always the energy's gradient
-    vector_norm : see :class:`Config`
+    vector_norm, envelope, radial_basis, radial_unit : see :class:`Config`
 
     Raises
     ------
@@ -116,6 +128,9 @@ class PaiNN(nn.Module):
         return_force_vectors: bool = True,
         *,
         vector_norm: str = "smooth",
+        envelope: str = "polynomial",
+        radial_basis: str = "sine",
+        radial_unit: float = 1.0,
     ) -> None:
         super().__init__()
         self.config = Config(
@@ -127,12 +142,21 @@ class PaiNN(nn.Module):
             return_potential_energy,
             return_force_vectors,
             vector_norm,
+            envelope,
+            radial_basis,
+            radial_unit,
         )
         self.cutoff = float(cut_off)
+        self.vanishing_derivatives = 1 if envelope == "cosine" else 2
         self.n_hops = num_blocks
         self.n_channels = embedding_dim
         self.embedding = nn.Embedding(N_ELEMENTS, embedding_dim)
-        self.radial_basis = SineBasis(num_radial_basis, self.cutoff)
+        self.envelope = Envelope(self.cutoff, envelope)
+        self.radial_basis = (
+            SineBasis(num_radial_basis, self.cutoff)
+            if radial_basis == "sine"
+            else stored_basis(radial_basis, num_radial_basis, self.cutoff, radial_unit)
+        )
         # The filters of all blocks in one matrix product: they depend on d alone.
         self.filters = nn.Linear(num_radial_basis, num_blocks * 3 * embedding_dim)
         nn.init.xavier_uniform_(self.filters.weight)
@@ -180,8 +204,7 @@ class PaiNN(nn.Module):
 
     def block_filters(self, distances: Tensor) -> list[Tensor]:
         """Return the filters (n_edges, 3F) of every block."""
-        envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
-        filters = self.filters(self.radial_basis(distances)) * envelope
+        filters = self.filters(self.radial_basis(distances)) * self.envelope(distances)
         return filters.split(3 * self.n_channels, dim=1)
 
     def _features(

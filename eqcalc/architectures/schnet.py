@@ -23,7 +23,8 @@ L1 ... L5      ``to_filter_space``, ``mix``, ``readout``
 Shapes: n_atoms, n_edges, hidden_dim, num_filters (Gaussians).
 
 Deviations from the paper: with a cutoff the filters are multiplied by the
-polynomial envelope (the paper has none), so that forces are smooth.
+polynomial envelope (the paper has none), so that forces are smooth. With
+``readout_activation="silu"`` the activation between L4 and L5 is silu, as in schnetpack 2.
 """
 
 from dataclasses import dataclass
@@ -33,16 +34,21 @@ import torch
 from torch import Tensor, nn
 
 from eqcalc.elements import N_ELEMENTS
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import Envelope, require_envelope
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
 from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.stored_basis import require_basis, stored_basis
 
 __all__ = ["PUBLISHED", "Config", "SchNet"]
+
+
+_ACTIVATIONS = {"ssp": ShiftedSoftplus, "silu": nn.SiLU}
+_OWN = ("polynomial", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,12 @@ class Config:
     cutoff : Å; None means no envelope (the bare-tensor interface only)
     lower_bound, upper_bound : Å; upper_bound None means the cutoff
     gamma : 1/Å²; None means 1/(2 Δμ²) of the spacing Δμ
+    envelope : "polynomial", or "cosine" for weights trained with it: force constants
+        jump at the cutoff then
+    radial_basis : "gaussian", or "stored_gaussian" and "stored_sine", whose numbers are kept
+        with the weights, for weights trained elsewhere; the bounds and gamma mean nothing then
+    radial_unit : Å; unit of length of a stored basis
+    readout_activation : "ssp" (shifted softplus), or "silu"
     """
 
     num_interaction_blocks: int = 6
@@ -63,6 +75,10 @@ class Config:
     lower_bound: float = 0.0
     upper_bound: Optional[float] = None
     gamma: Optional[float] = None
+    envelope: str = "polynomial"
+    radial_basis: str = "gaussian"
+    radial_unit: float = 1.0
+    readout_activation: str = "ssp"
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -77,6 +93,17 @@ class Config:
             raise ConfigError(
                 f"upper_bound must exceed lower_bound ({self.lower_bound}), "
                 f"found {self.last_centre}."
+            )
+        require_positive(radial_unit=self.radial_unit)
+        require_envelope(envelope=self.envelope)
+        require_basis("gaussian", self.radial_basis, self.radial_unit)
+        if self.cutoff is None and (self.envelope, self.radial_basis) != _OWN:
+            raise ConfigError("envelope and radial_basis need a cutoff, found cutoff = None.")
+        if self.readout_activation not in _ACTIVATIONS:
+            raise ConfigError(
+                f"readout_activation must be one of {', '.join(_ACTIVATIONS)}, found "
+                f"{self.readout_activation!r}."
+                + did_you_mean(str(self.readout_activation), _ACTIVATIONS)
             )
 
     @property
@@ -96,6 +123,7 @@ class SchNet(nn.Module):
     ----------
     num_interaction_blocks, hidden_dim, num_filters : see :class:`Config`
     cutoff, lower_bound, upper_bound, gamma : see :class:`Config`
+    envelope, radial_basis, radial_unit, readout_activation : see :class:`Config`
 
     Raises
     ------
@@ -114,6 +142,10 @@ class SchNet(nn.Module):
         lower_bound: float = 0.0,
         upper_bound: Optional[float] = None,
         gamma: Optional[float] = None,
+        envelope: str = "polynomial",
+        radial_basis: str = "gaussian",
+        radial_unit: float = 1.0,
+        readout_activation: str = "ssp",
     ) -> None:
         super().__init__()
         self.config = Config(
@@ -124,7 +156,12 @@ class SchNet(nn.Module):
             lower_bound,
             upper_bound,
             gamma,
+            envelope,
+            radial_basis,
+            radial_unit,
+            readout_activation,
         )
+        self.vanishing_derivatives = 1 if envelope == "cosine" else 2
         self.cutoff = None if cutoff is None else float(cutoff)
         self.n_hops = num_interaction_blocks
         upper = self.config.last_centre
@@ -133,18 +170,33 @@ class SchNet(nn.Module):
         # float64, so that a network cast to float64 is not left with rounded constants.
         centres = torch.linspace(lower_bound, upper, num_filters, dtype=torch.float64)
         self.register_buffer("centres", centres, persistent=False)
+        self.stored_basis = (
+            stored_basis(radial_basis, num_filters, self.cutoff, radial_unit)
+            if self.cutoff is not None and radial_basis != "gaussian"
+            else None
+        )
+        self.envelope = None if self.cutoff is None else Envelope(self.cutoff, envelope)
 
         self.embedding = nn.Embedding(N_ELEMENTS, hidden_dim)
         self.interactions = nn.ModuleList(
             Interaction(hidden_dim, num_filters) for _ in range(num_interaction_blocks)
         )
-        self.readout = MLP(hidden_dim, max(hidden_dim // 2, 1), 1, ShiftedSoftplus())
+        self.readout = MLP(
+            hidden_dim, max(hidden_dim // 2, 1), 1, _ACTIVATIONS[readout_activation]()
+        )
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
-        radial = gaussian_basis(distances, self.centres.to(distances.dtype), self.gamma)
-        return self._energies(graph.atomic_numbers, graph.edge_index, distances, radial)
+        return self._energies(
+            graph.atomic_numbers, graph.edge_index, distances, self.radial(distances)
+        )
+
+    def radial(self, distances: Tensor) -> Tensor:
+        """Return the basis (n_edges, num_filters) of distances (n_edges,), Å."""
+        if self.stored_basis is not None:
+            return self.stored_basis(distances)
+        return gaussian_basis(distances, self.centres.to(distances.dtype), self.gamma)
 
     @torch.jit.unused
     def forward(
@@ -187,11 +239,10 @@ class SchNet(nn.Module):
     def _energies(
         self, atomic_numbers: Tensor, edge_index: Tensor, distances: Tensor, radial: Tensor
     ) -> Tensor:
-        cutoff = self.cutoff
-        if cutoff is None:
-            envelope = torch.ones_like(distances).unsqueeze(1)
+        if self.envelope is not None:
+            envelope = self.envelope(distances)  # (n_edges, 1)
         else:
-            envelope = polynomial_envelope(distances, cutoff).unsqueeze(1)
+            envelope = torch.ones_like(distances).unsqueeze(1)
         features = self.embedding(atomic_numbers)  # (n_atoms, hidden_dim)
         for interaction in self.interactions:
             features = features + interaction(features, radial, envelope, edge_index)

@@ -34,11 +34,15 @@ VERBS: tuple[str, ...] = (
     "train",
     "evaluate",
     "export",
+    "import",
     "compile",
     "bench",
     "nbody",
 )
 """In the order of ``--help``. Verb ``x`` is the function ``x`` of ``eqcalc.cli.x``."""
+
+_FUNCTIONS = {"import": "import_model"}
+"""Of verbs that are no names in Python."""
 
 _HELP = "Trained equivariant networks as an ASE calculator: dynamics, relaxation, training."
 
@@ -54,9 +58,10 @@ def build_app() -> typer.Typer:
     )
     app.callback(help=_HELP)(_eqcalc)
     for verb in VERBS:
-        module = f"{__name__}.{verb}"
+        name = _FUNCTIONS.get(verb, verb)
+        module = f"{__name__}.{name}"
         if importlib.util.find_spec(module) is not None:
-            function = getattr(importlib.import_module(module), verb)
+            function = getattr(importlib.import_module(module), name)
             app.command(verb)(naming_options(function))
     return app
 

@@ -68,6 +68,7 @@ def export_model(
     licence: str = "",
     training_data: Optional[Mapping[str, Any]] = None,
     errors: Optional[Mapping[str, Any]] = None,
+    origin: Optional[Mapping[str, str]] = None,
     overwrite: bool = False,
 ) -> ModelCard:
     """Script a potential, prove the result and write it whole or not at all.
@@ -79,6 +80,7 @@ def export_model(
     elements : symbols or atomic numbers that the model may be used on
     name : for the card; the file's or folder's name by default
     frames : structures for the passport; clusters of the elements by default
+    origin : where imported weights came from; see :class:`eqcalc.model_file.ModelCard`
     overwrite : replace an existing file
 
     Returns
@@ -101,7 +103,7 @@ def export_model(
     potential = _prepared(potential, numbers)
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
     card = _card(potential, numbers, dtype, name or _default_name(path))
-    card = _with_texts(card, description, licence, training_data, errors)
+    card = _with_texts(card, description, licence, training_data, errors, origin)
 
     reference = copy.deepcopy(potential).double()
     passport = record(
@@ -193,12 +195,14 @@ def _with_texts(
     licence: str,
     training_data: Optional[Mapping[str, Any]],
     errors: Optional[Mapping[str, Any]],
+    origin: Optional[Mapping[str, str]],
 ) -> ModelCard:
     content = asdict(card) | {
         "description": description,
         "licence": licence,
         "training_data": dict(training_data or {}),
         "errors": dict(errors or {}),
+        "origin": dict(origin or {}),
     }
     return ModelCard(**content)
 

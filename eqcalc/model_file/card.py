@@ -31,6 +31,8 @@ class ModelCard:
         for all compositions of its elements has ``universal`` (true), and says by
         ``level of theory``, ``data`` and ``not good for`` what to expect of it
     errors : free form, with units in the keys
+    origin : of a model that was imported: package, version, file, sha256 (of that file), licence
+        and level of theory, each a text; empty for a model that eqcalc trained
     kind : "potential" or "propagator"
     digest : of all entries of the archive, the card included
         (:func:`eqcalc.model_file.entries.digest_of`); empty in files that are older than it
@@ -55,6 +57,7 @@ class ModelCard:
     kind: str = "potential"
     zbl: dict[str, Any] = field(default_factory=dict)
     gives_up: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:
@@ -101,7 +104,12 @@ class ModelCard:
         sections = [f"# {self.name}", self.description, f"Architecture **{self.architecture}**"]
         sections[-1] += f": {options}" if options else ""
         sections.append(_markdown_list(rows))
-        for title, content in (("Training data", self.training_data), ("Errors", errors)):
+        parts = (
+            ("Origin", self.origin),
+            ("Training data", self.training_data),
+            ("Errors", errors),
+        )
+        for title, content in parts:
             if content:
                 sections.append(f"## {title}\n\n{_markdown_list(content)}")
         return "\n\n".join(section for section in sections if section) + "\n"

@@ -19,7 +19,16 @@ _DTYPES = ("float32", "float64")
 _LARGEST_CUTOFF = 100.0  # Å; a sphere of it holds half a million atoms of a solid
 _MOST_HOPS = 1000
 _TEXTS = ("name", "architecture", "description", "licence", "kind", "digest")
-_TABLES = ("config", "reference_energies", "units", "training_data", "errors", "versions", "zbl")
+_TABLES = (
+    "config",
+    "reference_energies",
+    "units",
+    "training_data",
+    "errors",
+    "versions",
+    "origin",
+    "zbl",
+)
 _POTENTIALS_UNITS = {"energy": "eV", "length": "Angstrom"}
 
 
@@ -63,7 +72,7 @@ def require_card(values: Mapping[str, Any]) -> None:
     _require(is_list, "gives_up", "a list of sentences", sentences)
     if values["zbl"]:
         require_number("cutoff of zbl", values["zbl"].get("cutoff"), 0.0, _LARGEST_CUTOFF)
-    for name in ("units", "versions"):
+    for name in ("units", "versions", "origin"):
         for key, text in values[name].items():
             _require(isinstance(text, str), f"{name} of {key}", "a text", text)
     compositions = values["training_data"].get("compositions", [])

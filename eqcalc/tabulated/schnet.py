@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from eqcalc.architectures.schnet import Interaction, SchNet
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.cutoff import polynomial_envelope
-from eqcalc.nn.radial import gaussian_basis
+from eqcalc.nn.envelope import Envelope
 from eqcalc.tabulated.convolutions import scalar_convolution
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
@@ -33,10 +32,9 @@ class TabulatedSchNet(nn.Module):
         exact = copy.deepcopy(network).double()
 
         def filters(distances: Tensor, block: int) -> Tensor:
-            radial = gaussian_basis(distances, exact.centres, exact.gamma)
-            envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
             interaction = cast(Interaction, exact.interactions[block])
-            return interaction.filter_network(radial) * envelope
+            radial, envelope = exact.radial(distances), cast(Envelope, exact.envelope)
+            return interaction.filter_network(radial) * envelope(distances)
 
         self.tables = nn.ModuleList(
             fit_table(functools.partial(filters, block=k), self.cutoff, dtype, tolerance)

@@ -1,0 +1,64 @@
+"""Options that weights trained with other packages need: the contract, or what they declare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_models import small_options
+
+from eqcalc.architectures import build
+from eqcalc.concessions import Concessions, declared
+from eqcalc.errors import ConfigError
+from eqcalc.potential import Potential
+from eqcalc.testing import check_contract
+from eqcalc.testing.geometries import ELEMENTS
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("painn", {"envelope": "cosine"}),
+    ("painn", {"envelope": "cosine", "radial_basis": "stored_gaussian", "radial_unit": 0.53}),
+    ("painn", {"radial_basis": "stored_sine"}),
+    ("schnet", {"envelope": "cosine", "readout_activation": "silu"}),
+    ("schnet", {"radial_basis": "stored_gaussian", "radial_unit": 0.53}),
+    ("schnet", {"envelope": "cosine", "radial_basis": "stored_sine"}),
+]
+
+
+def _network(kind: str, options: dict[str, Any]) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(kind, **small_options(kind) | options)
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_networks_with_imported_options_obey_the_contract_that_they_declare(kind, options):
+    network = _network(kind, options)
+    expected = 1 if options.get("envelope") == "cosine" else 2
+    assert declared(network) == Concessions(vanishing_derivatives=expected)
+    check_contract(Potential(network), elements=ELEMENTS)
+
+
+@pytest.mark.parametrize("kind", ["painn", "schnet"])
+def test_a_cosine_that_claims_two_vanishing_derivatives_breaks_the_contract(kind):
+    network = _network(kind, {"envelope": "cosine"})
+    network.vanishing_derivatives = 2
+    with pytest.raises(AssertionError, match="cutoff"):
+        check_contract(Potential(network), elements=ELEMENTS, exported=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("painn", {"envelope": "cosin"}, r"envelope must be one of polynomial, cosine, found"),
+        ("painn", {"radial_basis": "gauss"}, r"radial_basis must be one of sine, stored_gaussian"),
+        ("painn", {"radial_unit": 0.5}, r"radial_unit = 0.5 belongs to a stored basis"),
+        ("schnet", {"envelope": "step"}, r"envelope must be one of polynomial, cosine"),
+        ("schnet", {"radial_basis": "sine"}, r"one of gaussian, stored_gaussian, stored_sine"),
+        ("schnet", {"readout_activation": "relu"}, r"readout_activation must be one of ssp, silu"),
+        ("schnet", {"cutoff": None, "envelope": "cosine"}, r"need a cutoff, found cutoff = None"),
+    ],
+)
+def test_imported_options_that_there_are_not_are_refused(kind, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(kind, **options)

@@ -1,0 +1,284 @@
+"""From a file of another package to a model file: origin, refusals, the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from torch import nn
+
+from eqcalc import EqCalculator
+from eqcalc.cli import main
+from eqcalc.errors import (
+    ConfigError,
+    MissingDependencyError,
+    ModelFileError,
+    OutputExistsError,
+)
+from eqcalc.export import rebuild_potential
+from eqcalc.importers import check_import, import_model, read_foreign, sevennet
+from eqcalc.importers import schnetpack as importer
+from eqcalc.importers.conversion import find_importer
+from eqcalc.model_file import open_model_file, read_card
+from eqcalc.model_file.card import ModelCard
+
+FOLDER = Path(__file__).parents[1] / "data" / "imports" / "schnetpack"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())["models"]
+SOURCE = FOLDER / "painn_gaussian.model"
+UNITS = {"energy_unit": "eV", "length_unit": "Angstrom"}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported") / "mine"
+    return import_model(
+        SOURCE,
+        folder,
+        **UNITS,
+        licence="MIT",
+        level_of_theory="PBE",
+        training_data={"compositions": ["C2H6O"]},
+    )
+
+
+@pytest.mark.parametrize("kind", list(EXPECTED))
+def test_an_imported_file_gives_the_numbers_of_the_package(kind, tmp_path):
+    model = import_model(FOLDER / f"{kind}.model", tmp_path / "mine", **UNITS)
+    calculator = EqCalculator(model.path, device="cpu", dtype="float64", engine="torchscript")
+    for record in EXPECTED[kind].values():
+        atoms = Atoms(
+            record["symbols"], record["positions"], cell=record["cell"], pbc=record["pbc"]
+        )
+        atoms.calc = calculator
+        assert abs(atoms.get_potential_energy() - record["energy"]) < 1e-8 * len(atoms)
+        np.testing.assert_allclose(atoms.get_forces(), record["forces"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["painn_bessel", "schnet_gaussian"])
+def test_an_imported_file_is_rebuilt_for_compilation(kind, tmp_path):
+    model = import_model(FOLDER / f"{kind}.model", tmp_path / "mine.pt", **UNITS)
+    rebuilt = rebuild_potential(open_model_file(model.path))  # replays the passport
+    assert rebuilt.architecture.vanishing_derivatives == 1
+
+
+def test_the_card_says_where_the_weights_came_from(imported):
+    card = read_card(imported.path)
+    assert card.origin == {
+        "package": "schnetpack",
+        "version": "2.1.1",
+        "file": "painn_gaussian.model",
+        "sha256": read_foreign(SOURCE).sha256,
+        "licence": "MIT",
+        "level of theory": "PBE",
+    }
+    assert (card.name, card.licence) == ("mine", "MIT")
+    assert card.compositions == ["C2H6O"]
+    assert any("forces jump" in sentence for sentence in card.gives_up)
+    page = imported.path.with_name("card.md").read_text()
+    assert "## Origin" in page
+    assert f"sha256: {card.origin['sha256']}" in page
+
+
+def test_an_origin_that_is_no_text_is_refused(imported):
+    text = imported.card.to_json().replace('"version": "2.1.1"', '"version": 2.1')
+    with pytest.raises(ValueError, match=r"origin of version: expected a text"):
+        ModelCard.from_json(text)
+
+
+def test_cards_from_before_origins_are_read(imported):
+    content = json.loads(imported.card.to_json())
+    del content["origin"]
+    assert ModelCard.from_json(json.dumps(content)).origin == {}
+
+
+def test_elements_can_be_restricted(tmp_path):
+    model = import_model(SOURCE, tmp_path / "m.pt", **UNITS, elements=["O", 1])
+    assert model.card.elements == ["H", "O"]
+    with pytest.raises(ConfigError, match=r"elements must name at least one element"):
+        import_model(SOURCE, tmp_path / "n.pt", **UNITS, elements=[])
+
+
+def test_without_an_output_the_model_goes_into_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = import_model(SOURCE, **UNITS)
+    assert model.path == Path("models/painn_gaussian/model.pt")
+    assert model.card.name == "painn_gaussian"
+
+
+# --- an imported file whose source changed
+
+
+def test_an_existing_model_of_the_same_source_is_kept_and_named(imported):
+    with pytest.raises(OutputExistsError, match=r"imported from this very file, painn_gaussian"):
+        import_model(SOURCE, imported.path.parent, **UNITS)
+
+
+def test_an_existing_model_of_another_source_is_kept_and_told_apart(imported, tmp_path):
+    other = FOLDER / "painn_bessel.model"
+    digest = read_foreign(other).sha256
+    with pytest.raises(OutputExistsError, match=rf"another file, .*while this one has {digest}"):
+        import_model(other, imported.path.parent, **UNITS)
+    copy = tmp_path / "mine.pt"
+    shutil.copy(imported.path, copy)
+    model = import_model(other, copy, **UNITS, overwrite=True)
+    assert "imported from another file, painn_gaussian.model" in model.replaced
+    assert read_card(copy).origin["sha256"] == digest
+
+
+def test_an_existing_model_that_was_not_imported_or_is_none_is_kept(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"something else")
+    with pytest.raises(OutputExistsError, match=r"exists \(it cannot be read: .*overwrite=True"):
+        import_model(SOURCE, path, **UNITS)
+    shutil.copy(Path(__file__).parents[2] / "models" / "painn-ethanol" / "model.pt", path)
+    with pytest.raises(OutputExistsError, match=r"it was not imported from another package"):
+        import_model(SOURCE, path, **UNITS)
+
+
+# --- what no importer knows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.optim.Adam([nn.Parameter(torch.ones(1))]).state_dict(), r"an optimizer only"),
+        (nn.Linear(2, 2), r"it holds a torch.nn.modules.linear.Linear, which eqcalc does not"),
+        (nn.Linear(2, 2).state_dict(), r"it holds tensors only \(a state_dict\)"),
+        ({"epoch": 3, "loss": 0.1}, r"a dictionary with epoch, loss, which is no checkpoint"),
+        ({}, r"a dictionary with nothing"),
+        ([1, 2], r"it holds a list, which is no model"),
+    ],
+)
+def test_files_that_no_importer_knows_are_refused_by_what_they_hold(content, message, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save(content, path)
+    with pytest.raises(ModelFileError, match=message) as caught:
+        import_model(path, tmp_path / "out", **UNITS)
+    assert "Known: SevenNet checkpoint" in str(caught.value)
+    assert "schnetpack model" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_kind_is_found_by_its_content_alone(tmp_path):
+    for source, expected in (
+        (SOURCE, importer),
+        (FOLDER / "painn_gaussian.ckpt", importer),
+        (Path(__file__).parent / "sevennet" / "xplor.pth", sevennet),
+    ):
+        copy = tmp_path / "no_suffix"
+        shutil.copy(source, copy)
+        assert find_importer(read_foreign(copy)) is expected
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    def spoiled(*arguments: Any) -> Any:
+        found = original(*arguments)
+        with torch.no_grad():
+            found.potential.architecture.readout.out.bias.fill_(torch.nan)
+        return found
+
+    original = importer.read
+    monkeypatch.setattr(importer, "read", spoiled)
+    with pytest.raises(ModelFileError, match=r"that become 'readout.out.bias' are not finite"):
+        import_model(SOURCE, tmp_path / "out", **UNITS)
+
+
+# --- beside the original
+
+
+def test_a_check_shows_the_largest_differences(imported, monkeypatch):
+    class Shifted(EqCalculator):
+        def calculate(self, *arguments: Any, **options: Any) -> None:
+            super().calculate(*arguments, **options)
+            self.results["energy"] += 0.5
+            self.results["forces"] = self.results["forces"] + 0.25
+
+    own = EqCalculator(imported.path, device="cpu", dtype="float64", engine="torchscript")
+    other = Shifted(imported.path, device="cpu", dtype="float64", engine="torchscript")
+    monkeypatch.setattr(importer, "original", lambda file, choices: other)
+    water = Atoms("OHH", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    (found,) = check_import(imported, own, {"water": water})
+    assert (found.structure, found.n_atoms) == ("water", 3)
+    assert found.energy == pytest.approx(0.5 / 3)
+    assert found.forces == pytest.approx(0.25)
+    assert found.largest_force > 0.0
+
+
+def test_a_check_needs_the_original_package(imported, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "schnetpack", None)
+    monkeypatch.setitem(__import__("sys").modules, "schnetpack.interfaces", None)
+    with pytest.raises(MissingDependencyError, match=r"the original needs schnetpack, which is"):
+        check_import(imported, EqCalculator(imported.path), {})
+
+
+def test_a_kind_without_a_comparison_says_so(imported, monkeypatch):
+    monkeypatch.delattr(importer, "original")
+    with pytest.raises(ConfigError, match=r"no comparison with the original of a schnetpack mod"):
+        check_import(imported, EqCalculator(imported.path), {})
+
+
+def _cli(*words: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+def test_the_verb_imports_and_sums_up(tmp_path, capsys):
+    words = ["import", SOURCE, "-o", tmp_path / "mine", "--energy-unit", "Hartree"]
+    assert _cli(*words, "--length-unit", "Bohr", "--elements", "H,C") == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "mine: schnetpack model",
+        "painn, PaiNN trained with schnetpack",
+        "H, C",
+        "sha256 ",
+        "states no licence of its weights",
+        "level of theory",
+        "forces jump",
+        f"written: {tmp_path / 'mine' / 'model.pt'}",
+    ):
+        assert text in shown
+    assert _cli("info", tmp_path / "mine") == 0
+    assert "Origin" in capsys.readouterr().out
+
+
+def test_the_verb_names_the_options_that_are_missing(tmp_path, capsys):
+    assert _cli("import", SOURCE, "-o", tmp_path / "mine") == 2
+    shown = capsys.readouterr().err
+    assert "--energy-unit (eV" in shown
+    assert "--length-unit (Angstrom" in shown
+
+
+def test_the_verb_says_where_the_original_is_not_installed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "schnetpack", None)
+    units = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
+    assert _cli("import", SOURCE, "-o", tmp_path / "mine", *units, "--check") == 0
+    assert "not compared with the original: " in capsys.readouterr().out
+
+
+def test_the_verb_prints_the_differences_of_a_check(tmp_path, capsys, monkeypatch):
+    def same(file: Any, choices: Any) -> EqCalculator:
+        return EqCalculator(tmp_path / "mine", device="cpu", dtype="float64")
+
+    monkeypatch.setattr(importer, "original", same)
+    units = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
+    assert _cli("import", SOURCE, "-o", tmp_path / "mine", *units, "--check") == 0
+    shown = capsys.readouterr().out
+    assert "largest differences from the original package:" in shown
+    assert "eV/atom, forces " in shown
+
+
+def test_importers_are_modules_of_the_agreed_shape():
+    from eqcalc.importers.conversion import IMPORTERS
+
+    for name in IMPORTERS:
+        module: ModuleType = __import__(f"eqcalc.importers.{name}", fromlist=["KIND"])
+        assert isinstance(module.KIND, str)
+        assert all(callable(getattr(module, n)) for n in ("recognises", "read", "original"))
