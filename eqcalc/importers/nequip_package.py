@@ -203,8 +203,7 @@ def _radial_widths(layer: Inert, name: str, has_own: bool) -> list[int]:
 def _require_activations(activation: Inert, expected: list[str], name: str) -> None:
     """Check functions and factors of a gate."""
     found = list(_children(_child(activation, "acts")).values())
-    functions = [f.attribute("f") if isinstance(f, Inert) else f for f in found]
-    names = [f.name if isinstance(f, Inert) else repr(f) for f in functions]
+    names = [_function_name(f.attribute("f") if isinstance(f, Inert) else f) for f in found]
     if names != expected:
         raise ModelFileError(
             f"the package's {name} has the activations {names} in its gate, where {expected} are "
@@ -213,6 +212,15 @@ def _require_activations(activation: Inert, expected: list[str], name: str) -> N
     factors = {"silu": silu_factor(), "tanh": tanh_factor()}
     for function, kind in zip(found, names, strict=True):
         _require(function, "cst", factors[kind])
+
+
+def _function_name(function: Any) -> str:
+    """Return the name of a function of torch, however its pickle names it."""
+    if not isinstance(function, Inert):
+        return repr(function)
+    if function.class_path == "builtins.getattr" and function.args is not None:
+        return str(function.args[-1])  # of a table of functions, such as torch.tanh
+    return function.name
 
 
 def _mlp_widths(mlp: Inert, name: str) -> list[int]:
