@@ -15,6 +15,9 @@ BEFORE
     does not name such an option is older than it
 SMALL
     ``Config`` for tests, where a width of 16 and two layers do not fit its options
+PER_ELEMENT
+    options that, where they are lists, have an entry (or a row and a column) for each of
+    ``elements``, in the order of atomic numbers: a fine-tuning keeps those of its elements
 options ``elements`` and ``avg_num_neighbors``
     filled by the training from its frames, where the training file leaves them out: atomic
     numbers of the elements, and the mean number of neighbours of an atom

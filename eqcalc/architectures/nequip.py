@@ -91,6 +91,8 @@ from eqcalc.nn.so3 import (
 
 __all__ = ["Config", "NequIP"]
 
+PER_ELEMENT = ("avg_num_neighbors", "pair_cutoffs")
+
 _L_MAX = 6
 
 

@@ -132,20 +132,22 @@ def evaluate(
         print_json({**content, "errors": comparison.summary()})
 
 
-def print_errors(comparison: Comparison) -> None:
-    """Print the table of errors."""
+def print_errors(comparison: Comparison, before: Optional[Comparison] = None) -> None:
+    """Print the table of errors, beside those of the model that a fine-tuning started from."""
     from rich.table import Table
 
     table = Table("quantity", box=None, pad_edge=False)
-    for column in ("MAE", "RMSE", "unit"):
+    columns = ["MAE", "RMSE", *([] if before is None else ["MAE before", "RMSE before"]), "unit"]
+    for column in columns:
         table.add_column(column, justify="right" if column != "unit" else "left")
-    for quantity in comparison.meaningful:
-        errors = quantity.errors
+    compared = [comparison] if before is None else [comparison, before]
+    for quantities in zip(*(each.meaningful for each in compared), strict=True):
+        errors = [quantity.errors for quantity in quantities]
+        values = [value for each in errors for value in (each.mae, each.rmse)]
         table.add_row(
-            quantity.name.replace("_", " "),
-            f"{1e3 * errors.mae:.2f}",
-            f"{1e3 * errors.rmse:.2f}",
-            f"m{quantity.unit}",
+            quantities[0].name.replace("_", " "),
+            *(f"{1e3 * value:.2f}" for value in values),
+            f"m{quantities[0].unit}",
         )
     show(table)
 

@@ -46,5 +46,5 @@ def export(
         )
     finished = export_run(trained, folder, overwrite=overwrite, checkpoint=choices[checkpoint])
     say(f"{finished.card.name}, {finished.judged_on}")
-    print_errors(finished.comparison)
+    print_errors(finished.comparison, finished.before)
     say(f"written: {finished.path}")

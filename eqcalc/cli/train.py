@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from eqcalc.cli.console import is_quiet, note, say, text_console
-from eqcalc.cli.options import Quiet
+from eqcalc.cli.options import Quiet, Trust
 from eqcalc.cli.progress import print_line
 from eqcalc.errors import import_extra
 
@@ -40,6 +40,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run in that folder.")
     ] = False,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a potential; leaves a folder with metrics.csv, best.ckpt and last.ckpt.
@@ -65,7 +66,12 @@ def train(
     try:
         with stop, _EpochProgress() as display:
             best = run_training(
-                settings, folder, resume=resume, overwrite=overwrite, progress=display.show
+                settings,
+                folder,
+                resume=resume,
+                overwrite=overwrite,
+                progress=display.show,
+                trust=trust,
             )
     except BrokenPipeError as error:  # nobody reads the progress any more
         raise typer.Exit(141) from error
@@ -139,7 +145,9 @@ class _EpochProgress:
         self._clock.note(report)
         if is_quiet():
             return
-        if report.event:
+        if report.message:
+            self._line(report.message)
+        elif report.event:
             self._line(_about_compiling(report))
         elif self._console.is_terminal:
             values = f"{_values(report)} batch {report.batch}/{report.n_batches}"

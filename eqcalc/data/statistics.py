@@ -14,6 +14,7 @@ from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 
 __all__ = [
+    "METHODS",
     "average_neighbours",
     "force_rms",
     "reference_energies",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 METHODS = ("least_squares", "isolated_atoms")
+"""Where reference energies come from, by name."""
 
 
 def reference_energies(

@@ -5,6 +5,7 @@ The archive needs torch alone to run; what it contains is stated in
 """
 
 import copy
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -159,6 +160,16 @@ def _own_energies(potential: Potential, numbers: list[int]) -> Tensor:
     return copy.deepcopy(potential).double().own_energies(alone)
 
 
+def _said_of_atoms(potential: Potential, numbers: list[int]) -> list[str]:
+    own = potential.scale * _own_energies(potential, numbers)
+    if float(own.abs().max()) < 1e-6:  # eV
+        return []
+    return [
+        "An atom alone has another energy than its reference energy "
+        f"(by up to {float(own.abs().max()):.2g} eV)."
+    ]
+
+
 def _fast(potential: Potential) -> Potential:
     """Return an equal potential whose network is in its fastest exact form."""
     fast = copy.deepcopy(potential)
@@ -174,7 +185,7 @@ def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> Mo
     return ModelCard(
         name=name,
         architecture=type(architecture).__name__.lower(),
-        config=asdict(config) if is_dataclass(config) and not isinstance(config, type) else {},
+        config=_as_read_back(config),
         elements=[chemical_symbols[z] for z in numbers],
         cutoff=potential.cutoff,
         n_hops=potential.n_hops,
@@ -184,9 +195,16 @@ def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> Mo
         },
         scale=float(potential.scale),
         zbl={} if potential.zbl is None else potential.zbl.config(),
-        gives_up=declared(architecture).sentences(),
+        gives_up=[*declared(architecture).sentences(), *_said_of_atoms(potential, numbers)],
         versions={"eqcalc": __version__, "torch": torch.__version__},
     )
+
+
+def _as_read_back(config: Any) -> dict[str, Any]:
+    """Return the options as a reader of the card has them: JSON knows lists, no tuples."""
+    if not is_dataclass(config) or isinstance(config, type):
+        return {}
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _with_texts(

@@ -70,6 +70,6 @@ def _hint(error: Exception) -> str:
     if not isinstance(error, UnknownArchitectureError):
         return ""
     return (
-        " A network of your own has to be named: eqcalc compile --file FILE.py, or "
-        "eqcalc.architectures.register in a script."
+        " A network of your own has to be named: eqcalc compile --file FILE.py, name and file in "
+        "[architecture] of a training file, or eqcalc.architectures.register in a script."
     )

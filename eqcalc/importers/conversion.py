@@ -12,10 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from ase import Atoms
 
 from eqcalc.elements import atomic_number, symbols_of
 from eqcalc.errors import ConfigError, EqcalcError, ModelFileError, OutputExistsError
 from eqcalc.export import export_model
+from eqcalc.export.frames import element_clusters
 from eqcalc.files import write_whole
 from eqcalc.importers.foreign_file import ForeignFile, read_foreign
 from eqcalc.importers.imported import Choices, Imported
@@ -62,6 +64,7 @@ def import_model(
     licence: str | None = None,
     level_of_theory: str | None = None,
     training_data: Mapping[str, Any] | None = None,
+    frames: Sequence[Atoms] = (),
     overwrite: bool = False,
 ) -> ImportedModel:
     """Make a model of a network that another package trained. Nothing of its file is run.
@@ -77,6 +80,7 @@ def import_model(
     elements : that the model shall know; None means all that the file states
     licence, level_of_theory : for the card; None means what the file or its package says
     training_data : for the card; see :func:`eqcalc.export.export_model`
+    frames : structures for the passport, besides those of all elements
     overwrite : replace a model that is there
 
     Raises
@@ -98,9 +102,11 @@ def import_model(
     licence = imported.licence if licence is None else licence
     level = imported.level_of_theory if level_of_theory is None else level_of_theory
     default_name = target.resolve().parent.name if target.name == MODEL_NAME else target.stem
+    numbers = [atomic_number(symbol) for symbol in imported.elements]
     card = export_model(
         imported.potential,
         target,
+        frames=[*frames, *element_clusters(numbers)],
         elements=imported.elements,
         name=name or default_name,
         description=imported.description,

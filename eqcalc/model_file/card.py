@@ -115,7 +115,7 @@ class ModelCard:
         return "\n\n".join(section for section in sections if section) + "\n"
 
     def _fitted_energies(self) -> bool:
-        return self.training_data.get("reference energies by") == "least_squares"
+        return self.training_data.get("reference energies by") in ("least_squares", "shifted")
 
     @property
     def is_universal(self) -> bool:

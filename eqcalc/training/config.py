@@ -9,123 +9,36 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Optional, Union, cast
 
 from eqcalc import architectures
+from eqcalc.data.statistics import METHODS
 from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.nn.arguments import require_at_least, require_positive
+from eqcalc.training.data_options import DataOptions, ReplayOptions
+from eqcalc.training.sections import read_section, require_types
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["DataOptions", "TrainingConfig", "TrainingOptions", "read_config"]
+__all__ = ["DataOptions", "ReplayOptions", "TrainingConfig", "TrainingOptions", "read_config"]
 
 SCHEDULES = ("plateau", "cosine")
 
-_TYPE_NAMES: dict[Any, str] = {
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    bool: "true or false",
-    tuple: "an array",
-    Mapping: "a table",
-}
+LEARNING_RATE, LEARNING_RATE_OF_FINE_TUNING = 1e-3, 1e-4
 
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Section ``[data]``: what to train on.
-
-    path, validation_path, test_path : a data file each, a pattern such as "runs/*.xyz", or a
-        list of both; without validation_path, ``validation_rows`` come from ``path``
-    validation_fraction : in place of both, frames of ``path`` drawn at random by the seed
-    group_key : entry of a frame's info, such as ``config_type``; frames of one value are
-        trained on together or validated on together
-    test_path, test_rows : what ``eqcalc export`` judges the model on for its card;
-        without test_path the rows come from ``path``
-    train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices; they
-        count the frames of the files, isolated atoms included
-    energy_key, forces_key, gradient_key, stress_key, virial_key, positions_key, numbers_key,
-        energy_unit, length_unit, forces_unit, stress_unit, trust_data : see
-        :func:`eqcalc.data.read_dataset`
-    reference_energies : "least_squares", "isolated_atoms", or symbol -> eV
-    """
-
-    path: Union[str, tuple[str, ...]]
-    train_rows: Optional[str] = None
-    validation_path: Union[str, tuple[str, ...], None] = None
-    validation_rows: Optional[str] = None
-    validation_fraction: Optional[float] = None
-    group_key: Optional[str] = None
-    test_path: Union[str, tuple[str, ...], None] = None
-    test_rows: Optional[str] = None
-    energy_key: Optional[str] = None
-    forces_key: Optional[str] = None
-    gradient_key: Optional[str] = None
-    stress_key: Optional[str] = None
-    virial_key: Optional[str] = None
-    positions_key: Optional[str] = None
-    numbers_key: Optional[str] = None
-    energy_unit: Optional[str] = None
-    length_unit: Optional[str] = None
-    forces_unit: Optional[str] = None
-    stress_unit: Optional[str] = None
-    trust_data: bool = False
-    reference_energies: Union[str, Mapping[Any, float]] = "least_squares"
-
-    @property
-    def isolated_atoms_are_exact(self) -> bool:
-        """Whether an atom alone shall have exactly its reference energy."""
-        return self.reference_energies == "isolated_atoms"
-
-    def __post_init__(self) -> None:
-        _require_types(type(self), vars(self), "[data]")
-        if isinstance(self.reference_energies, Mapping):
-            for element, energy in self.reference_energies.items():
-                if not _fits(energy, float):
-                    raise ConfigError(
-                        f"the reference energy of {element} must be a number, found {energy!r}."
-                    )
-        for name in ("path", "validation_path", "test_path"):
-            paths = getattr(self, name)
-            if not isinstance(paths, (str, type(None))) and (
-                not paths or not all(isinstance(one, str) for one in paths)
-            ):
-                raise ConfigError(
-                    f"{name} in [data] must be a string or an array of strings, found {paths!r}."
-                )
-        named = self.validation_path is not None or self.validation_rows is not None
-        if self.validation_fraction is None and not named:
-            raise ConfigError(
-                "[data] needs validation_fraction (frames drawn at random), validation_rows or "
-                "validation_path; found none of them."
-            )
-        if self.validation_fraction is not None:
-            if named:
-                raise ConfigError(
-                    "validation_fraction draws frames at random; give it, or validation_rows and "
-                    "validation_path, not both."
-                )
-            if not 0.0 < self.validation_fraction < 1.0:
-                raise ConfigError(
-                    f"validation_fraction must lie in (0, 1), found {self.validation_fraction}."
-                )
-        elif self.group_key is not None:
-            raise ConfigError(
-                "group_key keeps frames together that validation_fraction draws; without it, leave "
-                "group_key out."
-            )
+_OF_THE_FILE = ("kept", "shifted")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Section ``[training]``: how to train.
 
+    learning_rate : that the schedule begins with; 1e-3 by default, 1e-4 with ``start_from``
     energy_weight : of the mean squared energy error per atom, (eV/atom)⁻²
     forces_weight : of the mean squared force component error, (eV/Å)⁻²
     stress_weight : of the mean squared stress component error, (eV/Å³)⁻²
@@ -134,11 +47,14 @@ class TrainingOptions:
         over the first steps, see :mod:`eqcalc.training.averaging`
     compile : trace loss and gradients into one compiled graph (minutes to start,
         several times faster steps)
+    start_from : a model whose weights the training begins with, a shipped one's name or a file
+    freeze : parameters that keep the values of that file, by patterns of their names, see
+        :mod:`eqcalc.training.freezing`
     """
 
     batch_size: int = 5
     max_epochs: int = 1000
-    learning_rate: float = 1e-3
+    learning_rate: Optional[float] = None
     energy_weight: float = 1.0
     forces_weight: float = 1.0
     stress_weight: float = 0.0
@@ -150,13 +66,27 @@ class TrainingOptions:
     gradient_clip: float = 10.0
     weight_decay: float = 0.0
     compile: bool = False
+    start_from: Optional[str] = None
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_types(type(self), vars(self), "[training]")
+        require_types(type(self), vars(self), "[training]")
+        if not all(isinstance(pattern, str) for pattern in self.freeze):
+            raise ConfigError(
+                f"freeze in [training] must be an array of strings, found {self.freeze!r}."
+            )
+        if self.freeze and self.start_from is None:
+            raise ConfigError(
+                "freeze keeps parameters of the model that start_from names; without it they would "
+                "stay random numbers. Give start_from, or leave freeze out."
+            )
+        if self.learning_rate is None:
+            begun = LEARNING_RATE if self.start_from is None else LEARNING_RATE_OF_FINE_TUNING
+            object.__setattr__(self, "learning_rate", begun)
         require_at_least(1, batch_size=self.batch_size, max_epochs=self.max_epochs)
         require_at_least(0, plateau_patience=self.plateau_patience)
         require_positive(
-            learning_rate=self.learning_rate,
+            learning_rate=self.first_learning_rate,
             gradient_clip=self.gradient_clip,
             min_learning_rate=self.min_learning_rate,
         )
@@ -177,6 +107,11 @@ class TrainingOptions:
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay must be >= 0, found {self.weight_decay}.")
 
+    @property
+    def first_learning_rate(self) -> float:
+        """The learning rate that the schedule begins with."""
+        return cast("float", self.learning_rate)  # None was replaced
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -184,25 +119,29 @@ class TrainingConfig:
 
     name : of the model; licence, description : for its card
     seed : of weights and batch order
-    dtype : "float32" or "float64", of the weights
+    dtype : "float32" or "float64", of the weights; by default "float32", with ``start_from``
+        None, which means that of its file
     architecture : ``name`` and the options of its Config, by their own names or those that
         all networks share (``cutoff``, ``n_channels``, ...); ``file`` is the Python file of
-        an architecture that is not eqcalc's own
+        an architecture that is not eqcalc's own. With ``start_from`` all of it may be left out
+    replay : old frames, with ``start_from`` only
     """
 
     name: str
     data: DataOptions
-    architecture: Mapping[str, Any]
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    replay: Optional[ReplayOptions] = None
     seed: int = 0
-    dtype: str = "float32"
+    dtype: Optional[str] = None
     description: str = ""
     licence: str = ""
     folder: Path = Path()  # what its paths are relative to
     source: Optional[Path] = None  # the file
 
     def __post_init__(self) -> None:
-        _require_types(type(self), vars(self), "the training file")
+        require_types(type(self), vars(self), "the training file")
+        self._complete()
         if self.training.compile and self.data.isolated_atoms_are_exact:
             raise ConfigError(
                 'compile = true and reference_energies = "isolated_atoms" do not go together: '
@@ -210,12 +149,55 @@ class TrainingConfig:
                 "compile = false, or give the energies as a table."
             )
         require_at_least(0, seed=self.seed)
-        if self.dtype not in ("float32", "float64"):
+        if self.dtype not in ("float32", "float64", None):
             raise ConfigError(f"dtype must be float32 or float64, found '{self.dtype}'.")
-        if "name" not in self.architecture:
+        if "name" in self.architecture:
+            self._check_architecture()
+        elif not self.is_fine_tuning:
             raise ConfigError(
                 "[architecture] needs name = one of " + ", ".join(architectures.available()) + "."
             )
+        elif "file" in self.architecture:
+            raise ConfigError("file in [architecture] needs the name of its network beside it.")
+
+    @property
+    def is_fine_tuning(self) -> bool:
+        """Whether the training begins with the weights of a model."""
+        return self.training.start_from is not None
+
+    @property
+    def reference_method(self) -> Union[str, Mapping[Any, float]]:
+        """Where the reference energies come from."""
+        method = self.data.reference_energies
+        return "least_squares" if method is None else method
+
+    def _complete(self) -> None:
+        """Fill in what depends on ``start_from``, and refuse what needs it."""
+        method = self.data.reference_energies
+        if method is None:
+            method = "shifted" if self.is_fine_tuning else "least_squares"
+            object.__setattr__(self, "data", replace(self.data, reference_energies=method))
+        needs_start = [f'reference_energies = "{method}"'] * (method in _OF_THE_FILE)
+        needs_start += ["[replay]"] * (self.replay is not None)
+        if needs_start and not self.is_fine_tuning:
+            raise ConfigError(
+                f"{needs_start[0]} is for a training that starts from a model; name it with "
+                "start_from in [training], or leave this out."
+            )
+        if not self.is_fine_tuning and not self.architecture:
+            raise ConfigError(
+                "the training file needs the key 'architecture', or start_from in [training]."
+            )
+        known = (*_OF_THE_FILE, *METHODS) if self.is_fine_tuning else METHODS
+        if isinstance(method, str) and method not in known:
+            raise ConfigError(
+                f"unknown method '{method}' for reference energies; known: {', '.join(known)}, "
+                "or a table of element -> eV." + did_you_mean(method, known)
+            )
+        if self.dtype is None and not self.is_fine_tuning:
+            object.__setattr__(self, "dtype", "float32")
+
+    def _check_architecture(self) -> None:
         given = {k: v for k, v in self.architecture.items() if k not in ("name", "file")}
         name, file = self.architecture["name"], self.architecture.get("file")
         for key, value in (("name", name), ("file", file or "")):
@@ -227,8 +209,8 @@ class TrainingConfig:
         config_of_network = architectures.config_class(name)
         with architectures.spelled_by_user(config_of_network, given):
             options = architectures.field_names(config_of_network, given)
-            _require_types(config_of_network, options, "[architecture]")
-            _section(config_of_network, options, "[architecture]")  # builds no network
+            require_types(config_of_network, options, "[architecture]")
+            read_section(config_of_network, options, "[architecture]")  # builds no network
 
     def architecture_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``architectures.build``, by the names of its Config."""
@@ -270,57 +252,13 @@ def read_config(path: Path, folder: Optional[Path] = None) -> TrainingConfig:
         raise ConfigError(f"cannot read the training file '{path}': {error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    sections: dict[str, type] = {"data": DataOptions, "training": TrainingOptions}
+    sections: dict[str, type] = {
+        "data": DataOptions,
+        "training": TrainingOptions,
+        "replay": ReplayOptions,
+    }
     for name, options in sections.items():
         if name in content:
-            content[name] = _section(options, content[name], f"[{name}] of {path}")
+            content[name] = read_section(options, content[name], f"[{name}] of {path}")
     origin = {"folder": folder if folder is not None else Path(path).parent, "source": Path(path)}
-    return _section(TrainingConfig, content, str(path), origin)
-
-
-def _section(
-    options: type, content: Any, where: str, origin: Mapping[str, Any] = MappingProxyType({})
-) -> Any:
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where} must be a table, found {content!r}.")
-    known = {f.name: f for f in fields(options) if f.name not in origin}
-    for key in content:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key '{key}' in {where}; known: {', '.join(known)}."
-                + did_you_mean(key, known)
-            )
-    for name, f in known.items():
-        required = f.default is MISSING and f.default_factory is MISSING
-        if required and name not in content:
-            raise ConfigError(f"{where} needs the key '{name}'.")
-    return options(**content, **origin)
-
-
-def _require_types(options: type, values: Mapping[str, Any], where: str) -> None:
-    hints = get_type_hints(options)
-    for key, value in values.items():
-        if key in hints and not _fits(value, hints[key]):
-            raise ConfigError(
-                f"{key} in {where} must be {_type_name(hints[key])}, found {value!r}."
-            )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Union:
-        return any(_fits(value, option) for option in get_args(hint))
-    if isinstance(value, bool):
-        return hint is bool
-    if hint is float:
-        return isinstance(value, (int, float))
-    kind = get_origin(hint) or hint
-    # TOML's only sequence is the array; what is no class says nothing that could be checked.
-    return not isinstance(kind, type) or isinstance(value, list if kind is tuple else kind)
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is Union:
-        names = [_type_name(option) for option in get_args(hint) if option is not type(None)]
-        return " or ".join(names)
-    kind = get_origin(hint) or hint
-    return _TYPE_NAMES.get(kind, f"a {kind.__name__}")
+    return read_section(TrainingConfig, content, str(path), origin)

@@ -13,7 +13,15 @@ from eqcalc.data.plausibility import energy_findings
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.training.config import TrainingConfig
 
-__all__ = ["TrainingData", "about_data", "read_training_data", "refuse_unfit_data"]
+__all__ = [
+    "TrainingData",
+    "about_data",
+    "named",
+    "read_training_data",
+    "refuse_missing_labels",
+    "refuse_unfit_data",
+    "rows_of",
+]
 
 
 class TrainingData(NamedTuple):
@@ -26,8 +34,13 @@ class TrainingData(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What was left out, decided or found odd while reading, each once."""
-        named = [dataset for dataset in self if dataset is not None]
-        return list(dict.fromkeys(note for dataset in named for note in dataset.notes))
+        there = self.by_role().values()
+        return list(dict.fromkeys(note for dataset in there for note in dataset.notes))
+
+    def by_role(self) -> dict[str, Dataset]:
+        """Return the data sets that there are, by what messages call them."""
+        roles = {"training": self.train, "validation": self.validation, "test": self.test}
+        return {role: dataset for role, dataset in roles.items() if dataset is not None}
 
 
 def read_training_data(config: TrainingConfig) -> TrainingData:
@@ -60,29 +73,11 @@ def _read(
     **options: Any,
 ) -> Dataset:
     files = config.resolve_data(path)
-    return read_dataset(files, rows=_rows_of(config, rows), **_label_options(config), **options)
+    labels = config.data.label_options()
+    return read_dataset(files, rows=rows_of(config, rows), **labels, **options)
 
 
-def _label_options(config: TrainingConfig) -> dict[str, Any]:
-    """Return the keys and units of a configuration as ``read_dataset`` takes them."""
-    names = (
-        "energy_key",
-        "forces_key",
-        "gradient_key",
-        "stress_key",
-        "virial_key",
-        "positions_key",
-        "numbers_key",
-        "energy_unit",
-        "length_unit",
-        "forces_unit",
-        "stress_unit",
-        "trust_data",
-    )
-    return {name: getattr(config.data, name) for name in names}
-
-
-def _rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
+def rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
     """Return rows as ``read_dataset`` takes them: a csv is relative to the file."""
     if rows is not None and rows.endswith(".csv"):
         return str(config.resolve(rows))
@@ -99,18 +94,16 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
         frame of validation or test is trained on, or an energy is far from all others.
     """
     _refuse_shared_rows(data)
-    _refuse_missing_labels(config, data)
+    refuse_missing_labels(config, (data.train, data.validation))
     _refuse_new_elements(data)
     return _refuse_shared_structures(config, data) + _refuse_outliers(config, data)
 
 
 def about_data(data: TrainingData, odd: Sequence[str]) -> dict[str, Any]:
     """Return what a run's manifest says of its data; ``odd`` are notes beside those of reading."""
-    roles = {"training": data.train, "validation": data.validation, "test": data.test}
     content: dict[str, Any] = {
         role: {"source": found.source, "frames": len(found), "units": found.units}
-        for role, found in roles.items()
-        if found is not None
+        for role, found in data.by_role().items()
     }
     return {**content, "notes": [*data.notes, *odd]}
 
@@ -143,12 +136,18 @@ def _files(origins: Sequence[tuple[str, int]]) -> str:
     return listing(sorted({path.rpartition("/")[2] for path, _ in origins}))
 
 
-def _refuse_missing_labels(config: TrainingConfig, data: TrainingData) -> None:
-    for dataset in (data.train, data.validation):
+def refuse_missing_labels(config: TrainingConfig, datasets: Sequence[Dataset]) -> None:
+    """Check that every frame has the labels that the loss needs.
+
+    Raises
+    ------
+    DataError : one has not.
+    """
+    for dataset in datasets:
         missing = [frame for frame in dataset.frames if frame.forces is None]
         if missing:
             raise DataError(
-                f"every frame needs forces, found none in {_named(missing)} of {dataset.source}."
+                f"every frame needs forces, found none in {named(missing)} of {dataset.source}."
             )
         if config.training.stress_weight == 0:
             continue
@@ -157,14 +156,14 @@ def _refuse_missing_labels(config: TrainingConfig, data: TrainingData) -> None:
             looks_like = [note for note in dataset.notes if "may hold stress" in note]
             raise DataError(
                 f"every periodic frame needs stress where stress_weight > 0, found none in "
-                f"{_named(dataset.frames)} of {dataset.source}. Give stress_key or virial_key, or "
+                f"{named(dataset.frames)} of {dataset.source}. Give stress_key or virial_key, or "
                 f"set stress_weight = 0.{''.join(' ' + note for note in looks_like)}"
             )
         bare = [f for f in dataset.frames if f.stress is None and f.atoms.pbc.all()]
         if bare:
             raise DataError(
                 f"every periodic frame needs stress where stress_weight > 0, found none in "
-                f"{_named(bare)} of {dataset.source}. Or set stress_weight = 0."
+                f"{named(bare)} of {dataset.source}. Or set stress_weight = 0."
             )
 
 
@@ -178,7 +177,7 @@ def _refuse_new_elements(data: TrainingData) -> None:
             frames = [f for f in dataset.frames if set(f.atoms.numbers.tolist()) & set(new)]
             raise DataError(
                 f"{listing([chemical_symbols[z] for z in new])} in the {name} frames "
-                f"({_named(frames)} of {dataset.source}) but in no training frame: nothing is "
+                f"({named(frames)} of {dataset.source}) but in no training frame: nothing is "
                 "learned about it. Train on some of these frames, or leave them out."
             )
 
@@ -193,7 +192,7 @@ def _refuse_shared_structures(config: TrainingConfig, data: TrainingData) -> lis
         shared = shared_structures(dataset.frames, seen)
         if shared:
             sentence = (
-                f"{len(shared)} of {len(dataset)} {name} frames ({_named(shared)} of "
+                f"{len(shared)} of {len(dataset)} {name} frames ({named(shared)} of "
                 f"{dataset.source}) are structures that are trained"
                 f"{' or validated' if name == 'test' else ''} on too; an error on them says "
                 "little about others"
@@ -220,6 +219,7 @@ def _refuse_outliers(config: TrainingConfig, data: TrainingData) -> list[str]:
     return [f"{sentence}." for sentence in (*found.refused, *found.odd)]
 
 
-def _named(frames: Sequence[LabelledFrame]) -> str:
+def named(frames: Sequence[LabelledFrame]) -> str:
+    """Return what messages call some frames: their numbers in their files."""
     rows = [frame.origin.row if frame.origin else "?" for frame in frames]
     return f"frames {listing(rows)}"

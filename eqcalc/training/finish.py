@@ -13,6 +13,8 @@ from ase.data import chemical_symbols
 
 from eqcalc import architectures
 from eqcalc.data import Dataset
+from eqcalc.devices import resolve_dtype
+from eqcalc.elements import symbols_of
 from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
@@ -28,6 +30,7 @@ from eqcalc.potential import Potential
 from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData, read_training_data
+from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
 from eqcalc.training.randomness import seeded
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -41,12 +44,17 @@ _DAMAGED = (*UNREADABLE, ConfigError, UnknownArchitectureError)
 
 @dataclass(frozen=True)
 class Finished:
-    """An exported model and what it was judged by."""
+    """An exported model and what it was judged by.
+
+    before : of the model that a fine-tuning started from, on the same frames, with the reference
+        energies of the training
+    """
 
     path: Path
     card: ModelCard
     comparison: Comparison
     judged_on: str
+    before: Optional[Comparison] = None
 
 
 def load_potential(run: TrainingFolder, checkpoint: Optional[Path] = None) -> Potential:
@@ -85,25 +93,32 @@ def export_run(
     potential = _load(run, config, checkpoint or run.best_checkpoint)
     data = read_training_data(config)
     judged, judged_on = _judged(config, data)
+    elements, licence = symbols_of(data.train.elements), config.licence
+    about = _training_data(config, data.train, data.validation)
+    before = None
+    if config.is_fine_tuning:
+        begun = load_model(run.start_model, device="cpu", trust=True)
+        before = evaluate(begun, judged.frames, source=judged.source)
+        elements, licence = begun.card.elements, begun.card.licence
+        about |= _about_parent(run)
     write = functools.partial(
         export_model,
         potential,
         path,
-        elements=data.train.elements,
+        elements=elements,
         name=config.name,
         frames=[frame.atoms for frame in data.validation.frames[:_N_PASSPORT_FRAMES]],
         description=config.description,
-        licence=config.licence,
-        training_data=_training_data(config, data.train, data.validation),
+        licence=licence,
+        training_data=about,
     )
     write(overwrite=overwrite)
     comparison = evaluate(
         load_model(path, device="cpu", trust=True), judged.frames, source=judged.source
     )
-    errors: dict[str, Any] = {"measured on": judged_on, **comparison.summary()}
-    if not comparison.one_size:  # a mean over them says nothing of any
-        for name in ("energy_mae_mev", "energy_rmse_mev"):
-            del errors[name]
+    errors: dict[str, Any] = {"measured on": judged_on, **_errors(comparison)}
+    if before is not None:
+        errors |= {f"before_{name}": value for name, value in _errors(before).items()}
     card = write(overwrite=True, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())
     metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}
@@ -111,18 +126,22 @@ def export_run(
     training_file = folder / "train.toml"
     if config.source is not None and not training_file.exists():
         write_whole(training_file, config.source.read_bytes())
-    return Finished(path, card, comparison, judged_on)
+    return Finished(path, card, comparison, judged_on, before)
+
+
+def _errors(comparison: Comparison) -> dict[str, float]:
+    errors = comparison.summary()
+    if not comparison.one_size:  # a mean over them says nothing of any
+        for name in ("energy_mae_mev", "energy_rmse_mev"):
+            del errors[name]
+    return errors
 
 
 def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
+    begun = read_start(run.start_model, config) if config.is_fine_tuning else None
     try:
         content = read_checkpoint(path)
-        with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
-            network = architectures.build(**content["architecture"])
-        potential = Potential(
-            network.to(getattr(torch, config.dtype)),
-            exact_isolated_atoms=config.data.isolated_atoms_are_exact,
-        )
+        potential = begun or _built(config, content["architecture"])
         state = {
             key.removeprefix("potential."): value for key, value in content["state_dict"].items()
         }
@@ -143,6 +162,16 @@ def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
     return potential.eval()
 
 
+def _built(config: TrainingConfig, architecture: Any) -> Potential:
+    """Return a potential to take the weights of a checkpoint."""
+    with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
+        network = architectures.build(**architecture)
+    return Potential(
+        network.to(resolve_dtype(str(config.dtype))),
+        exact_isolated_atoms=config.data.isolated_atoms_are_exact,
+    )
+
+
 def _another(run: TrainingFolder, damaged: Path) -> str:
     """Return what to do where a checkpoint cannot be read."""
     choices = {"best": run.best_checkpoint, "last": run.last_checkpoint}
@@ -160,6 +189,16 @@ def _judged(config: TrainingConfig, data: TrainingData) -> tuple[Dataset, str]:
     if data.test is None:
         return data.validation, f"validation frames of {data.validation.source}"
     return data.test, f"test rows {config.data.test_rows or 'all'} of {data.test.source}"
+
+
+def _about_parent(run: TrainingFolder) -> dict[str, Any]:
+    """Return what the card says of the model that a fine-tuning started from."""
+    content = run.read_parent()
+    for name in OF_MANIFEST:
+        content.pop(name, None)
+    changes = content.pop(CHANGED, {})
+    content[CHANGED] = ", ".join(f"{symbol} {value:+.6f}" for symbol, value in changes.items())
+    return content
 
 
 def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Optional, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -51,7 +51,7 @@ class LossGradients:
 
     def __call__(self, batch: LabelledGraph) -> Tensor:
         """Return the loss of a batch, after tracing it where this is the first."""
-        parameters = dict(self.potential.named_parameters())
+        parameters = self._trained()
         arguments = (
             [p.detach() for p in parameters.values()],
             batch.graph.atomic_numbers,
@@ -84,6 +84,11 @@ class LossGradients:
             parameter.grad = gradient
         return cast("Tensor", outputs[0])  # only gradients may be None
 
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are not frozen; the others are constants."""
+        named = self.potential.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
     def _evaluate(
         self,
         values: list[Tensor],
@@ -98,7 +103,7 @@ class LossGradients:
     ) -> list[Optional[Tensor]]:
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
-            names = [name for name, _ in self.potential.named_parameters()]
+            names = list(self._trained())
             graph = AtomicGraph(
                 atomic_numbers,
                 edge_index,

@@ -68,8 +68,8 @@ class PotentialModule(pl.LightningModule):
         """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
         options = self.options
         optimizer = torch.optim.AdamW(
-            self.potential.parameters(),
-            lr=options.learning_rate,
+            [weight for weight in self.potential.parameters() if weight.requires_grad],
+            lr=options.first_learning_rate,
             weight_decay=options.weight_decay,
             amsgrad=True,
             fused=True,
@@ -108,8 +108,31 @@ class PotentialModule(pl.LightningModule):
         )
         return value
 
-    def validation_step(self, batch: LabelledGraph, batch_index: int) -> None:
-        """Log loss and mean absolute errors of a batch, of the averaged weights."""
+    def validation_step(
+        self, batch: LabelledGraph, batch_index: int, dataloader_idx: int = 0
+    ) -> None:
+        """Log loss and mean absolute errors of a batch, of the averaged weights.
+
+        The second loader holds old frames, whose errors have other names.
+        """
+        if dataloader_idx == 0:
+            self._log_validation(batch, batch_index)
+        else:
+            self._log_replay(batch, batch_index)
+
+    def _log_replay(self, batch: LabelledGraph, batch_index: int) -> None:
+        with self._seeded(batch_index), torch.enable_grad():
+            found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
+        metrics = {
+            "replay_loss": loss(found, self.weights),
+            "replay_energy_per_atom_mae_mev": 1e3 * found.energy_per_atom.abs().mean(),
+            "replay_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
+        }
+        n_structures = batch.energy.shape[0]
+        for name, value in metrics.items():
+            self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
+
+    def _log_validation(self, batch: LabelledGraph, batch_index: int) -> None:
         with self._seeded(batch_index), torch.enable_grad():
             found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
         n_structures = batch.energy.shape[0]
@@ -121,12 +144,12 @@ class PotentialModule(pl.LightningModule):
             "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
         }
         for name, value in metrics.items():
-            self.log(name, value.detach(), batch_size=n_structures, prog_bar="mae" in name)
+            self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
         has_stress = torch.isfinite(batch.stress).all(dim=1)
         if self.weights.stress > 0 and bool(has_stress.any()):  # molecules have none
             value = 1e3 * found.stress[has_stress].abs().mean()
             name, n_known = "validation_stress_mae_mev_per_a3", int(has_stress.sum())
-            self.log(name, value.detach(), batch_size=n_known, prog_bar=True)
+            self.log(name, value.detach(), batch_size=n_known, add_dataloader_idx=False)
 
     def on_validation_epoch_end(self) -> None:
         """Move the schedule on by an epoch."""
@@ -150,8 +173,8 @@ class PotentialModule(pl.LightningModule):
         if not math.isfinite(value):
             raise NonFiniteError(
                 f"the training diverged in epoch {self.trainer.current_epoch + 1}: the {kind} "
-                f"loss is {value}; lower learning_rate (it is {self.options.learning_rate:g}) and "
-                "start the run again."
+                f"loss is {value}; lower learning_rate (it is "
+                f"{self.options.first_learning_rate:g}) and start the run again."
             )
 
     def _optimizer(self) -> LightningOptimizer:

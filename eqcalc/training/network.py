@@ -1,10 +1,10 @@
-"""What a training run starts from: the untrained potential and the graphs, each built once."""
+"""What a training run starts from: the potential and the graphs, each built once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData
 from eqcalc.training.randomness import seeded
 
-__all__ = ["Start", "build_network", "build_start"]
+__all__ = ["Start", "build_network", "build_start", "graphs_of", "notes_on_neighbours"]
 
 
 class Start(NamedTuple):
@@ -30,6 +30,10 @@ class Start(NamedTuple):
     potential : of that network: seeded weights, reference energies, scale
     train, validation : the graph of every frame, with the potential's cutoff and dtype
     notes : what is odd about these graphs
+    replayed, replay_validation : graphs of old frames, that are trained on and that are not
+    said : what a user is told before the training begins
+    model : the model file that a fine-tuning begins with; empty otherwise
+    parent : what the run's manifest says of the model that it comes from
     """
 
     architecture: dict[str, Any]
@@ -37,6 +41,11 @@ class Start(NamedTuple):
     train: list[LabelledGraph]
     validation: list[LabelledGraph]
     notes: list[str]
+    replayed: Sequence[LabelledGraph] = ()
+    replay_validation: Sequence[LabelledGraph] = ()
+    said: Sequence[str] = ()
+    model: bytes = b""
+    parent: Optional[Mapping[str, Any]] = None
 
 
 def build_start(config: TrainingConfig, data: TrainingData) -> Start:
@@ -63,13 +72,8 @@ def build_start(config: TrainingConfig, data: TrainingData) -> Start:
     if "elements" in missing:
         arguments["elements"] = list(data.train.elements)
     potential = _build_potential(config, arguments, data.train)
-    train, validation = (
-        labelled_graphs(
-            dataset.frames, potential.cutoff, getattr(torch, config.dtype), source=dataset.source
-        )
-        for dataset in (data.train, data.validation)
-    )
-    notes = _notes_on_neighbours(data, (train, validation), potential.cutoff, config)
+    train, validation = (graphs_of(each, potential) for each in (data.train, data.validation))
+    notes = notes_on_neighbours(data, (train, validation), potential.cutoff, config)
     if "avg_num_neighbors" in missing:
         n_neighbours = average_neighbours([item.graph for item in train]) or 1.0
         arguments["avg_num_neighbors"] = n_neighbours
@@ -89,7 +93,13 @@ def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Mod
         return exact_form(architectures.build(**arguments).to(getattr(torch, dtype)))
 
 
-def _notes_on_neighbours(
+def graphs_of(dataset: Dataset, potential: Potential) -> list[LabelledGraph]:
+    """Return the graph of every frame, with a potential's cutoff and precision."""
+    dtype = next(potential.parameters()).dtype
+    return labelled_graphs(dataset.frames, potential.cutoff, dtype, source=dataset.source)
+
+
+def notes_on_neighbours(
     data: TrainingData,
     graphs: tuple[list[LabelledGraph], list[LabelledGraph]],
     cutoff: float,
@@ -111,10 +121,8 @@ def _notes_on_neighbours(
 def _build_potential(
     config: TrainingConfig, arguments: Mapping[str, Any], train: Dataset
 ) -> Potential:
-    references = reference_energies(
-        train.frames, config.data.reference_energies, train.isolated_atoms
-    )
-    network = build_network(arguments, config.seed, config.dtype)
+    references = reference_energies(train.frames, config.reference_method, train.isolated_atoms)
+    network = build_network(arguments, config.seed, str(config.dtype))
     return Potential(
         network,
         references,

@@ -23,9 +23,13 @@ METRICS = (
     "validation_energy_per_atom_mae_mev",
     "validation_forces_mae_mev_per_a",
     "validation_stress_mae_mev_per_a3",
+    "replay_loss",
+    "replay_energy_per_atom_mae_mev",
+    "replay_forces_mae_mev_per_a",
     "learning_rate",
 )
-"""Columns of metrics.csv: energies per atom where sizes differ, stress where the loss has it."""
+"""Columns of metrics.csv: energies per atom where sizes differ, stress where the loss has it,
+those of old frames where some are replayed."""
 
 
 class Report(NamedTuple):
@@ -34,9 +38,10 @@ class Report(NamedTuple):
     epoch, n_epochs : finished ones, and how many there will be
     batch, n_batches : of the present epoch; 0 right after an epoch has ended
     metrics : of the last finished epoch, by the names of metrics.csv; at first empty
-    event : "", or "compiling" before the first batch of a compiled training and "compiled"
-        after it
+    event : "", "compiling" before the first batch of a compiled training and "compiled" after
+        it, "start" before a fine-tuning and "end" after one
     seconds : that the event took
+    message : of the events "start" and "end": what the training starts from or what it came to
     """
 
     epoch: int
@@ -46,6 +51,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]
     event: str = ""
     seconds: float = 0.0
+    message: str = ""
 
 
 Progress = Callable[[Report], None]

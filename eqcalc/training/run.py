@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from eqcalc.errors import ConfigError, DataWarning, ModelFileError, OutputExistsError
+from eqcalc.errors import (
+    ConfigError,
+    DataWarning,
+    ModelFileError,
+    OutputExistsError,
+    UnknownModelError,
+)
 from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import about_data, read_training_data, refuse_unfit_data
+from eqcalc.training.fine_tuning import LOSS_BEFORE, build_fine_tuning, resume_fine_tuning
 from eqcalc.training.loaders import training_batches, validation_batches
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.network import build_start
-from eqcalc.training.reports import MetricsFile, Progress
+from eqcalc.training.parent import open_parent
+from eqcalc.training.replay import read_replay, refuse_unfit_replay
+from eqcalc.training.reports import MetricsFile, Progress, Report
 from eqcalc.training.trainer import fit
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -28,6 +38,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: Optional[Progress] = None,
+    trust: bool = False,
 ) -> Path:
     """Train and return the path of the best checkpoint.
 
@@ -43,6 +54,7 @@ def train(
     Parameters
     ----------
     progress : called with a :class:`~eqcalc.training.reports.Report` after every batch
+    trust : the model that ``start_from`` names may hold any program
 
     Raises
     ------
@@ -53,7 +65,8 @@ def train(
     DataError : a frame lacks a label that the loss needs, or the frames are nothing that
         could be learned from; see :func:`eqcalc.training.data.refuse_unfit_data`.
     GraphError : a frame has NaN positions or coincident atoms.
-    ModelFileError : the checkpoint to resume from is damaged.
+    ModelFileError : the checkpoint to resume from is damaged, or the model to start from.
+    UnsupportedElementError : the model to start from does not know an element.
     NonFiniteError : the training diverged.
     OutputError : the folder takes no more, as on a full disk.
     OutputLostError : the folder, or a checkpoint in it, was removed meanwhile.
@@ -63,11 +76,20 @@ def train(
     _check_folder(run, resume, overwrite)
     if resume:
         _refuse_another_run(run, config)
+        _refuse_another_parent(run, config, trust)
         if _epochs_left(run, config) == 0:
             return run.best_checkpoint
     data = read_training_data(config)
+    replay = read_replay(config)
     odd = refuse_unfit_data(config, data)
-    start = build_start(config, data)
+    if replay is not None:
+        odd += refuse_unfit_replay(config, data, replay)
+    if not config.is_fine_tuning:
+        start = build_start(config, data)
+    elif resume:
+        start = resume_fine_tuning(config, data, replay, run.start_model)
+    else:
+        start = build_fine_tuning(config, data, replay, trust=trust)
     odd += start.notes
     for note in odd:  # those of reading were said while reading
         warnings.warn(note, DataWarning, stacklevel=2)
@@ -78,16 +100,34 @@ def train(
         config.seed,
         one_size=len({item.graph.n_owned for item in start.validation}) == 1,
     )
-    run.prepare(config, resume, about_data(data, odd))
+    parent = run.read_parent() if config.is_fine_tuning and resume else start.parent
+    read = [] if replay is None else replay.notes
+    run.prepare(
+        config, resume, about_data(data, [*read, *odd]), parent=parent, start_model=start.model
+    )
+    n_epochs = config.training.max_epochs
+    if progress is not None:
+        for line in start.said:
+            progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
+    metrics = MetricsFile(run.metrics, progress)
     fit(
         module,
-        training_batches(start.train, config.training.batch_size, config.seed),
-        validation_batches(start.validation),
+        training_batches(
+            start.train,
+            config.training.batch_size,
+            config.seed,
+            replayed=start.replayed,
+            fraction=0.0 if config.replay is None else config.replay.fraction,
+        ),
+        [validation_batches(each) for each in (start.validation, start.replay_validation) if each],
         run,
-        [MetricsFile(run.metrics, progress)],
+        [metrics],
         resume=resume,
     )
     run.require_checkpoints()
+    line = _about_gain(metrics, parent)
+    if line and progress is not None:
+        progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
     return run.best_checkpoint
 
 
@@ -107,7 +147,7 @@ def _check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
 
 def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
     begun = run.read_config()
-    names = ["architecture", "data", "dtype", "seed"]
+    names = ["architecture", "data", "dtype", "replay", "seed"]
     changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
     # The optimiser goes on with what it began with; another value would be recorded, not used.
     # Only the number of epochs may grow, unless the schedule was planned for it.
@@ -123,6 +163,36 @@ def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
             f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "
             "train.toml, or start a new run in another folder."
         )
+
+
+def _refuse_another_parent(run: TrainingFolder, config: TrainingConfig, trust: bool) -> None:
+    """Refuse a parent of that name which is another one now; it may be gone."""
+    if not config.is_fine_tuning:
+        return
+    try:
+        found = open_parent(config, trust=trust)
+    except UnknownModelError:
+        return
+    begun = run.read_parent().get("parent's sha256")
+    if found.sha256 != begun:
+        raise ConfigError(
+            f"'{run.path}' cannot be resumed: '{found.path}', which start_from names, is another "
+            f"model now (its sha256 was {str(begun)[:12]}..., now {found.sha256[:12]}...). Put "
+            "back what it was, or start a new run in another folder."
+        )
+
+
+def _about_gain(metrics: MetricsFile, parent: Optional[Mapping[str, Any]]) -> str:
+    """Return what to say where a fine-tuning made nothing better."""
+    before = None if parent is None else parent.get(LOSS_BEFORE)
+    losses = [float(row["validation_loss"]) for row in metrics.rows]
+    if before is None or not losses or min(losses) < float(before):
+        return ""
+    return (
+        f"no epoch was better on the validation frames than the model that the training started "
+        f"from (loss {min(losses):.3g}, before {float(before):.3g}): take that one, or try a lower "
+        "learning_rate or more frames"
+    )
 
 
 def _epochs_left(run: TrainingFolder, config: TrainingConfig) -> int:

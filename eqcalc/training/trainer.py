@@ -34,13 +34,17 @@ _EXPECTED_WARNINGS = (
 def fit(
     module: PotentialModule,
     train: DataLoader[LabelledGraph],
-    validation: DataLoader[LabelledGraph],
+    validation: Sequence[DataLoader[LabelledGraph]],
     run: TrainingFolder,
     callbacks: Sequence[Callback],
     *,
     resume: bool,
 ) -> None:
     """Train a module, from the folder's last checkpoint where resuming.
+
+    Parameters
+    ----------
+    validation : batches of new frames, and of old ones where some are replayed
 
     Raises
     ------

@@ -19,15 +19,16 @@ EVENTS = "tensorboard"
 
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
-_NETWORK = "network.py"
+_NETWORK, _START = "network.py", "start.pt"
 
 
 class TrainingFolder:
     """The folder of one training run.
 
     ``train.toml`` is the configuration as it was, ``network.py`` the file of an architecture
-    that is not eqcalc's own; ``manifest.json`` says when and from where; ``metrics.csv``,
-    ``best.ckpt`` and ``last.ckpt`` are the training's.
+    that is not eqcalc's own, ``start.pt`` the model that a fine-tuning begins with;
+    ``manifest.json`` says when and from where; ``metrics.csv``, ``best.ckpt`` and ``last.ckpt``
+    are the training's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,19 +36,28 @@ class TrainingFolder:
         self.best_checkpoint = path / _BEST
         self.last_checkpoint = path / _LAST
         self.metrics = path / _METRICS
+        self.start_model = path / _START
 
     def exists(self) -> bool:
         """Tell whether a run was ever started here."""
         return (self.path / _MANIFEST).exists() or self.last_checkpoint.exists()
 
     def prepare(
-        self, config: TrainingConfig, resume: bool, data: Optional[Mapping[str, Any]] = None
+        self,
+        config: TrainingConfig,
+        resume: bool,
+        data: Optional[Mapping[str, Any]] = None,
+        *,
+        parent: Optional[Mapping[str, Any]] = None,
+        start_model: bytes = b"",
     ) -> None:
         """Create the folder; unless resuming, without what an older run left.
 
         Parameters
         ----------
         data : what the manifest says of the data: units, numbers of frames, notes
+        parent : what the manifest says of the model that a fine-tuning starts from
+        start_model : content of ``start.pt``; empty for none
 
         Raises
         ------
@@ -59,7 +69,7 @@ class TrainingFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for name in (_METRICS, _BEST, _LAST, _NETWORK):
+                for name in (_METRICS, _BEST, _LAST, _NETWORK, _START):
                     (self.path / name).unlink(missing_ok=True)
                 shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
@@ -67,6 +77,8 @@ class TrainingFolder:
         network = config.network_file
         if network is not None and not resume:
             write_whole(self.path / _NETWORK, network.read_bytes())
+        if start_model and not resume:
+            write_whole(self.start_model, start_model)
         if config.source is not None:
             if config.source.resolve() != (self.path / _CONFIG).resolve():
                 write_whole(self.path / _CONFIG, config.source.read_bytes())
@@ -74,6 +86,7 @@ class TrainingFolder:
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),
                 **({} if data is None else {"data": dict(data)}),
+                **({} if parent is None else {"start_from": dict(parent)}),
             }
             write_whole(self.path / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
@@ -100,7 +113,7 @@ class TrainingFolder:
             network file has changed since.
         """
         try:
-            manifest = json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = self._manifest()
             folder = Path(manifest["paths_relative_to"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -110,6 +123,24 @@ class TrainingFolder:
         config = read_config(self.path / _CONFIG, folder)
         self._refuse_changed_network(config)
         return config
+
+    def read_parent(self) -> dict[str, Any]:
+        """Return what the manifest says of the model that a fine-tuning starts from.
+
+        Raises
+        ------
+        ConfigError : it says nothing.
+        """
+        try:
+            return dict(self._manifest()["start_from"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"the {_MANIFEST} of '{self.path}' does not say which model its training started "
+                "from; start the run again with --overwrite."
+            ) from error
+
+    def _manifest(self) -> Any:
+        return json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
 
     def _refuse_changed_network(self, config: TrainingConfig) -> None:
         """Compare with the copy: trained weights in another network are silent nonsense."""

@@ -384,6 +384,70 @@ def test_train_then_export_gives_a_model_that_evaluate_confirms(folder, capsys):
     assert run("export", "runs/tiny", "models/tiny", "--overwrite") == 0
 
 
+FINE_TUNING_FILE = f"""
+name = "tuned"
+[data]
+path = "{ETHANOL_FRAMES}"
+train_rows = "0:4"
+validation_rows = "4:6"
+[training]
+start_from = "painn-ethanol"
+freeze = ["embedding"]
+batch_size = 2
+max_epochs = 1
+"""
+
+
+def test_fine_tuning_says_what_it_starts_from_and_export_what_it_brought(folder, capsys):
+    (folder / "tune.toml").write_text(FINE_TUNING_FILE)
+    assert run("train", "tune.toml") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, begin in zip(
+        lines,
+        (
+            "starting from painn-ethanol: painn, 150465 parameters, for H, C, O",
+            "reference energies: shifted by H ",
+            "frozen: 7616 of 150465 parameters, in embedding.weight",
+            "before training, MAE on 2 validation frames: energy ",
+            "epoch 1/1  MAE: E ",
+        ),
+        strict=False,
+    ):
+        assert line.startswith(begin)
+    assert run("export", "runs/tuned", "models/tuned") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^quantity +MAE +RMSE +MAE before +RMSE before +unit *$", out, re.M)
+    assert len(re.findall(r"^(?:energy|forces).*( +\d+\.\d\d){4} +m\S+ *$", out, re.M)) == 3
+    assert run("evaluate", "models/tuned", ETHANOL_FRAMES, "--rows", "4:6") == 0
+    assert run("info", "models/tuned") == 0
+    out = capsys.readouterr().out
+    assert "fine-tuned from: painn-ethanol" in out
+    assert "parent's licence: CC0-1.0" in out
+    assert run("train", "tune.toml", "--resume") == 0
+    assert "nothing left to do: all 1 epochs are done." in capsys.readouterr().out
+
+
+def test_quiet_fine_tuning_is_quiet(folder, capsys):
+    (folder / "tune.toml").write_text(FINE_TUNING_FILE)
+    assert run("train", "tune.toml", "--quiet") == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("painn-ethanl", "start_from = 'painn-ethanl' is no model: neither a shipped one"),
+        ("gmn-nbody", "is a learned dynamics (gmn), not a potential"),
+        ("train.toml", "train.toml"),
+    ],
+)
+def test_fine_tuning_explains_a_wrong_model(source, message, folder, capsys):
+    (folder / "tune.toml").write_text(FINE_TUNING_FILE.replace("painn-ethanol", source))
+    assert run("train", "tune.toml") == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_every_potential_trains_exports_and_evaluates(name, folder):
     options = small_options(name) | TINY

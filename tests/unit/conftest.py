@@ -24,3 +24,11 @@ def kernels(library_cache: Path) -> None:
         patch.setenv("EQCALC_CACHE", str(library_cache))
         assert load_library()
         assert enable_kernels()
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    """Return the file of a small PaiNN for H, C, N and O in double precision."""
+    from fine_tunings import export_parent  # not every test needs a training
+
+    return export_parent(tmp_path / "parent.pt")

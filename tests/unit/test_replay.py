@@ -1,0 +1,80 @@
+"""Old frames in a fine-tuning."""
+
+from __future__ import annotations
+
+import pytest
+from fine_tunings import (
+    DATA,
+    REFERENCES,
+    SHIFT,
+    config_of,
+    data_text,
+    export_parent,
+    labelled_molecules,
+    small_potential,
+    start_of,
+)
+
+from eqcalc.training.finish import export_run
+from eqcalc.training.loaders import training_batches
+from eqcalc.training.run import train
+from eqcalc.training.training_folder import TrainingFolder
+
+
+def test_old_frames_are_trained_on_and_reported_apart(parent, tmp_path):
+    labelled_molecules(tmp_path / "old.xyz", small_potential(), dict.fromkeys("HCO", 0.0))
+    text = (
+        '[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3\nfraction = 0.5\ntrust_data = true'
+    )
+    train(config_of(tmp_path, text), tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    for name in ("replay_loss", "replay_energy_per_atom_mae_mev", "replay_forces_mae_mev_per_a"):
+        assert name in names
+    assert [int(line.split(",")[1]) for line in lines[1:]] == [4, 8]  # 4 new and 4 old frames
+    without = config_of(tmp_path)
+    train(without, tmp_path / "plain")
+    assert "replay_loss" not in (tmp_path / "plain" / "metrics.csv").read_text()
+
+
+def test_old_energies_follow_the_reference_energies(parent, tmp_path):
+    """Labels that the file reproduces stay so, whatever the new level of theory."""
+    labelled_molecules(tmp_path / "old.xyz", small_potential(), dict.fromkeys("HCO", 0.0))
+    labelled_molecules(tmp_path / "new.xyz", small_potential(), SHIFT)
+    text = data_text(tmp_path / "new.xyz", trust_data=True)
+    text += '\n[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3\ntrust_data = true'
+    start = start_of(config_of(tmp_path, text))
+    graphs = [*start.replayed, *start.replay_validation]
+    assert len(graphs) == 6
+    for item in graphs:
+        found = start.potential.eval().evaluate(item.graph)
+        assert float(found.energy) == pytest.approx(float(item.energy), abs=1e-4)
+
+
+def test_elements_of_old_frames_stay(tmp_path):
+    export_parent(tmp_path / "parent.pt", small_potential("nequip", elements=list(REFERENCES)))
+    text = f'[replay]\npath = "{DATA / "3bpa_frames.xyz"}"\ntrust_data = true'
+    config = config_of(tmp_path, text)
+    assert start_of(config).architecture["elements"] == ["H", "C", "N", "O"]
+    train(config, tmp_path / "run")
+    card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model").card
+    assert card.elements == ["H", "C", "N", "O"]
+    assert card.training_data["replayed frames"] == "3 of 3bpa_frames.xyz"
+
+
+def test_every_new_frame_and_a_fraction_of_old_ones_come_in_an_epoch(parent, tmp_path):
+    start = start_of(config_of(tmp_path))
+    new, old = start.train, [*start.train[:3], *start.validation]
+    batches = training_batches(new, 3, 7, replayed=old, fraction=0.4)
+    epochs = []
+    for epoch in (0, 1, 0):
+        batches.sampler.set_epoch(epoch)
+        order = list(batches.sampler)
+        assert sorted(k for k in order if k < 4) == [0, 1, 2, 3]
+        drawn = [k for k in order if k >= 4]
+        assert len(set(drawn)) == len(drawn) == 3  # 3 of 7 is 0.43, 2 of 6 is 0.33
+        epochs.append(order)
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert sum(batch.energy.shape[0] for batch in batches) == 7
+    few = training_batches(new, 3, 7, replayed=old[:1], fraction=0.6)
+    assert sorted(few.sampler) == [0, 1, 2, 3, *[4] * 6]
