@@ -293,10 +293,10 @@ def _fill_radial(layer: Interaction, layouts: LayerLayouts, given: Convolution) 
         theirs = sorted(theirs, key=lambda path: path[2])
     widths = [layouts.features_in[source] for source, _, _ in theirs]
     last = given.radial[-1]
-    if last.shape[1] != sum(widths):
+    if last.dim() != 2 or last.shape[1] != sum(widths):
         raise ModelFileError(
             f"{given.name}: the radial network must end in {sum(widths)} weights for these "
-            f"paths, found {last.shape[1]}."
+            f"paths, found the shape {tuple(last.shape)}."
         )
     columns = dict(zip(theirs, last.double().split(widths, dim=1), strict=True))
     ordered = [

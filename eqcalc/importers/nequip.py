@@ -55,7 +55,8 @@ from eqcalc.importers.e3nn import (
 from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert, state_of
-from eqcalc.importers.nequip_shape import Shape, shape_of_modules, shape_of_options
+from eqcalc.importers.nequip_package import shape_of_modules
+from eqcalc.importers.nequip_shape import Shape, shape_of_options
 from eqcalc.importers.originals import import_original
 from eqcalc.importers.tensors import Tensors
 from eqcalc.nn.so3 import Irrep, Layout, irreps_up_to
@@ -280,7 +281,10 @@ def _of_package(file: ForeignFile) -> tuple[Shape, dict[str, Tensor]]:
     if not norms or any(not torch.equal(norm, norms[0]) for norm in norms):
         raise ModelFileError("the package's layers have no common avg_num_neighbors.")
     averages = norms[0].double().flatten().pow(-2).tolist()
-    return shape_of_modules(network, model.attribute("_metadata") or {}, averages), state
+    metadata = model.attribute("_metadata")
+    if not isinstance(metadata, Mapping):
+        raise ModelFileError("the package's model does not name its types (_metadata).")
+    return shape_of_modules(network, metadata, averages), state
 
 
 def potential_of(
@@ -445,5 +449,5 @@ def _zbl(
         int(shape.zbl_power),
         elements=symbols if pair_cutoffs is not None else None,
         pair_cutoffs=pair_cutoffs,
-        coulomb=2.0 * unit * tensors.take("pair_potential._qqr2exesquare").item(),
+        coulomb=2.0 * unit * tensors.take("pair_potential._qqr2exesquare", 1).item(),
     )

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from eqcalc.errors import ModelFileError
 
-__all__ = ["integer", "positive", "widths"]
+__all__ = ["integer", "is_same", "positive", "widths"]
 
 
-def integer(config: Mapping[str, Any], key: str) -> int:
-    """Return an entry that must be an integer.
+def is_same(value: Any, known: Any) -> bool:
+    """Whether an entry is of the same type as a known value, and equal to it."""
+    return type(value) is type(known) and bool(value == known)
+
+
+def integer(config: Mapping[str, Any], key: str, minimum: int = 1) -> int:
+    """Return an entry that must be an integer, such as 6 or 6.0.
 
     Raises
     ------
-    ModelFileError : it is missing, or something else.
+    ModelFileError : it is missing, below the minimum, or something else.
     """
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise ModelFileError(f"config['{key}'] must be an integer, found {value!r}.")
-    return int(value)
+    is_whole = type(value) is int or (isinstance(value, float) and float(value).is_integer())
+    if not is_whole or value < minimum:  # type: ignore[operator]
+        raise ModelFileError(
+            f"config['{key}'] must be an integer of at least {minimum}, found {value!r}."
+        )
+    return int(value)  # type: ignore[arg-type]
 
 
 def positive(config: Mapping[str, Any], key: str) -> float:
@@ -31,9 +40,10 @@ def positive(config: Mapping[str, Any], key: str) -> float:
     ModelFileError : it is missing, or something else.
     """
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:  # type: ignore[operator]
         raise ModelFileError(f"config['{key}'] must be a positive number, found {value!r}.")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def widths(config: Mapping[str, Any], key: str) -> list[int]:

@@ -210,12 +210,14 @@ def potential_of(
     symbols = chosen_elements(symbols_of(sorted(shape.type_map)), elements)
     tensors = Tensors(_modern_names(state), _WITHOUT_NUMBERS, "model_state_dict")
     denominators = [_denominator(tensors, t) for t in range(len(shape.layouts) - 1)]
-    waves = tensors.take("edge_embedding.basis_function.coeffs").double()
+    waves = tensors.take("edge_embedding.basis_function.coeffs", None).double()
     network = _network(shape, symbols, waves.numel(), denominators[0])
     theirs, ours = shape.layouts, feature_layouts(network.config)
     rows = torch.tensor([shape.type_map[atomic_number(symbol)] for symbol in symbols])
     with torch.no_grad():
-        embedding = tensors.take("onehot_to_feature_x.linear.weight", len(shape.type_map), None)
+        n_scalars = network.embedding.weight.shape[1]
+        name = "onehot_to_feature_x.linear.weight"
+        embedding = tensors.take(name, len(shape.type_map), n_scalars)
         network.embedding.weight.copy_(embedding.double()[rows])
         network.radial_basis.frequencies.copy_(waves)
         factors = dict.fromkeys(theirs[0], 1.0)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
 from eqcalc.errors import ConfigError, ModelFileError, did_you_mean
-from eqcalc.importers.options import integer, positive, widths
+from eqcalc.importers.options import integer, is_same, positive, widths
 from eqcalc.nn.so3 import Irrep, Layout
 
 __all__ = ["FIXED", "Shape", "reachable", "read_shape"]
@@ -71,7 +71,7 @@ def read_shape(config: Mapping[str, Any], modality: Optional[str]) -> Shape:
     version, before_sorting = _version(config)
     for key, (known, default, meaning) in FIXED.items():
         found = config.get(key, default)
-        if found != known:
+        if not is_same(found, known):
             raise ModelFileError(
                 f"config['{key}'] is {found!r} ({meaning}); of SevenNet only networks with "
                 f"{known!r} are imported."
@@ -87,7 +87,8 @@ def read_shape(config: Mapping[str, Any], modality: Optional[str]) -> Shape:
         )
     for key in ("act_scalar", "act_gate"):
         found = config.get(key)
-        if not isinstance(found, Mapping) or (found.get("e"), found.get("o")) != ("silu", "tanh"):
+        functions = found if isinstance(found, Mapping) else {}
+        if not is_same(functions.get("e"), "silu") or not is_same(functions.get("o"), "tanh"):
             raise ModelFileError(
                 f"config['{key}'] is {found!r}; of SevenNet only networks with silu for even "
                 "scalars and tanh for odd ones are imported."
@@ -106,7 +107,7 @@ def read_shape(config: Mapping[str, Any], modality: Optional[str]) -> Shape:
     ]
     return Shape(
         layouts=_layouts(config),
-        l_max=integer(config, "lmax"),
+        l_max=integer(config, "lmax", 0),
         cutoff=positive(config, "cutoff"),
         xplor_onset=xplor_onset,
         polynomial_p=p,
@@ -146,7 +147,7 @@ def _is_used(options: Any) -> bool:
 
 def _layouts(config: Mapping[str, Any]) -> list[Layout]:
     """Return the channels of each irrep before each layer and after the last."""
-    n_layers, l_max = integer(config, "num_convolution_layer"), integer(config, "lmax")
+    n_layers, l_max = integer(config, "num_convolution_layer"), integer(config, "lmax", 0)
     has_parity = config.get("is_parity", True) is True
     scalar = Irrep(0, 1 if has_parity else 0)
     manual = config.get("irreps_manual", False)
@@ -209,7 +210,7 @@ def _modality(config: Mapping[str, Any], wanted: Optional[str]) -> tuple[Optiona
             )
         return None, 0
     known = config.get("_modal_map")
-    if not isinstance(known, Mapping) or sorted(known.values()) != list(range(len(known))):
+    if not isinstance(known, Mapping) or not _are_rows(known):
         raise ModelFileError(f"config['_modal_map'] is no list of modalities: {known!r}.")
     names = ", ".join(f"'{name}'" for name in known)
     if wanted is None:
@@ -227,16 +228,16 @@ def _modality(config: Mapping[str, Any], wanted: Optional[str]) -> tuple[Optiona
 
 def _envelope(config: Mapping[str, Any]) -> tuple[Optional[float], int]:
     basis = config.get("radial_basis")
-    if not isinstance(basis, Mapping) or basis.get("radial_basis_name") != "bessel":
+    if not isinstance(basis, Mapping) or not is_same(basis.get("radial_basis_name"), "bessel"):
         raise ModelFileError(
             f"config['radial_basis'] is {basis!r}; only Bessel functions ('bessel') are imported."
         )
     envelope = config.get("cutoff_function")
     envelope = envelope if isinstance(envelope, Mapping) else {}
     name = envelope.get("cutoff_function_name")
-    if name == "XPLOR":
+    if is_same(name, "XPLOR"):
         return positive(envelope, "cutoff_on"), 6
-    if name == "poly_cut":
+    if is_same(name, "poly_cut"):
         return None, integer({"poly_cut_p_value": 6} | dict(envelope), "poly_cut_p_value")
     raise ModelFileError(
         f"config['cutoff_function'] is {envelope!r}; 'XPLOR' and 'poly_cut' are imported."
@@ -246,7 +247,8 @@ def _envelope(config: Mapping[str, Any]) -> tuple[Optional[float], int]:
 def _self_connection(config: Mapping[str, Any]) -> str:
     """Return the option of NequIP here."""
     found = config.get("self_connection_type", "nequip")
-    kinds = set(found) if isinstance(found, (list, tuple)) else {found}
+    listed = found if isinstance(found, (list, tuple)) else [found]
+    kinds = {kind if isinstance(kind, str) else None for kind in listed}
     if kinds == {"linear"}:
         return "linear"
     if kinds == {"nequip"}:
@@ -262,10 +264,16 @@ def _type_map(config: Mapping[str, Any]) -> dict[int, int]:
     if (
         not isinstance(found, Mapping)
         or len(found) == 0
-        or not all(isinstance(z, int) and 1 <= z <= 118 for z in found)
-        or sorted(found.values()) != list(range(len(found)))
+        or not all(type(z) is int and 1 <= z <= 118 for z in found)
+        or not _are_rows(found)
     ):
         raise ModelFileError(
             f"config['_type_map'] must give each atomic number a row, found {found!r}."
         )
     return dict(found)
+
+
+def _are_rows(rows: Mapping[Any, Any]) -> bool:
+    """Whether the values are 0, 1, ... in some order."""
+    values = list(rows.values())
+    return all(type(v) is int for v in values) and sorted(values) == list(range(len(values)))

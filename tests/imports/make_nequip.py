@@ -6,7 +6,7 @@ in an environment of its own with nequip (0.19.1) and torch. Each is trained for
 frames that a Lennard-Jones potential labelled: their numbers mean nothing, their files are real.
 ``nequip/*.ckpt`` are Lightning's checkpoints, ``nequip/*.nequip.zip`` what ``nequip-package``
 made of them; of these the source code of nequip and e3nn, nine tenths of the size, and the
-second copy of the network, for training, are left out.
+second copy of the network, for training, are left out, and the rest is packed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 WITHOUT_AVERAGE = {"readout"}
-PACKAGED = {"readout", "foundation"}
+PACKAGED = {"parity", "readout", "foundation"}
 
 
 def main() -> None:
@@ -171,10 +171,13 @@ def settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def without_code(source: Path, target: Path) -> None:
     """Copy an archive without the Python files in it and the copy of the network for training."""
-    with zipfile.ZipFile(source) as read, zipfile.ZipFile(target, "w") as write:
+    with (
+        zipfile.ZipFile(source) as read,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as write,
+    ):
         for entry in read.infolist():
             if not entry.filename.endswith((".py", "/compile_model.pkl")):
-                write.writestr(entry, read.read(entry.filename))
+                write.writestr(entry.filename, read.read(entry.filename))
 
 
 if __name__ == "__main__":

@@ -215,6 +215,17 @@ def test_other_versions_training_modules_and_ensembles_are_refused() -> None:
         read(both, EV)
 
 
+def test_packages_without_names_of_types_and_options_that_are_none_are_refused() -> None:
+    file, _ = packaged()
+    modules(file.content["model/eager_model.pkl"])["sole_model"].state.update(_metadata=None)
+    with pytest.raises(ModelFileError, match="does not name its types"):
+        read(file, EV)
+    file = load("parity.ckpt")
+    given = file.content["hyper_parameters"] | {"model": [1]}
+    with pytest.raises(ModelFileError, match="options must be a table"):
+        read(with_content(file, hyper_parameters=given), EV)
+
+
 def test_averages_that_do_not_fit_are_refused() -> None:
     file = load("parity.ckpt")
     state = dict(file.content["state_dict"])
@@ -297,13 +308,41 @@ REFUSED_MODULES: dict[str, tuple[Callable[[Inert], object], str]] = {
         lambda n: modules(
             modules(modules(layer(n))["equivariant_nonlin"].state["_modules"]["act_gates"])["acts"]
         )["0"].state.update(f=stranger("ssp")),
-        "activation .*ssp.* in its gate",
+        "activations .*ssp.* in its gate",
     ),
     "radial": (
         lambda n: modules(modules(modules(modules(layer(n))["conv"])["edge_mlp"])["mlp"]).update(
             {"1": stranger("Mish")}
         ),
         "multilayer network of .*Mish",
+    ),
+    "factor": (
+        lambda n: modules(n)["factor"].state.update(factor=1.0),
+        "ApplyFactor has factor = 1.0",
+    ),
+    "mean": (
+        lambda n: modules(n)["total_energy_sum"].state.update(reduce="mean"),
+        "AtomwiseReduce has reduce = 'mean', where 'sum' is expected",
+    ),
+    "moment": (
+        lambda n: modules(
+            modules(modules(layer(n))["equivariant_nonlin"].state["_modules"]["act_gates"])["acts"]
+        )["0"].state.update(cst=1.0),
+        "normalize2mom has cst = 1.0",
+    ),
+    "gain": (
+        lambda n: (
+            modules(modules(modules(modules(layer(n))["conv"])["edge_mlp"])["mlp"])["2"]
+            .state["_buffers"]
+            .update(alpha=torch.ones(()))
+        ),
+        "linear map with the factor .*, where 0.534522 is expected",
+    ),
+    "odd scalars": (
+        lambda n: modules(layer(n))["equivariant_nonlin"].state.update(
+            irreps_scalars=modules(n)["spharm"].attribute("irreps_edge_sh")
+        ),
+        "has the scalars .* in its gate",
     ),
     "irreps": (
         lambda n: layer(n).state.update(feature_irreps_hidden=stranger("Irreps")),

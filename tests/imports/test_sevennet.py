@@ -142,7 +142,7 @@ REFUSED = {
     "degrees": (setting("lmax", 1), "degrees above lmax = 1"),
     "rows": (setting("_type_map", {1: 0, 8: 2}), "must give each atomic number a row"),
     "cutoff": (setting("cutoff", "5"), "cutoff'] must be a positive number, found '5'"),
-    "depth": (setting("num_convolution_layer", 2.5), "must be an integer, found 2.5"),
+    "depth": (setting("num_convolution_layer", 2.5), "must be an integer of at least 1, found 2.5"),
     "modalities": (setting("_modal_map", None), "is no list of modalities"),
 }
 
@@ -176,7 +176,7 @@ DAMAGED = {
     "no tensor": (state(lambda s: s.update({W1: 3})), "is no tensor"),
     "rows": (
         state(lambda s: s.update({"onehot_to_feature_x.linear.weight": s[W1][:7]})),
-        "holds 7 numbers, which are no 3 × n",
+        "holds 7 numbers, which are no 3 × 8",
     ),
     "radial": (
         state(
