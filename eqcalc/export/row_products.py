@@ -8,7 +8,7 @@ results do not depend on the number of threads; those of a library may.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
@@ -97,7 +97,8 @@ def _same_for_all(traced: GraphModule, node: Any) -> Optional[Tensor]:
     if node.target is _aten.expand.default:
         matrix = _constant(traced, node.args[0])
         return matrix if matrix is not None and matrix.dim() == 2 else None
-    if node.target is _aten.transpose.int and sorted(d % 3 for d in node.args[1:]) == [1, 2]:
+    dims = cast("tuple[int, ...]", node.args[1:])
+    if node.target is _aten.transpose.int and sorted(d % 3 for d in dims) == [1, 2]:
         matrix = _same_for_all(traced, node.args[0])
         return None if matrix is None else matrix.t()
     if node.target in (_aten.view.default, _aten.clone.default):
