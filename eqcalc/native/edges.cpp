@@ -8,6 +8,7 @@
 // result.
 
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +16,12 @@
 #include <vector>
 
 #include "library.h"
+
+namespace {
+
+constexpr int64_t kPiece = 8192;  // pairs that one thread takes at once
+
+}  // namespace
 
 namespace eqcalc {
 
@@ -41,38 +48,60 @@ std::tuple<Tensor, Tensor, double> edge_vectors(
   auto* v = all.data_ptr<double>();
   std::vector<uint8_t> is_near(P);
   auto* near = is_near.data();
-  int64_t n_near = 0;
-  double shortest = std::numeric_limits<double>::infinity();
-  for (int64_t p = 0; p < P; ++p) {
-    const int64_t j = senders[p], i = receivers[p];
-    TORCH_CHECK_INDEX(i >= 0 && i < n_atoms && j >= 0 && j < n_atoms, "pair ", p);
-    for (int64_t k = 0; k < 3; ++k) {
-      const double difference = r[3 * j + k] - r[3 * i + k];
-      v[3 * p + k] = shifted ? difference + o[3 * p + k] : difference;
+  // Pieces of pairs; which thread takes one changes no bit. Of each: the near pairs, the shortest.
+  const int64_t n_pieces = (P + kPiece - 1) / kPiece;
+  std::vector<int64_t> n_near_of(n_pieces);
+  std::vector<double> shortest_of(n_pieces, std::numeric_limits<double>::infinity());
+  at::parallel_for(0, n_pieces, 1, [&](int64_t piece, int64_t last) {
+    for (; piece < last; ++piece) {
+      int64_t n_near = 0;
+      double shortest = shortest_of[piece];
+      for (int64_t p = kPiece * piece; p < std::min(P, kPiece * (piece + 1)); ++p) {
+        const int64_t j = senders[p], i = receivers[p];
+        TORCH_CHECK_INDEX(i >= 0 && i < n_atoms && j >= 0 && j < n_atoms, "pair ", p);
+        for (int64_t k = 0; k < 3; ++k) {
+          const double difference = r[3 * j + k] - r[3 * i + k];
+          v[3 * p + k] = shifted ? difference + o[3 * p + k] : difference;
+        }
+        const double* w = v + 3 * p;
+        const double d = std::sqrt((w[0] * w[0] + w[1] * w[1]) + w[2] * w[2]);
+        shortest = std::min(shortest, d);
+        near[p] = d < cutoff;
+        n_near += near[p];
+      }
+      n_near_of[piece] = n_near;
+      shortest_of[piece] = shortest;
     }
-    const double* w = v + 3 * p;
-    const double d = std::sqrt((w[0] * w[0] + w[1] * w[1]) + w[2] * w[2]);
-    shortest = std::min(shortest, d);
-    near[p] = d < cutoff;
-    n_near += near[p];
+  });
+  double shortest = std::numeric_limits<double>::infinity();
+  int64_t n_near = 0;
+  std::vector<int64_t> first_of(n_pieces);  // where the near pairs of each piece go
+  for (int64_t piece = 0; piece < n_pieces; ++piece) {
+    shortest = std::min(shortest, shortest_of[piece]);
+    first_of[piece] = n_near;
+    n_near += n_near_of[piece];
   }
   const bool every = n_near == P;
   auto edge_index = every ? pairs : pairs.new_empty({2, n_near});
   if (every && like.scalar_type() == at::kDouble) return {edge_index, all, shortest};
   auto vectors = like.new_empty({n_near, 3});
+  auto* index = every ? nullptr : edge_index.data_ptr<int64_t>();
   AT_DISPATCH_FLOATING_TYPES(like.scalar_type(), "edge_vectors", [&] {
-    auto* out = vectors.data_ptr<scalar_t>();
-    if (every) {
-      for (int64_t k = 0; k < 3 * P; ++k) out[k] = static_cast<scalar_t>(v[k]);
-      return;
-    }
-    auto *j = edge_index.data_ptr<int64_t>(), *i = j + n_near;
-    for (int64_t p = 0; p < P; ++p) {
-      if (!near[p]) continue;
-      *j++ = senders[p];
-      *i++ = receivers[p];
-      for (int64_t k = 0; k < 3; ++k) *out++ = static_cast<scalar_t>(v[3 * p + k]);
-    }
+    auto* to = vectors.data_ptr<scalar_t>();
+    at::parallel_for(0, n_pieces, 1, [&](int64_t piece, int64_t last) {
+      for (; piece < last; ++piece) {
+        int64_t e = first_of[piece];
+        for (int64_t p = kPiece * piece; p < std::min(P, kPiece * (piece + 1)); ++p) {
+          if (!near[p]) continue;
+          for (int64_t k = 0; k < 3; ++k) to[3 * e + k] = static_cast<scalar_t>(v[3 * p + k]);
+          if (!every) {
+            index[e] = senders[p];
+            index[n_near + e] = receivers[p];
+          }
+          ++e;
+        }
+      }
+    });
   });
   return {edge_index, vectors, shortest};
 }

@@ -303,6 +303,20 @@ def test_sums_of_many_edges_are_the_same_with_any_number_of_threads(n_threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("n_threads", [2, 3])
+@pytest.mark.parametrize("cutoff", [4.0, 5.0])
+def test_edges_of_large_structures_are_the_same_with_any_number_of_threads(n_threads, cutoff):
+    steps = [moved(bulk("Cu", cubic=True) * (8, 8, 8), seed) for seed in (1, 2)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(n_threads)
+        skin_list = SkinList(cutoff, 0.5, dtype=torch.float32)
+        for step in steps:
+            assert_same_graphs(*both_ways(lambda s=step, kept=skin_list: kept.graph(s)))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_forces_of_an_edge_gradient_of_minus_zero_are_plus_zero():
     """As sums that begin at zero are; numpy and torch print the other one as -0."""
     graph = build_graph(water(), CUTOFF)
