@@ -81,6 +81,7 @@ def test_the_card_says_where_the_weights_came_from(imported):
     assert (card.name, card.licence) == ("mine", "MIT")
     assert card.compositions == ["C2H6O"]
     assert any("forces jump" in sentence for sentence in card.gives_up)
+    assert any("a kink" in sentence for sentence in card.gives_up)
     page = imported.path.with_name("card.md").read_text()
     assert "## Origin" in page
     assert f"sha256: {card.origin['sha256']}" in page
