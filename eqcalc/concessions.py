@@ -22,10 +22,13 @@ class Concessions(NamedTuple):
     vanishing_derivatives : how many derivatives of an edge's effect vanish at the cutoff, 2 or
         1. With 1, as a cosine cutoff has, forces are continuous and their derivatives jump; the
         effect must vanish with exactly that power.
+    smooth_at_symmetric_sites : an atom off a perfect site by 1e-3 Å has the force constant that
+        it has at the site. False: only within 1e-6 Å, as with lengths √(Σ v² + 1e-8).
     """
 
     mirror_symmetric: bool = True
     vanishing_derivatives: int = 2
+    smooth_at_symmetric_sites: bool = True
 
     def sentences(self) -> list[str]:
         """Return what a user of the model has to know, for its card.
@@ -40,6 +43,8 @@ class Concessions(NamedTuple):
             )
         if self.vanishing_derivatives < 2:
             found.append("Derivatives of forces jump where a pair crosses the cutoff function.")
+        if not self.smooth_at_symmetric_sites:
+            found.append("Force constants on sites of high symmetry mean nothing: there is a kink.")
         return found
 
 
@@ -54,14 +59,13 @@ def declared(network: nn.Module) -> Concessions:
     ------
     ConfigError : a declaration is not one of the values above.
     """
-    found = Concessions(
-        getattr(network, "mirror_symmetric", True), getattr(network, "vanishing_derivatives", 2)
-    )
+    stated = {key: getattr(network, key) for key in Concessions._fields if hasattr(network, key)}
+    found = Concessions(**stated)
     name = type(network).__name__
-    if not isinstance(found.mirror_symmetric, bool):
-        raise ConfigError(
-            f"{name}.mirror_symmetric must be True or False, found {found.mirror_symmetric!r}."
-        )
+    for key in ("mirror_symmetric", "smooth_at_symmetric_sites"):
+        value = getattr(found, key)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}.{key} must be True or False, found {value!r}.")
     n = found.vanishing_derivatives
     if isinstance(n, bool) or n not in (1, 2):
         raise ConfigError(f"{name}.vanishing_derivatives must be 2 or 1, found {n!r}.")

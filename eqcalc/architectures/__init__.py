@@ -21,7 +21,7 @@ PER_ELEMENT
 options ``elements`` and ``avg_num_neighbors``
     filled by the training from its frames, where the training file leaves them out: atomic
     numbers of the elements, and the mean number of neighbours of an atom
-class attributes ``mirror_symmetric`` and ``vanishing_derivatives``
+attributes ``mirror_symmetric``, ``vanishing_derivatives`` and ``smooth_at_symmetric_sites``
     what the network gives up of the contract (:mod:`eqcalc.concessions`)
 """
 

@@ -152,6 +152,7 @@ class GVP(nn.Module):
         )
         self.cutoff = float(cutoff)
         self.n_hops = num_layers
+        self.smooth_at_symmetric_sites = vector_norm == "smooth"
         self.message_scale = float(avg_num_neighbors) ** -0.5
         self.gamma = (num_radial_basis / self.cutoff) ** 2
         centres = torch.linspace(0.0, self.cutoff, num_radial_basis)

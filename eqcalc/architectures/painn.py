@@ -148,6 +148,7 @@ class PaiNN(nn.Module):
         )
         self.cutoff = float(cut_off)
         self.vanishing_derivatives = 1 if envelope == "cosine" else 2
+        self.smooth_at_symmetric_sites = vector_norm == "smooth"
         self.n_hops = num_blocks
         self.n_channels = embedding_dim
         self.embedding = nn.Embedding(N_ELEMENTS, embedding_dim)

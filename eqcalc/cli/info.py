@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from eqcalc.cli.console import print_json, say, show
+from eqcalc.cli.console import note, print_json, say, show
 from eqcalc.cli.options import Trust
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ def info(
         typer.Argument(
             help="A shipped model's name, a model file, or an architecture; none lists them."
         ),
+    ] = None,
+    source: Annotated[
+        Optional[Path],
+        typer.Option(help="The file that the model was imported from: is it still the same?"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     trust: Trust = False,
@@ -60,8 +65,26 @@ def info(
         return
     show(Markdown(file.card.to_markdown()))
     say(f"\nfile    {file.path} ({file.path.stat().st_size / 1e6:.1f} MB)\nsha256  {file.sha256}")
+    if source is not None:
+        _say_source(file, source)
     if file.card.kind == "potential":
         _say_engine(file)
+
+
+def _say_source(file: ModelFile, source: Path) -> None:
+    """Say whether a file is the one that the model was imported from."""
+    from eqcalc.importers.foreign_file import sha256_of
+
+    found, origin = sha256_of(source), file.card.origin
+    if not origin:
+        say("source  the model was not imported from another package")
+    elif origin.get("sha256") == found:
+        say(f"source  '{source}' is the file that the model was imported from")
+    else:
+        note(
+            f"source  '{source}' is not the file that the model was imported from: its sha256 is "
+            f"{found}, the card has {origin.get('sha256')}; import it again with --overwrite"
+        )
 
 
 def _say_engine(file: ModelFile) -> None:

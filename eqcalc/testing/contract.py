@@ -30,6 +30,7 @@ from eqcalc.testing.laws import (
     assert_neighbours_matter,
     assert_same_numbers,
     assert_smooth_at_cutoff,
+    assert_smooth_at_symmetric_sites,
     law_name,
     reason_to_leave_out,
 )
@@ -310,6 +311,11 @@ def _notes(potential: Potential, elements: Sequence[str], with_noise: bool) -> l
         notes.append(
             f"{law_name(assert_smooth_at_cutoff)} was applied with {n} vanishing derivative "
             f"instead of 2: the network declares vanishing_derivatives = {n}."
+        )
+    if not subject.concessions.smooth_at_symmetric_sites:
+        notes.append(
+            f"{law_name(assert_smooth_at_symmetric_sites)} was applied with displacements a "
+            "thousandth of the usual: the network declares smooth_at_symmetric_sites = False."
         )
     if with_noise:
         notes.append("parameters were moved by noise of 0.05 (perturb=False leaves them).")

@@ -445,6 +445,7 @@ def test_subjects_carry_what_their_network_declares():
     ("attribute", "value", "match"),
     [
         ("mirror_symmetric", 1, r"^Sound\.mirror_symmetric must be True or False, found 1\.$"),
+        ("smooth_at_symmetric_sites", 1, r"smooth_at_symmetric_sites must be True or False"),
         ("vanishing_derivatives", 0, r"^Sound\.vanishing_derivatives must be 2 or 1, found 0\.$"),
         ("vanishing_derivatives", True, r"vanishing_derivatives must be 2 or 1, found True"),
         ("vanishing_derivatives", 3, r"vanishing_derivatives must be 2 or 1, found 3"),

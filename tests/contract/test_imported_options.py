@@ -16,7 +16,8 @@ from eqcalc.testing import check_contract
 from eqcalc.testing.geometries import ELEMENTS
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
-    ("painn", {"envelope": "cosine"}),
+    ("painn", {"envelope": "cosine", "vector_norm": "published"}),
+    ("gvp", {"vector_norm": "published"}),
     ("painn", {"envelope": "cosine", "radial_basis": "stored_gaussian", "radial_unit": 0.53}),
     ("painn", {"radial_basis": "stored_sine"}),
     ("schnet", {"envelope": "cosine", "readout_activation": "silu"}),
@@ -34,8 +35,10 @@ def _network(kind: str, options: dict[str, Any]) -> torch.nn.Module:
 @pytest.mark.parametrize(("kind", "options"), OPTIONS)
 def test_networks_with_imported_options_obey_the_contract_that_they_declare(kind, options):
     network = _network(kind, options)
-    expected = 1 if options.get("envelope") == "cosine" else 2
-    assert declared(network) == Concessions(vanishing_derivatives=expected)
+    assert declared(network) == Concessions(
+        vanishing_derivatives=1 if options.get("envelope") == "cosine" else 2,
+        smooth_at_symmetric_sites=options.get("vector_norm") != "published",
+    )
     check_contract(Potential(network), elements=ELEMENTS)
 
 
@@ -44,6 +47,22 @@ def test_a_cosine_that_claims_two_vanishing_derivatives_breaks_the_contract(kind
     network = _network(kind, {"envelope": "cosine"})
     network.vanishing_derivatives = 2
     with pytest.raises(AssertionError, match="cutoff"):
+        check_contract(Potential(network), elements=ELEMENTS, exported=False)
+
+
+def test_a_published_norm_that_claims_to_be_smooth_breaks_the_contract():
+    network = _network("painn", {"vector_norm": "published"})
+    network.smooth_at_symmetric_sites = True
+    with pytest.raises(AssertionError, match="smooth_at_symmetric_sites"):
+        check_contract(Potential(network), elements=ELEMENTS, exported=False)
+
+
+def test_a_norm_without_rounding_breaks_what_a_declared_kink_leaves(monkeypatch):
+    network = _network("painn", {"vector_norm": "published"})
+    monkeypatch.setattr(
+        "eqcalc.nn.norm.channel_norm", lambda v: torch.sqrt(v.square().sum(dim=1) + 1e-24)
+    )
+    with pytest.raises(AssertionError, match=r"smooth_at_symmetric_sites.*\n.*a kink"):
         check_contract(Potential(network), elements=ELEMENTS, exported=False)
 
 

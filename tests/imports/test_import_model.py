@@ -81,6 +81,7 @@ def test_the_card_says_where_the_weights_came_from(imported):
     assert (card.name, card.licence) == ("mine", "MIT")
     assert card.compositions == ["C2H6O"]
     assert any("forces jump" in sentence for sentence in card.gives_up)
+    assert any("a kink" in sentence for sentence in card.gives_up)
     page = imported.path.with_name("card.md").read_text()
     assert "## Origin" in page
     assert f"sha256: {card.origin['sha256']}" in page
@@ -247,6 +248,17 @@ def test_the_verb_imports_and_sums_up(tmp_path, capsys):
         assert text in shown
     assert _cli("info", tmp_path / "mine") == 0
     assert "Origin" in capsys.readouterr().out
+
+
+def test_info_tells_whether_the_source_is_still_the_same(imported, tmp_path, capsys):
+    assert _cli("info", imported.path, "--source", SOURCE) == 0
+    assert "is the file that the model was imported from" in capsys.readouterr().out
+    assert _cli("info", imported.path, "--source", FOLDER / "painn_bessel.model") == 0
+    assert "is not the file that the model was imported from" in capsys.readouterr().out
+    assert _cli("info", "painn-ethanol", "--source", SOURCE) == 0
+    assert "was not imported from another package" in capsys.readouterr().out
+    assert _cli("info", imported.path, "--source", tmp_path / "none") == 2
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_the_verb_names_the_options_that_are_missing(tmp_path, capsys):
