@@ -91,7 +91,7 @@ def test_options_of_the_file_may_be_repeated_or_left_out(text, parent, tmp_path)
         (
             "painn-ethanl",
             UnknownModelError,
-            r"start_from = 'painn-ethanl' is no model: neither a shipped one \(.*painn-ethanol\) "
+            r"start_from = 'painn-ethanl' is no model: neither a shipped one \(.*painn-ethanol.*\) "
             r"nor a file '.*/painn-ethanl'\. Did you mean 'painn-ethanol'\?",
         ),
         ("absent.pt", UnknownModelError, r"nor a file '.*/absent\.pt'"),
