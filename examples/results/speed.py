@@ -113,7 +113,10 @@ def main() -> None:
             files[name] = Path(folder) / f"{name}.xyz"
             write(files[name], _structure(name), format="extxyz")
         models = {name: _model(name, arguments.models) for name in arguments.networks.split(",")}
+        before = numbers.get("machine")
         numbers["machine"] = machine(torch.device("cpu"))
+        for row in numbers.get("works", []) + numbers.get("networks", []):
+            row.setdefault("cpu", (before or numbers["machine"])["cpu"])
         works = _works(arguments, models | _shipped(arguments), files)
         numbers["works"] = _merged(numbers, "works", works, ("network", "structure", "peer"))
         if not arguments.only_peers:
@@ -206,6 +209,7 @@ def _works(
                 runs[name].append(_run(*job))
         row = {
             **work._asdict(),
+            "cpu": machine(torch.device("cpu"))["cpu"],
             "ms": {name: _median(found) for name, found in runs.items()},
             "range": {name: _range(found) for name, found in runs.items()},
             "cpu_share": min(run["cpu_share"] for found in runs.values() for run in found),
@@ -267,6 +271,7 @@ def _networks(models: dict[str, Path]) -> list[dict[str, Any]]:
                 found = measure(calculator, atoms, structure, seconds=1.0)
                 row = {
                     "network": name,
+                    "cpu": machine(torch.device("cpu"))["cpu"],
                     "engine": engine,
                     "structure": structure,
                     "n_edges": found.n_edges,
@@ -291,12 +296,12 @@ def _page(numbers: dict[str, Any]) -> str:
         "        --nequip-model MODEL --mace PYTHON --sevennet PYTHON",
         "",
         f"ms per `VelocityVerlet` step, float32, 5 Å, one thread, neighbour list and forces "
-        f"included: {where['cpu']}, {where['cores']} cores, torch {where['torch']}. Medians over "
-        "fresh processes in turn, with the smallest and largest block. Untrained networks of the "
-        "same widths on the same structures. 'Error' is the largest deviation of a force from "
-        "the float64 network, over the largest force. Peers ran twice: as they are, and with glibc "
-        "told to keep freed memory; ratios are to the faster of both. MACE is another network "
-        f"({MACE}, 2 layers, correlation 3) and stands beside NequIP for orientation. The shipped "
+        f"included: {_processors(numbers)}, {where['cores']} cores, torch {where['torch']}. "
+        "Medians over fresh processes in turn, with the smallest and largest block. Untrained "
+        "networks of the same widths on the same structures. 'Error' is the largest deviation of a "
+        "force from the float64 network, over the largest force. Peers ran twice: as they are, and "
+        "with glibc told to keep freed memory; ratios are to the faster of both. MACE is another "
+        f"network ({MACE}, 2 layers, correlation 3) and stands beside NequIP for orientation. The shipped "
         "SevenNets have the weights of SevenNet's own.",
         "",
         "| network | structure | peer | ms | memory kept | eqcalc, compiled | ratio | target | "
@@ -324,6 +329,16 @@ def _page(numbers: dict[str, Any]) -> str:
     if numbers.get("networks"):
         lines += ["", *_parts(numbers["networks"])]
     return "\n".join([*lines, "", (HERE / "speed_notes.md").read_text()])
+
+
+def _processors(numbers: dict[str, Any]) -> str:
+    """Return the processors, and what was measured on which where there are several."""
+    found: dict[str, set[str]] = {}
+    for row in numbers.get("works", []) + numbers.get("networks", []):
+        found.setdefault(row["cpu"], set()).add(row["network"])
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{cpu} ({', '.join(sorted(names))})" for cpu, names in found.items())
 
 
 def _cell(value: float, spread: list[float]) -> str:
