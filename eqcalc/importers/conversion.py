@@ -97,7 +97,10 @@ def import_model(
     importer = find_importer(file)
     chosen = None if elements is None else _symbols(elements)
     choices = Choices(energy_unit, length_unit, modality, chosen)
-    imported = importer.read(file, choices)
+    try:
+        imported = importer.read(file, choices)
+    except ConfigError as error:
+        raise ConfigError(f"'{file.path}' was not imported: {error}") from error
     _require_finite(imported.potential, file)
     licence = imported.licence if licence is None else licence
     level = imported.level_of_theory if level_of_theory is None else level_of_theory

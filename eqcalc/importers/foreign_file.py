@@ -136,6 +136,8 @@ def _read_zip(path: Path, file: BinaryIO, sha256: str) -> ForeignFile:
             infos = _members(archive.infolist(), os.fstat(file.fileno()).st_size)
             _require_importable(path, infos)
             return _read_members(path, archive, infos, sha256)
+    except ModelFileError:  # one of _DAMAGE, and says what it is itself
+        raise
     except _DAMAGE as error:
         raise ModelFileError(
             f"'{path}' is truncated or damaged ({error}); copy it again."

@@ -294,3 +294,9 @@ def test_importers_are_modules_of_the_agreed_shape():
         module: ModuleType = __import__(f"eqcalc.importers.{name}", fromlist=["KIND"])
         assert isinstance(module.KIND, str)
         assert all(callable(getattr(module, n)) for n in ("recognises", "read", "original"))
+
+
+def test_what_has_to_be_chosen_is_said_with_the_file(tmp_path):
+    path = Path(__file__).parent / "sevennet" / "modal.pth"
+    with pytest.raises(ConfigError, match=r"modal.pth' was not imported: .*choose a modality"):
+        import_model(path, tmp_path / "model")
