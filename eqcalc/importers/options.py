@@ -10,6 +10,9 @@ from eqcalc.errors import ModelFileError
 
 __all__ = ["integer", "is_same", "positive", "widths"]
 
+_LARGEST = 10_000
+"""Of widths, layers, degrees: a network is not built to find out that its numbers are absurd."""
+
 
 def is_same(value: Any, known: Any) -> bool:
     """Whether an entry is of the same type as a known value, and equal to it."""
@@ -21,7 +24,8 @@ def integer(config: Mapping[str, Any], key: str, minimum: int = 1) -> int:
 
     Raises
     ------
-    ModelFileError : it is missing, below the minimum, or something else.
+    ModelFileError : it is missing, below the minimum, larger than that of any network, or
+        something else.
     """
     value = config.get(key)
     is_whole = type(value) is int or (isinstance(value, float) and float(value).is_integer())
@@ -29,6 +33,8 @@ def integer(config: Mapping[str, Any], key: str, minimum: int = 1) -> int:
         raise ModelFileError(
             f"config['{key}'] must be an integer of at least {minimum}, found {value!r}."
         )
+    if value > _LARGEST:  # type: ignore[operator]
+        raise ModelFileError(f"config['{key}'] = {value!r} is more than any network has.")
     return int(value)  # type: ignore[arg-type]
 
 

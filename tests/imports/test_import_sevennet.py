@@ -142,6 +142,7 @@ REFUSED = {
     "degrees": (setting("lmax", 1), "degrees above lmax = 1"),
     "rows": (setting("_type_map", {1: 0, 8: 2}), "must give each atomic number a row"),
     "cutoff": (setting("cutoff", "5"), "cutoff'] must be a positive number, found '5'"),
+    "degrees beyond every network": (setting("lmax", 10**9), "is more than any network has"),
     "depth": (setting("num_convolution_layer", 2.5), "must be an integer of at least 1, found 2.5"),
     "modalities": (setting("_modal_map", None), "is no list of modalities"),
 }
