@@ -1,4 +1,4 @@
-"""Files that never hold half of anything, unless a process is killed while it writes a piece.
+"""Files that never hold half of anything, unless a kill ends a write.
 
 A file that grows during a run is an :class:`AppendFile`: a piece is in it whole
 or not at all, except that a kill inside a write leaves a half, which readers cut
@@ -21,8 +21,8 @@ class AppendFile:
     """A new file that grows by whole pieces.
 
     Writes are unbuffered, so whatever kills the process leaves every piece that
-    was appended, and at most half of the next. A piece that cannot be written to its end (disk full) is taken
-    back before the error is raised. A file that was removed or replaced meanwhile
+    was appended, and at most half of the next. A piece that cannot be written to its
+    end (disk full) is taken back before the error is raised. A file that was removed or replaced meanwhile
     would take every piece, and nobody would ever see them: that is an error too.
 
     Raises
