@@ -22,8 +22,8 @@ class AppendFile:
 
     Writes are unbuffered, so whatever kills the process leaves every piece that
     was appended, and at most half of the next. A piece that cannot be written to its
-    end (disk full) is taken back before the error is raised. A file that was removed or replaced meanwhile
-    would take every piece, and nobody would ever see them: that is an error too.
+    end (disk full) is taken back before the error is raised. A file that was removed or
+    replaced meanwhile would take every piece, and nobody would ever see them: that is an error too.
 
     Raises
     ------
