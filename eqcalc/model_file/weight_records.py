@@ -9,6 +9,7 @@ form of a network keeps in another order, stay in ``weights.safetensors``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -40,7 +41,8 @@ def share_weights(entries: dict[str, bytes]) -> dict[str, bytes]:
     for weight, stored in deserialize(entries[name]):
         content = bytes(stored["data"])
         if content and content in records:
-            index[weight] = [records[content], stored["dtype"], list(stored["shape"])]
+            said = [records[content], stored["dtype"], list(stored["shape"])]
+            index[weight] = [*said, hashlib.sha256(content).hexdigest()]
         else:
             left[weight] = (stored["dtype"], list(stored["shape"]), content)
     shared = {key: content for key, content in entries.items() if key != name}
@@ -79,9 +81,9 @@ def restore_weights(entries: dict[str, bytes]) -> dict[str, bytes]:
 def _indexed(
     weight: str, said: object, entries: Mapping[str, bytes]
 ) -> tuple[str, list[int], bytes]:
-    if not (isinstance(said, list) and len(said) == 3):
+    if not (isinstance(said, list) and len(said) == 4):
         raise ValueError(f"{INDEX} says nothing that is understood of {weight}")
-    record, dtype, shape = said
+    record, dtype, shape, checksum = said
     is_shape = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
     if dtype not in _ITEM_BYTES or not is_shape or not str(record).startswith("data/"):
         raise ValueError(f"{INDEX} says nothing that is understood of {weight}")
@@ -90,6 +92,8 @@ def _indexed(
     content = entries[record]
     if math.prod(shape) * _ITEM_BYTES[dtype] != len(content):
         raise ValueError(f"the record {record} of the weight {weight} has {len(content)} bytes")
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise ValueError(f"the record {record} of the weight {weight} is not what the program has")
     return dtype, shape, content
 
 
