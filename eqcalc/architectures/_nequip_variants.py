@@ -28,7 +28,7 @@ from torch import Tensor
 
 from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least, require_positive
+from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
 
 if TYPE_CHECKING:
     from eqcalc.architectures.nequip import Config
@@ -88,10 +88,7 @@ def check_variants(config: "Config") -> dict[str, Any]:
         raise ConfigError(
             "mirror_symmetric = False needs parity = False: features of SO(3) have no parity."
         )
-    if config.self_connection not in ("species", "linear"):
-        raise ConfigError(
-            f"self_connection must be 'species' or 'linear', found {config.self_connection!r}."
-        )
+    require_choice(("species", "linear"), self_connection=config.self_connection)
     require_at_least(0, modalities=config.modalities)
     if config.embedding_size is not None:
         require_at_least(1, embedding_size=config.embedding_size)

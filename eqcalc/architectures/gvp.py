@@ -42,10 +42,10 @@ from torch.nn import functional
 
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import require_at_least, require_fraction, require_positive
+from eqcalc.nn.arguments import require_at_least, require_choice, require_fraction, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
-from eqcalc.nn.norm import ChannelNorm, require_norm
+from eqcalc.nn.norm import NORMS, ChannelNorm
 from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
 
@@ -98,7 +98,7 @@ class Config:
         require_at_least(2, scalar_dim=self.scalar_dim, num_radial_basis=self.num_radial_basis)
         require_positive(cutoff=self.cutoff, avg_num_neighbors=self.avg_num_neighbors)
         require_fraction(drop_rate=self.drop_rate)
-        require_norm(vector_norm=self.vector_norm)
+        require_choice(NORMS, vector_norm=self.vector_norm)
 
 
 PUBLISHED = Config(drop_rate=0.1)

@@ -40,11 +40,16 @@ from torch import Tensor, nn
 
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
+from eqcalc.nn.arguments import (
+    refuse_self_loops,
+    require_at_least,
+    require_choice,
+    require_positive,
+)
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
-from eqcalc.nn.envelope import Envelope, require_envelope
+from eqcalc.nn.envelope import ENVELOPES, Envelope
 from eqcalc.nn.mlp import MLP
-from eqcalc.nn.norm import ChannelNorm, require_norm
+from eqcalc.nn.norm import NORMS, ChannelNorm
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.nn.stored_basis import require_basis, stored_basis
@@ -92,8 +97,8 @@ class Config:
         )
         require_at_least(2, embedding_dim=self.embedding_dim)
         require_positive(cut_off=self.cut_off, radial_unit=self.radial_unit)
-        require_norm(vector_norm=self.vector_norm)
-        require_envelope(envelope=self.envelope)
+        require_choice(NORMS, vector_norm=self.vector_norm)
+        require_choice(ENVELOPES, envelope=self.envelope)
         require_basis("sine", self.radial_basis, self.radial_unit)
 
 

@@ -34,11 +34,16 @@ import torch
 from torch import Tensor, nn
 
 from eqcalc.elements import N_ELEMENTS
-from eqcalc.errors import ConfigError, did_you_mean
+from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
+from eqcalc.nn.arguments import (
+    refuse_self_loops,
+    require_at_least,
+    require_choice,
+    require_positive,
+)
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
-from eqcalc.nn.envelope import Envelope, require_envelope
+from eqcalc.nn.envelope import ENVELOPES, Envelope
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
 from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers
@@ -95,16 +100,11 @@ class Config:
                 f"found {self.last_centre}."
             )
         require_positive(radial_unit=self.radial_unit)
-        require_envelope(envelope=self.envelope)
+        require_choice(ENVELOPES, envelope=self.envelope)
         require_basis("gaussian", self.radial_basis, self.radial_unit)
         if self.cutoff is None and (self.envelope, self.radial_basis) != _OWN:
             raise ConfigError("envelope and radial_basis need a cutoff, found cutoff = None.")
-        if self.readout_activation not in _ACTIVATIONS:
-            raise ConfigError(
-                f"readout_activation must be one of {', '.join(_ACTIVATIONS)}, found "
-                f"{self.readout_activation!r}."
-                + did_you_mean(str(self.readout_activation), _ACTIVATIONS)
-            )
+        require_choice(_ACTIVATIONS, readout_activation=self.readout_activation)
 
     @property
     def last_centre(self) -> float:

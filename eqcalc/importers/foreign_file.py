@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, BinaryIO
 
 from eqcalc.errors import ModelFileError, UnknownModelError
 from eqcalc.importers.inert import read_inert
+from eqcalc.model_file.entries import ZIP_DAMAGE
 
 __all__ = ["ForeignFile", "read_foreign", "sha256_of"]
 
@@ -28,15 +27,6 @@ _MOST_MEMBERS = 200_000
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 20, 2**24
 _LARGEST_PICKLE = 2**26
 _RECORD = re.compile(r"data/(?P<saved>\d+)|\.data/(?P<packaged>\d+)\.storage", re.ASCII)
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-)
 
 
 @dataclass(frozen=True)
@@ -136,9 +126,9 @@ def _read_zip(path: Path, file: BinaryIO, sha256: str) -> ForeignFile:
             infos = _members(archive.infolist(), os.fstat(file.fileno()).st_size)
             _require_importable(path, infos)
             return _read_members(path, archive, infos, sha256)
-    except ModelFileError:  # one of _DAMAGE, and says what it is itself
+    except ModelFileError:  # one of ZIP_DAMAGE, and says what it is itself
         raise
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise ModelFileError(
             f"'{path}' is truncated or damaged ({error}); copy it again."
         ) from error

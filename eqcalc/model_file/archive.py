@@ -14,9 +14,6 @@ import hashlib
 import json
 import os
 import re
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -24,7 +21,16 @@ from typing import Union
 from eqcalc.errors import ModelFileError, UnknownModelError, did_you_mean
 from eqcalc.model_file.agreement import check_agreement, check_state, read_state
 from eqcalc.model_file.card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
-from eqcalc.model_file.entries import CARD, INDEX, PASSPORT, WEIGHTS, digest_of, pack, read_entries
+from eqcalc.model_file.entries import (
+    CARD,
+    INDEX,
+    PASSPORT,
+    WEIGHTS,
+    ZIP_DAMAGE,
+    digest_of,
+    pack,
+    read_entries,
+)
 from eqcalc.model_file.pickled import Instance
 from eqcalc.model_file.program import check_program
 from eqcalc.model_file.weight_records import restore_weights
@@ -47,18 +53,6 @@ __all__ = [
 MODEL_NAME = "model.pt"
 
 Source = Union[str, "os.PathLike[str]"]
-
-# What zipfile raises, depending on where a file is damaged: a flipped bit may claim
-# encryption, another compression or a name that is no text.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-)
 
 _FOR_TORCH = re.compile(
     r"(code/.*\.py|data/\d+|constants/\d+|(data|constants)\.pkl|version|byteorder)", re.ASCII
@@ -284,7 +278,7 @@ def _content(path: Path) -> bytes:
 def _read_entries(content: bytes, path: Path) -> dict[str, bytes]:
     try:
         return read_entries(content)
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise ModelFileError(_not_an_archive(path)) from error
     except ValueError as error:
         raise ModelFileError(

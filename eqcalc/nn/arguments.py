@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from eqcalc.errors import ConfigError, GraphError, listing
+from eqcalc.errors import ConfigError, GraphError, did_you_mean, listing
 
-__all__ = ["refuse_self_loops", "require_at_least", "require_fraction", "require_positive"]
+__all__ = [
+    "refuse_self_loops",
+    "require_at_least",
+    "require_choice",
+    "require_fraction",
+    "require_positive",
+]
 
 
 def require_at_least(minimum: int, **values: int) -> None:
@@ -22,6 +29,22 @@ def require_at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ConfigError(f"{name} must be an integer >= {minimum}, found {value!r}.")
+
+
+def require_choice(options: Iterable[str], **values: str) -> None:
+    """Check that every named value is one of the options.
+
+    Raises
+    ------
+    ConfigError : a value is not; the message lists the options.
+    """
+    known = list(options)
+    for name, value in values.items():
+        if value not in known:
+            raise ConfigError(
+                f"{name} must be one of {', '.join(known)}, found {value!r}."
+                + did_you_mean(str(value), known)
+            )
 
 
 def require_fraction(**values: float) -> None:

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eqcalc.errors import ConfigError, did_you_mean
+from eqcalc.nn.arguments import require_choice
 from eqcalc.nn.cutoff import polynomial_envelope
 
-__all__ = ["ENVELOPES", "Envelope", "cosine_envelope", "require_envelope"]
+__all__ = ["ENVELOPES", "Envelope", "cosine_envelope"]
 
 ENVELOPES = ("polynomial", "cosine")
 
@@ -28,7 +28,7 @@ class Envelope(nn.Module):
 
     def __init__(self, cutoff: float, form: str = "polynomial") -> None:
         super().__init__()
-        require_envelope(envelope=form)
+        require_choice(ENVELOPES, envelope=form)
         self.cutoff = float(cutoff)
         self.is_cosine = form == "cosine"
 
@@ -52,18 +52,3 @@ def cosine_envelope(distances: Tensor, cutoff: float) -> Tensor:
     """
     u = 0.5 * (torch.cos(distances * (math.pi / cutoff)) + 1.0)
     return torch.where(distances < cutoff, u, torch.zeros_like(u))
-
-
-def require_envelope(**forms: str) -> None:
-    """Refuse a form of the envelope that there is not.
-
-    Raises
-    ------
-    ConfigError : the message begins with the option's name.
-    """
-    for name, form in forms.items():
-        if form not in ENVELOPES:
-            raise ConfigError(
-                f"{name} must be one of {', '.join(ENVELOPES)}, found {form!r}."
-                + did_you_mean(str(form), ENVELOPES)
-            )

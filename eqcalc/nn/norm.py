@@ -9,9 +9,9 @@ vectors of 1, which is the size that features have.
 import torch
 from torch import Tensor, nn
 
-from eqcalc.errors import ConfigError, did_you_mean
+from eqcalc.nn.arguments import require_choice
 
-__all__ = ["NORMS", "ChannelNorm", "channel_norm", "require_norm", "smooth_channel_norm"]
+__all__ = ["NORMS", "ChannelNorm", "channel_norm", "smooth_channel_norm"]
 
 NORMS = ("smooth", "published")
 """Forms of the length, by the name that a configuration stores."""
@@ -31,7 +31,7 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, form: str = "smooth") -> None:
         super().__init__()
-        require_norm(vector_norm=form)
+        require_choice(NORMS, vector_norm=form)
         self.is_smooth = form == "smooth"
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -56,18 +56,3 @@ def channel_norm(vectors: Tensor, epsilon: float = 1e-8) -> Tensor:
     NaN second derivative there, which force training would meet.
     """
     return torch.sqrt(vectors.square().sum(dim=1) + epsilon)
-
-
-def require_norm(**forms: str) -> None:
-    """Refuse a form of the length that there is not.
-
-    Raises
-    ------
-    ConfigError : the message begins with the option's name.
-    """
-    for name, form in forms.items():
-        if form not in NORMS:
-            raise ConfigError(
-                f"{name} must be one of {', '.join(NORMS)}, found {form!r}."
-                + did_you_mean(str(form), NORMS)
-            )

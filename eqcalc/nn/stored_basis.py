@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eqcalc.errors import ConfigError, did_you_mean
+from eqcalc.errors import ConfigError
+from eqcalc.nn.arguments import require_choice
 
 __all__ = ["STORED", "StoredGaussians", "StoredSines", "require_basis", "stored_basis"]
 
@@ -88,11 +89,7 @@ def require_basis(own: str, form: str, unit: float) -> None:
     ConfigError : the message names the option.
     """
     known = (own, *STORED)
-    if form not in known:
-        raise ConfigError(
-            f"radial_basis must be one of {', '.join(known)}, found {form!r}."
-            + did_you_mean(str(form), known)
-        )
+    require_choice(known, radial_basis=form)
     if form == own and unit != 1.0:
         raise ConfigError(
             f"radial_unit = {unit} belongs to a stored basis ({', '.join(STORED)}); {own} has none."

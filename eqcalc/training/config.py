@@ -16,7 +16,7 @@ from typing import Any, Optional, Union, cast
 from eqcalc import architectures
 from eqcalc.data.statistics import METHODS
 from eqcalc.errors import ConfigError, did_you_mean
-from eqcalc.nn.arguments import require_at_least, require_positive
+from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
 from eqcalc.training.data_options import DataOptions, ReplayOptions
 from eqcalc.training.sections import read_section, require_types
 
@@ -100,11 +100,7 @@ class TrainingOptions:
             gradient_clip=self.gradient_clip,
             min_learning_rate=self.min_learning_rate,
         )
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"schedule must be one of {', '.join(SCHEDULES)}, found '{self.schedule}'."
-                + did_you_mean(self.schedule, SCHEDULES)
-            )
+        require_choice(SCHEDULES, schedule=self.schedule)
         for name in ("ema_decay", "plateau_factor"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in (0, 1), found {getattr(self, name)}.")

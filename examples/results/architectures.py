@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from training_progress import Progress
 
 from eqcalc.files import write_whole
 from eqcalc.training.config import read_config
 from eqcalc.training.finish import export_run, load_potential
-from eqcalc.training.reports import Report
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -166,25 +166,6 @@ energy_weight = 4.0
 schedule = "cosine"
 compile = {json.dumps(name in COMPILED)}
 """
-
-
-class Progress:
-    """Print a line now and then."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.printed = time.monotonic()
-
-    def __call__(self, report: Report) -> None:
-        now = time.monotonic()
-        if now - self.printed > 20.0 and report.metrics:
-            self.printed = now
-            mae = report.metrics["validation_forces_mae_mev_per_a"]
-            print(
-                f"{self.name}: epoch {report.epoch}/{report.n_epochs}, "
-                f"validation forces {mae:.1f} meV/Å",
-                flush=True,
-            )
 
 
 def write_report(output: Path) -> None:

@@ -27,6 +27,7 @@ import torch
 from ase import Atoms
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullLocator
+from training_progress import Progress
 
 from eqcalc import EqCalculator, architectures
 from eqcalc.data import read_dataset
@@ -242,27 +243,6 @@ def network_of(way: str, start_from: str) -> dict[str, Any]:
         if key not in left_out and value != default[key]
     }
     return {"name": card.architecture, **options}
-
-
-class Progress:
-    """Print a line now and then, and what a fine-tuning starts from."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.printed = time.monotonic()
-
-    def __call__(self, report: Report) -> None:
-        now = time.monotonic()
-        if report.message:
-            print(f"{self.name}: {report.message}", flush=True)
-        elif now - self.printed > 20.0 and report.metrics:
-            self.printed = now
-            mae = report.metrics["validation_forces_mae_mev_per_a"]
-            print(
-                f"{self.name}: epoch {report.epoch}/{report.n_epochs}, "
-                f"validation forces {mae:.1f} meV/Å",
-                flush=True,
-            )
 
 
 class Unstable(Exception):

@@ -22,6 +22,7 @@ from eqcalc.model_file import (
     ModelCard,
     archive,
     available_models,
+    entries,
     find_model,
     open_model_file,
     open_potential,
@@ -252,7 +253,7 @@ def test_an_unreadable_file_is_refused_with_the_systems_reason(models, monkeypat
     def deny(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(archive.zipfile, "ZipFile", deny)
+    monkeypatch.setattr(entries.zipfile, "ZipFile", deny)
     with pytest.raises(ModelFileError, match=r"cannot read the model file '.*': .*Permission"):
         open_model_file(models["double"])
 
