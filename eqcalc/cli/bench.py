@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from eqcalc.cli.console import note, say, say_pairs, show, working
+from eqcalc.cli.model_choice import choose_model, model_line
 from eqcalc.cli.options import Device, Dtype, Quiet, Skin, Trust
-from eqcalc.errors import ConfigError, import_extra
+from eqcalc.errors import ConfigError, StructureError, import_extra
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,11 +23,13 @@ __all__ = ["bench"]
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
-    structures: Annotated[
+    model_and_structures: Annotated[
         list[str],
         typer.Argument(
-            help="Structure files, or names: ethanol, water192 (3 n³ atoms), cu108 (4 n³)."
+            metavar="[MODEL] STRUCTURE",
+            help="A shipped model's name or a model file (without, the shipped one for the first "
+            "structure), then structure files or names: ethanol, water192 (3 n³ atoms), cu108 "
+            "(4 n³).",
         ),
     ],
     engine: Annotated[
@@ -77,9 +80,13 @@ def bench(
     if plot is not None:
         import_extra("matplotlib.figure", "plot", "--plot")
     _refuse_existing([path for path in (plot, json_file) if path is not None], overwrite)
+    named, structures = _split(model_and_structures)
     systems = _systems(structures, sizes)
     torch.set_num_threads(threads)  # the process belongs to the command line
+    model = choose_model(next(iter(systems.values()))) if named is None else named
     file = open_model_file(model, trust=trust)
+    if named is None:
+        say(model_line(file.card, file.path, was_chosen=True))
     timing.check_elements(file.card, systems)
     machine = timing.machine(resolve_device(device))  # before our own work adds to the load
     engines = list(dict.fromkeys(engine or []))
@@ -106,6 +113,38 @@ def bench(
         "growth_exponents": growth,
     }
     _write(content, found, plot, json_file)
+
+
+def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the model, None where the first word names a structure, and the structures.
+
+    Raises
+    ------
+    ConfigError : there is a model only.
+    """
+    if _names_structure(words[0]):
+        return None, words
+    if len(words) == 1:
+        raise ConfigError(
+            f"'{words[0]}' is a model; name a structure to time it on, such as ethanol or a file."
+        )
+    return words[0], words[1:]
+
+
+def _names_structure(word: str) -> bool:
+    from eqcalc.bench.structures import load_structure
+    from eqcalc.model_file import available_models
+
+    path = Path(word)
+    if word in available_models() or path.is_dir() or path.suffix == ".pt":
+        return False
+    if path.is_file():
+        return True
+    try:
+        load_structure(word)
+    except StructureError:
+        return False  # whoever opens the model says what there is
+    return True
 
 
 def _systems(names: Sequence[str], sizes: str | None) -> dict[str, Atoms]:

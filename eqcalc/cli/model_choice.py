@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ase import Atoms
 
-__all__ = ["choose_model", "trained_on"]
+    from eqcalc.model_file import ModelCard
+
+__all__ = ["choose_model", "model_line", "trained_on"]
 
 
 def choose_model(atoms: Atoms) -> str:
@@ -45,6 +49,22 @@ def choose_model(atoms: Atoms) -> str:
         + "".join(f"{text}. " for text in lacking)
         + "Choose one, or a model file of your own, with --model."
     )
+
+
+def model_line(card: ModelCard, path: Path, *, was_chosen: bool) -> str:
+    """Return which model runs, in a line.
+
+    Parameters
+    ----------
+    was_chosen : by :func:`choose_model`, not by the user
+    """
+    if card.is_universal:
+        return f"model {card.name} ({'shipped' if was_chosen else path}), universal: {card.scope}"
+    if not was_chosen:
+        return f"model {card.name} ({path})"
+    # Only formulas were compared.
+    known = ", ".join(card.compositions)
+    return f"model {card.name}: shipped, trained on {known} (isomers are not told apart)"
 
 
 def trained_on(compositions: list[str], atoms: Atoms) -> bool:

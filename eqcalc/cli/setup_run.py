@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqcalc.cli.console import note, say
-from eqcalc.cli.model_choice import choose_model, trained_on
+from eqcalc.cli.model_choice import choose_model, model_line, trained_on
 from eqcalc.cli.options import CalculatorOptions
 
 if TYPE_CHECKING:
@@ -77,15 +77,7 @@ def set_up_calculator(
         torch.set_num_threads(options.threads)  # the process belongs to the command line
     model = choose_model(structures[0]) if options.model is None else options.model
     file = open_potential(model, trust=options.trust)
-    if file.card.is_universal:
-        shipped = "shipped" if options.model is None else str(file.path)
-        say(f"model {file.card.name} ({shipped}), universal: {file.card.scope}")
-    elif options.model is None:
-        known = ", ".join(file.card.compositions)
-        # only formulas were compared, and the user did not choose
-        say(f"model {file.card.name}: shipped, trained on {known} (isomers are not told apart)")
-    else:
-        say(f"model {file.card.name} ({file.path})")
+    say(model_line(file.card, file.path, was_chosen=options.model is None))
     foreign = {
         atoms.get_chemical_formula(mode="hill"): None
         for atoms in structures

@@ -208,3 +208,18 @@ def test_bench_replaces_outputs_when_told(models, folder, capsys):
 def test_bench_of_an_unknown_model_says_which_there_are(folder, capsys):
     assert run("painn-ethanl", "ethanol") == 2
     assert "Did you mean 'painn-ethanol'?" in capsys.readouterr().err
+
+
+def test_bench_without_a_model_takes_the_shipped_one_for_the_structure(folder, capsys):
+    assert run("ethanol", "--engine", "torchscript") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "model painn-ethanol: shipped, trained on C2H6O" in out
+    assert run("cu32", "--engine", "torchscript") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "model sevennet-0 (shipped), universal: PBE (+U), MPtrj; 89 elements" in out
+
+
+def test_bench_of_a_model_alone_asks_for_a_structure(models, folder, capsys):
+    for model in ("painn-ethanol", models["double"]):
+        assert run(model) == 2
+        assert "is a model; name a structure to time it on" in capsys.readouterr().err
