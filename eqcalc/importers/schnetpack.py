@@ -20,8 +20,7 @@ they are in the weights; the cutoff and ``radial_unit`` say how long the file's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from ase import Atoms
@@ -30,11 +29,12 @@ from torch import Tensor, nn
 
 from eqcalc.architectures import build
 from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
-from eqcalc.errors import ConfigError, ModelFileError
+from eqcalc.errors import ConfigError
 from eqcalc.importers.foreign_file import ForeignFile
 from eqcalc.importers.imported import Choices, Imported
-from eqcalc.importers.inert import Inert, state_of
+from eqcalc.importers.inert import Inert
 from eqcalc.importers.originals import import_original
+from eqcalc.importers.schnetpack_source import Source, model_of, required_model, tensors_of
 from eqcalc.potential import Potential
 from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS, energy_unit, length_unit
 
@@ -66,7 +66,7 @@ _WITHOUT_EFFECT = (
 
 def recognises(file: ForeignFile) -> bool:
     """Tell whether a file holds a model of schnetpack."""
-    return _model_of(file.content) is not None
+    return model_of(file.content) is not None
 
 
 def read(file: ForeignFile, choices: Choices) -> Imported:
@@ -77,8 +77,8 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
     ConfigError : units or elements that the file does not state were not given.
     ModelFileError : the model has something that eqcalc's networks do not, or misses something.
     """
-    model = _required_model(file)
-    source = _Source(str(file.path), model, _tensors(file, model))
+    model = required_model(file)
+    source = Source(str(file.path), model, tensors_of(file, model))
     energy, length = _units(file, choices)
     network, texts = _network(source, length)
     offsets = _offsets(source)
@@ -124,7 +124,7 @@ def original(file: ForeignFile, choices: Choices) -> Calculator:
     converter = interfaces.AtomsConverter(
         transform.ASENeighborList(cutoff=cutoff), device="cpu", dtype=torch.float64
     )
-    source = _Source(str(file.path), _required_model(file), {})
+    source = Source(str(file.path), required_model(file), {})
     key = source.object(_readout(source)).attribute("output_key")
     return _Original(model.double().eval(), converter, str(key), energy, length)
 
@@ -164,104 +164,6 @@ class _Original(Calculator):
         }
 
 
-@dataclass
-class _Source:
-    """A model's objects by their names, and its tensors, each of which is taken once.
-
-    taken : names of the tensors that the network got
-    """
-
-    path: str
-    model: Inert
-    tensors: dict[str, Tensor]
-    taken: set[str] = field(default_factory=set)
-
-    def take(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise ModelFileError(
-                f"'{self.path}' was not imported: the tensor '{name}' is missing; was the file "
-                "cut, or the model changed?"
-            )
-        self.taken.add(name)
-        return self.tensors[name]
-
-    def object(self, name: str) -> Inert:
-        """Return the object at a path such as "representation.cutoff_fn"."""
-        found: Any = self.model
-        for part in name.split("."):
-            found = found.attribute(part) if isinstance(found, Inert) else None
-        if not isinstance(found, Inert):
-            raise ModelFileError(f"'{self.path}' was not imported: its model has no '{name}'.")
-        return found
-
-    def children(self, name: str) -> list[tuple[str, Inert]]:
-        """Return the modules of a list of modules, with their paths."""
-        parent = self.model.attribute(name.split(".")[0])
-        for part in name.split(".")[1:]:
-            parent = parent.attribute(part) if isinstance(parent, Inert) else None
-        table = parent.state.get("_modules", {}) if isinstance(parent, Inert) else {}
-        return [(f"{name}.{key}", child) for key, child in table.items()]
-
-    def refuse(self, name: str, found: str, expected: str) -> NoReturn:
-        raise ModelFileError(
-            f"'{self.path}' was not imported: {name} is {found}, where eqcalc's network has "
-            f"{expected}."
-        )
-
-    def require(self, name: str, found: Any, *expected: Any) -> None:
-        if found not in expected:
-            self.refuse(f"'{name}'", str(found)[:80], " or ".join(map(str, expected)))
-
-    def require_class(self, name: str, *expected: str) -> str:
-        """Return the class of an object, or of a function that stands there, if it is known."""
-        found = self.object(name).class_path
-        self.require(name, found, *expected)
-        return found
-
-
-def _model_of(content: Any) -> Inert | None:
-    if isinstance(content, dict):
-        parameters = content.get("hyper_parameters")
-        entries = parameters.entries if isinstance(parameters, Inert) else parameters
-        content = entries.get("model") if isinstance(entries, dict) else None
-    if isinstance(content, Inert) and content.class_path == "schnetpack.task.AtomisticTask":
-        content = content.attribute("model")
-    is_model = isinstance(content, Inert) and content.class_path.startswith("schnetpack.model.")
-    return content if is_model else None
-
-
-def _required_model(file: ForeignFile) -> Inert:
-    model = _model_of(file.content)
-    if model is None:
-        raise ModelFileError(f"'{file.path}' holds no model of schnetpack.")
-    return model
-
-
-def _tensors(file: ForeignFile, model: Inert) -> dict[str, Tensor]:
-    """Return the model's tensors; a checkpoint's are those of its state_dict."""
-    try:
-        tensors = state_of(model)
-    except ValueError as error:
-        raise ModelFileError(f"'{file.path}' was not imported: {error}.") from error
-    if not isinstance(file.content, dict):
-        return tensors
-    callbacks = file.content.get("callbacks")
-    if isinstance(callbacks, Mapping) and any("MovingAverage" in str(key) for key in callbacks):
-        raise ModelFileError(
-            f"'{file.path}' was not imported: it was trained with averaged weights (callback "
-            "ExponentialMovingAverage), and a checkpoint does not say which of the two its "
-            "weights are. Give the 'best_model' of the same run."
-        )
-    saved = file.content.get("state_dict")
-    if not isinstance(saved, dict):
-        raise ModelFileError(f"'{file.path}' was not imported: the key 'state_dict' is missing.")
-    for key, tensor in saved.items():
-        name = str(key).removeprefix("model.")
-        if key != name and isinstance(tensor, Tensor):
-            tensors[name] = tensor
-    return tensors
-
-
 def _units(file: ForeignFile, choices: Choices) -> tuple[float, float]:
     energy, length = choices.energy_unit, choices.length_unit
     if energy is None or length is None:
@@ -275,7 +177,7 @@ def _units(file: ForeignFile, choices: Choices) -> tuple[float, float]:
     return energy_unit(energy), length_unit(length)
 
 
-def _network(source: _Source, length: float) -> tuple[nn.Module, list[str]]:
+def _network(source: Source, length: float) -> tuple[nn.Module, list[str]]:
     """Return the network with its weights, and what the card says of it."""
     source.require("model", source.model.class_path, _MODEL)
     kind = _REPRESENTATIONS[source.require_class("representation", *_REPRESENTATIONS)]
@@ -299,7 +201,7 @@ def _network(source: _Source, length: float) -> tuple[nn.Module, list[str]]:
     return network, [f"{n_blocks} blocks", f"{basis.removeprefix('stored_')} basis"]
 
 
-def _blocks(source: _Source, name: str) -> list[tuple[str, Inert]]:
+def _blocks(source: Source, name: str) -> list[tuple[str, Inert]]:
     blocks = source.children(name)
     if len({id(block) for _, block in blocks}) < max(len(blocks), 1):
         source.refuse(f"'{name}'", "empty, or shares its weights between blocks", "a list of them")
@@ -307,7 +209,7 @@ def _blocks(source: _Source, name: str) -> list[tuple[str, Inert]]:
 
 
 def _painn(
-    source: _Source, n_blocks: int, n_radial: int, cutoff: float, options: dict[str, Any]
+    source: Source, n_blocks: int, n_radial: int, cutoff: float, options: dict[str, Any]
 ) -> nn.Module:
     n = source.take("representation.embedding.weight").shape[1]
     source.require(
@@ -336,7 +238,7 @@ def _painn(
 
 
 def _schnet(
-    source: _Source, n_blocks: int, n_radial: int, cutoff: float, options: dict[str, Any]
+    source: Source, n_blocks: int, n_radial: int, cutoff: float, options: dict[str, Any]
 ) -> nn.Module:
     n = source.take("representation.embedding.weight").shape[1]
     source.require(
@@ -358,7 +260,7 @@ def _schnet(
     )
 
 
-def _readout(source: _Source) -> str:
+def _readout(source: Source) -> str:
     """Return the path of the one output module that gives the energy."""
     found = []
     for path, child in source.children("output_modules"):
@@ -380,12 +282,12 @@ def _readout(source: _Source) -> str:
     return path
 
 
-def _require_dense(source: _Source, name: str, activations: tuple[str, ...]) -> None:
+def _require_dense(source: Source, name: str, activations: tuple[str, ...]) -> None:
     source.require_class(name, "schnetpack.nn.base.Dense")
     source.require_class(f"{name}.activation", *activations)
 
 
-def _targets(source: _Source, kind: str, n_blocks: int, readout: str) -> dict[str, str]:
+def _targets(source: Source, kind: str, n_blocks: int, readout: str) -> dict[str, str]:
     """Return path in eqcalc's network -> path in schnetpack's, of the linear layers."""
     targets = {"readout.hidden": f"{readout}.outnet.0", "readout.out": f"{readout}.outnet.1"}
     for k in range(n_blocks):
@@ -412,7 +314,7 @@ def _targets(source: _Source, kind: str, n_blocks: int, readout: str) -> dict[st
     return targets
 
 
-def _fill(network: nn.Module, targets: Mapping[str, str], source: _Source) -> None:
+def _fill(network: nn.Module, targets: Mapping[str, str], source: Source) -> None:
     for own, foreign in targets.items():
         layer = network.get_submodule(own)
         for name, parameter in layer.named_parameters():
@@ -428,18 +330,18 @@ def _fill(network: nn.Module, targets: Mapping[str, str], source: _Source) -> No
         embedding.weight[: len(table)] = table
 
 
-def _basis_tensors(source: _Source, basis: str) -> list[Tensor]:
+def _basis_tensors(source: Source, basis: str) -> list[Tensor]:
     names = ("offsets", "widths") if basis == "stored_gaussian" else ("freqs",)
     return [source.take(f"representation.radial_basis.{name}") for name in names]
 
 
-def _fill_basis(target: Any, basis: str, source: _Source) -> None:
+def _fill_basis(target: Any, basis: str, source: Source) -> None:
     names = ("centres", "widths") if basis == "stored_gaussian" else ("frequencies",)
     for name, tensor in zip(names, _basis_tensors(source, basis), strict=True):
         _copy(getattr(target, name), tensor, f"representation.radial_basis ({name})", source)
 
 
-def _copy(target: Tensor, tensor: Tensor, name: str, source: _Source) -> None:
+def _copy(target: Tensor, tensor: Tensor, name: str, source: Source) -> None:
     if target.shape != tensor.shape:
         source.refuse(f"the shape of '{name}'", str(tuple(tensor.shape)), str(tuple(target.shape)))
     with torch.no_grad():
@@ -459,7 +361,7 @@ class _Offsets(NamedTuple):
     stated: list[int]
 
 
-def _offsets(source: _Source) -> _Offsets:
+def _offsets(source: Source) -> _Offsets:
     scale, shift = 1.0, 0.0
     references = dict.fromkeys(range(1, N_ELEMENTS), 0.0)
     key = source.object(_readout(source)).attribute("output_key")
@@ -486,7 +388,7 @@ def _offsets(source: _Source) -> _Offsets:
     return _Offsets({z: energy + shift for z, energy in references.items()}, scale, stated)
 
 
-def _elements(source: _Source, choices: Choices, stated: list[int]) -> list[str]:
+def _elements(source: Source, choices: Choices, stated: list[int]) -> list[str]:
     if choices.elements is None:
         if not stated:
             raise ConfigError(
@@ -509,7 +411,7 @@ def _elements(source: _Source, choices: Choices, stated: list[int]) -> list[str]
     return wanted
 
 
-def _require_all_taken(source: _Source) -> None:
+def _require_all_taken(source: Source) -> None:
     left = [name for name in source.tensors if name not in source.taken]
     if left:
         source.refuse(f"'{left[0]}'", "a tensor of the model", "no place for it")

@@ -158,6 +158,13 @@ def lose(path: str, name: str) -> Any:
     return change
 
 
+def scale_of(key: str) -> Any:
+    """Return a function that appends a scale of a property."""
+    state = {"input_key": key, "output_key": "energy", "_buffers": {}}
+    scaled = Inert("schnetpack.transform.atomistic.ScaleProperty", state=state)
+    return put("postprocessors", "2", scaled, "_modules")
+
+
 DENSE = "representation.interactions.0.interatomic_context_net.0"
 
 
@@ -264,6 +271,21 @@ DENSE = "representation.interactions.0.interatomic_context_net.0"
             "painn_gaussian.model",
             put("output_modules", "0", Inert("schnetpack.atomistic.response.Forces"), "_modules"),
             r"'output_modules' is 0 of class Atomwise",
+        ),
+        (
+            "painn_gaussian.model",
+            put("output_modules.0.outnet", "2", Inert("schnetpack.nn.base.Dense"), "_modules"),
+            r"'output_modules.0.outnet' is 3 layers, where .* two",
+        ),
+        (
+            "painn_gaussian.model",
+            put("representation.embedding", "weight", torch.zeros(130, 16), "_parameters"),
+            r"'representation.embedding' is for 130 elements, where .* 119 at most",
+        ),
+        (
+            "painn_gaussian.model",
+            scale_of("dipole_moment"),
+            r"'postprocessors.2.input_key' is dipole_moment, where eqcalc's network has energy",
         ),
         (
             "painn_gaussian.ckpt",
