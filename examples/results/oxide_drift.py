@@ -1,14 +1,16 @@
 """Energy of an oxide over 20 ps without a thermostat: what XPLOR's kink costs.
 
-    python examples/results/oxide_drift.py [--picoseconds 20] [--models sevennet-0,sevennet-l3i5]
+    python examples/results/oxide_drift.py [--picoseconds 20] [--only sevennet-0:1] [--folder ...]
 
-216 atoms of MgO at 600 K, steps of 1 and 2 fs. The cutoff function of sevennet-0 has a jump in its
-second derivative at 4.5 and 5 Å, that of sevennet-l3i5 has none. Writes oxide_drift.md and .png.
+216 atoms of MgO at 600 K. The cutoff function of sevennet-0 has a jump in its second derivative at
+4.5 and 5 Å, that of sevennet-l3i5 has none. A run that is finished is kept in the folder and not
+repeated, so that several processes can share the work. Writes oxide_drift.md and .png.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,14 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
+from matplotlib.figure import Figure
 
 from eqcalc import EqCalculator
 from eqcalc.files import write_whole
 
 HERE = Path(__file__).parent
 LATTICE, TEMPERATURE_K = 4.25, 600
-TIMESTEPS_FS = (1.0, 2.0)
+RUNS = ("sevennet-0:1", "sevennet-0:2", "sevennet-l3i5:2")  # model and time step in fs
 EVERY_FS = 20.0
 
 
@@ -35,46 +38,64 @@ def start() -> Atoms:
     return atoms
 
 
-def energies(model: str, timestep_fs: float, picoseconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return times in ps and total energies in meV per atom."""
+def energies(model: str, timestep_fs: float, picoseconds: float) -> np.ndarray:
+    """Return times in ps and total energies in meV per atom, (2, samples)."""
     atoms = start()
     atoms.calc = EqCalculator(model, device="cpu")
     dynamics = VelocityVerlet(atoms, timestep_fs * units.fs)
-    n = round(EVERY_FS / timestep_fs)
-    times, found = [], []
-    for k in range(round(1000 * picoseconds / EVERY_FS)):
+    n, n_samples = round(EVERY_FS / timestep_fs), round(1000 * picoseconds / EVERY_FS)
+    found, begun = [], time.monotonic()
+    for k in range(1, n_samples + 1):
         dynamics.run(n)
-        times.append(1e-3 * EVERY_FS * (k + 1))
-        found.append(1e3 * atoms.get_total_energy() / len(atoms))
+        found.append((1e-3 * EVERY_FS * k, 1e3 * atoms.get_total_energy() / len(atoms)))
         if k % 50 == 0:
-            print(f"{model}, {timestep_fs:g} fs: {times[-1]:.2f} ps, {found[-1]:.3f}", flush=True)
-    return np.array(times), np.array(found)
+            left = (time.monotonic() - begun) * (n_samples - k) / k / 60.0
+            print(
+                f"{model}, {timestep_fs:g} fs: {found[-1][0]:.1f} ps, {found[-1][1]:.3f} "
+                f"meV/atom, {left:.0f} min left",
+                flush=True,
+            )
+    return np.array(found).T
 
 
 def main() -> None:
-    """Run all, write the page and the picture."""
+    """Run what is not done yet; write the page and the picture once all is there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--picoseconds", type=float, default=20.0)
-    parser.add_argument("--models", default="sevennet-0,sevennet-l3i5")
+    parser.add_argument("--only", choices=RUNS, help="make this run alone")
+    parser.add_argument("--folder", type=Path, default=Path("runs/oxide_drift"))
     options = parser.parse_args()
-    import matplotlib
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for run in [options.only] if options.only else RUNS:
+        path = file_of(run, options)
+        if not path.exists():
+            model, timestep = run.split(":")
+            np.save(path, energies(model, float(timestep), options.picoseconds))
+    if all(file_of(run, options).exists() for run in RUNS):
+        write(options)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.5, 4.0), layout="constrained")
+def file_of(run: str, options: argparse.Namespace) -> Path:
+    """Return where the energies of a run are kept."""
+    return options.folder / f"{run.replace(':', '-')}-{options.picoseconds:g}.npy"
+
+
+def write(options: argparse.Namespace) -> None:
+    """Write the page and the picture."""
+    figure = Figure(figsize=(6.5, 4.0), dpi=120, layout="constrained")
+    axis = figure.subplots()
     rows = []
-    for model in options.models.split(","):
-        for timestep in TIMESTEPS_FS:
-            times, found = energies(model, timestep, options.picoseconds)
-            settled = times > 0.1 * times[-1]
-            slope, offset = np.polyfit(times[settled], found[settled], 1)
-            ripple = float(np.std(found[settled] - slope * times[settled] - offset))
-            rows.append(f"| {model} | {timestep:g} | {1e3 * slope:+.2f} | {1e3 * ripple:.1f} |")
-            axis.plot(times, found - offset, lw=0.8, label=f"{model}, {timestep:g} fs")
+    for run in RUNS:
+        model, timestep = run.split(":")
+        times, found = np.load(file_of(run, options))
+        settled = times > 0.1 * times[-1]
+        slope, offset = np.polyfit(times[settled], found[settled], 1)
+        ripple = float(np.std(found[settled] - slope * times[settled] - offset))
+        rows.append(f"| {model} | {timestep} | {1e3 * slope:+.2f} | {1e3 * ripple:.1f} |")
+        axis.plot(times, found - offset, lw=0.8, label=f"{model}, {timestep} fs")
     axis.set(xlabel="time (ps)", ylabel="total energy (meV/atom)")
     axis.legend()
-    figure.savefig(HERE / "oxide_drift.png", dpi=120)
+    figure.savefig(HERE / "oxide_drift.png")
     lines = [
         "# Energy of an oxide without a thermostat",
         "",
