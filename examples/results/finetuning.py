@@ -6,8 +6,8 @@ Silicon (mlearn, PBE) and liquid water (revPBE0-D3), 20, 50 and 100 frames drawn
 sets, a fifth of them for validation. Three trainings each, of as many minutes: the model's weights
 to begin with, the same network from random weights, and a small PaiNN. All are judged on the whole
 test sets and by dynamics. A run that was stopped is resumed, a finished one is not repeated;
-``--part k/n`` makes every n-th run, so that n processes can share the work. All results are kept in
-finetuning.json, by model.
+``--part k/n`` makes every n-th run, so that n processes can share the work: times are those that a
+core spent, whoever else is on the machine. All results are kept in finetuning.json, by model.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--start-from", required=True, help="a shipped model's name or a file")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of a core, for each training")
     parser.add_argument("--frames", type=int, nargs="+", default=list(N_FRAMES))
     parser.add_argument("--compile", action="store_true", help="compile loss and gradients")
     parser.add_argument("--engine", default="auto", help="of the dynamics: auto, inductor, ...")
@@ -136,7 +136,7 @@ def make(run: Run, output: Path, arguments: argparse.Namespace) -> dict[str, Any
     n_epochs = json.loads(plan.read_text())["epochs"]
     source = write_training_file(run, output, rows, n_epochs, arguments)
     resume = folder.last_checkpoint.exists()
-    begun = time.perf_counter()
+    begun = time.process_time()
     train(
         read_config(source),
         folder.path,
@@ -145,7 +145,7 @@ def make(run: Run, output: Path, arguments: argparse.Namespace) -> dict[str, Any
         progress=Progress(run.name),
         trust=arguments.trust,
     )
-    minutes = (time.perf_counter() - begun) / 60.0
+    minutes = (time.process_time() - begun) / 60.0
     finished = export_run(folder, output / run.name / "model", overwrite=True)
     stable = dynamics(run, finished.path, arguments)
     return {
@@ -178,7 +178,7 @@ def timed(run: Run, output: Path, rows: Path, arguments: argparse.Namespace) -> 
 
     def note(report: Report) -> None:
         if report.batch == 0 and not report.event:
-            ends.append(time.perf_counter())
+            ends.append(time.process_time())
 
     source = write_training_file(run, output, rows, N_EPOCHS_TIMED, arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -380,11 +380,11 @@ PAGE = """\
 
 Silicon (64 atoms and fewer; PBE, mlearn) and liquid water (64 molecules, revPBE0-D3). The frames
 are drawn at random from the training sets, those of 20 among those of 50 and 100; a fifth of them
-validates. A training has as many epochs as fit into its minutes by the time of an epoch (cosine
-schedule, batches of {batch}, the energy's weight 100); the learning rates are 3e-4 for fine-tuning,
-and from scratch 1e-2 for NequIP and 2e-3 for PaiNN. None of this was tuned for these data. Errors
-are mean absolute ones on the whole test sets of 25 frames; "as it is, shifted" is the model before
-the training, with reference energies fitted to the training frames.
+validates. A training has as many epochs as fit into its minutes of one core by the time of an epoch
+(cosine schedule, batches of {batch}, the energy's weight 100); the learning rates are 3e-4 for
+fine-tuning, and from scratch 1e-2 for NequIP and 2e-3 for PaiNN. None of this was tuned for these
+data. Errors are mean absolute ones on the whole test sets of 25 frames; "as it is, shifted" is
+the model before the training, with reference energies fitted to the training frames.
 
 Dynamics: Langevin, silicon at 600 K and water at 330 K, from the first largest frame of the test
 set. It counts as stable until two atoms are closer than 0.75 of the shortest distance in the data
