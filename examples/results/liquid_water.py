@@ -3,7 +3,7 @@
     python examples/results/liquid_water.py [--model sevennet-0] [--picoseconds 10]
 
 64 molecules at 997 kg/m³, heavy hydrogen (classical averages do not depend on masses, and the
-step may be 1 fs). Writes liquid_water.md and .png.
+step may be 1 fs). A run that lies in the folder is not repeated. Writes liquid_water.md and .png.
 """
 
 from __future__ import annotations
@@ -72,9 +72,11 @@ def main() -> None:
         log_every=20,
         seed=1,
     )
-    calculator = EqCalculator(options.model, device="cpu")
-    run_md(start(), calculator, settings, options.folder, progress=show)
-    frames = ase.io.read(options.folder / "trajectory.traj", index=":")
+    trajectory = options.folder / "trajectory.traj"
+    if not trajectory.exists():
+        calculator = EqCalculator(options.model, device="cpu")
+        run_md(start(), calculator, settings, options.folder, progress=show)
+    frames = ase.io.read(trajectory, index=":")
     frames = frames[round(1000 * EQUILIBRATION_PS / settings.log_every) :]
     write(frames, options)
 
@@ -96,7 +98,8 @@ def write(frames: list[Atoms], options: argparse.Namespace) -> None:
     import matplotlib.pyplot as plt
 
     r, g = distances_between_oxygens(frames)
-    halves = [distances_between_oxygens(part)[1] for part in np.array_split(frames, 2)]
+    middle = len(frames) // 2
+    halves = [distances_between_oxygens(part)[1] for part in (frames[:middle], frames[middle:])]
     figure, axis = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
     axis.fill_between(r, *halves, alpha=0.3, label="two halves of the run")
     axis.plot(r, g, label="sevennet-0, 330 K")
