@@ -25,6 +25,11 @@ inline typename Lanes<T>::V load(const T* from) {
 }
 
 template <typename T>
+inline void store(T* to, typename Lanes<T>::V value) {
+  *reinterpret_cast<typename Lanes<T>::V*>(to) = value;
+}
+
+template <typename T>
 inline void add_to(T* to, typename Lanes<T>::V value) {
   *reinterpret_cast<typename Lanes<T>::V*>(to) += value;
 }
@@ -67,6 +72,18 @@ inline typename Lanes<T>::Quarter sums_of(const typename Lanes<T>::V* values) {
     const Quarter cd = SHUFFLE(c, d, 0, 4, 1, 5) + SHUFFLE(c, d, 2, 6, 3, 7);
     return SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
   }
+}
+
+// The sums of n vectors, each over its lanes.
+template <typename T>
+inline void sums_of_all(const typename Lanes<T>::V* values, int64_t n, T* to) {
+  constexpr int64_t S = 16 / sizeof(T);  // sums made at once
+  int64_t k = 0;
+  for (; k + S <= n; k += S) {
+    const auto found = sums_of<T>(values + k);
+    std::memcpy(to + k, &found, sizeof(found));
+  }
+  for (; k < n; ++k) to[k] = sum_of<T>(values[k]);
 }
 
 }  // namespace

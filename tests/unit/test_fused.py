@@ -222,7 +222,8 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
         features = [
             p.reshape(-1, i.dim, n) for p, (i, n) in zip(parts, layout.items(), strict=True)
         ]
-        sums = convolution(features, couplings.in_one(v), v, index)
+        harmonics = couplings.harmonics(v)
+        sums = convolution(features, harmonics, couplings.of_harmonics(harmonics), v, index)
         return torch.cat([s.flatten(1) for s in sums], dim=1)
 
     return call, random(n_atoms, sum(sizes)), vectors
