@@ -25,6 +25,10 @@ struct Operands {
   int64_t W;
 };
 
+// What leaves the numbers of two vectors of channels in registers, or sums and their factors.
+constexpr int kMostPaired = kManyRegisters ? 9 : 5;
+constexpr int kMostSums = kManyRegisters ? 25 : 10;
+
 // Add to the sums of N vectors of channels, from f on.
 template <typename T, int D1, int N>
 inline void sum_block(const Edge<T>& e, const Path& q, const Operands<T>& o, int64_t f,
@@ -53,7 +57,7 @@ template <typename T, int D1>
 void path_sum(const Edge<T>& e, const Path& q, const Operands<T>& o, T* __restrict out) {
   constexpr int64_t L = Lanes<T>::L;
   int64_t f = 0;
-  if constexpr (D1 <= 9)
+  if constexpr (D1 <= kMostPaired)
     for (; f + 2 * L <= q.c; f += 2 * L) sum_block<T, D1, 2>(e, q, o, f, out);
   for (; f + L <= q.c; f += L) sum_block<T, D1, 1>(e, q, o, f, out);
   const T *h = o.x + q.x, *c = o.table + q.w;
@@ -145,12 +149,12 @@ typename Lanes<T>::V path_gradient(const Edge<T>& e, const Path& q, const Operan
   while (f + L <= q.c) {
     const int n = static_cast<int>(std::min<int64_t>(kMost, (q.c - f) / L));
     int k = 0;
-    if constexpr (D1 <= 9)
+    if constexpr (D1 <= kMostPaired)
       for (; k + 2 <= n; k += 2)
         slopes += gradient_block<T, D1, 2>(e, q, o, f + k * L, grad_x, weights + k);
     for (; k < n; ++k)
       slopes += gradient_block<T, D1, 1>(e, q, o, f + k * L, grad_x, weights + k);
-    coupling_block<T, D1, std::max(1, 25 / D1)>(q, o, f, n, weights, grad_a);
+    coupling_block<T, D1, std::max(1, kMostSums / D1)>(q, o, f, n, weights, grad_a);
     f += n * L;
   }
   if (f == 0) std::fill(grad_a, grad_a + q.d3 * D1, V{});
