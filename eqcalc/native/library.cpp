@@ -16,12 +16,12 @@ TORCH_LIBRARY(eqcalc, m) {
         "float[] ends, int[] counts) -> Tensor", pure);
   m.def("vector_convolution_backward(Tensor g, Tensor p, Tensor table, Tensor vectors, "
         "Tensor edge_index, float[] ends, int[] counts) -> (Tensor, Tensor)", pure);
-  m.def("path_convolution(Tensor x, Tensor couplings, Tensor paths, Tensor table, "
-        "Tensor vectors, Tensor edge_index, float[] ends, int[] counts, int width) -> Tensor",
-        pure);
-  m.def("path_convolution_backward(Tensor g, Tensor x, Tensor couplings, Tensor paths, "
-        "Tensor table, Tensor vectors, Tensor edge_index, float[] ends, int[] counts) "
-        "-> (Tensor, Tensor, Tensor)", pure);
+  m.def("path_convolution(Tensor x, Tensor harmonics, Tensor constants, Tensor paths, "
+        "Tensor table, Tensor vectors, Tensor edge_index, float[] ends, int[] counts, int width) "
+        "-> Tensor", pure);
+  m.def("path_convolution_backward(Tensor g, Tensor x, Tensor harmonics, "
+        "Tensor constants, Tensor paths, Tensor table, Tensor vectors, Tensor edge_index, "
+        "float[] ends, int[] counts) -> (Tensor, Tensor, Tensor)", pure);
   m.def("rows_times(Tensor x, Tensor w, int n_out) -> Tensor", pure);
   m.def("edge_vectors(Tensor positions, Tensor pairs, Tensor offsets, float cutoff, Tensor like) "
         "-> (Tensor, Tensor, float)", pure);

@@ -43,12 +43,13 @@ std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g, const Te
 
 // --- path_convolution.cpp
 
-Tensor path_convolution(const Tensor& x, const Tensor& a, const Tensor& paths,
-                        const Tensor& table, const Tensor& vectors, const Tensor& index,
-                        Ends ends, Counts counts, int64_t width);
+Tensor path_convolution(const Tensor& x, const Tensor& harmonics, const Tensor& constants,
+                        const Tensor& paths, const Tensor& table, const Tensor& vectors,
+                        const Tensor& index, Ends ends, Counts counts, int64_t width);
 std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
-    const Tensor& g, const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
-    const Tensor& vectors, const Tensor& index, Ends ends, Counts counts);
+    const Tensor& g, const Tensor& x, const Tensor& harmonics, const Tensor& constants,
+    const Tensor& paths, const Tensor& table, const Tensor& vectors, const Tensor& index,
+    Ends ends, Counts counts);
 
 // --- products.cpp
 

@@ -5,28 +5,29 @@
 //
 //   out = A (w h)      dE/dh = w (A^T g)      dE/dw = sum_m1 h (A^T g)      dE/dA = g (w h)^T
 //
-// Channels are taken in vectors of L, those that are left over one by one.
+// Channels are taken in vectors of L, those that are left over one by one. The couplings of a
+// path are made where they are used (couplings.h).
 
 #pragma once
 
+#include "couplings.h"
 #include "lanes.h"
+#include "path.h"
 #include "spline_edges.h"
 
 namespace {
 
-// One path: where its features, couplings and sums begin, in numbers, and how they go on; its
-// channels, and where its weights begin.
-struct Path {
-  int64_t x, d1, a, a_stride, d3, out, out_stride, c, w;
-};
-
-// The numbers of a path on one edge, in rows of which a path takes its own: couplings; features;
-// sums, or the derivative by them; the four rows of the table, W numbers apart.
+// The numbers of a path on one edge: its couplings, and rows of which a path takes its own:
+// features; sums, or the derivative by them; the four rows of the table, W numbers apart.
 template <typename T>
 struct Operands {
   const T *a, *x, *out, *table;
   int64_t W;
 };
+
+// What leaves the numbers of two vectors of channels in registers, or sums and their factors.
+constexpr int kMostPaired = kManyRegisters ? 9 : 5;
+constexpr int kMostSums = kManyRegisters ? 25 : 10;
 
 // Add to the sums of N vectors of channels, from f on.
 template <typename T, int D1, int N>
@@ -34,7 +35,7 @@ inline void sum_block(const Edge<T>& e, const Path& q, const Operands<T>& o, int
                       T* __restrict out) {
   using V = typename Lanes<T>::V;
   constexpr int64_t L = Lanes<T>::L;
-  const T *h = o.x + q.x + f, *A = o.a + q.a, *c = o.table + q.w + f;
+  const T *h = o.x + q.x + f, *A = o.a, *c = o.table + q.w + f;
   V xs[N][D1];
   for (int n = 0; n < N; ++n) {
     const T* own = c + n * L;
@@ -43,7 +44,7 @@ inline void sum_block(const Edge<T>& e, const Path& q, const Operands<T>& o, int
     for (int m1 = 0; m1 < D1; ++m1) xs[n][m1] = w * load(h + m1 * q.c + n * L);
   }
   T* to = out + q.out + f;
-  for (int64_t m3 = 0; m3 < q.d3; ++m3, A += q.a_stride, to += q.out_stride) {
+  for (int64_t m3 = 0; m3 < q.d3; ++m3, A += D1, to += q.out_stride) {
     V sums[N];
     for (int n = 0; n < N; ++n) sums[n] = A[0] * xs[n][0];
     for (int m1 = 1; m1 < D1; ++m1)
@@ -56,15 +57,15 @@ template <typename T, int D1>
 void path_sum(const Edge<T>& e, const Path& q, const Operands<T>& o, T* __restrict out) {
   constexpr int64_t L = Lanes<T>::L;
   int64_t f = 0;
-  if constexpr (D1 <= 9)
+  if constexpr (D1 <= kMostPaired)
     for (; f + 2 * L <= q.c; f += 2 * L) sum_block<T, D1, 2>(e, q, o, f, out);
   for (; f + L <= q.c; f += L) sum_block<T, D1, 1>(e, q, o, f, out);
-  const T *h = o.x + q.x, *A = o.a + q.a, *c = o.table + q.w;
+  const T *h = o.x + q.x, *c = o.table + q.w;
   for (; f < q.c; ++f) {
     const T w = VALUE(c, o.W, f);
     for (int64_t m3 = 0; m3 < q.d3; ++m3) {
       T sum = 0;
-      for (int m1 = 0; m1 < D1; ++m1) sum += A[m3 * q.a_stride + m1] * h[m1 * q.c + f];
+      for (int m1 = 0; m1 < D1; ++m1) sum += o.a[m3 * D1 + m1] * h[m1 * q.c + f];
       out[q.out + m3 * q.out_stride + f] += w * sum;
     }
   }
@@ -78,9 +79,9 @@ inline typename Lanes<T>::V gradient_block(const Edge<T>& e, const Path& q,
                                            typename Lanes<T>::V* weights) {
   using V = typename Lanes<T>::V;
   constexpr int64_t L = Lanes<T>::L;
-  const T *h = o.x + q.x + f, *A = o.a + q.a, *g = o.out + q.out + f, *c = o.table + q.w + f;
+  const T *h = o.x + q.x + f, *A = o.a, *g = o.out + q.out + f, *c = o.table + q.w + f;
   V ys[N][D1] = {};  // A^T g
-  for (int64_t m3 = 0; m3 < q.d3; ++m3, A += q.a_stride, g += q.out_stride) {
+  for (int64_t m3 = 0; m3 < q.d3; ++m3, A += D1, g += q.out_stride) {
     V out[N];
     for (int n = 0; n < N; ++n) out[n] = load(g + n * L);
     for (int m1 = 0; m1 < D1; ++m1)
@@ -101,15 +102,16 @@ inline typename Lanes<T>::V gradient_block(const Edge<T>& e, const Path& q,
   return slopes;
 }
 
-// Add to the derivatives by G rows of couplings, from m3 on: sums over n vectors of channels.
+// The derivatives by G rows of couplings, from m3 on: sums over n vectors of channels, each a
+// vector whose lanes are still to be summed. They are added to those there are, or the first.
 template <typename T, int D1, int G>
 inline void coupling_rows(const Path& q, const Operands<T>& o, int64_t f, int n, int64_t m3,
-                          const typename Lanes<T>::V* weights, T* __restrict grad_a) {
+                          const typename Lanes<T>::V* weights, typename Lanes<T>::V* grad_a) {
   using V = typename Lanes<T>::V;
   constexpr int64_t L = Lanes<T>::L;
-  constexpr int S = 16 / sizeof(T);  // sums made at once
   const T *h = o.x + q.x + f, *g = o.out + q.out + m3 * q.out_stride + f;
-  V sums[(G * D1 + S - 1) / S * S] = {};
+  V* to = grad_a + m3 * D1;
+  V sums[G * D1] = {};
   for (int k = 0; k < n; ++k, h += L, g += L) {
     V xs[D1];
     for (int m1 = 0; m1 < D1; ++m1) xs[m1] = weights[k] * load(h + m1 * q.c);
@@ -118,29 +120,27 @@ inline void coupling_rows(const Path& q, const Operands<T>& o, int64_t f, int n,
       for (int m1 = 0; m1 < D1; ++m1) sums[r * D1 + m1] += out * xs[m1];
     }
   }
-  T* to = grad_a + q.a + m3 * q.a_stride;
-  for (int s = 0; s < G * D1; s += S) {
-    const auto found = sums_of<T>(sums + s);
-    for (int k = 0; k < S && s + k < G * D1; ++k)
-      to[(s + k) / D1 * q.a_stride + (s + k) % D1] += found[k];
-  }
+  if (f == 0)
+    for (int s = 0; s < G * D1; ++s) to[s] = sums[s];
+  else
+    for (int s = 0; s < G * D1; ++s) to[s] += sums[s];
 }
 
 // As many rows at once as leave their sums in registers.
 template <typename T, int D1, int G>
 inline void coupling_block(const Path& q, const Operands<T>& o, int64_t f, int n,
-                           const typename Lanes<T>::V* weights, T* __restrict grad_a,
+                           const typename Lanes<T>::V* weights, typename Lanes<T>::V* grad_a,
                            int64_t m3 = 0) {
   for (; m3 + G <= q.d3; m3 += G) coupling_rows<T, D1, G>(q, o, f, n, m3, weights, grad_a);
   if constexpr (G > 1)
     if (m3 < q.d3) coupling_block<T, D1, G - 1>(q, o, f, n, weights, grad_a, m3);
 }
 
-// Add to the derivatives by features and couplings, and return that by the distance, to be
-// summed over its lanes.
+// Add to the derivatives by features, write those by couplings, and return that by the distance;
+// the lanes of the latter two are still to be summed.
 template <typename T, int D1>
 typename Lanes<T>::V path_gradient(const Edge<T>& e, const Path& q, const Operands<T>& o,
-                                   T* __restrict grad_x, T* __restrict grad_a) {
+                                   T* __restrict grad_x, typename Lanes<T>::V* grad_a) {
   using V = typename Lanes<T>::V;
   constexpr int64_t L = Lanes<T>::L;
   constexpr int kMost = 8;  // vectors of channels whose sums are made together
@@ -149,25 +149,26 @@ typename Lanes<T>::V path_gradient(const Edge<T>& e, const Path& q, const Operan
   while (f + L <= q.c) {
     const int n = static_cast<int>(std::min<int64_t>(kMost, (q.c - f) / L));
     int k = 0;
-    if constexpr (D1 <= 9)
+    if constexpr (D1 <= kMostPaired)
       for (; k + 2 <= n; k += 2)
         slopes += gradient_block<T, D1, 2>(e, q, o, f + k * L, grad_x, weights + k);
     for (; k < n; ++k)
       slopes += gradient_block<T, D1, 1>(e, q, o, f + k * L, grad_x, weights + k);
-    coupling_block<T, D1, std::max(1, 25 / D1)>(q, o, f, n, weights, grad_a);
+    coupling_block<T, D1, std::max(1, kMostSums / D1)>(q, o, f, n, weights, grad_a);
     f += n * L;
   }
-  const T *h = o.x + q.x, *A = o.a + q.a, *g = o.out + q.out, *c = o.table + q.w;
+  if (f == 0) std::fill(grad_a, grad_a + q.d3 * D1, V{});
+  const T *h = o.x + q.x, *g = o.out + q.out, *c = o.table + q.w;
   for (; f < q.c; ++f) {
     const T w = VALUE(c, o.W, f), v = SLOPE(c, o.W, f);
     for (int64_t m3 = 0; m3 < q.d3; ++m3) {
-      const T* row = A + m3 * q.a_stride;
+      const T* row = o.a + m3 * D1;
       const T out = g[m3 * q.out_stride + f];
       T sum = 0;
       for (int m1 = 0; m1 < D1; ++m1) {
         sum += row[m1] * h[m1 * q.c + f];
         grad_x[q.x + m1 * q.c + f] += row[m1] * w * out;
-        grad_a[q.a + m3 * q.a_stride + m1] += w * out * h[m1 * q.c + f];
+        grad_a[m3 * D1 + m1][0] += w * out * h[m1 * q.c + f];
       }
       slopes[0] += out * v * sum;
     }

@@ -30,7 +30,7 @@ template <typename T, int R, int C>
 void product_block(int64_t K, int64_t N, const Rows<T>& x, int64_t row, const T* w, T* out,
                    int64_t wanted, int64_t stride) {
   using V = typename Lanes<T>::V;
-  constexpr int64_t L = Lanes<T>::L;
+  constexpr int64_t L = Lanes<T>::L, kLine = 64 / sizeof(T);
   const T* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x[row + r];
   const T* next = x[row + R];  // it may be that of others, or none: it is only prefetched
@@ -39,7 +39,7 @@ void product_block(int64_t K, int64_t N, const Rows<T>& x, int64_t row, const T*
     V columns[C];
     for (int c = 0; c < C; ++c) columns[c] = load(w + k * N + c * L);
     // The next rows: many short streams, which no processor foresees.
-    if (k % L == 0)
+    if (k % kLine == 0)
       for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * x.within + k);
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sums[r][c] += rows[r][k] * columns[c];
@@ -61,8 +61,9 @@ void product_columns(int64_t row, int64_t last, int64_t K, int64_t N, const Rows
     row += size;
   };
   using std::integral_constant;
-  while (row + 9 <= last) block(integral_constant<int, 9>());
-  if (row + 6 <= last) block(integral_constant<int, 6>());
+  if constexpr (kManyRegisters)
+    while (row + 9 <= last) block(integral_constant<int, 9>());
+  while (row + 6 <= last) block(integral_constant<int, 6>());
   if (row + 4 <= last) block(integral_constant<int, 4>());
   if (row + 2 <= last) block(integral_constant<int, 2>());
   if (row + 1 <= last) block(integral_constant<int, 1>());
@@ -88,7 +89,7 @@ Tensor rows_times(const Tensor& x_, const Tensor& w_, int64_t n_out) {
   sizes.back() = n_out;
   auto out = x.new_empty(sizes);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rows_times", [&] {
-    constexpr int64_t L = 64 / sizeof(scalar_t);
+    constexpr int64_t L = Lanes<scalar_t>::L;
     const Rows<scalar_t> rows{x.data_ptr<scalar_t>(), m, dim == 3 ? x.stride(1) : x.stride(0),
                               x.stride(0)};
     const auto* pw = w.data_ptr<scalar_t>();

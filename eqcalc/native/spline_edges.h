@@ -95,6 +95,14 @@ inline Edge<T> edge_of(const T* vector, int64_t j, int64_t i,
 #define SLOPE(c, w, f) \
   (e.s2 * ((c)[2 * (w) + (f)] - (c)[f]) + e.s1 * (c)[(w) + (f)] + e.s3 * (c)[3 * (w) + (f)])
 
+// Whether n numbers lie in 0 ... end - 1. A loop of its own, with nothing that must be kept for a
+// message: it is taken in vectors.
+inline bool all_below(int64_t end, const int64_t* ids, int64_t n) {
+  uint64_t largest = 0;  // negative numbers are the largest of all
+  for (int64_t k = 0; k < n; ++k) largest = std::max(largest, static_cast<uint64_t>(ids[k]));
+  return n == 0 || largest < static_cast<uint64_t>(end);
+}
+
 // Refuse what would be read beyond its end.
 void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
            const Tensor& index, const Knots& knots, int64_t n_features, int64_t n_filters) {
@@ -119,13 +127,8 @@ void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
   // By hand: torch's operations would take longer than the sums of a small molecule.
   const auto contiguous = index.contiguous();
   const int64_t* ids = contiguous.data_ptr<int64_t>();
-  int64_t low = 0, high = -1;
-  for (int64_t k = 0; k < contiguous.numel(); ++k) {
-    low = std::min(low, ids[k]);
-    high = std::max(high, ids[k]);
-  }
-  TORCH_CHECK(low >= 0 && high < features.size(0), "edge_index must lie in 0..",
-              features.size(0) - 1);
+  TORCH_CHECK(all_below(features.size(0), ids, contiguous.numel()),
+              "edge_index must lie in 0..", features.size(0) - 1);
   TORCH_CHECK(table.scalar_type() == features.scalar_type() &&
                   vectors.scalar_type() == features.scalar_type(),
               "features, table and vectors differ in precision");

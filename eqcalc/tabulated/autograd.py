@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.so3.tensor_product import constants_of
 from eqcalc.tabulated.spline import SplineTable
 
 __all__ = ["path_sums", "register_kernels", "scalar_sums", "vector_sums"]
@@ -45,7 +46,8 @@ def vector_sums(
 
 def path_sums(
     features: Tensor,
-    couplings: Tensor,
+    harmonics: Tensor,
+    constants: Tensor,
     paths: Tensor,
     filters: SplineTable,
     edge_vectors: Tensor,
@@ -56,8 +58,8 @@ def path_sums(
 
     Parameters
     ----------
-    features : (n_atoms, Σ (2l1+1) C); couplings : (n_edges, ...), one row of numbers each
-    paths : (n_paths, 9), see :class:`eqcalc.nn.so3.tensor_product.PathTable`
+    features : (n_atoms, Σ (2l1+1) C); harmonics : (n_edges, (l_max+1)²)
+    constants, paths : see :class:`eqcalc.nn.so3.tensor_product.PathTable`
     """
     n_atoms, rows = features.shape[0], paths.tolist()
     weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1))
@@ -65,11 +67,12 @@ def path_sums(
     columns: list[Tensor] = []
     messages: list[Tensor] = []
     arange = functools.partial(torch.arange, device=features.device)
-    for first_x, d1, first_a, stride_a, d3, first, stride, n_channels, first_w in rows:
+    for row in rows:
+        first_x, d1, first_y, d2, _, d3, first, stride, n_channels, first_w = row
         w = weights.narrow(1, first_w, n_channels)
         h = neighbours.narrow(1, first_x, d1 * n_channels).unflatten(1, (d1, n_channels))
-        where = first_a + stride_a * arange(d3).unsqueeze(1) + arange(d1)
-        a = couplings.index_select(1, where.flatten()).unflatten(1, (d3, d1))
+        y = harmonics.narrow(1, first_y, d2)
+        a = (y @ constants_of(row, constants).flatten(1)).unflatten(1, (d3, d1))
         messages.append(((a @ h) * w.unsqueeze(1)).flatten(1))
         columns.append(first + stride * arange(d3).unsqueeze(1) + arange(n_channels))
     sums = sum_at_receivers(torch.cat(messages, dim=1), edge_index[1], n_atoms)
@@ -85,7 +88,7 @@ def register_kernels() -> None:
     _register_row_products()
     _register_derivatives("scalar", _scalar_again, [0, 2], 6)
     _register_derivatives("vector", _vector_again, [0, 2], 6)
-    _register_derivatives("path", _path_again, [0, 1, 4], 9)
+    _register_derivatives("path", _path_again, [0, 1, 5], 10)
 
 
 def _scalar_again(
@@ -112,7 +115,8 @@ def _vector_again(
 
 def _path_again(
     features: Tensor,
-    couplings: Tensor,
+    harmonics: Tensor,
+    constants: Tensor,
     paths: Tensor,
     table: Tensor,
     vectors: Tensor,
@@ -122,7 +126,7 @@ def _path_again(
     width: int,
 ) -> Tensor:
     filters = _spline(table, ends, counts)
-    return path_sums(features, couplings, paths, filters, vectors, index, width)
+    return path_sums(features, harmonics, constants, paths, filters, vectors, index, width)
 
 
 def _spline(table: Tensor, ends: list[float], counts: list[int]) -> SplineTable:
@@ -213,7 +217,8 @@ def _register_path_shapes() -> None:
     @torch.library.register_fake("eqcalc::path_convolution")
     def _(
         features: Tensor,
-        couplings: Tensor,
+        harmonics: Tensor,
+        constants: Tensor,
         paths: Tensor,
         table: Tensor,
         vectors: Tensor,
@@ -228,7 +233,8 @@ def _register_path_shapes() -> None:
     def _(
         gradient: Tensor,
         features: Tensor,
-        couplings: Tensor,
+        harmonics: Tensor,
+        constants: Tensor,
         paths: Tensor,
         table: Tensor,
         vectors: Tensor,
@@ -236,7 +242,7 @@ def _register_path_shapes() -> None:
         ends: list[float],
         counts: list[int],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(features), torch.empty_like(couplings), torch.empty_like(vectors)
+        return torch.empty_like(features), torch.empty_like(harmonics), torch.empty_like(vectors)
 
 
 def _register_row_products() -> None:

@@ -67,36 +67,40 @@ class PathConvolution(nn.Module):
     """
 
     paths: Tensor
+    constants: Tensor
 
     def __init__(
         self, product: TensorProduct, filters: SplineTable, couplings: EdgeCouplings
     ) -> None:
         super().__init__()
         self.product, self.filters = product, filters
-        self.by_group = couplings.by_group
         table = path_table(product, couplings)
         self.register_buffer("paths", torch.tensor(table.rows, dtype=torch.int64))
+        self.register_buffer("constants", table.constants.to(filters.table.dtype))
         self.shapes = table.shapes
         self.sizes = [rows * channels for rows, channels in self.shapes]
 
     def forward(
         self,
         features: list[Tensor],
-        couplings: Tensor,
+        harmonics: Tensor,
+        couplings: list[Tensor],
         edge_vectors: Tensor,
         edge_index: Tensor,
     ) -> list[Tensor]:
         """Return what ``product`` returns, one (n_atoms, 2l3+1, Σ_paths C) per irrep.
 
-        ``couplings`` are those of :meth:`EdgeCouplings.in_one`: as all layers share them, they
-        are written once.
+        Of the edges' :class:`EdgeCouplings` the kernels take the ``harmonics``, and the portable
+        sums the ``couplings`` made of them, which all layers share. A compiled package makes
+        neither where it is not taken.
         """
         if not _usable(features[0]):
             weights = self.filters(torch.linalg.vector_norm(edge_vectors, dim=1))
-            return self.product(features, self.by_group(couplings), weights, edge_index)
+            return self.product(features, couplings, weights, edge_index)
         sums = torch.ops.eqcalc.path_convolution(
             torch.cat([h.flatten(1) for h in features], dim=1),
-            couplings,
+            harmonics,
+            self.constants,
             self.paths,
             self.filters.table,
             edge_vectors,

@@ -58,12 +58,12 @@ class TabulatedNequIP(nn.Module):
         network = self.network
         species = network.known_species(graph.atomic_numbers)
         edge_vectors = network.vectors(graph, species)
-        couplings = network.edge_couplings.in_one(edge_vectors)
+        harmonics = network.edge_couplings.harmonics(edge_vectors)
+        couplings = network.edge_couplings.of_harmonics(harmonics)
         features = network.first_features(species)
         for layer, convolution in zip(network.interactions, self.convolutions, strict=True):
             interaction = cast(Interaction, layer)
-            messages = convolution(
-                interaction.senders(features, species), couplings, edge_vectors, graph.edge_index
-            )
+            mixed = interaction.senders(features, species)
+            messages = convolution(mixed, harmonics, couplings, edge_vectors, graph.edge_index)
             features = interaction.update(messages, features, species)
         return network.species_energies(features[0], species, graph.atomic_numbers)

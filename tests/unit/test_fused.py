@@ -24,6 +24,7 @@ from eqcalc.native import build as native
 from eqcalc.native.build import build_library, library_checksum, load_library
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
+from eqcalc.nn.so3.tensor_product import path_table
 from eqcalc.potential import Potential
 from eqcalc.tabulated import convolutions, spline, tabulated_form
 from eqcalc.tabulated.convolutions import PathConvolution, scalar_convolution, vector_convolution
@@ -222,7 +223,8 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
         features = [
             p.reshape(-1, i.dim, n) for p, (i, n) in zip(parts, layout.items(), strict=True)
         ]
-        sums = convolution(features, couplings.in_one(v), v, index)
+        harmonics = couplings.harmonics(v)
+        sums = convolution(features, harmonics, couplings.of_harmonics(harmonics), v, index)
         return torch.cat([s.flatten(1) for s in sums], dim=1)
 
     return call, random(n_atoms, sum(sizes)), vectors
@@ -377,6 +379,47 @@ def test_kernels_take_the_threads_of_torch_and_no_more_memory_for_them():
     assert one > 30_000
     assert two < 1.05 * one
     assert sixteen < 1.05 * one
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"harmonics": lambda y: y[1:]}, "harmonics and vectors differ"),
+        ({"harmonics": lambda y: y.float()}, "harmonics and vectors differ"),
+        ({"harmonics": lambda y: y[:, :3]}, "path [0-9]+ is out of range"),
+        ({"harmonics": lambda y: y.repeat(1, 13)}, "harmonics of a degree above 6"),
+        ({"constants": lambda k: k.float()}, "constants must be one row"),
+        ({"constants": lambda k: k[1:]}, "path [0-9]+ is out of range"),
+        ({"paths": lambda paths: paths[:, 1:]}, r"paths must be int64 \(n_paths, 10\)"),
+        ({"table": lambda table: table[:, 1:]}, "path [0-9]+ has no weights"),
+    ],
+)
+def test_the_kernel_of_paths_refuses_what_would_read_outside(change, message):
+    vectors, index, n_atoms = graph_of(ethanol())
+    irreps = irreps_up_to(1, False)
+    couplings = EdgeCouplings(1, False)
+    layout = dict.fromkeys(irreps, 2)
+    product = TensorProduct(layout, irreps, couplings)
+    rows, constants, shapes = path_table(product, couplings)
+    filters = fit_table(waves(product.n_weights), CUTOFF, torch.float64, 1e-3)
+    width = sum(a * b for a, b in shapes)
+    given = {
+        "features": vectors.new_ones(n_atoms, sum(irrep.dim * 2 for irrep in irreps)),
+        "harmonics": couplings.harmonics(vectors),
+        "constants": constants,
+        "paths": torch.tensor(rows),
+        "table": filters.table,
+    }
+    edges = (vectors, index, filters.ends, filters.counts)
+    kernels = torch.ops.eqcalc
+    kernels.path_convolution(*given.values(), *edges, width)
+    for name, changed in change.items():
+        given[name] = changed(given[name])
+    with pytest.raises(RuntimeError, match=message):
+        kernels.path_convolution(*given.values(), *edges, width)
+    gradient = vectors.new_ones(n_atoms, width)
+    with pytest.raises(RuntimeError, match=message):
+        kernels.path_convolution_backward(gradient, *given.values(), *edges)
 
 
 def test_kernels_refuse_what_would_read_outside():

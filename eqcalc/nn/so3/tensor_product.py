@@ -29,6 +29,7 @@ are (l3, m3, path).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -46,10 +47,13 @@ __all__ = [
     "EdgeCouplings",
     "PathTable",
     "TensorProduct",
+    "constants_of",
     "path_filters",
     "path_layout",
     "path_table",
 ]
+
+_BLOCK = 16  # the numbers of the widest vectors of float32
 
 
 class EdgeCouplings(Constants):
@@ -78,15 +82,15 @@ class EdgeCouplings(Constants):
 
     def forward(self, vectors: Tensor) -> list[Tensor]:
         """Map edge vectors (n_edges, 3) to A, one (n_edges, rows, 2l1+1) for each group."""
-        return self.by_group(self.in_one(vectors))
+        return self.of_harmonics(self.harmonics(vectors))
 
-    def in_one(self, vectors: Tensor) -> Tensor:
-        """Map edge vectors (n_edges, 3) to all numbers of A (n_edges, Σ sizes)."""
-        harmonics = spherical_harmonics(self.l_max, vectors)
-        return harmonics @ self.constants(vectors.dtype)
+    def harmonics(self, vectors: Tensor) -> Tensor:
+        """Return Y (n_edges, (l_max+1)²) of edge vectors (n_edges, 3)."""
+        return spherical_harmonics(self.l_max, vectors)
 
-    def by_group(self, products: Tensor) -> list[Tensor]:
-        """Return the numbers (n_edges, Σ sizes) of A, one (n_edges, rows, 2l1+1) a group."""
+    def of_harmonics(self, harmonics: Tensor) -> list[Tensor]:
+        """Return A, one (n_edges, rows, 2l1+1) for each group, of Y."""
+        products = harmonics @ self.constants(harmonics.dtype)
         couplings: list[Tensor] = []
         for k, part in enumerate(products.split(self.sizes, dim=1)):
             dim = self.source_dims[k]
@@ -176,13 +180,16 @@ class PathTable(NamedTuple):
     Features, couplings and results are taken as one row of numbers each: the features of
     all input irreps one after the other, as are the couplings of all groups, and the results.
 
-    rows : of each path, in the order of the weights: where its features begin, 2l1+1, where
-        its couplings begin and their stride in m3, 2l3+1, where its results begin and their
-        stride in m3
+    rows : of each path, in the order of the weights: where its features begin, 2l1+1; where its
+        harmonics begin, 2l2+1; where its constants begin; 2l3+1, where its results begin and
+        their stride in m3; C, where its weights begin
+    constants : float64; √(2l3+1) C of a path as (m2, (m3, m1)), the numbers of each m2 filled
+        up with zeros to a multiple of 16 (:func:`constants_of`)
     shapes : (2l3+1, n_paths · C) of each result
     """
 
     rows: list[tuple[int, ...]]
+    constants: Tensor
     shapes: list[tuple[int, int]]
 
 
@@ -201,21 +208,27 @@ def path_table(product: TensorProduct, couplings: EdgeCouplings) -> PathTable:
     first_out = [sum(d * n for d, n in shapes[:t]) for t in range(len(shapes))]
     seen = [0] * product.n_targets
     rows: list[tuple[int, ...]] = []
-    first_w = 0
+    blocks: dict[tuple[int, int, int], Tensor] = {}  # paths of the same degrees share theirs
+    begins: dict[tuple[int, int, int], int] = {}
+    first_w = size = 0
     for k, group in enumerate(groups):
-        source = product.sources[k]
-        c, d1 = product.channels[source], couplings.source_dims[product.couplings[k]]
-        begin = sum(couplings.sizes[: product.couplings[k]]) + group.first_row * d1
+        source, (l1, odd) = product.sources[k], couplings.groups[product.couplings[k]]
+        c, degrees = product.channels[source], _degrees(l1, odd, couplings.l_max)
         for position, target in enumerate(product.targets[k]):
-            d3, n = group.target_dims[position], group.weight_sizes[position] // c
-            row = sum(group.row_sizes[: group.kept[position]])
-            for path in range(n):
+            d3 = group.target_dims[position]
+            l3 = d3 // 2
+            for l2 in degrees[l3]:
+                if (l1, l2, l3) not in blocks:
+                    blocks[l1, l2, l3] = _filled_up(_coefficients(l1, l2, l3))
+                    begins[l1, l2, l3] = size
+                    size += blocks[l1, l2, l3].numel()
                 rows.append(
                     (
                         first_x[source],
-                        d1,
-                        begin + (row + path) * d1,
-                        n * d1,
+                        2 * l1 + 1,
+                        l2 * l2,
+                        2 * l2 + 1,
+                        begins[l1, l2, l3],
                         d3,
                         first_out[target] + seen[target],
                         shapes[target][1],
@@ -225,7 +238,15 @@ def path_table(product: TensorProduct, couplings: EdgeCouplings) -> PathTable:
                 )
                 seen[target] += c
                 first_w += c
-    return PathTable(rows, shapes)
+    return PathTable(rows, torch.cat([block.flatten() for block in blocks.values()]), shapes)
+
+
+def constants_of(row: Sequence[int], constants: Tensor) -> Tensor:
+    """Return √(2l3+1) C (2l2+1, 2l3+1, 2l1+1) of a path of a :class:`PathTable`."""
+    d1, d2, begin, d3 = row[1], row[3], row[4], row[5]
+    block = -(-d1 * d3 // _BLOCK) * _BLOCK
+    filled_up = constants.narrow(0, begin, d2 * block).view(d2, block)
+    return filled_up.narrow(1, 0, d1 * d3).reshape(d2, d3, d1)
 
 
 class PathGroup(nn.Module):
@@ -320,7 +341,17 @@ def _group_table(l1: int, odd: bool, l_max: int) -> Tensor:
             (l_max + 1) ** 2, 2 * l3 + 1, len(degrees), 2 * l1 + 1, dtype=torch.float64
         )
         for path, l2 in enumerate(degrees):
-            c = clebsch_gordan(l1, l2, l3).permute(1, 2, 0)  # (m2, m3, m1)
-            block[l2 * l2 : (l2 + 1) ** 2, :, path, :] = math.sqrt(2 * l3 + 1) * c
+            block[l2 * l2 : (l2 + 1) ** 2, :, path, :] = _coefficients(l1, l2, l3)
         blocks.append(block.flatten(1, 2))
     return torch.cat(blocks, dim=1)
+
+
+def _coefficients(l1: int, l2: int, l3: int) -> Tensor:
+    """Return √(2l3+1) C as (m2, m3, m1), float64."""
+    return math.sqrt(2 * l3 + 1) * clebsch_gordan(l1, l2, l3).permute(1, 2, 0)
+
+
+def _filled_up(block: Tensor) -> Tensor:
+    """Return (m2, (m3, m1)) with zeros after the numbers of each m2, to whole vectors."""
+    numbers = block.flatten(1)
+    return nn.functional.pad(numbers, (0, -numbers.shape[1] % _BLOCK))
