@@ -5,5 +5,7 @@ integrators, optimizers, trajectories and calculators are those of :mod:`eqcalc.
 """
 
 from eqcalc.simulate.lammps_style.data_file import write_data
+from eqcalc.simulate.lammps_style.minimization import MinimizationResult
+from eqcalc.simulate.lammps_style.script import LammpsScript
 
-__all__ = ["write_data"]
+__all__ = ["LammpsScript", "MinimizationResult", "write_data"]
