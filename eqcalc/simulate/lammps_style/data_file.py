@@ -134,22 +134,22 @@ def write_data_file(path: str | Path, data: DataFile, system: UnitSystem) -> Non
         "",
     ]
     lines += [
-        f"{low:.17g} {low + length:.17g} {names}"
+        f"{_numbers(np.array([low, low + length]))} {names}"
         for low, length, names in zip(data.origin, np.diag(cell), _BOUNDS, strict=True)
     ]
     tilt = cell[[1, 2, 2], [0, 0, 1]]
     if tilt.any():
         lines.append(f"{_numbers(tilt)} xy xz yz")
     lines += ["", "Masses", ""]
-    lines += [f"{number} {mass:.17g}" for number, mass in enumerate(data.masses, start=1)]
+    lines += [f"{number} {float(mass)!r}" for number, mass in enumerate(data.masses, start=1)]
     lines += ["", f"Atoms # {data.atom_style}", ""]
     charges = atoms.get_initial_charges()
     molecules = atoms.arrays.get("mol-id", np.zeros(len(atoms), dtype=int))
     for index, number in enumerate(data.types):
         middle = {
             "atomic": f"{number}",
-            "charge": f"{number} {charges[index]:.17g}",
-            "full": f"{molecules[index]} {number} {charges[index]:.17g}",
+            "charge": f"{number} {float(charges[index])!r}",
+            "full": f"{molecules[index]} {number} {float(charges[index])!r}",
         }[data.atom_style]
         images = " ".join(map(str, flags[index]))
         lines.append(f"{index + 1} {middle} {_numbers(positions[index])} {images}")
@@ -211,7 +211,8 @@ def write_data(
 
 
 def _numbers(row: NDArray[np.float64]) -> str:
-    return " ".join(f"{value:.17g}" for value in row)
+    """Return numbers in as many digits as give them back."""
+    return " ".join(repr(float(value)) for value in row)
 
 
 def _require_atom_style(atom_style: str) -> None:

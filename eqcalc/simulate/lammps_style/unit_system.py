@@ -1,8 +1,7 @@
 """The units of a script: LAMMPS's ``metal`` and ``real``, in ASE's units.
 
 Every constant comes from :mod:`ase.units` (CODATA 2014). LAMMPS carries constants of older
-sets: its Boltzmann constant is 1.5e-6 (metal) larger relative to these, its other factors agree to
-1e-7. Temperatures differ by that much, which no printed digit of an energy shows.
+sets: its Boltzmann constant is 1.5e-6 larger relative to these, its other factors agree to 1e-7.
 """
 
 from __future__ import annotations
