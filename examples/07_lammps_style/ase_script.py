@@ -11,10 +11,9 @@ from eqcalc.simulate import MDRun, MDSettings
 
 
 def report(atoms: Atoms, step: int) -> None:
-    """Print step, energies in eV and pressure in bar, as LAMMPS lays them out."""
+    """Print step and energies in eV, as LAMMPS lays them out."""
     potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-    pressure = -atoms.get_stress(include_ideal_gas=True)[:3].mean() / units.bar
-    print(f"{step:>10d} {potential:.3f} {kinetic:.3f} {potential + kinetic:.3f} {pressure:.3f}")
+    print(f"{step:>10d} {potential:.4f} {kinetic:.4f} {potential + kinetic:.4f}")
 
 
 atoms = read_lammps_data(Path(__file__).parent / "ethanol.data", atom_style="atomic")

@@ -11,13 +11,13 @@ from eqcalc.simulate.lammps_style import LammpsScript
 s = LammpsScript(units="metal")
 s.read_data(Path(__file__).parent / "ethanol.data", atom_style="atomic")
 
-s.pair_style("eqcalc", dtype="float64")
+s.pair_style("eqcalc", precision="float64")
 s.pair_coeff("painn-ethanol", "C", "H", "O")
 
 s.timestep(0.0005)
 s.thermo(10)
-s.thermo_style("custom", "step", "pe", "ke", "etotal", "press")
-s.thermo_modify(format_float="%.3f")
+s.thermo_style("custom", "step", "pe", "ke", "etotal")
+s.thermo_modify(format_float="%.4f")
 
 s.fix_nve()
 s.run(50)

@@ -14,6 +14,7 @@ from ase.md.langevin import Langevin
 from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
+from eqcalc import EqCalculator
 from eqcalc.errors import (
     ConfigError,
     NonFiniteError,
@@ -414,6 +415,23 @@ def test_elements_follow_from_the_masses_where_none_are_named(data):
     assert np.allclose(script.atoms.get_masses(), copper().get_masses())
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("model", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_precision_is_that_of_the_calculator(tmp_path, precision, dtype):
+    write_data(tmp_path / "e.data", molecule("CH3CH2OH", vacuum=6.0), ["C", "H", "O"])
+    script = LammpsScript(screen=False)
+    script.read_data(tmp_path / "e.data")
+    script.pair_style("eqcalc", precision=precision, engine="torchscript")
+    script.pair_coeff("painn-ethanol", "C", "H", "O")
+    script.thermo_style("custom", "pe")
+    script.fix_nve()
+    atoms = molecule("CH3CH2OH", vacuum=6.0)
+    atoms.pbc = True
+    atoms.calc = EqCalculator("painn-ethanol", dtype=dtype, engine="torchscript")
+    assert script.run(0)[0]["pe"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+
+
 def test_swapped_elements_are_refused(tmp_path):
     write_data(tmp_path / "w.data", molecule("H2O", vacuum=5.0), ["O", "H"])
     script = LammpsScript(screen=False)
@@ -462,6 +480,10 @@ def test_swapped_elements_are_refused(tmp_path):
         (lambda s: s.minimize(0, 1, 1, 1), "means LAMMPS's cg"),
         (lambda s: s.min_style("cg"), "min_style 'cg' is not supported"),
         (lambda s: s.pair_style("lj/cut"), "pair_style 'lj/cut' is not supported"),
+        (
+            lambda s: s.pair_style("eqcalc", precision="double"),
+            "precision: expected model, float32",
+        ),
         (lambda s: s.pair_coeff("painn-ethanol", "Cu"), "needs pair_style"),
         (lambda s: s.pair_coeff(EMT(), "Cu", "O"), "names 2 elements"),
         (lambda s: s.read_data("b.data"), "reads one data file"),

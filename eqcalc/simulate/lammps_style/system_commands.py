@@ -18,6 +18,8 @@ from eqcalc.simulate.lammps_style.unit_system import UnitSystem
 
 __all__ = ["SystemCommands"]
 
+_PRECISIONS = ("model", "float32", "float64")
+
 
 class SystemCommands:
     """The commands of a script that say what is simulated."""
@@ -100,24 +102,30 @@ class SystemCommands:
         """
         write_data_file(file, self._require_data(), self._system)
 
-    def pair_style(self, style: str, **options: Any) -> None:
-        """``pair_style eqcalc``.
+    def pair_style(self, style: str, *, precision: str = "model", **options: Any) -> None:
+        """``pair_style eqcalc precision PRECISION engine ENGINE``.
 
         Parameters
         ----------
         style : "eqcalc"
-        options : of :class:`eqcalc.EqCalculator`, such as dtype="float64" or device="cuda"
+        precision : "model" (the file's own), "float32" or "float64"
+        options : of :class:`eqcalc.EqCalculator`, such as engine="torchscript" or device="cuda"
 
         Raises
         ------
-        ConfigError : another style.
+        ConfigError : another style or precision.
         """
         if style != "eqcalc":
             raise ConfigError(
                 f"pair_style '{style}' is not supported; known: eqcalc. For another potential give "
                 "pair_coeff its ASE calculator."
             )
-        self._pair_options = dict(options)
+        if precision not in _PRECISIONS:
+            raise ConfigError(
+                f"pair_style eqcalc precision: expected {', '.join(_PRECISIONS)}, found "
+                f"'{precision}'."
+            )
+        self._pair_options = {"dtype": None if precision == "model" else precision, **options}
 
     def pair_coeff(self, model: str | Path | Calculator, *elements: str) -> None:
         """``pair_coeff * * MODEL ELEMENT ...``: the potential, and the elements of the types.
