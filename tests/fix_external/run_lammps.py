@@ -36,7 +36,7 @@ def main(path: str) -> None:
     for line in job.get("after", []):
         lmp.command(line)
     if job.get("after"):
-        rows.append(row_of(lmp))
+        rows.append({"pe": lmp.get_thermo("pe")})
     lmp.close()
     if MPI.COMM_WORLD.Get_rank() == 0:
         if job.get("atoms"):
