@@ -184,6 +184,16 @@ def test_missing_data_file_is_refused(tmp_path):
         read_data_file(tmp_path / "none.data", "atomic", METAL)
 
 
+@pytest.mark.parametrize(
+    "title", ["LAMMPS data file via write_data, timestep = 50, units = real", "box, units real"]
+)
+def test_other_units_than_the_files_are_refused(tmp_path, title):
+    path = written(tmp_path, WATER.replace("water in a box", title))
+    with pytest.raises(ConfigError, match="says units real, and the script has units metal"):
+        read_data_file(path, "full", METAL)
+    assert len(read_data_file(path, "full", unit_system("real")).atoms) == 3
+
+
 def test_another_atom_style_than_the_files_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="says atom_style full, and read_data was told charge"):
         read_data_file(written(tmp_path, WATER), "charge", METAL)

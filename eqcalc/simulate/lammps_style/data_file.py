@@ -40,6 +40,7 @@ _COEFFICIENTS = re.compile(r"(Pair|PairIJ|Bond|Angle|Dihedral|Improper|\w+) Coef
 _SECTION = re.compile(r"[A-Z][A-Za-z0-9]*( [A-Z0-9][A-Za-z0-9]*)*")
 # What ASE's reader raises on lines that are too few, too short or no numbers.
 _READER_ERRORS = (LookupError, RuntimeError, StopIteration, TypeError, ValueError)
+_UNIT_SYSTEMS = ("lj", "real", "metal", "si", "cgs", "electron", "micro", "nano")  # of LAMMPS
 _BOUNDS = ("xlo xhi", "ylo yhi", "zlo zhi")
 
 
@@ -70,7 +71,8 @@ def read_data_file(path: str | Path, atom_style: str, system: UnitSystem) -> Dat
 
     Raises
     ------
-    ConfigError : an atom style that is not supported, or not the file's.
+    ConfigError : an atom style that is not supported, or not the file's; units that are not the
+        file's, where it states them.
     StructureError : the file is missing, unreadable or inconsistent, or has a section that no
         model knows.
     """
@@ -82,6 +84,7 @@ def read_data_file(path: str | Path, atom_style: str, system: UnitSystem) -> Dat
         raise StructureError(f"cannot read the data file '{path}': {error}.") from error
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     _check_sections(path, text, lines, atom_style)
+    _check_units(path, text, system)
     n_atoms, n_types = _count(path, lines, "atoms"), _count(path, lines, "atom types")
     origin = _corner(path, lines)
     masses = _read_masses(path, lines, n_types)
@@ -282,6 +285,16 @@ def _check_sections(path: Path, text: str, lines: list[str], atom_style: str) ->
         raise StructureError(
             f"'{path}' has a general triclinic box (avec, bvec, cvec); write it as xlo xhi, ylo "
             "yhi, zlo zhi and xy xz yz."
+        )
+
+
+def _check_units(path: Path, text: str, system: UnitSystem) -> None:
+    """Refuse a file whose first line says other units, as LAMMPS and :func:`write_data` write."""
+    stated = re.search(r"\bunits\s*=?\s*(\w+)\s*$", text.partition("\n")[0])
+    if stated and stated[1] in _UNIT_SYSTEMS and stated[1] != system.name:
+        raise ConfigError(
+            f"'{path}' says units {stated[1]}, and the script has units {system.name}: velocities "
+            "mean other things. Take LammpsScript(units=...) of the file."
         )
 
 

@@ -80,7 +80,8 @@ class SystemCommands:
 
         Raises
         ------
-        ConfigError : a second read_data; an atom style that is not supported, or not the file's.
+        ConfigError : a second read_data; an atom style that is not supported, or not the file's;
+            units that are not the file's, where its first line states them.
         StructureError : the file is missing, unreadable or inconsistent, or holds what a model
             cannot know (bonds, coefficients).
         """
