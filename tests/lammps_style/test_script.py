@@ -76,6 +76,31 @@ def test_nve_is_velocity_verlet_of_ase(data):
         dynamics.run(5)
 
 
+def test_every_column_is_what_its_name_says(tmp_path):
+    atoms = copper()
+    atoms.set_cell(atoms.cell @ [[1, 0, 0], [0.1, 1, 0], [-0.05, 0.02, 1]], scale_atoms=True)
+    write_data(tmp_path / "cu.data", atoms, ["Cu"])
+    script = script_of(tmp_path / "cu.data")
+    script.fix_nve()
+    names = ["pxx", "pyy", "pzz", "pyz", "pxz", "pxy", "density", "fmax", "fnorm"]
+    box = ["lx", "ly", "lz", "xy", "xz", "yz"]
+    script.thermo_style("custom", *names, *box)
+    (row,) = script.run(0)
+    pressure = -script.atoms.get_stress(voigt=False, include_ideal_gas=True) / units.bar
+    places = {"x": 0, "y": 1, "z": 2}
+    for name in names[:6]:
+        expected = pressure[places[name[1]], places[name[2]]]
+        assert row[name] == pytest.approx(expected, rel=1e-10), name
+    cell = script.atoms.cell
+    found = [row[name] for name in box]
+    assert found == [cell[0, 0], cell[1, 1], cell[2, 2], cell[1, 0], cell[2, 0], cell[2, 1]]
+    grams = script.atoms.get_masses().sum() / units.mol
+    assert row["density"] == pytest.approx(grams / (atoms.get_volume() * 1e-24), rel=1e-10)
+    forces = script.atoms.get_forces()
+    assert row["fmax"] == np.abs(forces).max()
+    assert row["fnorm"] == pytest.approx(np.sqrt((forces**2).sum()), rel=1e-12)
+
+
 def test_langevin_is_langevin_of_ase(data):
     script = script_of(data)
     script.fix_nve()

@@ -185,7 +185,6 @@ class LammpsScript(SystemCommands, OutputCommands):
         before = clock.step - dynamics.nsteps
         record = self._output.begin(atoms, self._require_data().origin, clock)
         with StopOnSignal() as stop, self._telling_where():
-            self._set_temperature(dynamics, 1, n_steps)
             for _ in dynamics.irun(n_steps):
                 clock.step = before + dynamics.nsteps
                 if not np.isfinite(atoms.get_momenta()).all():
