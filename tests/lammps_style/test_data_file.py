@@ -1,5 +1,7 @@
 """LAMMPS data files: what is read, what is refused, and that they survive the way and back."""
 
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from eqcalc.simulate.lammps_style.data_file import read_data_file, write_data, w
 from eqcalc.simulate.lammps_style.unit_system import unit_system
 
 METAL = unit_system("metal")
+FRAME = Path(__file__).parents[1] / "data" / "water_frame.xyz"
 
 WATER = """water in a box
 
@@ -233,7 +236,7 @@ def test_units_are_the_exact_ones():
 
 
 def test_frame_of_ase_needs_no_turn(tmp_path):
-    frame = ase.io.read("tests/data/water_frame.xyz")
+    frame = ase.io.read(FRAME)
     frame.set_cell(np.diag(np.diag(frame.cell)))
     moving(frame)
     write_data(tmp_path / "w.data", frame, ["O", "H"])
