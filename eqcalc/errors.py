@@ -32,6 +32,7 @@ __all__ = [
     "OutputLostError",
     "StructureError",
     "UnknownArchitectureError",
+    "UnknownCommandError",
     "UnknownModelError",
     "UnsupportedElementError",
     "did_you_mean",
@@ -62,6 +63,10 @@ class UnsupportedElementError(EqcalcError, ValueError):
 
 class UnknownArchitectureError(EqcalcError, ValueError):
     """A name that is not among ``architectures.available()``."""
+
+
+class UnknownCommandError(EqcalcError, AttributeError):
+    """A command that scripts in LAMMPS's words do not have."""
 
 
 class ModelFileError(EqcalcError, RuntimeError):

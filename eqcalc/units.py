@@ -45,6 +45,7 @@ STRESS_UNITS: dict[str, float] = {
     "MPa": 1e-3 * _ase.GPa,
     "kbar": 0.1 * _ase.GPa,
     "bar": _ase.bar,
+    "atm": 101325 * _ase.Pascal,
     "Hartree/Bohr^3": _ase.Hartree / _ase.Bohr**3,
     "Rydberg/Bohr^3": _ase.Rydberg / _ase.Bohr**3,
     "kcal/mol/Angstrom^3": _ase.kcal / _ase.mol,

@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/api/*.md")
-SCRIPTS = ("examples/*.py",)
+SCRIPTS = ("examples/*.py", "examples/0*/*.py")
 RESULTS = ("examples/results/*.md",)
 GALLERY = "examples/index.md"
 IMAGES = (".png", ".svg")
@@ -133,7 +133,7 @@ def _gallery() -> str:
     lines = ["# Examples", "", "## Scripts", ""]
     for path in _found(SCRIPTS):
         text = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
-        name = PurePosixPath(path).name
+        name = posixpath.relpath(path, "examples")
         lines.append(f"- [{name}]({name}): {_first_paragraph(text)}")
     lines += ["", "## Results", ""]
     for path in _found(RESULTS):

@@ -1,0 +1,85 @@
+"""Which element a LAMMPS atom type is: its mass decides, and a swap is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase.data import atomic_masses, chemical_symbols
+from numpy.typing import NDArray
+
+from eqcalc.elements import N_ELEMENTS, atomic_number
+from eqcalc.errors import ConfigError
+
+__all__ = ["elements_by_mass", "require_masses"]
+
+# Two elements whose masses are equally near up to this (amu) are not told apart by a mass:
+# Bi and Po, Cm and Bk.
+_SAME = 0.01
+
+_MASSES = np.asarray(atomic_masses[:N_ELEMENTS])
+
+
+def elements_by_mass(masses: NDArray[np.float64]) -> list[str]:
+    """Return the symbols of types by their masses.
+
+    Parameters
+    ----------
+    masses : (n_types,) amu
+
+    >>> elements_by_mass(np.array([15.9994, 1.0]))
+    ['O', 'H']
+
+    Raises
+    ------
+    ConfigError : a mass is as near to one element as to another.
+    """
+    found = []
+    for number, mass in enumerate(masses, start=1):
+        nearest = _nearest(float(mass))
+        if len(nearest) > 1:
+            raise ConfigError(
+                f"the mass {mass:g} of type {number} is that of {' and of '.join(nearest)}; name "
+                "the elements: pair_coeff(model, element of type 1, ...)."
+            )
+        found += nearest
+    return found
+
+
+def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None:
+    """Refuse elements whose masses are not those of the types, in their order.
+
+    An isotope passes: of all elements, the one stated must be the nearest in mass.
+
+    Parameters
+    ----------
+    elements : symbols, one a type
+    masses : (n_types,) amu
+
+    Raises
+    ------
+    ConfigError : their numbers differ, a symbol is no element, or a mass is another element's.
+    """
+    if len(elements) != len(masses):
+        raise ConfigError(
+            f"pair_coeff names {len(elements)} elements ({' '.join(map(str, elements))}), and the "
+            f"data file has {len(masses)} atom types; name one element a type, in their order."
+        )
+    for number, (element, mass) in enumerate(zip(elements, masses, strict=True), start=1):
+        atomic_number(element)
+        nearest = _nearest(float(mass))
+        if element not in nearest:
+            expected = _MASSES[atomic_number(element)]
+            raise ConfigError(
+                f"pair_coeff says that type {number} is {element} (mass {expected:g}), and its "
+                f"mass in the data file is {mass:g}, that of {' or '.join(nearest)}; put the "
+                "elements into the order of the types, or correct the section Masses."
+            )
+
+
+def _nearest(mass: float) -> list[str]:
+    """Return the element of the nearest mass, and those that are as near."""
+    distance = np.abs(_MASSES - mass)
+    distance[0] = np.inf  # X, which is no element
+    numbers = np.flatnonzero(distance <= distance.min() + _SAME)
+    return [chemical_symbols[number] for number in numbers]
