@@ -206,7 +206,7 @@ def test_what_goes_wrong_inside_a_package_is_an_error(dtype, tmp_path, monkeypat
 
         with pytest.raises(ZeroDivisionError, match=f"in call {number}"):
             Ranks(shares, breaks).run(packages, 16)
-    with pytest.raises(RuntimeError):  # no host
+    with pytest.raises(RuntimeError, match="ghost atoms, and no host"):
         packages[0](*shares[0].tensors)
     # After all that they still work; one rank without ghosts needs no host.
     found = Ranks(shares).run(packages, 16)
