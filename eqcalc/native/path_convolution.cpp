@@ -31,7 +31,7 @@ namespace {
 
 void check_paths(const Tensor& x, const Tensor& y, const Tensor& constants, const Tensor& paths,
                  const Tensor& table, const Tensor& vectors, const Tensor& index,
-                 const Knots& knots, int64_t width) {
+                 const Knots& knots, int64_t width, int64_t n_atoms) {
   TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
                   paths.scalar_type() == at::kLong && paths.size(0) > 0,
               "paths must be int64 (n_paths, ", kPathColumns, ")");
@@ -40,7 +40,7 @@ void check_paths(const Tensor& x, const Tensor& y, const Tensor& constants, cons
   TORCH_CHECK(y.size(1) <= kMostHarmonics, "harmonics of a degree above 6");
   TORCH_CHECK(constants.dim() == 1 && constants.scalar_type() == x.scalar_type(),
               "constants must be one row in the precision of features");
-  check(x, table, vectors, index, knots, x.size(1), table.size(1));
+  check(x, table, vectors, index, knots, x.size(1), table.size(1), n_atoms);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
   for (int64_t p = 0; p < paths.size(0); ++p) {
     const int64_t C = q[p].c;
@@ -62,12 +62,13 @@ namespace eqcalc {
 
 Tensor path_convolution(const Tensor& x_, const Tensor& y_, const Tensor& constants_,
                         const Tensor& paths_, const Tensor& table_, const Tensor& vectors_,
-                        const Tensor& index_, Ends ends, Counts counts, int64_t width) {
+                        const Tensor& index_, Ends ends, Counts counts, int64_t width,
+                        int64_t n_atoms) {
   const auto x = x_.contiguous(), y = y_.contiguous(), constants = constants_.contiguous();
   const auto paths = paths_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const Knots knots{ends, counts};
-  check_paths(x, y, constants, paths, table, vectors, index, knots, width);
+  check_paths(x, y, constants, paths, table, vectors, index, knots, width, n_atoms);
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_y = y.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
@@ -76,7 +77,7 @@ Tensor path_convolution(const Tensor& x_, const Tensor& y_, const Tensor& consta
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *py = y.data_ptr<scalar_t>(), *pk = constants.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        End::kReceiver, x, width, vectors, index, knots,
+        End::kReceiver, n_atoms, width, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           if (!e.inside) return;
           alignas(64) scalar_t a[kMostCouplings];
@@ -99,7 +100,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
   const auto table = table_.contiguous(), vectors = vectors_.contiguous();
   const auto index = index_.contiguous();
   const Knots knots{ends, counts};
-  check_paths(x, y, constants, paths, table, vectors, index, knots, g.size(1));
+  check_paths(x, y, constants, paths, table, vectors, index, knots, g.size(1), g.size(0));
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_y = y.size(1), width = g.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
@@ -114,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
     auto *pv = grad_vectors.data_ptr<scalar_t>(), *pgy = grad_y.data_ptr<scalar_t>();
     const Contraction<scalar_t> contraction(q, n_paths, pk);
     grad_x = over_edges<scalar_t>(
-        End::kSender, x, D_x, vectors, index, knots,
+        End::kSender, x.size(0), D_x, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           if (!e.inside) {
             std::fill(pgy + k * D_y, pgy + (k + 1) * D_y, scalar_t(0));

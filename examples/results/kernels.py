@@ -62,7 +62,7 @@ class Case:
         gradient = random(n_atoms, width)
         kernels = torch.ops.eqcalc
         self.ways: dict[str, Callable[[], object]] = {
-            "sums": lambda: kernels.path_convolution(*shared, width),
+            "sums": lambda: kernels.path_convolution(*shared, width, n_atoms),
             "derivatives": lambda: kernels.path_convolution_backward(gradient, *shared),
         }
         n_edges = graph.edge_index.shape[1]
