@@ -1,0 +1,17 @@
+"""What hosts say where their package is missing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from eqcalc.errors import MissingDependencyError
+
+
+def test_torch_sim_that_is_missing_is_said_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_sim", None)
+    monkeypatch.delitem(sys.modules, "eqcalc.hosts.torchsim", raising=False)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'eqcalc\[torchsim\]'"):
+        importlib.import_module("eqcalc.hosts.torchsim")
