@@ -6,8 +6,10 @@ import importlib
 import sys
 
 import pytest
+from small_models import water
 
 from eqcalc.errors import MissingDependencyError
+from eqcalc.hosts.openmm import from_atoms
 
 
 def test_torch_sim_that_is_missing_is_said_with_its_extra(monkeypatch):
@@ -15,3 +17,9 @@ def test_torch_sim_that_is_missing_is_said_with_its_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "eqcalc.hosts.torchsim", raising=False)
     with pytest.raises(MissingDependencyError, match=r"pip install 'eqcalc\[torchsim\]'"):
         importlib.import_module("eqcalc.hosts.torchsim")
+
+
+def test_openmm_that_is_missing_is_said_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'eqcalc\[openmm\]'"):
+        from_atoms(water())
