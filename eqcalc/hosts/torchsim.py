@@ -7,7 +7,7 @@
     ts.integrate([atoms] * 32, model, integrator=ts.nvt_langevin, n_steps=1000,
                  temperature=300, timestep=0.0005)
 
-Importing this needs torch-sim (the extra ``torchsim``). Neighbour lists are eqcalc's own, one per
+It needs torch-sim (the extra ``torchsim``). Neighbour lists are eqcalc's own, one per
 structure with a skin, so that edges are those of :class:`eqcalc.EqCalculator`; differences of
 positions are taken in float64, whatever the precision of torch-sim's states.
 
@@ -43,13 +43,13 @@ from eqcalc.neighbours import SkinList
 
 __all__ = ["TorchSimModel"]
 
-_torch_sim = import_extra("torch_sim", "torchsim", "a model for torch-sim")
-_ModelInterface: Any = import_extra(
-    "torch_sim.models.interface", "torchsim", "a model for torch-sim"
-).ModelInterface
+try:
+    from torch_sim.models.interface import ModelInterface as _Interface
+except ImportError:  # TorchSimModel says so where one is made
+    _Interface = torch.nn.Module
 
 
-class TorchSimModel(_ModelInterface):
+class TorchSimModel(_Interface):
     """Energies, forces and stress of torch-sim's states, from a model file.
 
     Results are in torch-sim's units, eV and Å, and in the state's precision: ``energy``
@@ -73,6 +73,7 @@ class TorchSimModel(_ModelInterface):
 
     Raises
     ------
+    MissingDependencyError : torch-sim is not installed, or cannot be imported.
     ModelFileError, DeviceError, EngineError, ConfigError : see :func:`eqcalc.load_model`.
     ConfigError : an empty committee, or one whose members differ in dtype or share no element.
     """
@@ -91,6 +92,7 @@ class TorchSimModel(_ModelInterface):
         compute_forces: bool = True,
         compute_stress: bool = True,
     ) -> None:
+        _torch_sim()
         super().__init__()
         sources = [model] if isinstance(model, (str, os.PathLike)) else list(model)
         self.members = [
@@ -139,7 +141,7 @@ class TorchSimModel(_ModelInterface):
         """
         if isinstance(state, Mapping):
             masses = torch.ones_like(state["positions"][:, 0])
-            state = _torch_sim.SimState(**{"masses": masses, **state})
+            state = _torch_sim().SimState(**{"masses": masses, **state})
         if state.positions.device.type != self._device.type:
             raise ConfigError(
                 f"the state is on {state.positions.device}, the model on {self._device}; "
@@ -206,6 +208,16 @@ class TorchSimModel(_ModelInterface):
         if self._compute_stress:
             results["stress"] = stress_from_edge_gradients(gradients, graph)
         return {name: value.detach() for name, value in results.items()}
+
+
+def _torch_sim() -> Any:
+    """Import torch-sim.
+
+    Raises
+    ------
+    MissingDependencyError : it is not installed, or cannot be imported.
+    """
+    return import_extra("torch_sim", "torchsim", "a model for torch-sim")
 
 
 def _shared_elements(members: Sequence[Model]) -> set[str]:
