@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
-from small_models import REFERENCE_ENERGIES, crystal, ethanol, export_small, potential, water
+from small_models import REFERENCE_ENERGIES, crystal, ethanol, export_small, potential, slab, water
 
 from eqcalc import EqCalculator
 from eqcalc.errors import ConfigError, GraphError, NonFiniteError, UnsupportedElementError
@@ -96,6 +96,16 @@ def test_stress_is_the_derivative_with_respect_to_torch_sims_cell(ts, model):
     found = evaluate(state)["stress"][0].numpy()
     np.testing.assert_allclose(found, (expected + expected.T) / 2, rtol=0, atol=1e-8)
     assert np.abs(found).max() > 1e-3
+
+
+def test_slab_has_the_energy_of_the_calculator_and_no_stress(ts, model):
+    state = state_of(ts, [crystal()])
+    state.pbc = torch.tensor([True, True, False])  # as newer versions have it
+    found = load(model)(state)
+    expected = EqCalculator(model, device="cpu", engine="torchscript").calculate_many([slab()])[0]
+    assert float(found["energy"][0]) == pytest.approx(expected["energy"], rel=0, abs=1e-10)
+    np.testing.assert_allclose(found["forces"].numpy(), expected["forces"], rtol=0, atol=1e-12)
+    assert bool(found["stress"].isnan().all())
 
 
 def test_float32_states_are_evaluated_in_float64(ts, model):
