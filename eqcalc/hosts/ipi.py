@@ -49,6 +49,7 @@ _BATCH = re.compile(r"batch_size\s*:\s*(\d+)")
 _HARTREE, _BOHR = energy_unit("Hartree"), length_unit("Bohr")
 _HARTREE_PER_BOHR = force_unit("Hartree/Bohr")
 _PAUSE = 0.1  # s between two attempts to connect
+_NOT_YET = (FileNotFoundError, ConnectionRefusedError)  # what may pass while i-PI starts
 _LEAVE = 2.0  # s for i-PI to see that the client ends
 
 
@@ -379,18 +380,18 @@ def _connected(address: Address, wait: float) -> sockets.socket:
 
     Raises
     ------
-    HostError : nobody listens there, after ``wait`` seconds.
+    HostError : nobody listens there, after ``wait`` seconds; or nobody ever could.
     """
     end = time.monotonic() + wait
     while True:
         try:
             return _connect(address)
         except OSError as error:
-            if time.monotonic() >= end or isinstance(error, sockets.gaierror):
+            if time.monotonic() >= end or not isinstance(error, _NOT_YET):
                 there = sorted(glob.glob(f"{_PREFIX}*")) if address.socket is not None else []
                 known = f" Unix sockets of i-PI here: {', '.join(there)}." if there else ""
                 raise HostError(
-                    f"no i-PI at {address} after {wait:g} s ({error.strerror or error}). Start "
+                    f"no i-PI at {address} within {wait:g} s ({error.strerror or error}). Start "
                     f"i-PI first, and give the <address> of its <ffsocket>.{known}"
                 ) from error
             time.sleep(min(_PAUSE, max(0.0, end - time.monotonic())))

@@ -312,13 +312,18 @@ def test_positions_far_from_the_file_are_said(path, calculator):
 
 
 def test_nobody_there_is_said_with_the_sockets_that_are(calculator):
-    with pytest.raises(HostError, match=r"no i-PI at the unix socket /tmp/ipi_absent-.* after"):
+    with pytest.raises(HostError, match=r"no i-PI at the unix socket /tmp/ipi_absent-.* within 0"):
         serve(calculator, ethanol(), socket=f"absent-{uuid.uuid4().hex}", wait=0.2)
 
 
 def test_host_without_a_name_is_not_waited_for(calculator):
     with pytest.raises(HostError, match="no i-PI at no such host, port 31415"):
         serve(calculator, ethanol(), host="no such host", wait=60.0)
+
+
+def test_path_that_no_socket_can_have_is_not_waited_for(calculator):
+    with pytest.raises(HostError, match="path too long"):
+        serve(calculator, ethanol(), socket="x" * 200, wait=60.0)
 
 
 def test_port_of_the_network_is_served(calculator):

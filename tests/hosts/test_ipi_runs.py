@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +34,8 @@ INPUT = """
   </output>
   <total_steps>{steps}</total_steps>
   <prng><seed>1</seed></prng>
-  <ffsocket name='eq' mode='unix' pbc='{wraps}'>
-    <address>{address}</address> <latency>1e-4</latency> {options}
+  <ffsocket name='eq' mode='{socket}' pbc='{wraps}'>
+    <address>{address}</address> <port>{port}</port> <latency>1e-4</latency> {options}
     <offset> {offset} </offset>
     <exit_on_disconnect>true</exit_on_disconnect>
   </ffsocket>
@@ -65,6 +68,9 @@ class Run:
         self.folder, self.address = folder, f"eqcalc-{uuid.uuid4().hex[:12]}"
         ase.io.write(folder / "init.xyz", atoms, format="extxyz")
         choices = {
+            "socket": "unix",
+            "address": self.address,
+            "port": 31415,
             "steps": 4,
             "beads": 4,
             "wraps": "false",
@@ -75,7 +81,7 @@ class Run:
             "pressure": "",
             "more": "",
         }
-        text = INPUT.format(address=self.address, **choices | options)
+        text = INPUT.format(**choices | options)
         (folder / "input.xml").write_text(text)
         program = Path(sys.executable).with_name("i-pi")
         with (folder / "log").open("w") as log:
@@ -96,6 +102,12 @@ class Run:
     def table(self) -> np.ndarray:
         """Return step, conserved, potential, volume, virial (6) and bead potentials."""
         return np.loadtxt(self.folder / "run.out", ndmin=2)
+
+    def n_rows(self) -> int:
+        """Return how many rows of properties there are so far."""
+        path = self.folder / "run.out"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return sum(not line.startswith("#") for line in lines)
 
     def frames(self, what: str, bead: int) -> list[Atoms]:
         """Return a bead's frames, as i-PI writes them for ASE."""
@@ -261,6 +273,33 @@ def test_spread_of_a_committee_reaches_the_output_of_ipi(start, model, tmp_path)
     assert energy == pytest.approx(expected["energy"], abs=5e-6)
     lines = next(run.folder.glob("run.spread*")).read_text().splitlines()
     assert float(lines[1]) == pytest.approx(expected["energy_spread"], rel=1e-5)
+
+
+def test_network_serves_a_run(start, calculator):
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    run = start(ethanol_in_a_box(), socket="inet", address="localhost", port=port)
+    assert serve(calculator, ethanol(), port=port) == 20
+    run.end()
+
+
+def test_command_that_is_interrupted_ends_the_run(start, model):
+    run = start(ethanol_in_a_box(), steps=100_000)
+    command = [sys.executable, "-m", "eqcalc", "ipi", str(model), str(run.folder / "init.xyz")]
+    with subprocess.Popen(
+        [*command, "--socket", run.address, "--open", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        end = time.monotonic() + 60.0
+        while run.n_rows() < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in output + error
+    assert "Client shutdown" in run.end()
 
 
 def test_command_serves_a_run(start, model):

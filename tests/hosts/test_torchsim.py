@@ -14,7 +14,13 @@ from ase.md.verlet import VelocityVerlet
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, export_small, potential, slab, water
 
 from eqcalc import EqCalculator
-from eqcalc.errors import ConfigError, GraphError, NonFiniteError, UnsupportedElementError
+from eqcalc.errors import (
+    ConfigError,
+    GraphError,
+    ModelFileError,
+    NonFiniteError,
+    UnsupportedElementError,
+)
 from eqcalc.export import export_model
 
 pytestmark = pytest.mark.hosts
@@ -271,6 +277,11 @@ def test_state_dtype_is_a_precision(model):
 def test_skin_that_is_none_is_refused(model):
     with pytest.raises(ConfigError, match="skin must be zero or positive"):
         load(model, skin=-1.0)
+
+
+def test_propagator_is_refused():
+    with pytest.raises(ModelFileError, match="is a learned dynamics"):
+        load("gmn-nbody")
 
 
 def test_empty_committee_is_refused():
