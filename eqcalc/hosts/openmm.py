@@ -210,8 +210,4 @@ def _reduced(atoms: Atoms) -> tuple[NDArray, NDArray]:
     box[2] -= np.rint(box[2, 1] / box[1, 1]) * box[1]
     box[2] -= np.rint(box[2, 0] / box[0, 0]) * box[0]
     box[1] -= np.rint(box[1, 0] / box[0, 0]) * box[0]
-    # Half a vector is allowed to the last bit, and rounding does not know that.
-    halves = 0.5 * np.diag(box)
-    box[1, 0] = np.clip(box[1, 0], -halves[0], halves[0])
-    box[2, :2] = np.clip(box[2, :2], -halves[:2], halves[:2])
     return box, atoms.positions @ turn.T

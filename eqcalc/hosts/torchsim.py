@@ -255,8 +255,5 @@ def _combined(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _array(values: Any) -> np.ndarray:
-    """Return a tensor as an array, numbers in float64; torch-sim's ``pbc`` may be a bool."""
-    if not isinstance(values, Tensor):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    return (values.to(torch.float64) if values.is_floating_point() else values).numpy()
+    """Return a tensor as an array; torch-sim's ``pbc`` may be a bool."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -95,7 +95,6 @@ def test_energy_and_forces_are_those_of_the_calculator(openmm, calculator, make,
     context = start(openmm, create_system(topology, calculator), positions, platform=platform)
     energy, forces = energy_and_forces(openmm, context)
     expected = calculator.calculate_many([atoms])[0]
-    # The box holds its rounding to half a vector.
     assert energy == pytest.approx(expected["energy"], rel=0, abs=1e-8)
     lengths = np.linalg.norm(expected["forces"], axis=1)
     np.testing.assert_allclose(np.linalg.norm(forces, axis=1), lengths, rtol=0, atol=1e-6)
@@ -103,6 +102,21 @@ def test_energy_and_forces_are_those_of_the_calculator(openmm, calculator, make,
     exact = calculator.calculate_many([seen])[0]["forces"]
     np.testing.assert_allclose(forces, exact, rtol=0, atol=1e-5)
     assert len(atoms) < 3 or lengths.max() > 0.1
+
+
+def test_half_vectors_that_rounding_lengthens_are_a_reduced_form(openmm):
+    longer = 0
+    for k in range(40):
+        atoms = hexagonal()
+        atoms.rotate(7.0 * k, (1.0, 0.3 * k, -2.0), rotate_cell=True)
+        a, b, _ = atoms.cell.standard_form()[0].array
+        longer += 2.0 * abs(b[0]) > a[0]
+        topology, positions = from_atoms(atoms)
+        system = openmm.System()
+        system.addParticle(1.0)
+        system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors())
+        start(openmm, system, positions[:1])
+    assert longer > 0
 
 
 def velocity_verlet(openmm):
