@@ -77,6 +77,8 @@ def refuse_torn(
     """
     if pbc.all() or abs(np.linalg.det(cell)) < 1e-9:  # no cell, into which to move
         return
+    if np.linalg.norm(cell[~pbc], axis=1).min() < 2.0 * _NEAR:
+        return  # one that stands for none: atoms move so far by themselves
     moved = positions - before
     shifts = np.rint(moved @ np.linalg.inv(cell))  # (n_atoms, 3)
     if not np.ptp(shifts[:, ~pbc], axis=0).any():

@@ -427,6 +427,9 @@ def test_molecule_that_moves_as_a_whole_is_taken():
     refuse_torn(positions, positions + BOX[0], BOX, nowhere)
     refuse_torn(positions, positions + 0.5 * BOX[0] + 1e-9 * np.arange(9)[:, None], BOX, nowhere)
     refuse_torn(positions, positions, np.zeros((3, 3)), nowhere)
+    shaken = ethanol()
+    shaken.rattle(0.3, seed=1)
+    refuse_torn(positions, shaken.positions, -units.Bohr * np.eye(3), nowhere)  # i-PI's for none
     wrapped = positions - np.rint(positions @ np.linalg.inv(BOX)) @ BOX
     refuse_torn(positions, wrapped, BOX, np.ones(3, dtype=bool))
 

@@ -130,6 +130,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     for run in runs:
         run.process.kill()
         run.process.wait()
+        Path(f"/tmp/ipi_{run.address}").unlink(missing_ok=True)
 
 
 @pytest.fixture
