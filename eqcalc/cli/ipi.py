@@ -79,7 +79,8 @@ def ipi(
             "--port of mode='inet'."
         )
     from eqcalc.cli.setup_run import set_up_calculator
-    from eqcalc.hosts.ipi import Address, serve
+    from eqcalc.hosts.ipi import serve
+    from eqcalc.hosts.ipi_protocol import Address
     from eqcalc.simulate.structures import read_structure
 
     atoms = read_structure(structure)

@@ -24,7 +24,8 @@ from eqcalc.errors import (
     UnsupportedElementError,
 )
 from eqcalc.hosts.identity import refuse_other_atoms, refuse_torn
-from eqcalc.hosts.ipi import Address, serve
+from eqcalc.hosts.ipi import serve
+from eqcalc.hosts.ipi_protocol import Address
 
 BOX = 20.0 * np.eye(3)
 
