@@ -10,8 +10,8 @@ i-PI's protocol says where atoms are and not what they are. Elements, their orde
 directions are those of the structure that is given here; :mod:`eqcalc.hosts.identity` compares.
 
 Units and signs are converted here: Bohr and Hartree outside; the virial is -dE/dε. For a molecule
-it is sym Σ r ⊗ F, whatever cell i-PI has; for a slab or a wire no volume makes a pressure of it, and
-i-PI gets NaN.
+it is sym Σ r ⊗ F, whatever cell i-PI has; for a slab or a wire no volume makes a pressure of it,
+and i-PI gets NaN.
 
 ASE has a client too (``ase.calculators.socketio``). It takes a lost connection for the end of the
 run, sends zero for a virial that nobody asked for, one atom's position for all where numbers of
