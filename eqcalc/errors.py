@@ -23,6 +23,7 @@ __all__ = [
     "EqcalcError",
     "GraphError",
     "HalfFrameWarning",
+    "HostError",
     "MissingDependencyError",
     "ModelFileError",
     "NonFiniteError",
@@ -129,6 +130,13 @@ class CacheError(EngineError, OutputError):
 
 class OutputLostError(OutputError):
     """An output that somebody else removed or replaced while it was being written."""
+
+
+class HostError(EqcalcError, ConnectionError):
+    """A program that drives a model and is not there, went away, or sends what makes no sense."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class MissingDependencyError(EqcalcError, ImportError):

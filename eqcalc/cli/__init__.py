@@ -37,6 +37,7 @@ VERBS: tuple[str, ...] = (
     "import",
     "compile",
     "bench",
+    "ipi",
     "nbody",
 )
 """In the order of ``--help``. Verb ``x`` is the function ``x`` of ``eqcalc.cli.x``."""

@@ -1,5 +1,6 @@
-"""Programs that bring their own time step and neighbour list, and call a model.
+"""Programs that bring their own dynamics and run a model: one file or folder for each.
 
-What belongs here: one file, or one folder, for each host. A host sees model files and engines,
-never networks; the package of the host itself is imported where it is used.
+What belongs here: the boundary to another program: its units, its cell, its order of atoms, and
+the refusal of what it asks and a model cannot say. Energies and forces are made elsewhere. A host's
+package is an extra, imported where its file is used and nowhere else.
 """

@@ -130,9 +130,7 @@ def _path_again(
     n_atoms: int,
 ) -> Tensor:
     filters = _spline(table, ends, counts)
-    return path_sums(
-        features, harmonics, constants, paths, filters, vectors, index, width, n_atoms
-    )
+    return path_sums(features, harmonics, constants, paths, filters, vectors, index, width, n_atoms)
 
 
 def _spline(table: Tensor, ends: list[float], counts: list[int]) -> SplineTable:

@@ -70,11 +70,14 @@ LAZY: dict[str, set[str]] = {
 HEAVY = {
     "e3nn",
     "h5py",
+    "ipi",
     "lightning",
     "matplotlib",
+    "openmm",
     "pytorch_lightning",
     "tensorboard",
     "torch_scatter",
+    "torch_sim",
 }
 
 
