@@ -1,0 +1,66 @@
+// pair_style eqcalc: a model file of eqcalc as a potential of LAMMPS.
+//
+//   pair_style eqcalc [engine auto|inductor|torchscript] [precision model|float32|float64]
+//   pair_coeff * * MODEL... ELEMENT...     one element for each atom type; NULL: not of this style
+//
+// docs/lammps.md describes it.
+
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model.h"
+#include "pair.h"
+
+namespace LAMMPS_NS {
+
+class PairEqcalc : public Pair {
+ public:
+  explicit PairEqcalc(LAMMPS* lmp);
+  ~PairEqcalc() override;
+
+  void settings(int n, char** words) override;
+  void coeff(int n, char** words) override;
+  void init_style() override;
+  double init_one(int i, int j) override;
+  void compute(int eflag, int vflag) override;
+  void* extract_peratom(const char* name, int& n_columns) override;
+  double memory_usage() override;
+
+  int pack_forward_comm(int n, int* atoms, double* buffer, int, int*) override;
+  void unpack_forward_comm(int n, int first, double* buffer) override;
+  int pack_reverse_comm(int n, int first, double* buffer) override;
+  void unpack_reverse_comm(int n, int* atoms, double* buffer) override;
+
+ private:
+  eqcalc_lammps::Wish wish_;
+  std::unique_ptr<eqcalc_lammps::Ticket> ticket_;
+  std::unique_ptr<eqcalc_lammps::Model> model_;
+  eqcalc_lammps::Graph graph_;
+  eqcalc_lammps::Answer answer_;
+  double cutoff_ = 0.0, per_ev_ = 1.0;  // Å; LAMMPS's unit of energy in eV
+  int n_hops_ = 1, n_members_ = 1;
+  std::vector<int> numbers_;   // atomic number of each type, 0: not of this style
+  std::vector<int> rows_;      // of each atom, owned and ghost: its row in the graph, or -1
+  std::vector<int> atoms_;     // of each row: the atom
+  std::vector<int> edge_to_;   // of each edge: the atom of LAMMPS that sends
+  std::vector<double> member_forces_;  // (atoms, members, 3)
+  std::vector<double> spread_;         // (atoms)
+
+  void load();
+  std::string models_in_words() const;
+  void check_masses();
+  void check_positions();
+  void make_graph();
+  void add_edges_to(int row, bool is_halo);
+  void number_images();
+  void check_answer();
+  void add_forces();
+  void add_member_forces();
+  void allocate_spread();
+  bool is_alone() const;
+};
+
+}  // namespace LAMMPS_NS

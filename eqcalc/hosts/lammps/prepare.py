@@ -1,0 +1,103 @@
+"""Prepare a model for the pair style: check it, compile it, and say what the plugin must know.
+
+The plugin starts ``python -m eqcalc lammps prepare`` and reads lines "key value":
+
+    engine      inductor or torchscript
+    package     compiled package; of a committee, one for all members
+    program     model file of each member, where nothing is compiled
+    library     C++ library to be loaded first
+    dtype       float32 or float64
+    cutoff      Å; hops, the number of times messages are passed; members of a committee
+    elements    symbols that all members know; numbers and masses (amu) of the same
+    say         a line for the log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ase.data import atomic_masses, atomic_numbers
+
+from eqcalc.devices import resolve_dtype
+from eqcalc.engines import Model, Target, load_committee, load_model
+from eqcalc.engines.packages import find_package
+from eqcalc.errors import EngineError, ModelFileError
+from eqcalc.model_file import open_potential
+from eqcalc.native.build import library_path
+
+__all__ = ["ticket"]
+
+
+def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model") -> Iterator[str]:
+    """Yield the lines that tell the plugin how to run a model, or a committee.
+
+    Parameters
+    ----------
+    models : names of shipped models, or model files
+    engine : "inductor", compiled where that was not done yet; "torchscript"; or "auto", the
+        former where it can be had
+    dtype : "float32", "float64", or "model": what the file has
+
+    Raises
+    ------
+    ModelFileError : a file is missing or damaged, or no two members know the same elements.
+    EngineError : the engine cannot run the model here.
+    """
+    precision = None if dtype == "model" else dtype
+    precisions = {precision or open_potential(model).card.dtype for model in models}
+    if len(precisions) > 1:
+        raise ModelFileError(
+            "the members of a committee differ in precision; write precision float32 or float64."
+        )
+    loaded, why = _load(models, engine, precisions.pop())
+    cards = [model.card for model in loaded]
+    elements = [s for s in cards[0].elements if all(s in card.elements for card in cards)]
+    if not elements:
+        raise ModelFileError("the members of a committee have no element in common.")
+    target = Target(loaded[0].device, loaded[0].dtype)
+    compiled = loaded[0].engine.name == "inductor"
+    files = [model.file for model in loaded]
+    yield f"engine {'inductor' if compiled else 'torchscript'}"
+    if compiled:
+        yield f"package {find_package(files, target)}"
+        library = library_path()
+        if library is not None:
+            yield f"library {library}"
+    else:
+        yield from (f"program {file.path.resolve()}" for file in files)
+    yield f"dtype {target.precision}"
+    yield f"cutoff {max(card.cutoff for card in cards)!r}"
+    yield f"hops {max(card.n_hops for card in cards)}"
+    yield f"members {len(cards)}"
+    numbers = [atomic_numbers[symbol] for symbol in elements]
+    yield f"elements {' '.join(elements)}"
+    yield f"numbers {' '.join(map(str, numbers))}"
+    yield f"masses {' '.join(f'{atomic_masses[z]:.6g}' for z in numbers)}"
+    for model in loaded:
+        card = model.card
+        yield (
+            f"say {card.name}: {card.architecture}, {card.cutoff:g} Å × {card.n_hops}, "
+            f"{model.engine.name} in {target.precision}, passport reproduced"
+        )
+    if why:
+        yield f"say not compiled: {why}"
+
+
+def _load(models: Sequence[str], engine: str, dtype: str) -> tuple[list[Model], str]:
+    """Return the models on one engine, and why it is not the fastest."""
+    if engine == "torchscript":
+        return [_loaded(model, "torchscript", dtype) for model in models], ""
+    try:
+        loaded = [_loaded(model, "inductor", dtype) for model in models]
+        if len(loaded) > 1:
+            load_committee(loaded, "inductor")
+    except EngineError as error:
+        if engine == "inductor":
+            raise
+        return [_loaded(model, "torchscript", dtype) for model in models], str(error)
+    return loaded, ""
+
+
+def _loaded(model: str, engine: str, dtype: str) -> Model:
+    resolve_dtype(dtype)
+    return load_model(model, device="cpu", dtype=dtype, engine=engine, threads=1)
