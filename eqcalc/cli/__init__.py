@@ -45,7 +45,7 @@ VERBS: tuple[str, ...] = (
 _FUNCTIONS = {"import": "import_model"}
 """Of verbs that are no names in Python."""
 
-_GROUPS: dict[str, tuple[str, ...]] = {"lammps": ("run", "build", "prepare")}
+_GROUPS: dict[str, tuple[str, ...]] = {"lammps": ("run", "check", "build", "prepare")}
 """Verbs that take one of these words first; each is a function of the verb's module."""
 
 _HIDDEN = ("prepare",)

@@ -13,7 +13,7 @@ from eqcalc.cli.console import say, talk_on_stderr, working
 from eqcalc.cli.options import Quiet
 from eqcalc.errors import EqcalcError
 
-__all__ = ["build", "prepare", "run"]
+__all__ = ["build", "check", "prepare", "run"]
 
 
 def run(
@@ -38,6 +38,31 @@ def run(
     lammps = find_lammps()
     plugin = _plugin()
     status = run_lammps(lammps, plugin, input_file, ranks, arguments or [])
+    raise typer.Exit(status if status >= 0 else 128 - status)
+
+
+def check(
+    input_file: Annotated[Path, typer.Argument(metavar="INPUT", help="An input of LAMMPS.")],
+    arguments: Annotated[
+        Optional[list[str]],
+        typer.Argument(metavar="[-- WORDS...]", help="Further words for LAMMPS."),
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", "-np", min=1, help="MPI ranks.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Do all of an input but its time steps, and say what the model will take.
+
+    LAMMPS reads the input as it will in the run, with all its checks; every run and
+    minimization ends after the forces of the first step. The lines that begin with
+    "eqcalc:" name model, engine, ghosts, edges and memory.
+
+    Example: [bold]eqcalc lammps check in.water -np 2[/bold]
+    """
+    from eqcalc.hosts.lammps.build import find_lammps
+    from eqcalc.hosts.lammps.launch import SKIP_RUNS, run_lammps
+
+    words = [*SKIP_RUNS, *(arguments or [])]
+    status = run_lammps(find_lammps(), _plugin(), input_file, ranks, words)
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 

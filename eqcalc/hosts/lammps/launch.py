@@ -10,7 +10,10 @@ from pathlib import Path
 from eqcalc.errors import DataError, EngineError
 from eqcalc.hosts.lammps.build import Lammps
 
-__all__ = ["command_line", "run_lammps"]
+__all__ = ["SKIP_RUNS", "command_line", "run_lammps"]
+
+SKIP_RUNS = ("-skiprun",)
+"""Words that let LAMMPS end every run after its setup."""
 
 
 def run_lammps(

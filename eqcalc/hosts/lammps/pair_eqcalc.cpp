@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <fstream>
 
 #include "atom.h"
 #include "comm.h"
@@ -14,6 +15,7 @@
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
+#include "platform.h"
 #include "update.h"
 #include "utils.h"
 
@@ -22,7 +24,6 @@ using namespace LAMMPS_NS;
 namespace {
 
 constexpr double kCoincident = 1e-3;     // Å; as eqcalc.neighbours.structure has it
-constexpr double kKcalPerMol = 96.48533212331 / 4.184;  // of one eV; CODATA 2018
 constexpr double kMassAlike = 0.05;      // a mass within this share of an element's is that one
 
 // Send text from rank 0 to all.
@@ -31,6 +32,18 @@ void broadcast(std::string& text, MPI_Comm world) {
   MPI_Bcast(&size, 1, MPI_INT, 0, world);
   text.resize(size);
   MPI_Bcast(text.data(), size, MPI_CHAR, 0, world);
+}
+
+// The most memory that this process has used, where the system tells.
+double megabytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (word == "VmHWM:") {
+      double kilobytes = 0.0;
+      status >> kilobytes;
+      return kilobytes / 1024.0;
+    }
+  return 0.0;
 }
 
 }  // namespace
@@ -73,13 +86,9 @@ void PairEqcalc::settings(int n, char** words) {
     else
       error->all(FLERR, "pair_style eqcalc knows engine and precision, not '{}'", key);
   }
-  // A model comes in eV and Å.
-  if (std::strcmp(update->unit_style, "metal") == 0)
-    per_ev_ = 1.0;
-  else if (std::strcmp(update->unit_style, "real") == 0)
-    per_ev_ = kKcalPerMol;
-  else
-    error->all(FLERR, "pair_style eqcalc needs units metal or real, not {}", update->unit_style);
+  const std::string units = update->unit_style;
+  if (units != "metal" && units != "real")
+    error->all(FLERR, "pair_style eqcalc needs units metal or real, not {}", units);
 }
 
 void PairEqcalc::coeff(int n, char** words) {
@@ -93,6 +102,10 @@ void PairEqcalc::coeff(int n, char** words) {
                "{} atom types (NULL where another style has them), found {} words", n_types,
                n - 2);
   wish_.models.assign(words + 2, words + 2 + n_models);
+  for (const auto& model : wish_.models)
+    if (model == "NULL" || (model.size() <= 2 && !platform::file_is_readable(model)))
+      error->all(FLERR, "pair_coeff of eqcalc has more elements than the {} atom types: '{}' would "
+                 "be a model", n_types, model);
   wish_.ranks = is_alone() ? "one" : "halo";
   load();
   numbers_.assign(n_types + 1, 0);
@@ -144,6 +157,7 @@ void PairEqcalc::load() {
     model_ = std::make_unique<eqcalc_lammps::Model>(*ticket_);
     cutoff_ = ticket_->number("cutoff");
     n_hops_ = static_cast<int>(ticket_->number("hops"));
+    per_ev_ = ticket_->number(update->unit_style);
     n_members_ = static_cast<int>(ticket_->number("members"));
   } catch (const std::exception& failure) {
     is_loaded = 0;
@@ -165,7 +179,7 @@ bool PairEqcalc::is_alone() const { return comm->nprocs == 1; }
 
 void PairEqcalc::init_style() {
   if (force->newton_pair == 0) error->all(FLERR, "pair_style eqcalc needs newton on");
-  if (neighbor->exclude)
+  if (neighbor->nex_type > 0 || neighbor->nex_group > 0 || neighbor->nex_mol > 0)
     error->all(FLERR,
                "pair_style eqcalc counts all pairs; neigh_modify exclude would take some away");
   if (neighbor->includegroup)
@@ -177,6 +191,7 @@ void PairEqcalc::init_style() {
                    "pair_style eqcalc counts bonded pairs too, which special_bonds takes away; "
                    "write: special_bonds lj/coul 1.0 1.0 1.0");
   check_masses();
+  is_new_ = true;
   model_->set_threads(std::max(1, comm->nthreads));
   if (is_alone()) {
     neighbor->add_request(this, NeighConst::REQ_FULL);
@@ -240,6 +255,22 @@ void PairEqcalc::compute(int eflag, int vflag) {
     add_forces();
   }
   if (n_members_ > 1) add_member_forces();
+  if (is_new_) say_sizes();
+  is_new_ = false;
+}
+
+// Once for every run: what the model was given.
+void PairEqcalc::say_sizes() {
+  double own[3] = {static_cast<double>(graph_.n_owned), static_cast<double>(atoms_.size()),
+                   static_cast<double>(edge_to_.size())};
+  double sums[3], memory = megabytes(), most = 0.0;
+  MPI_Reduce(own, sums, 3, MPI_DOUBLE, MPI_SUM, 0, world);
+  MPI_Reduce(&memory, &most, 1, MPI_DOUBLE, MPI_MAX, 0, world);
+  if (comm->me == 0)
+    utils::logmesg(lmp, "eqcalc: {:.0f} atoms{}, {:.0f} edges; a rank has used {:.0f} MB at most\n",
+                   sums[0],
+                   is_alone() ? "" : fmt::format(" and {:.0f} ghosts", sums[1] - sums[0]), sums[2],
+                   most);
 }
 
 // A position that is not finite has no neighbours, and would give a finite energy.

@@ -42,6 +42,7 @@ class PairEqcalc : public Pair {
   eqcalc_lammps::Answer answer_;
   double cutoff_ = 0.0, per_ev_ = 1.0;  // Å; LAMMPS's unit of energy in eV
   int n_hops_ = 1, n_members_ = 1;
+  bool is_new_ = true;  // nothing was computed since the run was set up
   std::vector<int> numbers_;   // atomic number of each type, 0: not of this style
   std::vector<int> rows_;      // of each atom, owned and ghost: its row in the graph, or -1
   std::vector<int> atoms_;     // of each row: the atom
@@ -60,6 +61,7 @@ class PairEqcalc : public Pair {
   void add_forces();
   void add_member_forces();
   void allocate_spread();
+  void say_sizes();
   bool is_alone() const;
 };
 

@@ -9,6 +9,7 @@ The plugin starts ``python -m eqcalc lammps prepare`` and reads lines "key value
     dtype       float32 or float64
     cutoff      Å; hops, the number of times messages are passed; members of a committee
     elements    symbols that all members know; numbers and masses (amu) of the same
+    metal, real the energy of one eV in LAMMPS's units of this name; both have Å
     say         a line for the log
 """
 
@@ -24,6 +25,7 @@ from eqcalc.engines.packages import find_package
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.model_file import open_potential
 from eqcalc.native.build import library_path
+from eqcalc.units import ENERGY_UNITS
 
 __all__ = ["ticket"]
 
@@ -73,6 +75,8 @@ def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model")
     yield f"elements {' '.join(elements)}"
     yield f"numbers {' '.join(map(str, numbers))}"
     yield f"masses {' '.join(f'{atomic_masses[z]:.6g}' for z in numbers)}"
+    yield "metal 1.0"
+    yield f"real {1.0 / ENERGY_UNITS['kcal/mol']!r}"
     for model in loaded:
         card = model.card
         yield (
