@@ -35,9 +35,8 @@ def run(
     from eqcalc.hosts.lammps.build import find_lammps
     from eqcalc.hosts.lammps.launch import run_lammps
 
-    lammps = find_lammps()
     plugin = _plugin()
-    status = run_lammps(lammps, plugin, input_file, ranks, arguments or [])
+    status = run_lammps(find_lammps(), plugin, input_file, ranks, arguments or [])
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 
@@ -52,17 +51,19 @@ def check(
 ) -> None:
     """Do all of an input but its time steps, and say what the model will take.
 
-    LAMMPS reads the input as it will in the run, with all its checks; every run and
-    minimization ends after the forces of the first step. The lines that begin with
-    "eqcalc:" name model, engine, ghosts, edges and memory.
+    LAMMPS reads the input as it will in the run, with all its checks; the first run
+    ends after the forces of its first step, and the others are left out. The lines
+    that begin with "eqcalc:" name model, engine, ghosts, edges and memory.
 
     Example: [bold]eqcalc lammps check in.water -np 2[/bold]
     """
     from eqcalc.hosts.lammps.build import find_lammps
-    from eqcalc.hosts.lammps.launch import SKIP_RUNS, run_lammps
+    from eqcalc.hosts.lammps.launch import run_lammps
 
-    words = [*SKIP_RUNS, *(arguments or [])]
-    status = run_lammps(find_lammps(), _plugin(), input_file, ranks, words)
+    plugin = _plugin()
+    status = run_lammps(
+        find_lammps(), plugin, input_file, ranks, arguments or [], is_check=True
+    )
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 

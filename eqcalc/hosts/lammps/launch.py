@@ -10,20 +10,24 @@ from pathlib import Path
 from eqcalc.errors import DataError, EngineError
 from eqcalc.hosts.lammps.build import Lammps
 
-__all__ = ["SKIP_RUNS", "command_line", "run_lammps"]
-
-SKIP_RUNS = ("-skiprun",)
-"""Words that let LAMMPS end every run after its setup."""
+__all__ = ["command_line", "run_lammps"]
 
 
 def run_lammps(
-    lammps: Lammps, plugin: Path, input_file: Path, n_ranks: int, arguments: Sequence[str] = ()
+    lammps: Lammps,
+    plugin: Path,
+    input_file: Path,
+    n_ranks: int,
+    arguments: Sequence[str] = (),
+    *,
+    is_check: bool = False,
 ) -> int:
     """Run an input on some ranks, its output shown as it comes, and return the exit status.
 
     Parameters
     ----------
     arguments : further words for LAMMPS, such as ``-var T 300``
+    is_check : end the first run after the forces of its first step, and leave out the others
 
     Raises
     ------
@@ -36,6 +40,8 @@ def run_lammps(
     environment = lammps.environment()
     before = environment.get("LAMMPS_PLUGIN_PATH", "")
     environment["LAMMPS_PLUGIN_PATH"] = ":".join([str(plugin.parent), *([before] * bool(before))])
+    if is_check:
+        environment["EQCALC_LAMMPS_CHECK"] = "1"
     # One thread for each rank, unless asked for otherwise: ranks share the cores already.
     environment.setdefault("OMP_NUM_THREADS", "1")
     try:
