@@ -61,9 +61,7 @@ def check(
     from eqcalc.hosts.lammps.launch import run_lammps
 
     plugin = _plugin()
-    status = run_lammps(
-        find_lammps(), plugin, input_file, ranks, arguments or [], is_check=True
-    )
+    status = run_lammps(find_lammps(), plugin, input_file, ranks, arguments or [], is_check=True)
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 

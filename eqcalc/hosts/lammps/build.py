@@ -116,7 +116,7 @@ def build_plugin(lammps: Lammps) -> Path:
             *(f'-D{name}="{value}"' for name, value in own.items()),
         ]
         libraries = [f"-Wl,-rpath,{torch_libraries}", f"-L{lammps.mpi / 'lib'}", "-lmpi"]
-        compile_sources({path: () for path in _sources()}, path, flags, libraries)
+        compile_sources(dict.fromkeys(_sources(), ()), path, flags, libraries)
 
     return _cache(lammps).make(_key(lammps), compile_to)
 
