@@ -31,10 +31,11 @@ pair_style eqcalc {options}
 pair_coeff * * {models} {elements}
 compute virial all pressure NULL virial
 compute own all pe/atom
+compute virials all stress/atom NULL virial
 thermo_style custom step pe c_virial[1] c_virial[2] c_virial[3] c_virial[4] c_virial[5] c_virial[6]
 thermo_modify format float %.17g
 thermo {every}
-dump frames all custom {every} frames.dump id type x y z fx fy fz c_own
+dump frames all custom {every} frames.dump id type x y z fx fy fz c_own c_virials[*]
 dump_modify frames format float %.17g sort id
 """
 
@@ -107,7 +108,7 @@ def run_text(folder: Path, text: str, ranks: int = 1) -> Run:
 
 
 def frames_of(run: Run, elements: str, pbc: bool | list[bool] = True) -> list[Atoms]:
-    """Return the dumped frames with forces and atomic energies, in LAMMPS's units."""
+    """Return the dumped frames with forces, atomic energies and virials, in LAMMPS's units."""
     lines = iter((run.folder / "frames.dump").read_text().splitlines())
     symbols = elements.split()
     frames = []
@@ -126,6 +127,7 @@ def frames_of(run: Run, elements: str, pbc: bool | list[bool] = True) -> list[At
             pbc=pbc,
         )
         atoms.calc = SinglePointCalculator(atoms, forces=rows[:, 5:8], energies=rows[:, 8])
+        atoms.arrays["virials"] = rows[:, 9:]
         frames.append(atoms)
     return frames
 
