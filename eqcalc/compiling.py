@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eqcalc.engines.engine import Target
+from eqcalc.engines.exchange import ExchangePackage
 from eqcalc.engines.packages import target_name
 from eqcalc.errors import EngineError, EqcalcError, listing
-from eqcalc.export import compile_committee, compile_model
+from eqcalc.export import compile_committee, compile_exchange, compile_model
+from eqcalc.export.exchange import verify_exchange
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import build_library, load_library
 from eqcalc.native.compiler_folder import private_compiler_folder
@@ -21,12 +23,16 @@ from eqcalc.threads import UsingThreads
 __all__ = ["compile_package"]
 
 
-def compile_package(files: Sequence[ModelFile], package: Path, target: Target) -> None:
+def compile_package(
+    files: Sequence[ModelFile], package: Path, target: Target, exchanges: bool = False
+) -> None:
     """Write the package of a model, or of a committee, to a path.
 
     Parameters
     ----------
     files : one model, or the members of a committee in the order of the package's first axis
+    exchanges : for ranks that exchange features, one model; the package has then reproduced the
+        passport with ghosts
 
     Raises
     ------
@@ -40,10 +46,15 @@ def compile_package(files: Sequence[ModelFile], package: Path, target: Target) -
             load_library()
         # The compiler looks at torch's number of threads; the package shall not depend on it.
         with private_compiler_folder(), UsingThreads(1):
-            if len(files) == 1:
+            if exchanges:
+                compile_exchange(files[0], package, *target)
+            elif len(files) == 1:
                 compile_model(files[0], package, *target)
             else:
                 compile_committee(files, package, *target)
+        if exchanges:
+            compiled = ExchangePackage(package, files[0], target)
+            verify_exchange(files[0], compiled, target.dtype, "compiled")
     except EqcalcError:
         raise
     except Exception as error:  # tracer, exporter, C++ compiler: no common class

@@ -19,7 +19,7 @@ from eqcalc.nn.arguments import require_at_least, require_positive
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.radial import SineBasis
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import at_senders, sum_at_receivers
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class EmbeddedAtom(nn.Module):
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
-        senders, receivers = graph.edge_index[0], graph.edge_index[1]
+        receivers = graph.edge_index[1]
         n_atoms = graph.atomic_numbers.shape[0]
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         directions = (graph.edge_vectors / distances.unsqueeze(1)).unsqueeze(2)
         envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
         shares = self.filters(self.radial(distances)) * envelope
-        shares = shares * self.sender(graph.atomic_numbers).index_select(0, senders)
+        shares = shares * at_senders(self.sender(graph.atomic_numbers), graph.edge_index)
         a, b = shares.split(self.num_densities, dim=1)  # (n_edges, F) each
         densities = sum_at_receivers(a, receivers, n_atoms)  # (n_atoms, F)
         dipoles = sum_at_receivers(directions * b.unsqueeze(1), receivers, n_atoms)

@@ -23,7 +23,14 @@ SCRIPTS = ("examples/*.py",)
 RESULTS = ("examples/results/*.md",)
 GALLERY = "examples/index.md"
 IMAGES = (".png", ".svg")
-LANGUAGES = {".py": "python", ".cpp": "cpp", ".toml": "toml", ".sh": "bash", ".cfg": "ini"}
+LANGUAGES = {
+    ".py": "python",
+    ".cpp": "cpp",
+    ".h": "cpp",
+    ".toml": "toml",
+    ".sh": "bash",
+    ".cfg": "ini",
+}
 LINK = re.compile(r"(?P<before>\]\()(?P<path>[^)#:\s]+)(?P<after>(?:#[^)\s]*)?\))")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 EVERY_MODULE = re.compile(r"<!-- every module of (?P<folder>\S+) -->")

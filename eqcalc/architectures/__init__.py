@@ -23,6 +23,9 @@ options ``elements`` and ``avg_num_neighbors``
     numbers of the elements, and the mean number of neighbours of an atom
 attributes ``mirror_symmetric``, ``vanishing_derivatives`` and ``smooth_at_symmetric_sites``
     what the network gives up of the contract (:mod:`eqcalc.concessions`)
+attribute ``no_exchange``
+    why the ranks of a host cannot exchange features of its atoms, in words; a network that reads
+    its neighbours by :mod:`eqcalc.nn.scatter` alone has none
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from torch import Tensor
 from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
 from eqcalc.errors import ConfigError
 from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
+from eqcalc.nn.scatter import at_senders
 
 if TYPE_CHECKING:
     from eqcalc.architectures.nequip import Config
@@ -136,7 +137,7 @@ def scale_edges(
     species : (n_atoms,), rows of ``factors``
     factors : (n_elements, n_elements), row receiver, column sender
     """
-    sender = species.index_select(0, edge_index[0])
+    sender = at_senders(species, edge_index)
     receiver = species.index_select(0, edge_index[1])
     of_edge = factors.flatten().index_select(0, receiver * factors.shape[1] + sender)
     return edge_vectors * of_edge.unsqueeze(1)

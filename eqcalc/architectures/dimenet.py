@@ -138,6 +138,12 @@ class DirectionalNetwork(nn.Module):
     interactions : one per step; outputs : one before the first step and one after each
     """
 
+    no_exchange = (
+        "its messages live on edges, and each is made of messages between two other atoms, so "
+        "that a rank would need edges of its ghosts too; run it with ghosts as far as all "
+        "layers reach (n_hops times the cutoff)."
+    )
+
     def __init__(
         self,
         config: Any,

@@ -54,7 +54,7 @@ from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_pos
 from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import at_senders, sum_at_receivers
 
 __all__ = ["EGNN", "PUBLISHED", "Config", "EquivariantGraphConvolutionalLayer"]
 
@@ -154,7 +154,7 @@ class EGNN(nn.Module):
 
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
-        senders, receivers = graph.edge_index[0], graph.edge_index[1]
+        receivers = graph.edge_index[1]
         distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
         envelope = polynomial_envelope(distances, self.cutoff).unsqueeze(1)
         edge_weights = envelope * math.sqrt(self.coordinate_scale)
@@ -170,7 +170,7 @@ class EGNN(nn.Module):
                 displacements = displacements + self.coordinate_scale * moves
                 vectors = (
                     graph.edge_vectors
-                    + displacements.index_select(0, senders)
+                    + at_senders(displacements, graph.edge_index)
                     - displacements.index_select(0, receivers)
                 )
             features = layer.update(  # type: ignore[operator]
@@ -281,7 +281,7 @@ class EquivariantGraphConvolutionalLayer(nn.Module):
         """Return φ_e(h_i, h_j, |x_ij|²), (n_edges, H), gated where there is attention."""
         mixed = (
             self.from_receiver(features).index_select(0, edge_index[1])
-            + self.from_sender(features).index_select(0, edge_index[0])
+            + at_senders(self.from_sender(features), edge_index)
             + self.from_square(vectors.square().sum(dim=1, keepdim=True))
         )
         messages = self.activation(self.message(self.activation(mixed)))

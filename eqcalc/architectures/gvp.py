@@ -47,7 +47,7 @@ from eqcalc.nn.cutoff import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import NORMS, ChannelNorm
 from eqcalc.nn.radial import gaussian_basis
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import of_all_atoms, sum_at_receivers
 
 __all__ = [
     "BEFORE",
@@ -265,8 +265,9 @@ class GVPConvolution(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return each atom's sum of messages (n_atoms, S), (n_atoms, 3, C)."""
         j, i = edge_index[0], edge_index[1]
-        s = torch.cat([scalars.index_select(0, j), edge_scalars, scalars.index_select(0, i)], dim=1)
-        v = torch.cat([vectors.index_select(0, j), edge_vectors, vectors.index_select(0, i)], dim=2)
+        s_j, v_j = of_all_atoms([scalars, vectors])
+        s = torch.cat([s_j.index_select(0, j), edge_scalars, scalars.index_select(0, i)], dim=1)
+        v = torch.cat([v_j.index_select(0, j), edge_vectors, vectors.index_select(0, i)], dim=2)
         for message in self.messages:
             s, v = message(s, v)  # (n_edges, S), (n_edges, 3, C)
         n_atoms = scalars.shape[0]

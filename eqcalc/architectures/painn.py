@@ -51,7 +51,7 @@ from eqcalc.nn.envelope import ENVELOPES, Envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import NORMS, ChannelNorm
 from eqcalc.nn.radial import SineBasis
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import of_all_atoms, sum_at_receivers
 from eqcalc.nn.stored_basis import require_basis, stored_basis
 
 __all__ = ["BEFORE", "Config", "PaiNN"]
@@ -250,9 +250,10 @@ class Message(nn.Module):
         n_atoms = scalars.shape[0]
         senders, receivers = edge_index[0], edge_index[1]
         # The MLP acts on atoms, then its result is gathered: n_atoms rows, not n_edges.
-        mixed = self.mix(scalars).index_select(0, senders) * filters  # (n_edges, 3F)
+        mixed, neighbours = of_all_atoms([self.mix(scalars), vectors])
+        mixed = mixed.index_select(0, senders) * filters  # (n_edges, 3F)
         a, b, c = mixed.split(self.n_channels, dim=1)  # (n_edges, F) each
-        edge_vectors = directions.unsqueeze(2) * b.unsqueeze(1) + vectors.index_select(
+        edge_vectors = directions.unsqueeze(2) * b.unsqueeze(1) + neighbours.index_select(
             0, senders
         ) * c.unsqueeze(1)  # (n_edges, 3, F)
         scalars = scalars + sum_at_receivers(a, receivers, n_atoms)

@@ -46,7 +46,7 @@ from eqcalc.nn.bare_inputs import require_edge_index, require_shape
 from eqcalc.nn.envelope import ENVELOPES, Envelope
 from eqcalc.nn.mlp import MLP, ShiftedSoftplus
 from eqcalc.nn.radial import gaussian_basis
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import at_senders, sum_at_receivers
 from eqcalc.nn.stored_basis import require_basis, stored_basis
 
 __all__ = ["PUBLISHED", "Config", "SchNet"]
@@ -263,5 +263,5 @@ class Interaction(nn.Module):
         self, features: Tensor, radial: Tensor, envelope: Tensor, edge_index: Tensor
     ) -> Tensor:
         filters = self.filter_network(radial) * envelope  # (n_edges, n_features)
-        messages = self.to_filter_space(features).index_select(0, edge_index[0]) * filters
+        messages = at_senders(self.to_filter_space(features), edge_index) * filters
         return self.mix(sum_at_receivers(messages, edge_index[1], features.shape[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -39,6 +40,13 @@ def compile(
         Optional[Path],
         typer.Option(help="Python file of the models' architecture, where it is not eqcalc's."),
     ] = None,
+    exchange: Annotated[
+        bool,
+        typer.Option(
+            "--exchange",
+            help="For the ranks of an MPI host, which exchange features between layers.",
+        ),
+    ] = False,
     trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,7 +57,8 @@ def compile(
     there, whatever their number of threads. A C++ compiler is needed.
 
     Several models are compiled each for itself, and together for
-    EqCalculator([...]) of them in this order.
+    EqCalculator([...]) of them in this order. With --exchange each is compiled
+    for a rank that has only a part of the atoms, on a CPU.
 
     Example: [bold]eqcalc compile painn-ethanol[/bold]
     """
@@ -61,7 +70,7 @@ def compile(
 
     if threads is not None:
         say("note: --threads has no effect, a package serves any number of them.", style="yellow")
-    where = resolve_device(device)
+    where = resolve_device("cpu" if exchange and device == "auto" else device)
     files = [open_potential(model, trust=trust) for model in models]
     if file is not None:
         register_file(file, files[0].card.architecture)
@@ -69,6 +78,10 @@ def compile(
     if len(precisions) > 1:
         raise ConfigError("the models differ in dtype; give --dtype float32 or --dtype float64.")
     target = Target(where, precisions.pop())
+    if exchange:
+        for each in files:
+            _make_exchange(each, target)
+        return
     for each in files:
         _make(each.card.name, [each], target)
     if len(files) > 1:
@@ -82,11 +95,26 @@ def _make(name: str, files: list[ModelFile], target: Target) -> None:
     """Compile what is not found, and say where it lies."""
     from eqcalc.engines.packages import find_package, make_package
 
-    if find_package(files, target) is None:
+    _find_or_make(name, lambda: find_package(files, target), lambda: make_package(files, target))
+
+
+def _make_exchange(file: ModelFile, target: Target) -> None:
+    """Do the same for ranks that exchange features."""
+    from eqcalc.engines.packages import find_exchange_package, make_exchange_package
+
+    _find_or_make(
+        f"{file.card.name} for ranks that exchange features",
+        lambda: find_exchange_package(file, target),
+        lambda: make_exchange_package(file, target),
+    )
+
+
+def _find_or_make(name: str, find: Callable[[], Optional[Path]], make: Callable[[], Path]) -> None:
+    if find() is None:
         start = time.perf_counter()
         with working(f"compiling {name}, a minute or so"):
-            make_package(files, target)
+            make()
         say(f"compiled in {time.perf_counter() - start:.0f} s")
-    package = find_package(files, target)
+    package = find()
     if package is not None:  # always, unless another process removed it
         say(f"package {package}, {package.stat().st_size / 1e6:.1f} MB")

@@ -20,7 +20,7 @@ from eqcalc.model_file import ModelFile
 from eqcalc.native.build import load_library
 from eqcalc.native.private_folder import is_noexec
 
-__all__ = ["CompiledPackage", "InductorEngine"]
+__all__ = ["CompiledPackage", "InductorEngine", "load_package"]
 
 Call = Callable[[list[Tensor]], list[Tensor]]
 
@@ -50,7 +50,7 @@ class CompiledPackage:
                 "eqcalc's C++ library, which the package calls, is not there; run eqcalc compile "
                 "again"
             )
-        self._package = _load_package(path, device)
+        self._package = load_package(path, device)
         # One tuple, replaced as a whole: several threads may use this engine.
         self._weights = (0, torch.ones(0, dtype=torch.float64, device=device))
 
@@ -138,7 +138,7 @@ class InductorEngine(CompiledPackage, Engine):
         return cls(path, target, reach=2.0 * file.card.cutoff)
 
 
-def _load_package(path: Path, device: torch.device) -> Call:
+def load_package(path: Path, device: torch.device) -> Call:
     """Return a package, loaded once: what it maps into the process stays there for ever.
 
     Raises

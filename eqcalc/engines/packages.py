@@ -19,10 +19,22 @@ from eqcalc.model_file import ModelFile, available_models, find_model
 from eqcalc.native.build import library_checksum
 from eqcalc.native.package_cache import PackageCache, machine_key
 
-__all__ = ["Compiler", "find_package", "make_package", "target_name", "why_no_package"]
+__all__ = [
+    "Compiler",
+    "find_exchange_package",
+    "find_package",
+    "make_exchange_package",
+    "make_package",
+    "target_name",
+    "why_no_exchange_package",
+    "why_no_package",
+]
 
-Compiler = Callable[[Sequence[ModelFile], Path, Target], None]
-"""Write the package of a model, or of a committee in its order, to a path."""
+Compiler = Callable[[Sequence[ModelFile], Path, Target, bool], None]
+"""Write the package of a model, or of a committee in its order, to a path.
+
+The last argument says whether it is for the ranks of a host, which exchange features.
+"""
 
 _LAYOUT = 2  # of the compiled function's arguments; another one must not find old packages
 
@@ -47,6 +59,16 @@ def find_package(files: Sequence[ModelFile], target: Target) -> Path | None:
     return PackageCache().find(_key(files, target))
 
 
+def find_exchange_package(file: ModelFile, target: Target) -> Path | None:
+    """Return the path of a model's package for ranks that exchange features, or None.
+
+    Raises
+    ------
+    CacheError : as :func:`find_package` does.
+    """
+    return PackageCache().find(_key([file], target, exchanges=True))
+
+
 def make_package(files: Sequence[ModelFile], target: Target) -> Path:
     """Compile models for this machine, unless that is done, and return the package's path.
 
@@ -55,11 +77,25 @@ def make_package(files: Sequence[ModelFile], target: Target) -> Path:
     EngineError : they cannot be compiled.
     CacheError : the cache folder cannot be written, or others can write it too.
     """
+    return _make(files, target, exchanges=False)
 
+
+def make_exchange_package(file: ModelFile, target: Target) -> Path:
+    """Compile a model for ranks that exchange features, unless that is done; return the path.
+
+    Raises
+    ------
+    EngineError : it cannot be compiled, or its features cannot be exchanged.
+    CacheError : as :func:`make_package` does.
+    """
+    return _make([file], target, exchanges=True)
+
+
+def _make(files: Sequence[ModelFile], target: Target, *, exchanges: bool) -> Path:
     def compile_to(package: Path) -> None:
-        _compiler()(files, package, target)
+        _compiler()(files, package, target, exchanges)
 
-    return PackageCache().make(_key(files, target), compile_to)
+    return PackageCache().make(_key(files, target, exchanges=exchanges), compile_to)
 
 
 def target_name(target: Target) -> str:
@@ -72,9 +108,19 @@ def why_no_package(files: Sequence[ModelFile], target: Target) -> str:
 
     A package that was made otherwise, by an older torch for example, is named.
     """
+    return _why_none(files, target, exchanges=False)
+
+
+def why_no_exchange_package(file: ModelFile, target: Target) -> str:
+    """Return what :func:`why_no_package` does, of a model's package for ranks."""
+    return _why_none([file], target, exchanges=True)
+
+
+def _why_none(files: Sequence[ModelFile], target: Target, *, exchanges: bool) -> str:
     together = " together" * (len(files) > 1)
-    why = f"not compiled{together} for {target_name(target)}"
-    wanted = _key(files, target)
+    ranks = " for ranks that exchange features" * exchanges
+    why = f"not compiled{together}{ranks} for {target_name(target)}"
+    wanted = _key(files, target, exchanges=exchanges)
     others = PackageCache().keys_with(model=wanted["model"])
     if others:
         differences = [
@@ -93,7 +139,7 @@ def why_no_package(files: Sequence[ModelFile], target: Target) -> str:
             if made
             else (" (the package that is there is damaged)")
         )
-    return f"{why}; run: {_compile_command(files, target)}"
+    return f"{why}; run: {_compile_command(files, target)}{' --exchange' * exchanges}"
 
 
 def _compile_command(files: Sequence[ModelFile], target: Target) -> str:
@@ -110,10 +156,11 @@ def _name(file: ModelFile) -> str:
     return name if is_shipped else shlex.quote(str(file.path))
 
 
-def _key(files: Sequence[ModelFile], target: Target) -> dict[str, str]:
+def _key(files: Sequence[ModelFile], target: Target, *, exchanges: bool = False) -> dict[str, str]:
     """Return all that a package depends on; the order of a committee is that of its results."""
+    models = ",".join(file.sha256 for file in files)
     key = {
-        "model": ",".join(file.sha256 for file in files),
+        "model": f"{models}, exchange" if exchanges else models,
         "eqcalc": f"{__version__}, layout {_LAYOUT}",
         "dtype": target.precision,
     }

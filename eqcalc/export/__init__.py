@@ -4,12 +4,13 @@ The only folder that calls torch.jit.script, torch.jit.save and the compiler.
 """
 
 from eqcalc.export.archive import read_archive, write_archive
-from eqcalc.export.compile import compile_committee, compile_model
+from eqcalc.export.compile import compile_committee, compile_exchange, compile_model
 from eqcalc.export.model import export_model
 from eqcalc.export.rebuild import rebuild_potential
 
 __all__ = [
     "compile_committee",
+    "compile_exchange",
     "compile_model",
     "export_model",
     "read_archive",

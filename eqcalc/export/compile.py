@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from eqcalc.elements import atomic_number
+from eqcalc.errors import EngineError
+from eqcalc.export.exchange import differentiate, evaluate_owned, verify_exchange, why_no_exchange
 from eqcalc.export.frames import element_clusters
 from eqcalc.export.rebuild import rebuild_potential
 from eqcalc.export.row_products import use_row_products
-from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
+from eqcalc.native.exchange import enable_exchange
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form, tabulated_form
 from eqcalc.tabulated.convolutions import enable_kernels
 
-__all__ = ["compile_committee", "compile_model"]
+__all__ = ["compile_committee", "compile_exchange", "compile_model"]
 
 # Of filters and their slopes, relative; float32 rounds the sums of a network as much.
 _TABLE_TOLERANCE = 3e-6
@@ -51,10 +53,10 @@ def compile_model(file: ModelFile, package: Path, device: torch.device, dtype: t
     ModelFileError : see :func:`rebuild_potential`.
     Exception : whatever tracer and compiler raise; there is no common class.
     """
-    potential = _for_inference(file, device, dtype)
+    potential = _for_inference(rebuild_potential(file), device, dtype)
 
     def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return _differentiate(potential, *tensors)
+        return differentiate(potential, *tensors)
 
     _compile(evaluate, [file], package, device, dtype)
 
@@ -71,18 +73,69 @@ def compile_committee(
     ------
     ModelFileError, Exception : as :func:`compile_model` does.
     """
-    potentials = [_for_inference(file, device, dtype) for file in files]
+    potentials = [_for_inference(rebuild_potential(file), device, dtype) for file in files]
 
     def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        members = [_differentiate(potential, *tensors) for potential in potentials]
+        members = [differentiate(potential, *tensors) for potential in potentials]
         energies, gradients = zip(*members, strict=True)
         return torch.stack(energies), torch.stack(gradients)
 
     _compile(evaluate, files, package, device, dtype)
 
 
-def _for_inference(file: ModelFile, device: torch.device, dtype: torch.dtype) -> Potential:
+def compile_exchange(
+    file: ModelFile, package: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Compile a model for the ranks of a host, which exchange features between its layers.
+
+    A rank's atoms are its owned ones and, after them, the ghosts within one cutoff. The package
+    takes
+
+    ==================  =====================================================================
+    atomic_numbers      (n_owned,) int64
+    edge_vectors        (n_edges, 3), Å
+    edge_index          (2, n_edges) int64; row 0 senders among all atoms, row 1 receivers among
+                        the owned ones, sorted
+    weights             (n_owned,) float64, 1 of an atom whose energy counts
+    all_atoms           (n_all,) int64; its length alone is read
+    ==================  =====================================================================
+
+    and returns energies (n_owned,) and the gradient (n_edges, 3) of the sum over the atoms of
+    all ranks. While it runs, it calls what the host has set (``eqcalc/native/exchange.h``), on
+    every rank the same number of times (:mod:`eqcalc.native.exchange`).
+
+    It needs two owned atoms and two edges at least; n_all may equal n_owned. A rank with fewer,
+    an empty one too, appends two dummy atoms to its owned ones, before the ghosts (whose rows are
+    two higher then): of any of the model's elements, of weight 0, joined by two edges that are
+    longer than the cutoff and stand last. Nobody has a ghost of them.
+
+    Raises
+    ------
+    EngineError : the network cannot exchange features, or not on this device, or reads
+        neighbours in another way; or the C++ library is not loaded.
+    ModelFileError, Exception : as :func:`compile_model` does.
+    """
+    if device.type != "cpu":
+        raise EngineError(f"ranks exchange features on a CPU; found the device {device}.")
     potential = rebuild_potential(file)
+    why = why_no_exchange(potential.architecture)
+    if why is not None:
+        raise EngineError(why)
+    if not enable_exchange():
+        raise EngineError(
+            "the C++ library, by which ranks exchange features, is not loaded; it is built by "
+            "eqcalc compile."
+        )
+    potential = _for_inference(potential, device, dtype)
+
+    def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return evaluate_owned(potential, *tensors)
+
+    verify_exchange(file, evaluate, dtype, "before it is compiled")
+    _compile(evaluate, [file], package, device, dtype, n_ghosts=3)
+
+
+def _for_inference(potential: Potential, device: torch.device, dtype: torch.dtype) -> Potential:
     network = potential.architecture
     if _takes_tables(device, dtype):
         potential.architecture = tabulated_form(network, dtype, _TABLE_TOLERANCE)
@@ -91,34 +144,16 @@ def _for_inference(file: ModelFile, device: torch.device, dtype: torch.dtype) ->
     return potential.requires_grad_(False).to(dtype).to(device)
 
 
-def _differentiate(
-    potential: Potential,
-    atomic_numbers: Tensor,
-    edge_vectors: Tensor,
-    edge_index: Tensor,
-    weights: Tensor,
-) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        graph = AtomicGraph(
-            atomic_numbers,
-            edge_index,
-            edge_vectors,
-            torch.zeros_like(atomic_numbers),
-            1,
-            atomic_numbers.shape[0],
-            edge_vectors.new_zeros((1, 3, 3)),
-        )
-        energies, gradients = potential.differentiate(graph, weights)
-    return energies.detach(), gradients
-
-
 def _compile(
     evaluate: Callable[..., tuple[Tensor, Tensor]],
     files: Sequence[ModelFile],
     package: Path,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    n_ghosts: int = 0,
 ) -> None:
+    """Compile a function of the package's tensors; with ghosts, of ``all_atoms`` too."""
     # The compiler takes a second to import; writing a model file does not need it.
     from torch._inductor import aoti_compile_and_package
     from torch._inductor import config as inductor
@@ -130,14 +165,28 @@ def _compile(
     frame = element_clusters(numbers)[1]
     graph = build_graph(frame, cutoff, dtype=dtype, device=device)
     weights = torch.ones(len(frame), dtype=torch.float64, device=device)
-    example = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index, weights)
+    example: tuple[Tensor, ...] = (
+        graph.atomic_numbers,
+        graph.edge_vectors,
+        graph.edge_index,
+        weights,
+    )
+    if n_ghosts > 0:
+        example += (graph.atomic_numbers.new_zeros(len(frame) + n_ghosts),)
     # Else sizes that happen to be equal here, such as atoms and channels, would count as one.
     with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         traced = make_fx(evaluate, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
     if _has_kernels(device, dtype):
         use_row_products(traced)
     atoms, edges = torch.export.Dim("n_atoms", min=2), torch.export.Dim("n_edges", min=2)
-    shapes = ({0: atoms}, {0: edges}, {1: edges}, {0: atoms})
+    shapes: tuple[dict[int, torch.export.Dim], ...] = (
+        {0: atoms},
+        {0: edges},
+        {1: edges},
+        {0: atoms},
+    )
+    if n_ghosts > 0:
+        shapes += ({0: torch.export.Dim("n_all", min=2)},)
     with warnings.catch_warnings():
         # Between parts of torch; nothing a user could act on.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")

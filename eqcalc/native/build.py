@@ -21,7 +21,7 @@ from eqcalc.errors import EngineError
 from eqcalc.native.operators import load_operators
 from eqcalc.native.package_cache import PackageCache, machine_key
 
-__all__ = ["build_library", "compile_sources", "library_checksum", "library_path", "load_library"]
+__all__ = ["build_library", "compile_sources", "find_library", "library_checksum", "load_library"]
 
 _FOLDER = Path(__file__).parent
 
@@ -39,6 +39,7 @@ SOURCES: dict[Path, tuple[str, ...]] = {
     _FOLDER / "convolutions.cpp": (),
     # No product is fused with a sum there: numpy and torch round each by itself.
     _FOLDER / "edges.cpp": ("-ffp-contract=off",),
+    _FOLDER / "exchange.cpp": (),
     _FOLDER / "library.cpp": (),
     _FOLDER / "path_convolution.cpp": (),
     _FOLDER / "products.cpp": (),
@@ -46,6 +47,16 @@ SOURCES: dict[Path, tuple[str, ...]] = {
 """The sources, and the flags that each takes besides."""
 
 _loaded: list[Path] = []
+
+
+def find_library() -> Path | None:
+    """Return where the library lies that is loaded, or would be, or None where it was not built.
+
+    Raises
+    ------
+    CacheError : it is there, and others could have put it there.
+    """
+    return _loaded[0] if _loaded else _cache().find(_key())
 
 
 def load_library() -> bool:
@@ -57,7 +68,7 @@ def load_library() -> bool:
     CacheError : it is there, and others could have put it there.
     """
     if not _loaded:
-        library = library_path()
+        library = find_library()
         if library is None:
             return False
         try:
@@ -70,16 +81,6 @@ def load_library() -> bool:
             ) from error
         _loaded.append(library)
     return True
-
-
-def library_path() -> Path | None:
-    """Return where the library was built, or None.
-
-    Raises
-    ------
-    CacheError : it is there, and others could have put it there.
-    """
-    return _cache().find(_key())
 
 
 def build_library() -> None:

@@ -90,9 +90,9 @@ void vector_gradient(const Edge<T>& e, int64_t F, const T* __restrict table,
 namespace eqcalc {
 
 Tensor scalar_convolution(const Tensor& x_, const Tensor& table_, const Tensor& vectors_,
-                          const Tensor& index_, Ends ends, Counts counts) {
+                          const Tensor& index_, Ends ends, Counts counts, int64_t n_atoms) {
   const Knots knots{ends, counts};
-  check(x_, table_, vectors_, index_, knots, 1, 1);
+  check(x_, table_, vectors_, index_, knots, 1, 1, n_atoms);
   const auto x = x_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = x.size(1);
@@ -100,7 +100,7 @@ Tensor scalar_convolution(const Tensor& x_, const Tensor& table_, const Tensor& 
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "scalar_convolution", [&] {
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        End::kReceiver, x, F, vectors, index, knots,
+        End::kReceiver, n_atoms, F, vectors, index, knots,
         [&](int64_t, const Edge<scalar_t>& e, scalar_t* sum) {
           if (e.inside) scalar_sum<scalar_t>(e, F, pc + e.row * F, px + e.j * F, sum);
         });
@@ -114,7 +114,7 @@ std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g_, const T
                                                        const Tensor& index_, Ends ends,
                                                        Counts counts) {
   const Knots knots{ends, counts};
-  check(x_, table_, vectors_, index_, knots, 1, 1);
+  check(x_, table_, vectors_, index_, knots, 1, 1, g_.size(0));
   const auto g = g_.contiguous(), x = x_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = x.size(1);
@@ -125,7 +125,7 @@ std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g_, const T
                *pg = g.data_ptr<scalar_t>();
     auto* pv = grad_vectors.data_ptr<scalar_t>();
     grad_x = over_edges<scalar_t>(
-        End::kSender, x, F, vectors, index, knots,
+        End::kSender, x.size(0), F, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           if (!e.inside) return no_gradient(pv + 3 * k);
           const scalar_t slope = scalar_gradient<scalar_t>(
@@ -139,9 +139,9 @@ std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g_, const T
 }
 
 Tensor vector_convolution(const Tensor& p_, const Tensor& table_, const Tensor& vectors_,
-                          const Tensor& index_, Ends ends, Counts counts) {
+                          const Tensor& index_, Ends ends, Counts counts, int64_t n_atoms) {
   const Knots knots{ends, counts};
-  check(p_, table_, vectors_, index_, knots, 5, 3);
+  check(p_, table_, vectors_, index_, knots, 5, 3, n_atoms);
   const auto p = p_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = p.size(1) / 5;
@@ -149,7 +149,7 @@ Tensor vector_convolution(const Tensor& p_, const Tensor& table_, const Tensor& 
   AT_DISPATCH_FLOATING_TYPES(p.scalar_type(), "vector_convolution", [&] {
     const auto *pp = p.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        End::kReceiver, p, 4 * F, vectors, index, knots,
+        End::kReceiver, n_atoms, 4 * F, vectors, index, knots,
         [&](int64_t, const Edge<scalar_t>& e, scalar_t* sum) {
           if (e.inside) vector_sum<scalar_t>(e, F, pc + e.row * 3 * F, pp + e.j * 5 * F, sum);
         });
@@ -163,7 +163,7 @@ std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g_, const T
                                                        const Tensor& index_, Ends ends,
                                                        Counts counts) {
   const Knots knots{ends, counts};
-  check(p_, table_, vectors_, index_, knots, 5, 3);
+  check(p_, table_, vectors_, index_, knots, 5, 3, g_.size(0));
   const auto g = g_.contiguous(), p = p_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const int64_t F = p.size(1) / 5;
@@ -174,7 +174,7 @@ std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g_, const T
                *pg = g.data_ptr<scalar_t>();
     auto* pv = grad_vectors.data_ptr<scalar_t>();
     grad_p = over_edges<scalar_t>(
-        End::kSender, p, 5 * F, vectors, index, knots,
+        End::kSender, p.size(0), 5 * F, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           if (!e.inside) return no_gradient(pv + 3 * k);
           vector_gradient<scalar_t>(e, F, pc + e.row * 3 * F, pp + e.j * 5 * F, pg + e.i * 4 * F,

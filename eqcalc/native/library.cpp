@@ -9,20 +9,22 @@
 TORCH_LIBRARY(eqcalc, m) {
   const auto pure = std::vector<at::Tag>{at::Tag::pt2_compliant_tag};
   m.def("scalar_convolution(Tensor x, Tensor table, Tensor vectors, Tensor edge_index, "
-        "float[] ends, int[] counts) -> Tensor", pure);
+        "float[] ends, int[] counts, SymInt n_atoms) -> Tensor", pure);
   m.def("scalar_convolution_backward(Tensor g, Tensor x, Tensor table, Tensor vectors, "
         "Tensor edge_index, float[] ends, int[] counts) -> (Tensor, Tensor)", pure);
   m.def("vector_convolution(Tensor p, Tensor table, Tensor vectors, Tensor edge_index, "
-        "float[] ends, int[] counts) -> Tensor", pure);
+        "float[] ends, int[] counts, SymInt n_atoms) -> Tensor", pure);
   m.def("vector_convolution_backward(Tensor g, Tensor p, Tensor table, Tensor vectors, "
         "Tensor edge_index, float[] ends, int[] counts) -> (Tensor, Tensor)", pure);
   m.def("path_convolution(Tensor x, Tensor couplings, Tensor paths, Tensor table, "
-        "Tensor vectors, Tensor edge_index, float[] ends, int[] counts, int width) -> Tensor",
-        pure);
+        "Tensor vectors, Tensor edge_index, float[] ends, int[] counts, int width, "
+        "SymInt n_atoms) -> Tensor", pure);
   m.def("path_convolution_backward(Tensor g, Tensor x, Tensor couplings, Tensor paths, "
         "Tensor table, Tensor vectors, Tensor edge_index, float[] ends, int[] counts) "
         "-> (Tensor, Tensor, Tensor)", pure);
   m.def("rows_times(Tensor x, Tensor w, int n_out) -> Tensor", pure);
+  m.def("exchange(Tensor owned, SymInt n_all) -> Tensor", pure);
+  m.def("exchange_backward(Tensor gradient, SymInt n_owned) -> Tensor", pure);
   m.def("edge_vectors(Tensor positions, Tensor pairs, Tensor offsets, float cutoff, Tensor like) "
         "-> (Tensor, Tensor, float)", pure);
   m.def("edge_forces(Tensor gradients, Tensor edge_index, int n_atoms) -> Tensor", pure);
@@ -37,6 +39,8 @@ TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
   m.impl("path_convolution", &eqcalc::path_convolution);
   m.impl("path_convolution_backward", &eqcalc::path_convolution_backward);
   m.impl("rows_times", &eqcalc::rows_times);
+  m.impl("exchange", &eqcalc::exchange);
+  m.impl("exchange_backward", &eqcalc::exchange_backward);
   m.impl("edge_vectors", &eqcalc::edge_vectors);
   m.impl("edge_forces", &eqcalc::edge_forces);
   m.impl("edge_virial", &eqcalc::edge_virial);

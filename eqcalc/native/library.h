@@ -27,14 +27,16 @@ Tensor edge_virial(const Tensor& vectors, const Tensor& gradients);
 // --- convolutions.cpp
 
 Tensor scalar_convolution(const Tensor& x, const Tensor& table, const Tensor& vectors,
-                          const Tensor& index, Ends ends, Counts counts);
+                          const Tensor& index, Ends ends, Counts counts,
+                          int64_t n_atoms);
 std::tuple<Tensor, Tensor> scalar_convolution_backward(const Tensor& g, const Tensor& x,
                                                        const Tensor& table,
                                                        const Tensor& vectors,
                                                        const Tensor& index, Ends ends,
                                                        Counts counts);
 Tensor vector_convolution(const Tensor& p, const Tensor& table, const Tensor& vectors,
-                          const Tensor& index, Ends ends, Counts counts);
+                          const Tensor& index, Ends ends, Counts counts,
+                          int64_t n_atoms);
 std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g, const Tensor& p,
                                                        const Tensor& table,
                                                        const Tensor& vectors,
@@ -45,10 +47,15 @@ std::tuple<Tensor, Tensor> vector_convolution_backward(const Tensor& g, const Te
 
 Tensor path_convolution(const Tensor& x, const Tensor& a, const Tensor& paths,
                         const Tensor& table, const Tensor& vectors, const Tensor& index,
-                        Ends ends, Counts counts, int64_t width);
+                        Ends ends, Counts counts, int64_t width, int64_t n_atoms);
 std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
     const Tensor& g, const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
     const Tensor& vectors, const Tensor& index, Ends ends, Counts counts);
+
+// --- exchange.cpp
+
+Tensor exchange(const Tensor& owned, int64_t n_all);
+Tensor exchange_backward(const Tensor& gradient, int64_t n_owned);
 
 // --- products.cpp
 

@@ -30,13 +30,14 @@ constexpr int64_t kPathColumns = 9;
   }
 
 void check_paths(const Tensor& x, const Tensor& a, const Tensor& paths, const Tensor& table,
-                 const Tensor& vectors, const Tensor& index, const Knots& knots, int64_t width) {
+                 const Tensor& vectors, const Tensor& index, const Knots& knots, int64_t width,
+                 int64_t n_atoms) {
   TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
                   paths.scalar_type() == at::kLong && paths.size(0) > 0,
               "paths must be int64 (n_paths, ", kPathColumns, ")");
   TORCH_CHECK(a.dim() == 2 && a.size(0) == vectors.size(0) && a.scalar_type() == x.scalar_type(),
               "couplings and vectors differ");
-  check(x, table, vectors, index, knots, x.size(1), table.size(1));
+  check(x, table, vectors, index, knots, x.size(1), table.size(1), n_atoms);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
   for (int64_t p = 0; p < paths.size(0); ++p) {
     const int64_t C = q[p].c;
@@ -56,12 +57,12 @@ namespace eqcalc {
 
 Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_,
                         const Tensor& table_, const Tensor& vectors_, const Tensor& index_,
-                        Ends ends, Counts counts, int64_t width) {
+                        Ends ends, Counts counts, int64_t width, int64_t n_atoms) {
   const auto x = x_.contiguous(), a = a_.contiguous(), paths = paths_.contiguous();
   const auto table = table_.contiguous(), vectors = vectors_.contiguous();
   const auto index = index_.contiguous();
   const Knots knots{ends, counts};
-  check_paths(x, a, paths, table, vectors, index, knots, width);
+  check_paths(x, a, paths, table, vectors, index, knots, width, n_atoms);
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_a = a.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
@@ -70,7 +71,7 @@ Tensor path_convolution(const Tensor& x_, const Tensor& a_, const Tensor& paths_
     const auto *px = x.data_ptr<scalar_t>(), *pc = table.data_ptr<scalar_t>(),
                *pa = a.data_ptr<scalar_t>();
     out = over_edges<scalar_t>(
-        End::kReceiver, x, width, vectors, index, knots,
+        End::kReceiver, n_atoms, width, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           if (!e.inside) return;
           const Operands<scalar_t> o{pa + k * D_a, px + e.j * D_x, sum, pc + e.row * W, W};
@@ -89,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
   const auto paths = paths_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const Knots knots{ends, counts};
-  check_paths(x, a, paths, table, vectors, index, knots, g.size(1));
+  check_paths(x, a, paths, table, vectors, index, knots, g.size(1), g.size(0));
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_a = a.size(1), width = g.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
@@ -101,7 +102,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
                *pa = a.data_ptr<scalar_t>(), *pg = g.data_ptr<scalar_t>();
     auto *pv = grad_vectors.data_ptr<scalar_t>(), *pga = grad_a.data_ptr<scalar_t>();
     grad_x = over_edges<scalar_t>(
-        End::kSender, x, D_x, vectors, index, knots,
+        End::kSender, x.size(0), D_x, vectors, index, knots,
         [&](int64_t k, const Edge<scalar_t>& e, scalar_t* sum) {
           std::fill(pga + k * D_a, pga + (k + 1) * D_a, scalar_t(0));
           if (!e.inside) return no_gradient(pv + 3 * k);

@@ -5,7 +5,8 @@
 // says where each one ends (the first begins at zero), `counts` (S) how many intervals it has;
 // the rows of one stretch follow those of the other, so that the knot between is in both.
 // Vectors r_j - r_i (E, 3); index (2, E), row 0 sender j, row 1 receiver i. Edges as long as the
-// table reaches, or longer, contribute nothing.
+// table reaches, or longer, contribute nothing. Senders are rows of features; receivers are the
+// first n_atoms of them, or all.
 
 #pragma once
 
@@ -97,7 +98,8 @@ inline Edge<T> edge_of(const T* vector, int64_t j, int64_t i,
 
 // Refuse what would be read beyond its end.
 void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
-           const Tensor& index, const Knots& knots, int64_t n_features, int64_t n_filters) {
+           const Tensor& index, const Knots& knots, int64_t n_features, int64_t n_filters,
+           int64_t n_atoms) {
   TORCH_CHECK(features.dim() == 2 && table.dim() == 2 && vectors.dim() == 2, "three matrices");
   TORCH_CHECK(features.size(1) % n_features == 0 && table.size(1) % n_filters == 0 &&
                   features.size(1) / n_features == table.size(1) / n_filters,
@@ -119,13 +121,16 @@ void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
   // By hand: torch's operations would take longer than the sums of a small molecule.
   const auto contiguous = index.contiguous();
   const int64_t* ids = contiguous.data_ptr<int64_t>();
-  int64_t low = 0, high = -1;
-  for (int64_t k = 0; k < contiguous.numel(); ++k) {
-    low = std::min(low, ids[k]);
-    high = std::max(high, ids[k]);
+  const int64_t n_edges = vectors.size(0), n_rows_of[] = {features.size(0), n_atoms};
+  for (const int64_t n : n_rows_of) {
+    int64_t low = 0, high = -1;
+    for (int64_t k = 0; k < n_edges; ++k) {
+      low = std::min(low, ids[k]);
+      high = std::max(high, ids[k]);
+    }
+    TORCH_CHECK(low >= 0 && high < n, "edge_index must lie in 0..", n - 1);
+    ids += n_edges;
   }
-  TORCH_CHECK(low >= 0 && high < features.size(0), "edge_index must lie in 0..",
-              features.size(0) - 1);
   TORCH_CHECK(table.scalar_type() == features.scalar_type() &&
                   vectors.scalar_type() == features.scalar_type(),
               "features, table and vectors differ in precision");
@@ -183,15 +188,15 @@ void over_atoms(const std::vector<int64_t>& first, const Work& work) {
 enum class End { kSender, kReceiver };
 
 // Call visit(edge number, Edge, sum of the atom at that end of it) for all edges, those outside
-// the table too, and return the sums (n, width). One thread makes the whole sum of an atom, in
+// the table too, and return the sums (n, width) of the n atoms that may stand there. One thread makes the whole sum of an atom, in
 // the order of edges: numbers do not depend on how many threads there are, nor does memory.
 template <typename T, typename Visit>
-Tensor over_edges(End owner, const Tensor& features, int64_t width, const Tensor& vectors,
+Tensor over_edges(End owner, int64_t n, int64_t width, const Tensor& vectors,
                   const Tensor& index, const Knots& knots, Visit visit) {
-  const int64_t n = features.size(0), n_edges = vectors.size(0);
+  const int64_t n_edges = vectors.size(0);
   const auto stretches = stretches_of<T>(knots);
   const T end = static_cast<T>(knots.ends.back());
-  auto sums = features.new_empty({n, width});
+  auto sums = vectors.new_empty({n, width});
   T* all = sums.template data_ptr<T>();
   const T* r = vectors.template data_ptr<T>();
   const int64_t *senders = index.data_ptr<int64_t>(), *receivers = senders + n_edges;

@@ -26,6 +26,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.nn.arguments import require_at_least, require_positive
 from eqcalc.nn.constants import Constants
 from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.scatter import at_senders
 
 __all__ = ["COULOMB", "ZBL"]
 
@@ -88,27 +89,30 @@ class ZBL(nn.Module):
 
     def forward(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in eV, each pair's shared by its two atoms."""
-        sender, receiver = graph.edge_index[0], graph.edge_index[1]
+        receiver = graph.edge_index[1]
         numbers = graph.atomic_numbers.to(graph.edge_vectors.dtype)
-        z_i, z_j = numbers.index_select(0, receiver), numbers.index_select(0, sender)
+        of_sender = at_senders(graph.atomic_numbers, graph.edge_index)
+        z_i, z_j = numbers.index_select(0, receiver), of_sender.to(numbers.dtype)
         d = torch.linalg.vector_norm(graph.edge_vectors, dim=1)
         x = d * ((z_i.pow(self.power) + z_j.pow(self.power)) / self.length)
         screening = torch.zeros_like(d)
         for weight, decay in self.terms:
             screening = screening + weight * torch.exp(-decay * x)
-        relative = d / self._cutoffs(graph)
+        relative = d / self._cutoffs(graph, of_sender)
         pair = (0.5 * self.coulomb) * z_i * z_j / d * screening
         pair = pair * polynomial_envelope(relative, 1.0, self.p)
         return torch.zeros_like(numbers).index_add(0, receiver, pair)
 
-    def _cutoffs(self, graph: AtomicGraph) -> Tensor:
-        """Return the cutoff of each edge (n_edges,), or of all (1,)."""
+    def _cutoffs(self, graph: AtomicGraph, of_sender: Tensor) -> Tensor:
+        """Return the cutoff of each edge (n_edges,), or of all (1,).
+
+        ``of_sender`` are the atomic numbers (n_edges,) of the senders.
+        """
         like = graph.edge_vectors
         if self.cutoffs is None:
             return torch.full([1], self.cutoff, dtype=like.dtype, device=like.device)
-        z = graph.atomic_numbers
-        receiver, sender = graph.edge_index[1], graph.edge_index[0]
-        pair = z.index_select(0, receiver) * self.n_elements + z.index_select(0, sender)
+        of_receiver = graph.atomic_numbers.index_select(0, graph.edge_index[1])
+        pair = of_receiver * self.n_elements + of_sender
         return self.cutoffs.constants(like.dtype).index_select(0, pair)
 
     def _table(self) -> Optional[Tensor]:

@@ -22,25 +22,25 @@ __all__ = ["path_sums", "register_kernels", "scalar_sums", "vector_sums"]
 
 
 def scalar_sums(
-    features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor
+    features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor, n_atoms: int
 ) -> Tensor:
-    """Return the filtered sums (n_atoms, F) of features (n_atoms, F)."""
+    """Return the filtered sums (n_atoms, F) of features (n_all, F)."""
     weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1))
     messages = weights * features.index_select(0, edge_index[0])
-    return sum_at_receivers(messages, edge_index[1], features.shape[0])
+    return sum_at_receivers(messages, edge_index[1], n_atoms)
 
 
 def vector_sums(
-    features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor
+    features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor, n_atoms: int
 ) -> Tensor:
-    """Return the filtered sums (n_atoms, 4F) of features (n_atoms, 5F)."""
+    """Return the filtered sums (n_atoms, 4F) of features (n_all, 5F)."""
     distances = torch.linalg.vector_norm(edge_vectors, dim=1)
     directions = (edge_vectors / distances.unsqueeze(1)).unsqueeze(2)  # (n_edges, 3, 1)
     a, b, *c = features.index_select(0, edge_index[0]).chunk(5, dim=1)
     w_a, w_b, w_c = filters(distances).chunk(3, dim=1)  # (n_edges, F) each
     vectors = directions * (w_b * b).unsqueeze(1) + w_c.unsqueeze(1) * torch.stack(c, dim=1)
     messages = torch.cat([w_a * a, vectors.flatten(1)], dim=1)  # (n_edges, 4F)
-    return sum_at_receivers(messages, edge_index[1], features.shape[0])
+    return sum_at_receivers(messages, edge_index[1], n_atoms)
 
 
 def path_sums(
@@ -51,15 +51,16 @@ def path_sums(
     edge_vectors: Tensor,
     edge_index: Tensor,
     width: int,
+    n_atoms: int,
 ) -> Tensor:
     """Return the sums (n_atoms, width) of all paths.
 
     Parameters
     ----------
-    features : (n_atoms, Σ (2l1+1) C); couplings : (n_edges, ...), one row of numbers each
+    features : (n_all, Σ (2l1+1) C); couplings : (n_edges, ...), one row of numbers each
     paths : (n_paths, 9), see :class:`eqcalc.nn.so3.tensor_product.PathTable`
     """
-    n_atoms, rows = features.shape[0], paths.tolist()
+    rows = paths.tolist()
     weights = filters(torch.linalg.vector_norm(edge_vectors, dim=1))
     neighbours = features.index_select(0, edge_index[0])
     columns: list[Tensor] = []
@@ -83,9 +84,9 @@ def register_kernels() -> None:
     _register_shapes("vector", lambda width: width // 5 * 4)
     _register_path_shapes()
     _register_row_products()
-    _register_derivatives("scalar", _scalar_again, [0, 2], 6)
-    _register_derivatives("vector", _vector_again, [0, 2], 6)
-    _register_derivatives("path", _path_again, [0, 1, 4], 9)
+    _register_derivatives("scalar", _scalar_again, [0, 2], 7)
+    _register_derivatives("vector", _vector_again, [0, 2], 7)
+    _register_derivatives("path", _path_again, [0, 1, 4], 10)
 
 
 def _scalar_again(
@@ -95,8 +96,9 @@ def _scalar_again(
     index: Tensor,
     ends: list[float],
     counts: list[int],
+    n_atoms: int,
 ) -> Tensor:
-    return scalar_sums(features, _spline(table, ends, counts), vectors, index)
+    return scalar_sums(features, _spline(table, ends, counts), vectors, index, n_atoms)
 
 
 def _vector_again(
@@ -106,8 +108,9 @@ def _vector_again(
     index: Tensor,
     ends: list[float],
     counts: list[int],
+    n_atoms: int,
 ) -> Tensor:
-    return vector_sums(features, _spline(table, ends, counts), vectors, index)
+    return vector_sums(features, _spline(table, ends, counts), vectors, index, n_atoms)
 
 
 def _path_again(
@@ -120,9 +123,10 @@ def _path_again(
     ends: list[float],
     counts: list[int],
     width: int,
+    n_atoms: int,
 ) -> Tensor:
     filters = _spline(table, ends, counts)
-    return path_sums(features, couplings, paths, filters, vectors, index, width)
+    return path_sums(features, couplings, paths, filters, vectors, index, width, n_atoms)
 
 
 def _spline(table: Tensor, ends: list[float], counts: list[int]) -> SplineTable:
@@ -164,7 +168,7 @@ def _register_derivatives(
             for k in differentiable:
                 tensors[k].requires_grad_()
             width = [gradient.shape[1]] if name == "path" else []
-            sums = portable(*tensors, *ctx.numbers, *width)
+            sums = portable(*tensors, *ctx.numbers, *width, gradient.shape[0])
             moving = [tensors[k] for k in differentiable]
             slopes = torch.autograd.grad(sums, moving, gradient, create_graph=True)
             found = iter(
@@ -193,8 +197,9 @@ def _register_shapes(name: str, width_of: Callable[[int], int]) -> None:
         index: Tensor,
         ends: list[float],
         counts: list[int],
+        n_atoms: int,
     ) -> Tensor:
-        return features.new_empty((features.shape[0], width_of(features.shape[1])))
+        return features.new_empty((n_atoms, width_of(features.shape[1])))
 
     @torch.library.register_fake(f"eqcalc::{name}_convolution_backward")
     def _(
@@ -221,8 +226,9 @@ def _register_path_shapes() -> None:
         ends: list[float],
         counts: list[int],
         width: int,
+        n_atoms: int,
     ) -> Tensor:
-        return features.new_empty((features.shape[0], width))
+        return features.new_empty((n_atoms, width))
 
     @torch.library.register_fake("eqcalc::path_convolution_backward")
     def _(

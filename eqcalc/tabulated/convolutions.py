@@ -10,7 +10,9 @@ filter where it is used; the same sums in torch operations run everywhere, are w
 are tested against, and give their second derivatives (:mod:`eqcalc.tabulated.autograd`).
 
 Shapes: n_atoms, n_edges, F channels. Vector features are [a, b, c_x, c_y, c_z] (n_atoms, 5F),
-their sums [s, v_x, v_y, v_z] (n_atoms, 4F); the filters of one table are [W_a, W_b, W_c].
+their sums [s, v_x, v_y, v_z] (n_atoms, 4F); the filters of one table are [W_a, W_b, W_c]. Where
+ranks exchange features (:mod:`eqcalc.nn.scatter`), n_atoms are the owned ones: the kernels get
+the features of all n_all atoms, and make the sums of n_atoms.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from eqcalc.nn.scatter import of_all_atoms
 from eqcalc.nn.so3.tensor_product import EdgeCouplings, TensorProduct, path_table
 from eqcalc.tabulated.autograd import register_kernels, scalar_sums, vector_sums
 from eqcalc.tabulated.spline import SplineTable
@@ -39,22 +42,24 @@ def scalar_convolution(
     features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor
 ) -> Tensor:
     """Return the filtered sums (n_atoms, F) of features (n_atoms, F)."""
+    n_atoms, features = features.shape[0], of_all_atoms([features])[0]
     if _usable(features):
         return torch.ops.eqcalc.scalar_convolution(
-            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts
+            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts, n_atoms
         )
-    return scalar_sums(features, filters, edge_vectors, edge_index)
+    return scalar_sums(features, filters, edge_vectors, edge_index, n_atoms)
 
 
 def vector_convolution(
     features: Tensor, filters: SplineTable, edge_vectors: Tensor, edge_index: Tensor
 ) -> Tensor:
     """Return the filtered sums (n_atoms, 4F) of features (n_atoms, 5F)."""
+    n_atoms, features = features.shape[0], of_all_atoms([features])[0]
     if _usable(features):
         return torch.ops.eqcalc.vector_convolution(
-            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts
+            features, filters.table, edge_vectors, edge_index, filters.ends, filters.counts, n_atoms
         )
-    return vector_sums(features, filters, edge_vectors, edge_index)
+    return vector_sums(features, filters, edge_vectors, edge_index, n_atoms)
 
 
 class PathConvolution(nn.Module):
@@ -94,8 +99,9 @@ class PathConvolution(nn.Module):
         if not _usable(features[0]):
             weights = self.filters(torch.linalg.vector_norm(edge_vectors, dim=1))
             return self.product(features, self.by_group(couplings), weights, edge_index)
+        rows = torch.cat([h.flatten(1) for h in features], dim=1)
         sums = torch.ops.eqcalc.path_convolution(
-            torch.cat([h.flatten(1) for h in features], dim=1),
+            of_all_atoms([rows])[0],
             couplings,
             self.paths,
             self.filters.table,
@@ -104,6 +110,7 @@ class PathConvolution(nn.Module):
             self.filters.ends,
             self.filters.counts,
             sum(self.sizes),
+            rows.shape[0],
         )
         parts = sums.split(self.sizes, dim=1)
         return [part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]

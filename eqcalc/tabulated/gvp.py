@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eqcalc.architectures.gvp import GVP, GVPConvolution
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import of_all_atoms, sum_at_receivers
 
 __all__ = ["FactoredConvolution", "exact_form"]
 
@@ -66,19 +66,19 @@ class FactoredConvolution(GVPConvolution):
         """Return P₁([s_j, e_ij, s_i], [V_j, V_ij, V_i]): (n_edges, S), (n_edges, 3, C)."""
         perceptron = self.messages[0]
         (n_s, n_v), (n_edge_s, n_edge_v) = self.atom, self.edge
-        weight = perceptron.to_hidden.weight
-        w_j, w_ij, w_i = weight.split([n_v, n_edge_v, n_v], dim=1)
-        hidden = functional.linear(edge_vectors, w_ij) + _to_edges(
-            functional.linear(vectors, w_j), functional.linear(vectors, w_i), edge_index
-        )  # (n_edges, 3, H)
-        mix = perceptron.mix_scalars
+        weight, mix = perceptron.to_hidden.weight, perceptron.mix_scalars
+        v_j, v_ij, v_i = weight.split([n_v, n_edge_v, n_v], dim=1)
         w_j, w_ij, w_i, w_norm = mix.weight.split([n_s, n_edge_s, n_s, weight.shape[0]], dim=1)
+        of_sender, vectors_of_sender = of_all_atoms(
+            [functional.linear(scalars, w_j), functional.linear(vectors, v_j)]
+        )
+        hidden = functional.linear(edge_vectors, v_ij) + _to_edges(
+            vectors_of_sender, functional.linear(vectors, v_i), edge_index
+        )  # (n_edges, 3, H)
         mixed = (
             functional.linear(edge_scalars, w_ij, mix.bias)
             + functional.linear(perceptron.norm(hidden), w_norm)
-            + _to_edges(
-                functional.linear(scalars, w_j), functional.linear(scalars, w_i), edge_index
-            )
+            + _to_edges(of_sender, functional.linear(scalars, w_i), edge_index)
         )  # (n_edges, S)
         return perceptron.finish(mixed, hidden)
 

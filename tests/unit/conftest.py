@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from small_models import write_models
 
-from eqcalc.native.build import load_library
+from eqcalc.native.build import find_library, load_library
+from eqcalc.native.exchange import enable_exchange
 from eqcalc.tabulated.convolutions import enable_kernels
 
 
@@ -24,6 +25,15 @@ def kernels(library_cache: Path) -> None:
         patch.setenv("EQCALC_CACHE", str(library_cache))
         assert load_library()
         assert enable_kernels()
+
+
+@pytest.fixture(scope="session")
+def exchange(kernels: None) -> Path:
+    """Enable the exchange between ranks; return the library that hosts call."""
+    assert enable_exchange()
+    library = find_library()
+    assert library is not None
+    return library
 
 
 @pytest.fixture

@@ -356,11 +356,11 @@ def peak():
 for n_threads in map(int, sys.argv[1:]):
     torch.set_num_threads(n_threads)
     n_before = len(os.listdir("/proc/self/task"))
-    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
+    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments, n), x, *arguments)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = peak()
-    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments), x, *arguments)
+    torch.ops.eqcalc.vector_convolution_backward(convolution(x, *arguments, n), x, *arguments)
     print(peak() - before, len(os.listdir("/proc/self/task")) - n_before)
 """
 
@@ -397,9 +397,15 @@ def test_kernels_refuse_what_would_read_outside():
         ([4.0, 4.0], [1, 3], "stretch 1 of a table has no intervals or no length"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.eqcalc.scalar_convolution(x, x.new_zeros(12, 4), vectors, index, ends, counts)
+            torch.ops.eqcalc.scalar_convolution(
+                x, x.new_zeros(12, 4), vectors, index, ends, counts, n_atoms
+            )
     with pytest.raises(RuntimeError, match=r"edge_index must lie in 0\.\.8"):
         scalar_convolution(x, table, vectors, index + 1)
+    with pytest.raises(RuntimeError, match=r"edge_index must lie in 0\.\.7"):
+        torch.ops.eqcalc.scalar_convolution(
+            x, table.table, vectors, index, table.ends, table.counts, n_atoms - 1
+        )
 
 
 # --- networks ----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from eqcalc.engines import Model, Target, load_committee, load_model
 from eqcalc.engines.packages import find_package
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.model_file import open_potential
-from eqcalc.native.build import library_path
+from eqcalc.native.build import find_library
 from eqcalc.units import ENERGY_UNITS
 
 __all__ = ["ticket"]
@@ -62,7 +62,7 @@ def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model")
     yield f"engine {'inductor' if compiled else 'torchscript'}"
     if compiled:
         yield f"package {find_package(files, target)}"
-        library = library_path()
+        library = find_library()
         if library is not None:
             yield f"library {library}"
     else:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from eqcalc.errors import ConfigError
 from eqcalc.nn.arguments import require_at_least
 from eqcalc.nn.constants import Constants
-from eqcalc.nn.scatter import sum_at_receivers
+from eqcalc.nn.scatter import of_all_atoms, sum_at_receivers
 from eqcalc.nn.so3.coupling import clebsch_gordan
 from eqcalc.nn.so3.harmonics import spherical_harmonics
 from eqcalc.nn.so3.irreps import Irrep, Layout
@@ -162,8 +162,9 @@ class TensorProduct(nn.Module):
         n_atoms = features[0].shape[0]
         sums: list[list[Tensor]] = [[] for _ in range(self.n_targets)]
         parts = weights.split(self.weight_sizes, dim=1)
+        sent = of_all_atoms(features)
         for k, group in enumerate(self.groups):
-            neighbours = features[self.sources[k]].index_select(0, edge_index[0])
+            neighbours = sent[self.sources[k]].index_select(0, edge_index[0])
             messages = group(neighbours, couplings[self.couplings[k]], parts[k])
             for target, message in zip(self.targets[k], messages):  # noqa: B905
                 sums[target].append(sum_at_receivers(message, edge_index[1], n_atoms))
