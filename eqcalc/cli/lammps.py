@@ -81,7 +81,7 @@ def prepare(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...")],
     engine: Annotated[str, typer.Option(help="auto, inductor or torchscript.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or model.")] = "model",
-    ranks: Annotated[str, typer.Option(help="one or halo.")] = "one",
+    ranks: Annotated[str, typer.Option(help="one, exchange, halo or auto.")] = "one",
 ) -> None:
     """Check and compile a model, and print what the plugin must know of it.
 
@@ -91,7 +91,7 @@ def prepare(
     from eqcalc.hosts.lammps.prepare import ticket
 
     try:
-        lines = list(ticket(models, engine=engine, dtype=dtype))
+        lines = list(ticket(models, engine=engine, dtype=dtype, ranks=ranks))
     except EqcalcError as error:
         print("error", " ".join(str(error).split()))
         raise

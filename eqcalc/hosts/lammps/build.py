@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from eqcalc import __version__
+from eqcalc import __version__, native
 from eqcalc.errors import EngineError
 from eqcalc.native.build import compile_sources
 from eqcalc.native.package_cache import PackageCache, cache_folder, machine_key
@@ -26,6 +26,7 @@ from eqcalc.native.package_cache import PackageCache, cache_folder, machine_key
 __all__ = ["Lammps", "build_plugin", "find_lammps", "find_plugin"]
 
 _FOLDER = Path(__file__).parent
+_EXCHANGE = Path(native.__file__).parent / "exchange.h"
 _FLAGS = ("-std=c++20", "-O2", "-fPIC", "-DLAMMPS_SMALLBIG")
 _SUFFIX = "plugin.so"
 
@@ -113,6 +114,7 @@ def build_plugin(lammps: Lammps) -> Path:
             *_FLAGS,
             f"-I{lammps.folder / 'include' / 'lammps'}",
             f"-I{lammps.mpi / 'include'}",
+            f"-I{_EXCHANGE.parent}",
             *(f'-D{name}="{value}"' for name, value in own.items()),
         ]
         libraries = [f"-Wl,-rpath,{torch_libraries}", f"-L{lammps.mpi / 'lib'}", "-lmpi"]
@@ -127,7 +129,7 @@ def _sources() -> list[Path]:
 
 def _key(lammps: Lammps) -> dict[str, str]:
     content = hashlib.sha256(" ".join(_FLAGS).encode())
-    for path in (*_sources(), *sorted(_FOLDER.glob("*.h"))):
+    for path in (*_sources(), *sorted(_FOLDER.glob("*.h")), _EXCHANGE):
         content.update(path.name.encode() + path.read_bytes())
     return machine_key(torch.device("cpu")) | {
         "lammps": f"{lammps.version}, {lammps.folder}",

@@ -10,13 +10,17 @@
 #include <string>
 #include <vector>
 
+#include "exchange.h"
 #include "ticket.h"
 
 namespace eqcalc_lammps {
 
 // Atoms, owned ones first, and edges sorted by receiver. Kept between steps for its memory.
+//
+// With a wide halo numbers has the ghosts too. Where features are exchanged it has owned atoms
+// alone, and senders from n_owned on are ghosts.
 struct Graph {
-  int64_t n_owned = 0;
+  int64_t n_owned = 0, n_ghosts = 0;        // the latter where features are exchanged
   std::vector<int64_t> numbers;             // atomic numbers (n_atoms)
   std::vector<int64_t> senders, receivers;  // (n_edges)
   std::vector<double> vectors;              // sender - receiver, (n_edges, 3), Å
@@ -40,6 +44,12 @@ class Model {
 
   void call(const Graph& graph, Answer& answer);
   void set_threads(int n_threads);
+
+  // Whether ranks exchange features, in calls that all of them make at the same time; by what;
+  // and the most bytes of a row that one of the exchanges takes.
+  bool exchanges() const;
+  void exchange_by(const eqcalc_exchange& host);
+  int64_t widest_exchange();
 
  private:
   struct Parts;

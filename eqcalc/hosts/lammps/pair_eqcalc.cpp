@@ -36,6 +36,11 @@ void broadcast(std::string& text, MPI_Comm world) {
   MPI_Bcast(text.data(), size, MPI_CHAR, 0, world);
 }
 
+template <typename T>
+void add_row(T* to, const T* from, int64_t width) {
+  for (int64_t k = 0; k < width; ++k) to[k] += from[k];
+}
+
 // The most memory that this process has used, where the system tells.
 double megabytes() {
   std::ifstream status("/proc/self/status");
@@ -85,8 +90,10 @@ void PairEqcalc::settings(int n, char** words) {
       choose({"auto", "inductor", "torchscript"}, wish_.engine);
     else if (key == "precision")
       choose({"model", "float32", "float64"}, wish_.precision);
+    else if (key == "ranks")
+      choose({"auto", "exchange", "halo"}, wish_.ranks);
     else
-      error->all(FLERR, "pair_style eqcalc knows engine and precision, not '{}'", key);
+      error->all(FLERR, "pair_style eqcalc knows engine, precision and ranks, not '{}'", key);
   }
   const std::string units = update->unit_style;
   if (units != "metal" && units != "real")
@@ -108,7 +115,6 @@ void PairEqcalc::coeff(int n, char** words) {
     if (model == "NULL" || (model.size() <= 2 && !platform::file_is_readable(model)))
       error->all(FLERR, "pair_coeff of eqcalc has more elements than the {} atom types: '{}' would "
                  "be a model", n_types, model);
-  wish_.ranks = is_alone() ? "one" : "halo";
   load();
   numbers_.assign(n_types + 1, 0);
   const auto symbols = utils::split_words(ticket_->text("elements"));
@@ -136,8 +142,6 @@ void PairEqcalc::coeff(int n, char** words) {
   delete[] pvector;
   nextra = n_members_ > 1 ? 2 : 0;
   pvector = nextra > 0 ? new double[nextra]() : nullptr;
-  comm_forward = 1;
-  comm_reverse = n_members_ > 1 ? 3 * n_members_ : 0;
 }
 
 // Have Python prepare the model on rank 0, and load on every rank what it says.
@@ -145,7 +149,9 @@ void PairEqcalc::load() {
   std::string said, why;
   if (comm->me == 0) {
     try {
-      said = eqcalc_lammps::prepare(wish_);
+      auto wish = wish_;
+      if (comm->nprocs == 1) wish.ranks = "one";
+      said = eqcalc_lammps::prepare(wish);
     } catch (const std::exception& failure) {
       why = failure.what();
     }
@@ -160,6 +166,16 @@ void PairEqcalc::load() {
     cutoff_ = ticket_->number("cutoff");
     n_hops_ = static_cast<int>(ticket_->number("hops"));
     per_ev_ = ticket_->number(update->unit_style);
+    const auto& ranks = ticket_->text("ranks");
+    ranks_ = ranks == "one" ? Ranks::kOne : ranks == "halo" ? Ranks::kHalo : Ranks::kExchange;
+    comm_forward = 1;
+    comm_reverse = n_members_ > 1 ? 3 * n_members_ : 0;
+    if (ranks_ == Ranks::kExchange) {
+      model_->exchange_by({this, &forward_features, &reverse_features});
+      const int widest = static_cast<int>((model_->widest_exchange() + 7) / 8);
+      comm_forward = std::max(comm_forward, widest);
+      comm_reverse = std::max(comm_reverse, widest);
+    }
     n_members_ = static_cast<int>(ticket_->number("members"));
   } catch (const std::exception& failure) {
     is_loaded = 0;
@@ -177,8 +193,6 @@ std::string PairEqcalc::models_in_words() const {
   return "model " + utils::join_words(wish_.models, ", ");
 }
 
-bool PairEqcalc::is_alone() const { return comm->nprocs == 1; }
-
 void PairEqcalc::init_style() {
   if (force->newton_pair == 0) error->all(FLERR, "pair_style eqcalc needs newton on");
   if (neighbor->nex_type > 0 || neighbor->nex_group > 0 || neighbor->nex_mol > 0)
@@ -195,7 +209,7 @@ void PairEqcalc::init_style() {
   check_masses();
   is_new_ = true;
   model_->set_threads(std::max(1, comm->nthreads));
-  if (is_alone()) {
+  if (ranks_ != Ranks::kHalo) {  // one cutoff is enough, and what LAMMPS gives by itself
     neighbor->add_request(this, NeighConst::REQ_FULL);
     return;
   }
@@ -247,7 +261,8 @@ void PairEqcalc::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   check_positions();
   make_graph();
-  if (graph_.n_owned > 0) {
+  // Exchanges are calls of all ranks: one without atoms makes them too.
+  if (graph_.n_owned > 0 || ranks_ == Ranks::kExchange) {
     try {
       model_->call(graph_, answer_);
     } catch (const std::exception& failure) {
@@ -263,7 +278,8 @@ void PairEqcalc::compute(int eflag, int vflag) {
 
 // Once for every run: what the model was given.
 void PairEqcalc::say_sizes() {
-  double own[3] = {static_cast<double>(graph_.n_owned), static_cast<double>(atoms_.size()),
+  const int64_t n_ghosts = graph_.n_ghosts + graph_.numbers.size() - graph_.n_owned;
+  double own[3] = {static_cast<double>(graph_.n_owned), static_cast<double>(n_ghosts),
                    static_cast<double>(edge_to_.size())};
   double sums[3], memory = megabytes(), most = 0.0;
   MPI_Reduce(own, sums, 3, MPI_DOUBLE, MPI_SUM, 0, world);
@@ -271,7 +287,7 @@ void PairEqcalc::say_sizes() {
   if (comm->me == 0)
     utils::logmesg(lmp, "eqcalc: {:.0f} atoms{}, {:.0f} edges; a rank has used {:.0f} MB at most\n",
                    sums[0],
-                   is_alone() ? "" : fmt::format(" and {:.0f} ghosts", sums[1] - sums[0]), sums[2],
+                   ranks_ == Ranks::kOne ? "" : fmt::format(" and {:.0f} ghosts", sums[1]), sums[2],
                    most);
   // Asked for by "eqcalc lammps check": this run, and all that follow, end here.
   if (std::getenv("EQCALC_LAMMPS_CHECK") != nullptr) timer->force_timeout();
@@ -290,10 +306,10 @@ void PairEqcalc::check_positions() {
 // Rows and edges of the model's graph.
 //
 // On one rank every ghost is an image of an owned atom, and stands for it: the graph is that of
-// the periodic structure. With several, owned atoms are followed by the ghosts that they depend
-// on: neighbours of neighbours, as often as the network passes messages.
+// the periodic structure. Where features are exchanged all ghosts follow the owned atoms. With a
+// wide halo only those do on which owned atoms depend: neighbours of neighbours, as often as the
+// network passes messages.
 void PairEqcalc::make_graph() {
-  const bool is_halo = !is_alone();
   graph_.clear();
   atoms_.clear();
   edge_to_.clear();
@@ -305,10 +321,15 @@ void PairEqcalc::make_graph() {
     atoms_.push_back(i);
   }
   graph_.n_owned = static_cast<int64_t>(atoms_.size());
-  if (!is_halo) number_images();
+  if (ranks_ == Ranks::kOne) number_images();
+  if (ranks_ == Ranks::kExchange) {
+    graph_.n_ghosts = atom->nghost;
+    for (int k = 0; k < atom->nghost; ++k)
+      rows_[atom->nlocal + k] = static_cast<int>(graph_.n_owned) + k;
+  }
   size_t begin = 0, end = atoms_.size();
-  for (int hop = 0; hop < (is_halo ? n_hops_ : 1); ++hop) {
-    for (size_t row = begin; row < end; ++row) add_edges_to(static_cast<int>(row), is_halo);
+  for (int hop = 0; hop < (ranks_ == Ranks::kHalo ? n_hops_ : 1); ++hop) {
+    for (size_t row = begin; row < end; ++row) add_edges_to(static_cast<int>(row));
     begin = end;
     end = atoms_.size();
   }
@@ -317,7 +338,7 @@ void PairEqcalc::make_graph() {
     graph_.numbers[row] = numbers_[atom->type[atoms_[row]]];
 }
 
-void PairEqcalc::add_edges_to(int row, bool is_halo) {
+void PairEqcalc::add_edges_to(int row) {
   const int i = atoms_[row];
   const double* xi = atom->x[i];
   const int* neighbours = list->firstneigh[i];
@@ -332,7 +353,7 @@ void PairEqcalc::add_edges_to(int row, bool is_halo) {
       error->one(FLERR, "atoms {} and {} are {:.2g} apart", atom->tag[i], atom->tag[j],
                  std::sqrt(squared));
     if (rows_[j] < 0) {
-      if (!is_halo) error->one(FLERR, "atom {} is an image of none", atom->tag[j]);
+      if (ranks_ != Ranks::kHalo) error->one(FLERR, "atom {} is an image of none", atom->tag[j]);
       rows_[j] = static_cast<int>(atoms_.size());
       atoms_.push_back(j);
     }
@@ -344,15 +365,91 @@ void PairEqcalc::add_edges_to(int row, bool is_halo) {
 }
 
 // Give every ghost its owner's row.
-void PairEqcalc::number_images() { comm->forward_comm(this, 1); }
+void PairEqcalc::number_images() {
+  sending_ = Sending::kRows;
+  comm->forward_comm(this, 1);
+}
+
+// The library's calls between the layers of a network, on all ranks at the same time.
+int PairEqcalc::forward_features(void* context, void* rows, int64_t n_owned, int64_t,
+                                 int64_t width, int kind) {
+  auto* pair = static_cast<PairEqcalc*>(context);
+  pair->sending_ = Sending::kFeatures;
+  pair->exchanged_ = {static_cast<char*>(rows), n_owned, width, kind};
+  pair->comm->forward_comm(pair, pair->exchanged_.n_doubles());
+  return 1;
+}
+
+int PairEqcalc::reverse_features(void* context, void* rows, int64_t n_owned, int64_t,
+                                 int64_t width, int kind) {
+  auto* pair = static_cast<PairEqcalc*>(context);
+  pair->sending_ = Sending::kFeatures;
+  pair->exchanged_ = {static_cast<char*>(rows), n_owned, width, kind};
+  pair->comm->reverse_comm(pair, pair->exchanged_.n_doubles());
+  return 1;
+}
+
+// The row of an atom, or null where another style has it.
+char* PairEqcalc::exchanged_row(int atom_) const {
+  const int n_local = atom->nlocal;
+  const int64_t row = atom_ < n_local ? rows_[atom_] : exchanged_.first_ghost + atom_ - n_local;
+  return row < 0 ? nullptr : exchanged_.rows + row * exchanged_.n_bytes();
+}
 
 int PairEqcalc::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) {
-  for (int k = 0; k < n; ++k) buffer[k] = rows_[atoms[k]];
-  return n;
+  if (sending_ == Sending::kRows) {
+    for (int k = 0; k < n; ++k) buffer[k] = rows_[atoms[k]];
+    return n;
+  }
+  const int64_t n_bytes = exchanged_.n_bytes();
+  const int n_doubles = exchanged_.n_doubles();
+  for (int k = 0; k < n; ++k, buffer += n_doubles) {
+    const char* row = exchanged_row(atoms[k]);
+    if (row == nullptr)
+      std::memset(buffer, 0, n_bytes);
+    else
+      std::memcpy(buffer, row, n_bytes);
+  }
+  return n * n_doubles;
 }
 
 void PairEqcalc::unpack_forward_comm(int n, int first, double* buffer) {
-  for (int k = 0; k < n; ++k) rows_[first + k] = static_cast<int>(buffer[k]);
+  if (sending_ == Sending::kRows) {
+    for (int k = 0; k < n; ++k) rows_[first + k] = static_cast<int>(buffer[k]);
+    return;
+  }
+  for (int k = 0; k < n; ++k, buffer += exchanged_.n_doubles())
+    std::memcpy(exchanged_row(first + k), buffer, exchanged_.n_bytes());
+}
+
+int PairEqcalc::pack_reverse_comm(int n, int first, double* buffer) {
+  if (sending_ == Sending::kMemberForces) {
+    const int width = 3 * n_members_;
+    std::copy_n(&member_forces_[static_cast<size_t>(first) * width], n * width, buffer);
+    return n * width;
+  }
+  const int n_doubles = exchanged_.n_doubles();
+  for (int k = 0; k < n; ++k, buffer += n_doubles)
+    std::memcpy(buffer, exchanged_row(first + k), exchanged_.n_bytes());
+  return n * n_doubles;
+}
+
+void PairEqcalc::unpack_reverse_comm(int n, int* atoms, double* buffer) {
+  if (sending_ == Sending::kMemberForces) {
+    const int width = 3 * n_members_;
+    for (int k = 0; k < n; ++k)
+      for (int x = 0; x < width; ++x)
+        member_forces_[static_cast<size_t>(atoms[k]) * width + x] += *buffer++;
+    return;
+  }
+  for (int k = 0; k < n; ++k, buffer += exchanged_.n_doubles()) {
+    char* row = exchanged_row(atoms[k]);
+    if (row == nullptr) continue;
+    if (exchanged_.kind == EQCALC_FLOAT32)
+      add_row(reinterpret_cast<float*>(row), reinterpret_cast<float*>(buffer), exchanged_.width);
+    else
+      add_row(reinterpret_cast<double*>(row), buffer, exchanged_.width);
+  }
 }
 
 void PairEqcalc::check_answer() {
@@ -414,7 +511,8 @@ void PairEqcalc::add_member_forces() {
         to_j[3 * m + x] -= g[x];
       }
     }
-  comm->reverse_comm(this);
+  sending_ = Sending::kMemberForces;
+  comm->reverse_comm(this, width);
   allocate_spread();
   double largest = 0.0;
   for (int i = 0; i < atom->nlocal; ++i) {
@@ -439,19 +537,6 @@ void PairEqcalc::add_member_forces() {
   // compute pair adds up what the ranks have.
   pvector[0] = comm->me == 0 ? per_ev_ * std::sqrt(variance) : 0.0;
   pvector[1] = comm->me == 0 ? all_largest : 0.0;
-}
-
-int PairEqcalc::pack_reverse_comm(int n, int first, double* buffer) {
-  const int width = 3 * n_members_;
-  std::copy_n(&member_forces_[static_cast<size_t>(first) * width], n * width, buffer);
-  return n * width;
-}
-
-void PairEqcalc::unpack_reverse_comm(int n, int* atoms, double* buffer) {
-  const int width = 3 * n_members_;
-  for (int k = 0; k < n; ++k)
-    for (int x = 0; x < width; ++x)
-      member_forces_[static_cast<size_t>(atoms[k]) * width + x] += *buffer++;
 }
 
 void PairEqcalc::allocate_spread() { spread_.assign(std::max(atom->nmax, 1), 0.0); }

@@ -1,6 +1,7 @@
 // pair_style eqcalc: a model file of eqcalc as a potential of LAMMPS.
 //
 //   pair_style eqcalc [engine auto|inductor|torchscript] [precision model|float32|float64]
+//                     [ranks auto|exchange|halo]
 //   pair_coeff * * MODEL... ELEMENT...     one element for each atom type; NULL: not of this style
 //
 // docs/lammps.md describes it.
@@ -50,19 +51,37 @@ class PairEqcalc : public Pair {
   std::vector<double> member_forces_;  // (atoms, members, 3)
   std::vector<double> spread_;         // (atoms)
 
+  // How ranks share the work, see docs/lammps.md.
+  enum class Ranks { kOne, kHalo, kExchange };
+  Ranks ranks_ = Ranks::kOne;
+
+  // What LAMMPS's communication is about at the moment, and the rows that are exchanged: those of
+  // ghosts begin at first_ghost.
+  enum class Sending { kRows, kFeatures, kMemberForces };
+  Sending sending_ = Sending::kRows;
+  struct {
+    char* rows;
+    int64_t first_ghost, width;
+    int kind;
+    int64_t n_bytes() const { return width * (kind == EQCALC_FLOAT32 ? 4 : 8); }
+    int n_doubles() const { return static_cast<int>((n_bytes() + 7) / 8); }
+  } exchanged_{};
+
   void load();
   std::string models_in_words() const;
   void check_masses();
   void check_positions();
   void make_graph();
-  void add_edges_to(int row, bool is_halo);
+  void add_edges_to(int row);
   void number_images();
   void check_answer();
   void add_forces();
   void add_member_forces();
   void allocate_spread();
   void say_sizes();
-  bool is_alone() const;
+  char* exchanged_row(int atom) const;
+  static int forward_features(void*, void*, int64_t, int64_t, int64_t, int);
+  static int reverse_features(void*, void*, int64_t, int64_t, int64_t, int);
 };
 
 }  // namespace LAMMPS_NS

@@ -3,7 +3,9 @@
 The plugin starts ``python -m eqcalc lammps prepare`` and reads lines "key value":
 
     engine      inductor or torchscript
-    package     compiled package; of a committee, one for all members
+    ranks       one, halo or exchange: how ranks share the work
+    package     compiled package; of a committee one for all members, or where features are
+                exchanged one of each
     program     model file of each member, where nothing is compiled
     library     C++ library to be loaded first
     dtype       float32 or float64
@@ -16,21 +18,24 @@ The plugin starts ``python -m eqcalc lammps prepare`` and reads lines "key value
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ase.data import atomic_masses, atomic_numbers
 
 from eqcalc.devices import resolve_dtype
 from eqcalc.engines import Model, Target, load_committee, load_model
-from eqcalc.engines.packages import find_package
+from eqcalc.engines.packages import find_package, make_exchange_package
 from eqcalc.errors import EngineError, ModelFileError
-from eqcalc.model_file import open_potential
+from eqcalc.model_file import ModelFile, open_potential
 from eqcalc.native.build import find_library
 from eqcalc.units import ENERGY_UNITS
 
 __all__ = ["ticket"]
 
 
-def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model") -> Iterator[str]:
+def ticket(
+    models: Sequence[str], *, engine: str = "auto", dtype: str = "model", ranks: str = "one"
+) -> Iterator[str]:
     """Yield the lines that tell the plugin how to run a model, or a committee.
 
     Parameters
@@ -39,6 +44,8 @@ def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model")
     engine : "inductor", compiled where that was not done yet; "torchscript"; or "auto", the
         former where it can be had
     dtype : "float32", "float64", or "model": what the file has
+    ranks : "one"; "exchange", of features between layers; "halo", which needs no more than the
+        model; or "auto", the former where it can be had
 
     Raises
     ------
@@ -59,9 +66,12 @@ def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model")
     target = Target(loaded[0].device, loaded[0].dtype)
     compiled = loaded[0].engine.name == "inductor"
     files = [model.file for model in loaded]
+    exchanging, why_halo = _exchange_packages(files, target, ranks, compiled)
     yield f"engine {'inductor' if compiled else 'torchscript'}"
+    yield f"ranks {'one' if ranks == 'one' else 'exchange' if exchanging else 'halo'}"
     if compiled:
-        yield f"package {find_package(files, target)}"
+        packages = exchanging or [find_package(files, target)]
+        yield from (f"package {path}" for path in packages)
         library = find_library()
         if library is not None:
             yield f"library {library}"
@@ -85,6 +95,30 @@ def ticket(models: Sequence[str], *, engine: str = "auto", dtype: str = "model")
         )
     if why:
         yield f"say not compiled: {why}"
+    if exchanging:
+        yield "say ranks exchange features between layers"
+    elif ranks != "one":
+        yield f"say ranks repeat the work of a wide halo: {why_halo}"
+
+
+def _exchange_packages(
+    files: Sequence[ModelFile], target: Target, ranks: str, compiled: bool
+) -> tuple[list[Path], str]:
+    """Return the packages of ranks that exchange features, or none and the reason."""
+    if ranks in ("one", "halo"):
+        return [], "asked for"
+    if not compiled:
+        if ranks == "exchange":
+            raise EngineError(
+                "ranks exchange features in compiled packages only; this runs as TorchScript."
+            )
+        return [], "TorchScript cannot exchange features"
+    try:
+        return [make_exchange_package(file, target) for file in files], ""
+    except EngineError as error:
+        if ranks == "exchange":
+            raise
+        return [], str(error)
 
 
 def _load(models: Sequence[str], engine: str, dtype: str) -> tuple[list[Model], str]:

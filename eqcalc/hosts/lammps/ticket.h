@@ -14,7 +14,7 @@ namespace eqcalc_lammps {
 // What the input file asks for.
 struct Wish {
   std::vector<std::string> models;  // files, or names of shipped models
-  std::string engine = "auto", precision = "model", ranks = "one";
+  std::string engine = "auto", precision = "model", ranks = "auto";
 };
 
 // Lines "key value", in which a key may come several times.
