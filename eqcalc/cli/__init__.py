@@ -37,6 +37,7 @@ VERBS: tuple[str, ...] = (
     "import",
     "compile",
     "bench",
+    "lammps",
     "ipi",
     "nbody",
 )
@@ -44,6 +45,12 @@ VERBS: tuple[str, ...] = (
 
 _FUNCTIONS = {"import": "import_model"}
 """Of verbs that are no names in Python."""
+
+_GROUPS: dict[str, tuple[str, ...]] = {"lammps": ("run", "check", "build", "prepare")}
+"""Verbs that take one of these words first; each is a function of the verb's module."""
+
+_HIDDEN = ("prepare",)
+"""What programs call."""
 
 _HELP = "Trained equivariant networks as an ASE calculator: dynamics, relaxation, training."
 
@@ -61,9 +68,17 @@ def build_app() -> typer.Typer:
     for verb in VERBS:
         name = _FUNCTIONS.get(verb, verb)
         module = f"{__name__}.{name}"
-        if importlib.util.find_spec(module) is not None:
-            function = getattr(importlib.import_module(module), name)
-            app.command(verb)(naming_options(function))
+        if importlib.util.find_spec(module) is None:
+            continue
+        found = importlib.import_module(module)
+        if verb not in _GROUPS:
+            app.command(verb)(naming_options(getattr(found, name)))
+            continue
+        group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=found.__doc__)
+        for word in _GROUPS[verb]:
+            hidden = word in _HIDDEN
+            group.command(word, hidden=hidden)(naming_options(getattr(found, word)))
+        app.add_typer(group, name=verb)
     return app
 
 

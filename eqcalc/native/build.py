@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from eqcalc.errors import EngineError
 from eqcalc.native.operators import load_operators
 from eqcalc.native.package_cache import PackageCache, machine_key
 
-__all__ = ["build_library", "find_library", "library_checksum", "load_library"]
+__all__ = ["build_library", "compile_sources", "find_library", "library_checksum", "load_library"]
 
 _FOLDER = Path(__file__).parent
 
@@ -112,6 +112,26 @@ def _key() -> dict[str, str]:
 
 
 def _build(library: Path) -> None:
+    compile_sources(SOURCES, library, FLAGS)
+
+
+def compile_sources(
+    sources: Mapping[Path, Sequence[str]],
+    library: Path,
+    flags: Sequence[str],
+    links: Sequence[str] = (),
+) -> None:
+    """Compile C++ that uses torch into a library, every source at once.
+
+    Parameters
+    ----------
+    sources : and the flags that each takes besides
+    links : what else to link
+
+    Raises
+    ------
+    EngineError : there is no C++ compiler, or it fails.
+    """
     from torch.utils import cpp_extension
 
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -121,10 +141,10 @@ def _build(library: Path) -> None:
     libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
     with tempfile.TemporaryDirectory() as folder:  # a new one, of mode 0700
         commands, objects = [], []
-        for source, own_flags in SOURCES.items():
+        for source, own_flags in sources.items():
             objects.append(str(Path(folder, source.name).with_suffix(".o")))
             commands.append(
-                [compiler, *FLAGS, *own_flags, *headers, "-c", str(source), "-o", objects[-1]]
+                [compiler, *flags, *own_flags, *headers, "-c", str(source), "-o", objects[-1]]
             )
         # Most of the time goes into torch's headers, which every source reads.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -133,7 +153,7 @@ def _build(library: Path) -> None:
         # GCC's calls of OpenMP are answered by the library that torch brings: with one of its own
         # there could be two, each with its threads. Clang calls another one.
         own = ["-fopenmp"] if "clang" in Path(compiler).name else []
-        _run([*command, "-ltorch", "-ltorch_cpu", "-lc10", *own])
+        _run([*command, "-ltorch", "-ltorch_cpu", "-lc10", *own, *links])
 
 
 def _run(command: Sequence[str]) -> None:

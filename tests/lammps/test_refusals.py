@@ -1,0 +1,133 @@
+"""What the pair style refuses, in LAMMPS's words, on all ranks and without a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lammps_runs import run_input, run_text
+from small_models import crystal, ethanol
+
+pytestmark = pytest.mark.hosts
+
+Export = Callable[..., Path]
+
+
+def refused(run, message: str) -> None:
+    """Require that LAMMPS ended with an error that holds these words, before any thermo row."""
+    assert run.status != 0
+    said = " ".join(run.text.split())
+    assert message in said, run.text
+    assert not run.thermo
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_swapped_elements_are_refused_by_the_masses(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    text = "run 0\n"
+    atoms = ethanol()
+    atoms.center(vacuum=5.0)
+    run = run_input(tmp_path, atoms, str(model_of()), "H C O", text, ranks=ranks)
+    assert run.status == 0
+    head = (tmp_path / "in.lammps").read_text()
+    swapped = head.replace(" H C O\n", " O C H\n")
+    assert swapped != head
+    refused(
+        run_text(tmp_path, swapped, ranks),
+        "pair_coeff calls type 1 O, but its mass is 1.008, that of H; give the elements in the "
+        "order of the types",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (" H C O\n", " H C Xx\n", "knows H C O Si; it does not know 'Xx', the element of type 3"),
+        (" H C O\n", " H C N\n", "it does not know 'N', the element of type 3"),
+        ("{model} H C O\n", "H C O\n", "needs a model and an element for each of the 3 atom types"),
+        (" H C O\n", " H C O O\n", "more elements than the 3 atom types: 'H' would be a model"),
+        ("{model}", "missing.pt", "no such model file: 'missing.pt'"),
+        ("{model}", "in.data", "in.data"),
+        ("pair_coeff * *", "pair_coeff 1 1", "must start with * *"),
+        ("units metal", "units si", "needs units metal or real, not si"),
+        ("units metal", "units metal\nnewton off", "needs newton on"),
+        ("eqcalc engine torchscript", "eqcalc engine fast", "found 'fast'"),
+        ("eqcalc engine torchscript", "eqcalc engine", "nothing stands behind 'engine'"),
+        ("eqcalc engine torchscript", "eqcalc speed 3", "knows engine and precision, not 'speed'"),
+        ("eqcalc engine torchscript", "eqcalc precision half", "found 'half'"),
+        ("run 0", "neigh_modify exclude type 1 2\nrun 0", "neigh_modify exclude would take some"),
+        ("run 0", "group some type 1\nneigh_modify include some\nrun 0", "neigh_modify include"),
+    ],
+)
+def test_input_that_means_something_else_is_refused(
+    old: str, new: str, message: str, model_of: Export, tmp_path: Path
+) -> None:
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", "run 0\n", before="")
+    head = (tmp_path / "in.lammps").read_text()
+    model = str(model_of())
+    changed = head.replace(old.replace("{model}", model), new)
+    assert changed != head
+    refused(run_text(tmp_path, changed), message)
+    assert run.status == 0
+
+
+def test_damaged_model_is_refused(model_of: Export, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.pt"
+    content = bytearray(model_of().read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(bytes(content))
+    refused(run_input(tmp_path, crystal(), str(damaged), "H C O", "run 0\n"), "damaged.pt")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_atoms_on_top_of_one_another_are_refused(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    atoms = crystal()
+    atoms.positions[3] = atoms.positions[5]
+    refused(
+        run_input(tmp_path, atoms, str(model_of()), "H C O", "run 0\n", ranks=ranks),
+        "atoms 4 and 6 are 0 apart" if ranks == 1 else "are 0 apart",
+    )
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_position_that_is_no_number_is_refused_and_no_rank_hangs(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    commands = (
+        "run 0\ngroup one id 3\nvelocity one set 1e300 0 0\ntimestep 1e10\nfix 1 all nve\n"
+        "neigh_modify every 1000 delay 1000 check no\nrun 5\n"
+    )
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", commands, ranks=ranks)
+    assert run.status != 0
+    assert "has a position that is not finite" in run.text
+    assert len(run.thermo) == 2  # of step 0, twice
+
+
+def test_special_bonds_that_hide_pairs_are_refused(model_of: Export, tmp_path: Path) -> None:
+    commands = "run 0\n"
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", commands, style="full")
+    refused(run, "special_bonds lj/coul 1.0 1.0 1.0")
+    run = run_input(
+        tmp_path,
+        crystal(),
+        str(model_of()),
+        "H C O",
+        commands,
+        style="full",
+        before="special_bonds lj/coul 1.0 1.0 1.0",
+    )
+    assert run.status == 0, run.text
+
+
+def test_missing_python_is_named(
+    model_of: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQCALC_PYTHON", "/nowhere/python")
+    refused(
+        run_input(tmp_path, crystal(), str(model_of()), "H C O", "run 0\n"),
+        "set EQCALC_PYTHON to the Python that has eqcalc",
+    )

@@ -1,0 +1,182 @@
+"""Energies, forces, pressures and energies of atoms in LAMMPS are those of the calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from lammps_runs import BAR, Run, frames_of, run_input
+from small_models import POTENTIALS, crystal, ethanol, slab
+
+from eqcalc import EqCalculator
+from eqcalc.bench.structures import load_structure
+
+pytestmark = pytest.mark.hosts
+
+Export = Callable[..., Path]
+
+NVE = """
+velocity all create 300 4928459
+fix 1 all nve
+run {n}
+"""
+
+
+def require_same(
+    run: Run, model: Path, elements: str, pbc: bool | list[bool] = True, n_frames: int = 0
+) -> None:
+    """Compare every frame with the calculator: to 1e-9 of the largest number of its kind."""
+    assert run.status == 0, run.text
+    frames = frames_of(run, elements, pbc)
+    assert len(frames) == len(run.thermo) >= n_frames
+    calculator = EqCalculator(model, device="cpu", dtype="float64", engine="torchscript")
+    for atoms, row in zip(frames, run.thermo, strict=True):
+        found = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=pbc)
+        found.calc = calculator
+        assert row[1] == pytest.approx(found.get_potential_energy(), rel=1e-9)
+        forces = found.get_forces()
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-9 * abs(forces).max())
+        energies = found.get_potential_energies()
+        np.testing.assert_allclose(
+            atoms.calc.results["energies"], energies, atol=1e-9 * abs(energies).max()
+        )
+        if found.pbc.all():
+            stress = found.get_stress(voigt=False)
+            wanted = -BAR * stress[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+            np.testing.assert_allclose(row[2:8], wanted, atol=1e-9 * abs(wanted).max())
+            # xx yy zz xy xz yz in LAMMPS, xx yy zz yz xz xy in ASE
+            virials = BAR * found.get_volume() * found.get_stresses()[:, [0, 1, 2, 5, 4, 3]]
+            np.testing.assert_allclose(
+                atoms.arrays["virials"], virials, atol=1e-9 * abs(virials).max()
+            )
+
+
+def silicon() -> Atoms:
+    """Return 64 rattled atoms of silicon."""
+    atoms = bulk("Si", cubic=True) * 2
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
+    name: str, ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of(name)
+    run = run_input(tmp_path, silicon(), str(model), "Si", NVE.format(n=50), ranks=ranks)
+    require_same(run, model, "Si", n_frames=6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_water_has_the_numbers_of_the_calculator(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("nequip")
+    commands = "timestep 0.0005\n" + NVE.format(n=50)
+    run = run_input(tmp_path, load_structure("water192"), str(model), "O H", commands, ranks=ranks)
+    require_same(run, model, "O H", n_frames=6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculator(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("painn")
+    run = run_input(tmp_path, crystal(), str(model), "H C O", NVE.format(n=20), ranks=ranks)
+    require_same(run, model, "H C O", n_frames=3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_slab_has_the_numbers_of_the_calculator(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("dimenetpp")
+    atoms = slab()
+    atoms.center(vacuum=5.0, axis=2)
+    atoms.cell[2, :2] = 0.0  # LAMMPS has no tilt out of an open side
+    run = run_input(
+        tmp_path, atoms, str(model), "H C O", NVE.format(n=20), ranks=ranks, boundary="p p f"
+    )
+    require_same(run, model, "H C O", [True, True, False], n_frames=3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_molecule_and_an_atom_far_away_have_the_numbers_of_the_calculator(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    """With two ranks one has the molecule alone, the other an atom without neighbours."""
+    model = model_of("painn")
+    atoms = ethanol()
+    atoms.center(vacuum=2.0)
+    atoms.cell[0, 0] = 60.0
+    atoms += Atoms("O", [[55.0, 2.0, 2.0]])
+    run = run_input(
+        tmp_path, atoms, str(model), "H C O", NVE.format(n=20), ranks=ranks, boundary="f f f"
+    )
+    require_same(run, model, "H C O", False, n_frames=3)
+
+
+def test_rank_without_atoms_changes_nothing(model_of: Export, tmp_path: Path) -> None:
+    model = model_of("schnet")
+    atoms = ethanol()
+    atoms.center(vacuum=3.0)
+    atoms.cell[0, 0] = 60.0
+    run = run_input(
+        tmp_path,
+        atoms,
+        str(model),
+        "H C O",
+        NVE.format(n=20),
+        ranks=2,
+        boundary="f f f",
+        before="processors 2 1 1",
+    )
+    require_same(run, model, "H C O", False, n_frames=3)
+
+
+def test_atom_that_migrates_between_ranks_keeps_its_energy(
+    model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("painn")
+    atoms = ethanol()
+    atoms.center(vacuum=4.0)
+    atoms.set_pbc(True)
+    atoms.cell[0, 0] = 16.0
+    commands = "velocity all set 40.0 0.0 0.0 sum no\nfix 1 all nve\nrun 400\n"
+    run = run_input(
+        tmp_path,
+        atoms,
+        str(model),
+        "H C O",
+        commands,
+        ranks=2,
+        every=40,
+        before="processors 2 1 1",
+    )
+    frames = frames_of(run, "H C O")
+    travelled = frames[-1].positions[:, 0].mean() - frames[0].positions[:, 0].mean()
+    assert abs(travelled) > 1.0  # all of them, through the border and the periodic one
+    require_same(run, model, "H C O", n_frames=11)
+
+
+def test_units_real_are_those_of_the_calculator_in_kcal_per_mol(
+    model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("painn")
+    run = run_input(tmp_path, crystal(), str(model), "H C O", "run 0\n", units="real")
+    assert run.status == 0, run.text
+    atoms = frames_of(run, "H C O")[0]
+    found = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+    found.calc = EqCalculator(model, device="cpu", dtype="float64", engine="torchscript")
+    per_ev = units.mol / units.kcal
+    assert run.thermo[0][1] == pytest.approx(per_ev * found.get_potential_energy(), rel=1e-9)
+    forces = per_ev * found.get_forces()
+    np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-8 * abs(forces).max())
+    atmospheres = -BAR / 1.01325 * found.get_stress()[:3]
+    # LAMMPS's own constant for the pressure has six digits.
+    np.testing.assert_allclose(run.thermo[0][2:5], atmospheres, rtol=2e-6)

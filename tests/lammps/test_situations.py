@@ -1,0 +1,163 @@
+"""What people do with LAMMPS besides plain dynamics, against the calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from lammps_runs import Run, frames_of, run_input, run_text
+from small_models import crystal
+from test_same_numbers import require_same
+
+from eqcalc import EqCalculator
+
+pytestmark = pytest.mark.hosts
+
+Export = Callable[..., Path]
+
+
+def crystal_twice() -> Atoms:
+    """Return 16 atoms."""
+    return crystal() * (2, 1, 1)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_committee_has_the_spread_of_the_calculator(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    members = [model_of("painn", seed) for seed in (0, 1, 2)]
+    commands = """
+fix spread all pair 1 eqcalc spread 0
+compute spread all pair eqcalc
+thermo_style custom step pe c_spread[1] c_spread[2]
+thermo_modify format float %.17g
+undump frames
+dump frames all custom 10 frames.dump id type x y z fx fy fz f_spread
+dump_modify frames format float %.17g sort id
+fix 1 all nve
+run 10
+"""
+    run = run_input(
+        tmp_path, crystal(), " ".join(map(str, members)), "H C O", commands, ranks=ranks
+    )
+    assert run.status == 0, run.text
+    calculator = EqCalculator(members, device="cpu", dtype="float64", engine="torchscript")
+    for atoms, row in zip(frames_of(run, "H C O"), run.thermo, strict=True):
+        found = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        found.calc = calculator
+        assert row[1] == pytest.approx(found.get_potential_energy(), rel=1e-9)
+        spreads = np.linalg.norm(calculator.results["forces_spread"], axis=1)
+        assert row[2] == pytest.approx(calculator.results["energy_spread"], rel=1e-7)
+        assert row[3] == pytest.approx(spreads.max(), rel=1e-7)
+        np.testing.assert_allclose(atoms.calc.results["energies"], spreads, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        "minimize 0 1e-3 20 100\n",
+        "fix 1 all box/relax tri 0.0 vmax 0.001\nminimize 0 1e-3 20 100\n",
+        "velocity all create 300 7\nfix 1 all npt temp 300 300 0.1 tri 0 0 1\nrun 20\n",
+        "fix 1 all nve\nneigh_modify every 5 delay 5 check no\nrun 20\n",
+        "delete_atoms group outer\nfix 1 all nve\nrun 20\n",
+        "create_atoms 3 single 2.0 2.2 2.1\nfix 1 all nve\nrun 20\n",
+    ],
+)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_everyday_command_keeps_the_numbers_of_the_calculator(
+    ranks: int, commands: str, model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("painn")
+    group = "group outer id 3 9\n"
+    run = run_input(tmp_path, crystal_twice(), str(model), "H C O", group + commands, ranks=ranks)
+    require_same(run, model, "H C O", n_frames=2)
+
+
+def test_rerun_and_restart_have_the_numbers_of_the_run(model_of: Export, tmp_path: Path) -> None:
+    model = model_of("painn")
+    commands = "fix 1 all nve\nrun 20\nwrite_restart end.restart\n"
+    first = run_input(tmp_path, crystal(), str(model), "H C O", commands)
+    require_same(first, model, "H C O", n_frames=3)
+    head = (tmp_path / "in.lammps").read_text().removesuffix(commands)
+    again = run_text(
+        tmp_path,
+        head.replace("frames.dump", "again.dump") + "rerun frames.dump dump x y z box yes\n",
+    )
+    assert again.status == 0, again.text
+    np.testing.assert_allclose([row[1:] for row in again.thermo], [row[1:] for row in first.thermo])
+    restarted = run_text(
+        tmp_path,
+        head.replace("read_data in.data", "read_restart end.restart").replace(
+            "frames.dump", "restarted.dump"
+        )
+        + "run 0\n",
+    )
+    assert restarted.status == 0, restarted.text
+    np.testing.assert_allclose(restarted.thermo[0][1:], first.thermo[-1][1:], rtol=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_hybrid_overlay_adds_another_style(ranks: int, model_of: Export, tmp_path: Path) -> None:
+    model = model_of("painn")
+    commands = (
+        "compute one all pair eqcalc\nthermo_style custom step c_one pe\n"
+        "thermo_modify format float %.17g\nrun 0\n"
+    )
+    run = run_input(tmp_path, crystal(), str(model), "H C O", "run 0\n")
+    text = (tmp_path / "in.lammps").read_text().removesuffix("run 0\n")
+    text = text.replace("pair_style eqcalc", "pair_style hybrid/overlay zbl 2.0 3.0 eqcalc")
+    text = text.replace("pair_coeff * *", "pair_coeff * * eqcalc") + commands
+    for k, z in enumerate((1, 6, 8), 1):
+        for other, w in list(enumerate((1, 6, 8), 1))[k - 1 :]:
+            text = text.replace(
+                "compute virial", f"pair_coeff {k} {other} zbl {z} {w}\ncompute virial", 1
+            )
+    both = run_text(tmp_path, text, ranks)
+    assert both.status == 0, both.text
+    _, energy, total = both.thermo[0]
+    assert energy == pytest.approx(run.thermo[0][1], rel=1e-12)
+    assert total > energy
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_types_of_another_style_are_not_seen(ranks: int, model_of: Export, tmp_path: Path) -> None:
+    model = model_of("painn")
+    atoms = crystal_twice()
+    run_input(tmp_path, atoms, str(model), "H C O", "run 0\n")
+    text = (tmp_path / "in.lammps").read_text().removesuffix("run 0\n")
+    text = text.replace("pair_style eqcalc", "pair_style hybrid lj/cut 4.0 eqcalc")
+    text = text.replace(
+        f"pair_coeff * * {model} H C O",
+        (
+            f"pair_coeff * * eqcalc {model} H NULL O\npair_coeff 2 * lj/cut 0.01 2.0\n"
+            "pair_coeff 1 2 lj/cut 0.01 2.0"
+        ),
+    )
+    text += (
+        "compute one all pair eqcalc\nthermo_style custom step c_one\n"
+        "thermo_modify format float %.17g\nrun 0\n"
+    )
+    run: Run = run_text(tmp_path, text, ranks)
+    assert run.status == 0, run.text
+    atoms = frames_of(run, "H C O")[0]
+    seen = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)[atoms.numbers != 6]
+    seen.calc = EqCalculator(model, device="cpu", dtype="float64", engine="torchscript")
+    assert run.thermo[0][1] == pytest.approx(seen.get_potential_energy(), rel=1e-9)
+
+
+def test_atoms_that_are_lost_take_their_energy_along(model_of: Export, tmp_path: Path) -> None:
+    model = model_of("painn")
+    commands = (
+        "thermo_modify lost ignore\ngroup one id 1\nvelocity one set 0 0 900 sum no\n"
+        "fix 1 all nve\nrun 50\n"
+    )
+    atoms = crystal()
+    atoms.cell[2, :2] = 0.0
+    atoms.center(vacuum=3.0, axis=2)
+    run = run_input(tmp_path, atoms, str(model), "H C O", commands, ranks=2, boundary="p p f")
+    assert run.status == 0, run.text
+    assert len(frames_of(run, "H C O")[-1]) == len(atoms) - 1
+    require_same(run, model, "H C O", [True, True, False], n_frames=6)
