@@ -24,7 +24,7 @@ from ase.data import atomic_masses, atomic_numbers
 
 from eqcalc.devices import resolve_dtype
 from eqcalc.engines import Model, Target, load_committee, load_model
-from eqcalc.engines.packages import find_package, make_exchange_package
+from eqcalc.engines.packages import make_exchange_package, make_package
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.model_file import ModelFile, open_potential
 from eqcalc.native.build import find_library
@@ -70,7 +70,7 @@ def ticket(
     yield f"engine {'inductor' if compiled else 'torchscript'}"
     yield f"ranks {'one' if ranks == 'one' else 'exchange' if exchanging else 'halo'}"
     if compiled:
-        packages = exchanging or [find_package(files, target)]
+        packages = exchanging or [make_package(files, target)]
         yield from (f"package {path}" for path in packages)
         library = find_library()
         if library is not None:
