@@ -14,8 +14,8 @@ from eqcalc.engines.exchange import ExchangePackage
 from eqcalc.engines.packages import target_name
 from eqcalc.errors import EngineError, EqcalcError, listing
 from eqcalc.export import compile_committee, compile_exchange, compile_model
-from eqcalc.export.exchange import verify_exchange
 from eqcalc.model_file import ModelFile
+from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.build import build_library, load_library
 from eqcalc.native.compiler_folder import private_compiler_folder
 from eqcalc.threads import UsingThreads

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from eqcalc.elements import atomic_number
 from eqcalc.errors import EngineError
-from eqcalc.export.exchange import differentiate, evaluate_owned, verify_exchange, why_no_exchange
+from eqcalc.export.exchange import differentiate, evaluate_owned, why_no_exchange
 from eqcalc.export.frames import element_clusters
 from eqcalc.export.rebuild import rebuild_potential
 from eqcalc.export.row_products import use_row_products
 from eqcalc.model_file import ModelFile
+from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.exchange import enable_exchange
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential

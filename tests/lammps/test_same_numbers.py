@@ -72,6 +72,28 @@ def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
     require_same(run, model, "Si", n_frames=6)
 
 
+@pytest.mark.parametrize("name", ["egnn", "gvp", "nequip", "painn", "schnet"])
+def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
+    name: str, model_of: Export, tmp_path: Path
+) -> None:
+    """A compiled package in float64, on three ranks of which one has no atoms."""
+    model = model_of(name)
+    atoms = silicon()[:40]
+    atoms.cell[0, 0] *= 3.0
+    run = run_input(
+        tmp_path,
+        atoms,
+        str(model),
+        "Si",
+        NVE.format(n=50),
+        ranks=3,
+        options="engine inductor ranks exchange",
+        before="processors 3 1 1",
+    )
+    assert "ranks exchange features between layers" in run.text
+    require_same(run, model, "Si", n_frames=6)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_water_has_the_numbers_of_the_calculator(
     ranks: int, model_of: Export, tmp_path: Path

@@ -21,9 +21,10 @@ from eqcalc.architectures import build
 from eqcalc.derivatives import virials_from_edge_gradients
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.export import compile_exchange, rebuild_potential
-from eqcalc.export.exchange import evaluate_owned, verify_exchange
+from eqcalc.export.exchange import evaluate_owned
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import open_model_file
+from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.exchange import exchanged_by
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.scatter import at_senders, exchanging, of_all_atoms

@@ -10,6 +10,7 @@ from setuptools import Distribution
 from eqcalc.model_file import available_models
 
 ROOT = Path(__file__).parents[2]
+NAMED = ("LICENSE", "CMakeLists.txt")
 
 
 @pytest.fixture
@@ -54,5 +55,5 @@ def test_sources_of_the_library_and_the_marker_of_types_are_shipped(shipped):
 
 def test_nothing_but_the_package_is_shipped(shipped):
     assert {path.split("/")[0] for path in shipped} == {"eqcalc"}
-    suffixes = {Path(p).suffix for p in shipped - {"eqcalc/py.typed"} if Path(p).name != "LICENSE"}
+    suffixes = {Path(p).suffix for p in shipped - {"eqcalc/py.typed"} if Path(p).name not in NAMED}
     assert suffixes <= {".py", ".cpp", ".h", ".pt", ".md", ".toml", ".json"}

@@ -19,18 +19,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from ase.data import atomic_masses, atomic_numbers
 
 from eqcalc.devices import resolve_dtype
-from eqcalc.engines import Model, Target, load_committee, load_model
+from eqcalc.engines import Target, load_committee, load_model
+from eqcalc.engines.exchange import ExchangePackage
 from eqcalc.engines.packages import make_exchange_package, make_package
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.model_file import ModelFile, open_potential
+from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.build import find_library
 from eqcalc.units import ENERGY_UNITS
 
 __all__ = ["ticket"]
+
+
+class Way(NamedTuple):
+    """How models run: files that the plugin loads, and why they do not run faster."""
+
+    engine: str
+    ranks: str
+    files: list[Path]
+    said: list[str]
 
 
 def ticket(
@@ -52,31 +65,25 @@ def ticket(
     ModelFileError : a file is missing or damaged, or no two members know the same elements.
     EngineError : the engine cannot run the model here.
     """
-    precision = None if dtype == "model" else dtype
-    precisions = {precision or open_potential(model).card.dtype for model in models}
+    files = [open_potential(model) for model in models]
+    cards = [file.card for file in files]
+    precisions = {card.dtype if dtype == "model" else dtype for card in cards}
     if len(precisions) > 1:
         raise ModelFileError(
             "the members of a committee differ in precision; write precision float32 or float64."
         )
-    loaded, why = _load(models, engine, precisions.pop())
-    cards = [model.card for model in loaded]
     elements = [s for s in cards[0].elements if all(s in card.elements for card in cards)]
     if not elements:
         raise ModelFileError("the members of a committee have no element in common.")
-    target = Target(loaded[0].device, loaded[0].dtype)
-    compiled = loaded[0].engine.name == "inductor"
-    files = [model.file for model in loaded]
-    exchanging, why_halo = _exchange_packages(files, target, ranks, compiled)
-    yield f"engine {'inductor' if compiled else 'torchscript'}"
-    yield f"ranks {'one' if ranks == 'one' else 'exchange' if exchanging else 'halo'}"
-    if compiled:
-        packages = exchanging or [make_package(files, target)]
-        yield from (f"package {path}" for path in packages)
-        library = find_library()
-        if library is not None:
-            yield f"library {library}"
-    else:
-        yield from (f"program {file.path.resolve()}" for file in files)
+    target = Target(torch.device("cpu"), resolve_dtype(precisions.pop()))
+    way = _way(models, files, target, engine, ranks)
+    yield f"engine {way.engine}"
+    yield f"ranks {way.ranks}"
+    kind = "package" if way.engine == "inductor" else "program"
+    yield from (f"{kind} {path.resolve()}" for path in way.files)
+    library = find_library()
+    if way.engine == "inductor" and library is not None:
+        yield f"library {library}"
     yield f"dtype {target.precision}"
     yield f"cutoff {max(card.cutoff for card in cards)!r}"
     yield f"hops {max(card.n_hops for card in cards)}"
@@ -87,55 +94,57 @@ def ticket(
     yield f"masses {' '.join(f'{atomic_masses[z]:.6g}' for z in numbers)}"
     yield "metal 1.0"
     yield f"real {1.0 / ENERGY_UNITS['kcal/mol']!r}"
-    for model in loaded:
-        card = model.card
+    for card in cards:
         yield (
             f"say {card.name}: {card.architecture}, {card.cutoff:g} Å × {card.n_hops}, "
-            f"{model.engine.name} in {target.precision}, passport reproduced"
+            f"{way.engine} in {target.precision}, passport reproduced"
         )
-    if why:
-        yield f"say not compiled: {why}"
-    if exchanging:
-        yield "say ranks exchange features between layers"
-    elif ranks != "one":
-        yield f"say ranks repeat the work of a wide halo: {why_halo}"
+    yield from (f"say {' '.join(line.split())}" for line in way.said)
 
 
-def _exchange_packages(
-    files: Sequence[ModelFile], target: Target, ranks: str, compiled: bool
-) -> tuple[list[Path], str]:
-    """Return the packages of ranks that exchange features, or none and the reason."""
-    if ranks in ("one", "halo"):
-        return [], "asked for"
-    if not compiled:
-        if ranks == "exchange":
-            raise EngineError(
-                "ranks exchange features in compiled packages only; this runs as TorchScript."
-            )
-        return [], "TorchScript cannot exchange features"
-    try:
-        return [make_exchange_package(file, target) for file in files], ""
-    except EngineError as error:
-        if ranks == "exchange":
-            raise
-        return [], str(error)
+def _way(
+    models: Sequence[str], files: Sequence[ModelFile], target: Target, engine: str, ranks: str
+) -> Way:
+    """Prepare the fastest way that is allowed and possible; each has reproduced the passport."""
+    said = []
+    if ranks in ("exchange", "auto"):
+        try:
+            return _exchange(files, target, engine)
+        except EngineError as error:
+            if ranks == "exchange":
+                raise
+            said.append(f"ranks repeat the work of a wide halo, because {error}")
+    ranks = "one" if ranks == "one" else "halo"
+    if engine != "torchscript":
+        try:
+            _load(models, target, "inductor")
+            return Way("inductor", ranks, [make_package(files, target)], said)
+        except EngineError as error:
+            if engine == "inductor":
+                raise
+            said.append(f"not compiled: {error}")
+    _load(models, target, "torchscript")
+    return Way("torchscript", ranks, [file.path for file in files], said)
 
 
-def _load(models: Sequence[str], engine: str, dtype: str) -> tuple[list[Model], str]:
-    """Return the models on one engine, and why it is not the fastest."""
+def _exchange(files: Sequence[ModelFile], target: Target, engine: str) -> Way:
+    """Prepare the packages of ranks that exchange features, one of each member."""
     if engine == "torchscript":
-        return [_loaded(model, "torchscript", dtype) for model in models], ""
-    try:
-        loaded = [_loaded(model, "inductor", dtype) for model in models]
-        if len(loaded) > 1:
-            load_committee(loaded, "inductor")
-    except EngineError as error:
-        if engine == "inductor":
-            raise
-        return [_loaded(model, "torchscript", dtype) for model in models], str(error)
-    return loaded, ""
+        raise EngineError("TorchScript cannot exchange features between ranks.")
+    packages = []
+    for file in files:
+        file.require_checked()  # a package that was compiled from it is its program too
+        packages.append(make_exchange_package(file, target))
+        package = ExchangePackage.load(file, target)
+        verify_exchange(file, package, target.dtype, "compiled")
+    return Way("inductor", "exchange", packages, ["ranks exchange features between layers"])
 
 
-def _loaded(model: str, engine: str, dtype: str) -> Model:
-    resolve_dtype(dtype)
-    return load_model(model, device="cpu", dtype=dtype, engine=engine, threads=1)
+def _load(models: Sequence[str], target: Target, engine: str) -> None:
+    """Load models as a calculator does, which replays their passports."""
+    loaded = [
+        load_model(model, device="cpu", dtype=target.precision, engine=engine, threads=1)
+        for model in models
+    ]
+    if len(loaded) > 1 and engine == "inductor":
+        load_committee(loaded, engine)
