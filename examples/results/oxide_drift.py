@@ -59,7 +59,7 @@ def energies(model: str, timestep_fs: float, picoseconds: float) -> np.ndarray:
 
 
 def main() -> None:
-    """Run what is not done yet; write the page and the picture once all is there."""
+    """Run what is not done yet; write the page and the picture of all that is there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--picoseconds", type=float, default=20.0)
     parser.add_argument("--only", choices=RUNS, help="make this run alone")
@@ -71,8 +71,7 @@ def main() -> None:
         if not path.exists():
             model, timestep = run.split(":")
             np.save(path, energies(model, float(timestep), options.picoseconds))
-    if all(file_of(run, options).exists() for run in RUNS):
-        write(options)
+    write([run for run in RUNS if file_of(run, options).exists()], options)
 
 
 def file_of(run: str, options: argparse.Namespace) -> Path:
@@ -80,12 +79,12 @@ def file_of(run: str, options: argparse.Namespace) -> Path:
     return options.folder / f"{run.replace(':', '-')}-{options.picoseconds:g}.npy"
 
 
-def write(options: argparse.Namespace) -> None:
-    """Write the page and the picture."""
+def write(runs: list[str], options: argparse.Namespace) -> None:
+    """Write the page and the picture of finished runs."""
     figure = Figure(figsize=(6.5, 4.0), dpi=120, layout="constrained")
     axis = figure.subplots()
     rows = []
-    for run in RUNS:
+    for run in runs:
         model, timestep = run.split(":")
         times, found = np.load(file_of(run, options))
         settled = times > 0.1 * times[-1]
