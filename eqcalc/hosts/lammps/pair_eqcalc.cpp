@@ -28,6 +28,17 @@ namespace {
 constexpr double kCoincident = 1e-3;     // Å; as eqcalc.neighbours.structure has it
 constexpr double kMassAlike = 0.05;      // a mass within this share of an element's is that one
 
+// Wait until all ranks are here, asleep: MPI's own waiting keeps the cores busy, which those need
+// that compile a model meanwhile.
+void wait_for_all(MPI_Comm world) {
+  MPI_Request request;
+  MPI_Ibarrier(world, &request);
+  for (int done = 0; !done;) {
+    MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+    if (!done) platform::usleep(10000);
+  }
+}
+
 // Send text from rank 0 to all.
 void broadcast(std::string& text, MPI_Comm world) {
   int size = static_cast<int>(text.size());
@@ -156,6 +167,7 @@ void PairEqcalc::load() {
       why = failure.what();
     }
   }
+  wait_for_all(world);
   broadcast(why, world);
   if (!why.empty()) error->all(FLERR, "{}", why);
   broadcast(said, world);
@@ -165,6 +177,7 @@ void PairEqcalc::load() {
     model_ = std::make_unique<eqcalc_lammps::Model>(*ticket_);
     cutoff_ = ticket_->number("cutoff");
     n_hops_ = static_cast<int>(ticket_->number("hops"));
+    n_members_ = static_cast<int>(ticket_->number("members"));
     per_ev_ = ticket_->number(update->unit_style);
     const auto& ranks = ticket_->text("ranks");
     ranks_ = ranks == "one" ? Ranks::kOne : ranks == "halo" ? Ranks::kHalo : Ranks::kExchange;
@@ -176,7 +189,6 @@ void PairEqcalc::load() {
       comm_forward = std::max(comm_forward, widest);
       comm_reverse = std::max(comm_reverse, widest);
     }
-    n_members_ = static_cast<int>(ticket_->number("members"));
   } catch (const std::exception& failure) {
     is_loaded = 0;
     why = failure.what();
