@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,13 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_masses, atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 from numpy.typing import NDArray
 
 from eqcalc.hosts.lammps.build import build_plugin, find_lammps
 from eqcalc.hosts.lammps.launch import command_line
 
-__all__ = ["BAR", "Run", "frames_of", "run_input", "write_data"]
+__all__ = ["BAR", "Run", "frames_of", "run_input", "run_text"]
 
 BAR = 1.602176634e6  # of one eV/Å³
 
@@ -50,11 +48,6 @@ class Run:
     thermo: list[NDArray] = field(default_factory=list)
 
 
-def write_data(path: Path, atoms: Atoms, elements: list[str], **options: str) -> None:
-    """Write a structure whose types are the elements in this order."""
-    write_lammps_data(path, atoms, specorder=elements, masses=True, **options)
-
-
 def run_input(
     folder: Path,
     atoms: Atoms,
@@ -72,7 +65,14 @@ def run_input(
 ) -> Run:
     """Run commands on a structure with ``pair_style eqcalc`` and return what came of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_data(folder / "in.data", atoms, elements.split(), units=units, atom_style=style)
+    write_lammps_data(
+        folder / "in.data",
+        atoms,
+        specorder=elements.split(),  # the order of the types
+        masses=True,
+        units=units,
+        atom_style=style,
+    )
     head = HEAD.format(
         units=units,
         style=style,
@@ -132,14 +132,6 @@ def frames_of(run: Run, elements: str, pbc: bool | list[bool] = True) -> list[At
     return frames
 
 
-def masses_of(elements: str) -> str:
-    """Return the commands that set the types' masses."""
-    return "\n".join(
-        f"mass {k} {atomic_masses[atomic_numbers[symbol]]}"
-        for k, symbol in enumerate(elements.split(), 1)
-    )
-
-
 def _cell(head: str, bounds: list[str]) -> tuple[NDArray, NDArray]:
     numbers = np.array([line.split() for line in bounds], dtype=float)
     low, high = numbers[:, 0].copy(), numbers[:, 1].copy()
@@ -168,8 +160,3 @@ def _thermo(text: str) -> list[NDArray]:
             except ValueError:  # a warning between the rows
                 continue
     return rows
-
-
-def plain_environment() -> dict[str, str]:
-    """Return this process's environment without what belongs to LAMMPS."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("LAMMPS")}

@@ -55,7 +55,11 @@ def test_swapped_elements_are_refused_by_the_masses(
         ("units metal", "units metal\nnewton off", "needs newton on"),
         ("eqcalc engine torchscript", "eqcalc engine fast", "found 'fast'"),
         ("eqcalc engine torchscript", "eqcalc engine", "nothing stands behind 'engine'"),
-        ("eqcalc engine torchscript", "eqcalc speed 3", "knows engine, precision and ranks, not 'speed'"),
+        (
+            "eqcalc engine torchscript",
+            "eqcalc speed 3",
+            "knows engine, precision and ranks, not 'speed'",
+        ),
         ("eqcalc engine torchscript", "eqcalc precision half", "found 'half'"),
         ("run 0", "neigh_modify exclude type 1 2\nrun 0", "neigh_modify exclude would take some"),
         ("run 0", "group some type 1\nneigh_modify include some\nrun 0", "neigh_modify include"),

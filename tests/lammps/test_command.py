@@ -1,0 +1,71 @@
+"""``eqcalc lammps run`` and ``check``, as a user types them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lammps_runs import run_input
+from small_models import crystal
+
+from eqcalc.errors import DataError, EngineError
+from eqcalc.hosts.lammps.build import Lammps, find_lammps
+from eqcalc.hosts.lammps.launch import command_line, run_lammps
+
+pytestmark = pytest.mark.hosts
+
+Export = Callable[..., Path]
+
+
+def eqcalc_lammps(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "eqcalc", "lammps", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def test_run_and_check_pass_words_on_and_keep_the_exit_status(
+    model_of: Export, tmp_path: Path
+) -> None:
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", "run ${n}\nrun ${n}\n")
+    assert run.status != 0  # n is not known
+    failed = eqcalc_lammps(tmp_path, "run", "in.lammps")
+    assert failed.returncode == run.status
+    done = eqcalc_lammps(tmp_path, "run", "in.lammps", "-np", "2", "--", "-var", "n", "3")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("for 3 steps") == 2
+    checked = eqcalc_lammps(tmp_path, "check", "in.lammps", "--", "-var", "n", "3")
+    assert checked.returncode == 0, checked.stdout
+    assert "eqcalc: 8 atoms" in checked.stdout
+    assert checked.stdout.count("for 0 steps") == 1
+    assert "for 3 steps" not in checked.stdout
+
+
+def test_input_that_is_not_there_is_named(plugin: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no LAMMPS input 'nowhere\.in'"):
+        run_lammps(find_lammps(), plugin, Path("nowhere.in"), 1)
+
+
+def test_missing_mpirun_is_named(tmp_path: Path) -> None:
+    lammps = Lammps(tmp_path, "22 Jul 2025", tmp_path)
+    assert command_line(lammps, Path("in"), 1) == [str(tmp_path / "lmp"), "-in", "in"]
+    with pytest.raises(EngineError, match="mpirun', which starts the ranks of this LAMMPS"):
+        command_line(lammps, Path("in"), 2)
+
+
+def test_lammps_that_cannot_be_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lammps").mkdir()
+    (tmp_path / "lammps" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError, match=r"cannot run LAMMPS, .*lmp'"):
+        find_lammps()
