@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 LATTICE, TEMPERATURE_K = 4.25, 600
 RUNS = ("sevennet-0:1", "sevennet-0:2", "sevennet-l3i5:2")  # model and time step in fs
 EVERY_FS = 20.0
+FIRST_PS = 0.1  # not in the picture: the crystal starts from its lattice, far from any usual state
 
 
 def start() -> Atoms:
@@ -84,14 +85,22 @@ def write(runs: list[str], options: argparse.Namespace) -> None:
     figure = Figure(figsize=(6.5, 4.0), dpi=120, layout="constrained")
     axis = figure.subplots()
     rows = []
-    for run in runs:
+    ripples = {}
+    for order, run in enumerate(runs):
         model, timestep = run.split(":")
         times, found = np.load(file_of(run, options))
         settled = times > 0.1 * times[-1]
         slope, offset = np.polyfit(times[settled], found[settled], 1)
-        ripple = float(np.std(found[settled] - slope * times[settled] - offset))
+        ripple = ripples[run] = float(np.std(found[settled] - slope * times[settled] - offset))
         rows.append(f"| {model} | {timestep} | {1e3 * slope:+.2f} | {1e3 * ripple:.1f} |")
-        axis.plot(times, found - offset, lw=0.8, label=f"{model}, {timestep} fs")
+        kept = times > FIRST_PS
+        axis.plot(
+            times[kept],
+            found[kept] - offset,
+            lw=0.8,
+            zorder=3 - order,
+            label=f"{model}, {timestep} fs",
+        )
     axis.set(xlabel="time (ps)", ylabel="total energy (meV/atom)")
     axis.legend()
     figure.savefig(HERE / "oxide_drift.png")
@@ -110,6 +119,14 @@ def write(runs: list[str], options: argparse.Namespace) -> None:
         "",
         "![energy](oxide_drift.png)",
     ]
+    if set(RUNS[:2]) <= set(ripples):
+        ratio = ripples[RUNS[1]] / ripples[RUNS[0]]
+        lines += [
+            "",
+            "What XPLOR's kink costs: velocity Verlet alone makes the ripple of a smooth potential "
+            f"four times as large at twice the time step; here it is {ratio:.1f} times, and the "
+            "drift is far below it.",
+        ]
     write_whole(HERE / "oxide_drift.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
