@@ -74,7 +74,7 @@ def build_app() -> typer.Typer:
         if verb not in _GROUPS:
             app.command(verb)(naming_options(getattr(found, name)))
             continue
-        group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=found.__doc__)
+        group = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=found.HELP)
         for word in _GROUPS[verb]:
             hidden = word in _HIDDEN
             group.command(word, hidden=hidden)(naming_options(getattr(found, word)))

@@ -13,41 +13,30 @@ from eqcalc.cli.console import say, talk_on_stderr, working
 from eqcalc.cli.options import Quiet
 from eqcalc.errors import EqcalcError
 
-__all__ = ["build", "check", "prepare", "run"]
+__all__ = ["HELP", "build", "check", "prepare", "run"]
+
+HELP = "Run inputs of LAMMPS with models of eqcalc, on any number of MPI ranks."
+
+Input = Annotated[Path, typer.Argument(metavar="INPUT", help="An input of LAMMPS.")]
+Words = Annotated[
+    Optional[list[str]], typer.Argument(metavar="[-- WORDS...]", help="Further words for LAMMPS.")
+]
+Ranks = Annotated[int, typer.Option("--ranks", "-np", min=1, help="MPI ranks.")]
 
 
-def run(
-    input_file: Annotated[Path, typer.Argument(metavar="INPUT", help="An input of LAMMPS.")],
-    arguments: Annotated[
-        Optional[list[str]],
-        typer.Argument(metavar="[-- WORDS...]", help="Further words for LAMMPS."),
-    ] = None,
-    ranks: Annotated[int, typer.Option("--ranks", "-np", min=1, help="MPI ranks.")] = 1,
-    quiet: Quiet = False,
-) -> None:
+def run(input_file: Input, arguments: Words = None, ranks: Ranks = 1, quiet: Quiet = False) -> None:
     """Run an input with the installed LAMMPS, the pair style eqcalc loaded.
 
-    In the input: pair_style eqcalc, then pair_coeff * * MODEL ELEMENT..., an element for each
-    atom type. The exit status is that of LAMMPS.
+    In the input stand pair_style eqcalc and pair_coeff * * MODEL ELEMENT..., with
+    an element for each atom type. The exit status is that of LAMMPS.
 
     Example: [bold]eqcalc lammps run in.water -np 2 -- -var T 330[/bold]
     """
-    from eqcalc.hosts.lammps.build import find_lammps
-    from eqcalc.hosts.lammps.launch import run_lammps
-
-    plugin = _plugin()
-    status = run_lammps(find_lammps(), plugin, input_file, ranks, arguments or [])
-    raise typer.Exit(status if status >= 0 else 128 - status)
+    _run(input_file, arguments, ranks)
 
 
 def check(
-    input_file: Annotated[Path, typer.Argument(metavar="INPUT", help="An input of LAMMPS.")],
-    arguments: Annotated[
-        Optional[list[str]],
-        typer.Argument(metavar="[-- WORDS...]", help="Further words for LAMMPS."),
-    ] = None,
-    ranks: Annotated[int, typer.Option("--ranks", "-np", min=1, help="MPI ranks.")] = 1,
-    quiet: Quiet = False,
+    input_file: Input, arguments: Words = None, ranks: Ranks = 1, quiet: Quiet = False
 ) -> None:
     """Do all of an input but its time steps, and say what the model will take.
 
@@ -57,12 +46,7 @@ def check(
 
     Example: [bold]eqcalc lammps check in.water -np 2[/bold]
     """
-    from eqcalc.hosts.lammps.build import find_lammps
-    from eqcalc.hosts.lammps.launch import run_lammps
-
-    plugin = _plugin()
-    status = run_lammps(find_lammps(), plugin, input_file, ranks, arguments or [], is_check=True)
-    raise typer.Exit(status if status >= 0 else 128 - status)
+    _run(input_file, arguments, ranks, is_check=True)
 
 
 def build(quiet: Quiet = False) -> None:
@@ -81,7 +65,7 @@ def prepare(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...")],
     engine: Annotated[str, typer.Option(help="auto, inductor or torchscript.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or model.")] = "model",
-    ranks: Annotated[str, typer.Option(help="one, exchange, halo or auto.")] = "one",
+    ranks: Annotated[str, typer.Option("--ranks", help="one, exchange, halo or auto.")] = "one",
 ) -> None:
     """Check and compile a model, and print what the plugin must know of it.
 
@@ -96,6 +80,18 @@ def prepare(
         print("error", " ".join(str(error).split()))
         raise
     sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _run(
+    input_file: Path, words: Optional[list[str]], ranks: int, *, is_check: bool = False
+) -> None:
+    from eqcalc.hosts.lammps.build import find_lammps
+    from eqcalc.hosts.lammps.launch import run_lammps
+
+    plugin = _plugin()
+    lammps = find_lammps()
+    status = run_lammps(lammps, plugin, input_file, ranks, words or [], is_check=is_check)
+    raise typer.Exit(status if status >= 0 else 128 - status)
 
 
 def _plugin() -> Path:
