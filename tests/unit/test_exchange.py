@@ -271,7 +271,7 @@ def test_without_the_library_ranks_are_refused(models, tmp_path, monkeypatch):
     monkeypatch.setattr("eqcalc.native.exchange._is_loaded", lambda: False)
     with pytest.raises(EngineError, match=r"the C\+\+ library, .*, is not loaded"):
         compile_exchange(file, tmp_path / "package", CPU, torch.float64)
-    monkeypatch.setattr("eqcalc.export.exchange.find_library", lambda: None)
+    monkeypatch.setattr("eqcalc.model_file.exchange_proof.find_library", lambda: None)
     with pytest.raises(EngineError, match=r"by eqcalc's C\+\+ library, which was not built"):
         verify_exchange(file, lambda *tensors: tensors[:2], torch.float64, "here")
 
