@@ -159,6 +159,9 @@ void PairEqcalc::coeff(int n, char** words) {
 void PairEqcalc::load() {
   std::string said, why;
   if (comm->me == 0) {
+    utils::logmesg(lmp, "eqcalc: preparing {}; its first use here compiles it, a minute or two\n",
+                   models_in_words());
+    utils::flush_buffers(lmp);
     try {
       auto wish = wish_;
       if (comm->nprocs == 1) wish.ranks = "one";
