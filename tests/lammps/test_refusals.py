@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ase import Atoms
 from lammps_runs import run_input, run_text
 from small_models import crystal, ethanol
 
@@ -39,6 +40,27 @@ def test_swapped_elements_are_refused_by_the_masses(
         "pair_coeff calls type 1 O, but its mass is 1.008, that of H; give the elements in the "
         "order of the types",
     )
+
+
+@pytest.mark.parametrize(
+    ("mass", "said"),
+    [
+        ("12.011", "pair_coeff calls type 1 O, but its mass is 12.011, that of C"),
+        ("17.999", "WARNING: type 1 is O with a mass of 17.999 (commonly 15.999)"),
+        ("15.9994", None),
+    ],
+)
+def test_mass_of_an_element_that_is_not_in_the_input_is_refused(
+    mass: str, said: str | None, model_of: Export, tmp_path: Path
+) -> None:
+    atoms = Atoms("O2", [[1.0, 1.0, 1.0], [2.3, 1.0, 1.0]], cell=[9.0] * 3, pbc=True)
+    run = run_input(tmp_path, atoms, str(model_of()), "O", f"mass 1 {mass}\nrun 0\n")
+    if said is not None and not said.startswith("WARNING"):
+        refused(run, said)
+    else:
+        assert run.status == 0, run.text
+        assert (said or "Setting up") in " ".join(run.text.split())
+        assert ("WARNING: type" in run.text) == (said is not None)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, DataWarning
 from eqcalc.simulate.lammps_style.created_velocities import create_velocities
 from eqcalc.simulate.lammps_style.type_elements import elements_by_mass, require_masses
 
@@ -105,3 +105,10 @@ def test_elements_that_are_not_the_types_are_refused(elements, message):
 def test_cobalt_and_nickel_in_the_wrong_order_are_refused():
     with pytest.raises(ConfigError, match=r"type 1 is Ni .* that of Co"):
         require_masses(["Ni", "Co"], np.array([58.933, 58.693]))
+
+
+def test_mass_of_no_element_is_a_warning():
+    with pytest.warns(DataWarning, match=r"type 2 is H with a mass of 4.032 \(commonly 1.008\)"):
+        require_masses(["O", "H"], np.array([15.999, 4.032]))
+    with pytest.warns(DataWarning, match="type 1 is H with a mass of 3.016"):
+        require_masses(["H"], np.array([3.016]))

@@ -26,7 +26,8 @@ using namespace LAMMPS_NS;
 namespace {
 
 constexpr double kCoincident = 1e-3;     // Å; as eqcalc.neighbours.structure has it
-constexpr double kMassAlike = 0.05;      // a mass within this share of an element's is that one
+// Masses, amu: so near to two elements that it tells neither; and close enough to be an element's.
+constexpr double kSameMass = 0.01, kMassShare = 0.005, kMassNear = 0.02;
 
 // Wait until all ranks are here, asleep: MPI's own waiting keeps the cores busy, which those need
 // that compile a model meanwhile.
@@ -242,33 +243,31 @@ void PairEqcalc::init_style() {
 
 double PairEqcalc::init_one(int, int) { return cutoff_; }
 
-// Refuse types whose mass is that of another element of the same command.
+// Refuse types that have the mass of another element; eqcalc/simulate/lammps_style/type_elements.py
+// has the same rule for scripts.
 void PairEqcalc::check_masses() {
   if (atom->mass == nullptr) return;
-  const auto known = utils::split_words(ticket_->text("numbers"));
-  const auto masses = utils::split_words(ticket_->text("masses"));
-  const auto symbols = utils::split_words(ticket_->text("elements"));
-  const auto place_of = [&](int number) {
-    return std::find(known.begin(), known.end(), std::to_string(number)) - known.begin();
-  };
+  const auto symbols = utils::split_words(ticket_->text("all"));
+  std::vector<double> masses;
+  for (const auto& word : utils::split_words(ticket_->text("masses")))
+    masses.push_back(std::stod(word));
   for (int type = 1; type <= atom->ntypes; ++type) {
     if (numbers_[type] == 0 || !atom->mass_setflag[type]) continue;
-    const double mass = atom->mass[type];
-    const auto is_like = [&](int number) {
-      const double own = std::stod(masses[place_of(number)]);
-      return std::abs(mass - own) < kMassAlike * own;
+    const double mass = atom->mass[type], own = masses[numbers_[type] - 1];
+    const auto is_nearer = [&](double one, double other) {
+      return std::abs(one - mass) < std::abs(other - mass);
     };
-    if (is_like(numbers_[type])) continue;
-    const auto own = symbols[place_of(numbers_[type])];
-    for (int other = 1; other <= atom->ntypes; ++other)
-      if (numbers_[other] > 0 && is_like(numbers_[other]))
-        error->all(FLERR,
-                   "pair_coeff calls type {} {}, but its mass is {:.4g}, that of {}; give the "
-                   "elements in the order of the types", type, own, mass,
-                   symbols[place_of(numbers_[other])]);
+    const auto nearest = std::min_element(masses.begin(), masses.end(), is_nearer);
+    if (std::abs(own - mass) <= std::abs(*nearest - mass) + kSameMass) continue;
+    const auto& element = symbols[numbers_[type] - 1];
+    if (std::abs(*nearest - mass) <= std::max(kMassShare * *nearest, kMassNear))
+      error->all(FLERR,
+                 "pair_coeff calls type {} {}, but its mass is {:.6g}, that of {}; give the "
+                 "elements in the order of the types", type, element, mass,
+                 symbols[nearest - masses.begin()]);
     if (comm->me == 0)
-      error->warning(FLERR, "type {} is {} with a mass of {:.4g} (commonly {})", type, own, mass,
-                     masses[place_of(numbers_[type])]);
+      error->warning(FLERR, "type {} is {} with a mass of {:.6g} (commonly {:.6g})", type, element,
+                     mass, own);
   }
 }
 

@@ -10,7 +10,8 @@ The plugin starts ``python -m eqcalc lammps prepare`` and reads lines "key value
     library     C++ library to be loaded first
     dtype       float32 or float64
     cutoff      Å; hops, the number of times messages are passed; members of a committee
-    elements    symbols that all members know; numbers and masses (amu) of the same
+    elements    symbols that all members know; numbers of the same
+    all         symbols of all elements, from H on; masses of the same, amu
     metal, real the energy of one eV in LAMMPS's units of this name; both have Å
     say         a line for the log
 """
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from ase.data import atomic_masses, atomic_numbers
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
 from eqcalc.devices import resolve_dtype
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.engines import Target, load_committee, load_model
 from eqcalc.engines.exchange import ExchangePackage
 from eqcalc.engines.packages import make_exchange_package, make_package
@@ -91,7 +93,8 @@ def ticket(
     numbers = [atomic_numbers[symbol] for symbol in elements]
     yield f"elements {' '.join(elements)}"
     yield f"numbers {' '.join(map(str, numbers))}"
-    yield f"masses {' '.join(f'{atomic_masses[z]:.6g}' for z in numbers)}"
+    yield f"all {' '.join(chemical_symbols[1:N_ELEMENTS])}"
+    yield f"masses {' '.join(f'{mass:.6g}' for mass in atomic_masses[1:N_ELEMENTS])}"
     yield "metal 1.0"
     yield f"real {1.0 / ENERGY_UNITS['kcal/mol']!r}"
     for card in cards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,16 @@ from ase.data import atomic_masses, chemical_symbols
 from numpy.typing import NDArray
 
 from eqcalc.elements import N_ELEMENTS, atomic_number
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, DataWarning
 
 __all__ = ["elements_by_mass", "require_masses"]
 
 # Two elements whose masses are equally near up to this (amu) are not told apart by a mass:
 # Bi and Po, Cm and Bk.
 _SAME = 0.01
+# A mass this close to an element's is that element's: within a share of it, or so many amu. A
+# hydrogen that was made four times as heavy (4.032) is no helium.
+_SHARE, _NEAR = 0.005, 0.02
 
 _MASSES = np.asarray(atomic_masses[:N_ELEMENTS])
 
@@ -49,7 +53,8 @@ def elements_by_mass(masses: NDArray[np.float64]) -> list[str]:
 def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None:
     """Refuse elements whose masses are not those of the types, in their order.
 
-    An isotope passes: of all elements, the one stated must be the nearest in mass.
+    Where another element is nearer in mass than the one stated, its own mass is refused and what
+    is no element's, such as tritium's, is a warning. ``pair_style eqcalc`` has the same rule.
 
     Parameters
     ----------
@@ -68,13 +73,20 @@ def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None
     for number, (element, mass) in enumerate(zip(elements, masses, strict=True), start=1):
         atomic_number(element)
         nearest = _nearest(float(mass))
-        if element not in nearest:
-            expected = _MASSES[atomic_number(element)]
+        if element in nearest:
+            continue
+        expected, other = _MASSES[atomic_number(element)], _MASSES[atomic_number(nearest[0])]
+        if abs(mass - other) <= max(_SHARE * other, _NEAR):
             raise ConfigError(
                 f"pair_coeff says that type {number} is {element} (mass {expected:g}), and its "
                 f"mass in the data file is {mass:g}, that of {' or '.join(nearest)}; put the "
                 "elements into the order of the types, or correct the section Masses."
             )
+        warnings.warn(
+            f"type {number} is {element} with a mass of {mass:g} (commonly {expected:g})",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _nearest(mass: float) -> list[str]:
