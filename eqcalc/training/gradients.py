@@ -9,7 +9,7 @@ structures stay symbolic, so one compilation serves every batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional, cast
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from eqcalc.potential import Potential
 from eqcalc.training.loss import LossWeights, loss, residuals
 
 __all__ = ["LossGradients"]
+
+_Evaluation = Callable[..., list[Optional[Tensor]]]
 
 
 class LossGradients:
@@ -47,10 +49,10 @@ class LossGradients:
         if compile:
             with private_compiler_folder():  # refused before the first batch, not at it
                 pass
-        self._compiled: Optional[Callable[..., list[Optional[Tensor]]]] = None
+        self._compiled: dict[tuple[int, ...], _Evaluation] = {}
 
     def __call__(self, batch: LabelledGraph) -> Tensor:
-        """Return the loss of a batch, after tracing it where this is the first."""
+        """Return the loss of a batch, after tracing it where it is the first of its kind."""
         parameters = self._trained()
         arguments = (
             [p.detach() for p in parameters.values()],
@@ -66,23 +68,36 @@ class LossGradients:
         if not self.compile:
             outputs = self._evaluate(*arguments)
         else:
-            if self._compiled is None:
-                tracer = make_fx(
-                    lambda *values: self._evaluate(*values),  # make_fx would count self
-                    tracing_mode="symbolic",
-                    _allow_non_fake_inputs=True,
-                )
-                # Else sizes that are equal in this batch, such as 32 atoms and 32 channels,
-                # would count as one size in every later batch.
-                with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                    traced = tracer(*arguments)
-                with private_compiler_folder():
-                    self._compiled = torch.compile(traced, dynamic=True)
+            # Tracer and compiler take a size of 0 or 1 for a constant, and no other.
+            sizes = batch.energy, batch.graph.atomic_numbers, batch.graph.edge_vectors
+            kind = tuple(min(each.shape[0], 2) for each in sizes)
+            if kind not in self._compiled:
+                self._compiled[kind] = self._compile(arguments, one_thread=min(kind[:2]) == 1)
             with torch.no_grad(), private_compiler_folder():  # it may compile at any call
-                outputs = self._compiled(*arguments)
+                outputs = self._compiled[kind](*arguments)
         for parameter, gradient in zip(parameters.values(), outputs[1:], strict=True):
             parameter.grad = gradient
         return cast("Tensor", outputs[0])  # only gradients may be None
+
+    def _compile(self, arguments: tuple[Any, ...], one_thread: bool) -> _Evaluation:
+        """Return :meth:`_evaluate` compiled for any sizes that are no constants in arguments.
+
+        For several threads torch's compiler cannot write a sum into a tensor of one row (2.13:
+        InductorError in CppVecKernel.store), which sums over one structure or one atom are.
+        """
+        tracer = make_fx(
+            lambda *values: self._evaluate(*values),  # make_fx would count self
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+        )
+        # Else sizes that are equal in this batch, such as 32 atoms and 32 channels,
+        # would count as one size in every later batch.
+        with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            traced = tracer(*arguments)
+        with private_compiler_folder():
+            return torch.compile(
+                traced, dynamic=True, options={"cpp.threads": 1} if one_thread else None
+            )
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that are not frozen; the others are constants."""

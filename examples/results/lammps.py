@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +28,11 @@ from speed import model_file
 from eqcalc import EqCalculator
 from eqcalc.bench import machine
 from eqcalc.bench.structures import load_structure
+from eqcalc.engines import load_model
 from eqcalc.files import write_whole
 from eqcalc.hosts.lammps.build import build_plugin, find_lammps
 from eqcalc.hosts.lammps.launch import command_line
+from eqcalc.neighbours import build_graph
 
 HERE = Path(__file__).parent
 TABLE, RESULTS = HERE / "lammps.md", HERE / "lammps.json"
@@ -58,6 +61,7 @@ class Work(NamedTuple):
 
 
 SMALL, HALF, LARGE = "1029", "3993", "7986"
+CALL, N_CALLS = "call of the model by EqCalculator", 7
 WORKS = (
     Work("one rank", 1, 1, "auto", SMALL),
     Work("two ranks, exchange", 1, 2, "exchange", SMALL),
@@ -92,6 +96,11 @@ def main() -> None:
             model = name if name == "sevennet-0" else str(model_file(name, Path(folder)))
             EqCalculator(model, device="cpu", engine="inductor")  # compiled before it is timed
             for _ in range(options.rounds):
+                for structure in (SMALL, LARGE):
+                    key = f"{name}, {structure}, {CALL}"
+                    if options.only in key:
+                        found.setdefault(key, []).append(time_of_call(model, structure))
+                        print(f"{key}: {1e3 * found[key][-1]:.1f} ms", flush=True)
                 for work in WORKS:
                     key = f"{name}, {work.structure}, {work.name}"
                     if options.only in key:
@@ -103,6 +112,19 @@ def main() -> None:
             write_whole(RESULTS, (json.dumps(found, indent=1) + "\n").encode())
             write_whole(TABLE, page(found).encode())
     print(page(found))
+
+
+def time_of_call(name: str, structure: str) -> float:
+    """Return the median time of the call of the model, which a step of the calculator makes."""
+    torch.set_num_threads(1)
+    model = load_model(name, device="cpu", engine="inductor")
+    graph = build_graph(water(structure), model.card.cutoff, dtype=model.dtype)
+    times = []
+    for _ in range(N_CALLS):
+        begin = time.perf_counter()
+        model(graph)
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
 
 
 def time_of(work: Work, model: str, folder: Path, seconds: float) -> float:
@@ -152,7 +174,7 @@ def page(found: dict[str, Any]) -> str:
         "side by side: of the same structure (strong; the runs have twice the atoms for each "
         f"core), and for {LARGE} atoms of runs of {HALF} (weak; as many for each core).",
         "",
-        "| network | atoms | work | µs/atom/step | efficiency |",
+        "| network | atoms | work | µs/atom/step | efficiency, or time |",
         "|---|---|---|---|---|",
     ]
     for key, times in found.items():
@@ -165,6 +187,9 @@ def page(found: dict[str, Any]) -> str:
         half = HALF if structure == LARGE else structure
         beside = found.get(f"{name}, {half}, two runs, a rank each")
         share = ""
+        call = found.get(f"{name}, {structure}, {CALL}")
+        if call and work == "one rank":
+            share = f"{float(np.median(times)) / float(np.median(call)):.2f} of the call"
         if beside and work.startswith("two ranks"):
             share = f"{1e6 * float(np.median(beside)) / (2 * int(half)) / cost:.2f}"
         lines.append(f"| {name} | {structure} | {work} | {cost:.1f} | {share} |")

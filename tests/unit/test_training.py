@@ -408,14 +408,41 @@ def test_a_training_is_not_compiled_where_others_could_put_code(tmp_path, monkey
         LossGradients(potential(), LossWeights(1.0, 1.0, 0.0), compile=True)
 
 
+@pytest.fixture
+def n_threads(request) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def atom_in_a_cell() -> Atoms:
+    """Return a crystal of one atom per cell, which has neighbours: its own images."""
+    atoms = crystal()[:1]
+    atoms.set_cell([2.6, 2.7, 2.8, 88, 91, 93])
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=-1.0, forces=np.zeros((1, 3)), stress=np.full(6, 0.01)
+    )
+    return atoms
+
+
 @pytest.mark.slow
-def test_compiled_gradients_equal_eager_ones(crystal_file):
+@pytest.mark.usefixtures("n_threads")
+@pytest.mark.parametrize(
+    ("n_threads", "one_structure_first"), [(1, False), (2, True)], indirect=["n_threads"]
+)
+def test_compiled_gradients_equal_eager_ones(one_structure_first, crystal_file, tmp_path):
     weights = LossWeights(1.0, 1.0, 10.0)
     frames = labelled_graphs(read_dataset(crystal_file).frames, 4.0)
+    ase.io.write(tmp_path / "atom.xyz", atom_in_a_cell())
+    atom = labelled_graphs(read_dataset(tmp_path / "atom.xyz").frames, 4.0)
+    batches = [frames, frames[:2], frames[1:], [*atom, *frames], frames[:1], frames[1:2]]
+    if one_structure_first:
+        batches = [frames[:1], atom, frames[1:2], frames, frames[:2]]
     student = potential(seed=1).train()
     compiled = LossGradients(student, weights, compile=True)
     eager = LossGradients(copy.deepcopy(student), weights, compile=False)
-    for batch in (collate(frames), collate(frames[:2]), collate(frames[1:]), collate(frames[:1])):
+    for batch in map(collate, batches):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's compiler has many of its own
             found = compiled(batch)
