@@ -53,7 +53,7 @@ PAINN = {"name": "painn", "embedding_dim": 64, "num_blocks": 3, "cut_off": 5.0}
 LEARNING_RATES = {TUNED: 3e-4, SAME: 2e-3, SMALL: 2e-3}
 LEARNING_RATES_OF_NETWORKS = {"nequip": 1e-2}  # whose weights are normalised
 
-N_EPOCHS_TIMED = 3
+N_EPOCHS_TIMED = 2
 TOO_HOT, TOO_CLOSE = 2.0, 0.75  # of the thermostat's temperature, and the data's shortest distance
 
 
@@ -130,10 +130,9 @@ def make(run: Run, output: Path, arguments: argparse.Namespace) -> dict[str, Any
     """Train, or go on with it, and return errors on the test set and the time of the dynamics."""
     folder = TrainingFolder(output / run.name / "run")
     rows = write_rows(run, output, arguments.data)
-    plan = output / run.name / "plan.json"
-    if not plan.exists():
-        write_whole(plan, json.dumps(timed(run, output, rows, arguments)).encode())
-    n_epochs = json.loads(plan.read_text())["epochs"]
+    seconds = seconds_per_frame(run, output, arguments) * run.n_frames
+    n_epochs = max(1, round(60.0 * arguments.minutes / seconds))
+    print(f"{run.name}: {seconds:.1f} s for an epoch, {n_epochs} epochs", flush=True)
     source = write_training_file(run, output, rows, n_epochs, arguments)
     resume = folder.last_checkpoint.exists()
     begun = time.process_time()
@@ -172,21 +171,24 @@ def write_rows(run: Run, output: Path, data: Path) -> Path:
     return path
 
 
-def timed(run: Run, output: Path, rows: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return how many epochs fill the minutes, by the time of the second epoch and the third."""
-    ends: list[float] = []
+def seconds_per_frame(run: Run, output: Path, arguments: argparse.Namespace) -> float:
+    """Return a core's time for a frame and an epoch: of the second epoch on the fewest frames."""
+    path = output / f"{run.system.name}-{run.way.lower().replace(' ', '-')}-seconds.json"
+    if not path.exists():
+        few = run._replace(n_frames=min(arguments.frames))
+        ends: list[float] = []
 
-    def note(report: Report) -> None:
-        if report.batch == 0 and not report.event:
-            ends.append(time.process_time())
+        def note(report: Report) -> None:
+            if report.batch == 0 and not report.event:
+                ends.append(time.process_time())
 
-    source = write_training_file(run, output, rows, N_EPOCHS_TIMED, arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        train(read_config(source), Path(folder) / "run", progress=note, trust=arguments.trust)
-    seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
-    n_epochs = max(N_EPOCHS_TIMED, round(60.0 * arguments.minutes / seconds))
-    print(f"{run.name}: {seconds:.2f} s for an epoch, {n_epochs} epochs", flush=True)
-    return {"epochs": n_epochs, "seconds_per_epoch": round(seconds, 4)}
+        rows = write_rows(few, output, arguments.data)
+        source = write_training_file(few, output, rows, N_EPOCHS_TIMED, arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            train(read_config(source), Path(folder) / "run", progress=note, trust=arguments.trust)
+        seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
+        write_whole(path, json.dumps(seconds / few.n_frames).encode())
+    return float(json.loads(path.read_text()))
 
 
 def write_training_file(
