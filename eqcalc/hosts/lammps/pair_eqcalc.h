@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "model.h"
@@ -57,7 +58,7 @@ class PairEqcalc : public Pair {
 
   // What LAMMPS's communication is about at the moment, and the rows that are exchanged: those of
   // ghosts begin at first_ghost.
-  enum class Sending { kRows, kFeatures, kMemberForces };
+  enum class Sending { kRows, kNeeds, kFeatures, kMemberForces };
   Sending sending_ = Sending::kRows;
   struct {
     char* rows;
@@ -66,6 +67,7 @@ class PairEqcalc : public Pair {
     int64_t n_bytes() const { return width * (kind == EQCALC_FLOAT32 ? 4 : 8); }
     int n_doubles() const { return static_cast<int>((n_bytes() + 7) / 8); }
   } exchanged_{};
+  std::unordered_map<const int*, std::vector<char>> needs_;  // of each list of atoms to be sent
 
   void load();
   std::string models_in_words() const;
@@ -74,6 +76,7 @@ class PairEqcalc : public Pair {
   void make_graph();
   void add_edges_to(int row);
   void number_images();
+  void agree_on_ghosts();
   void check_answer();
   void add_forces();
   void add_member_forces();

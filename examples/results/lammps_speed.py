@@ -1,15 +1,16 @@
-"""Time steps of LAMMPS on one rank and on two; write lammps.md and lammps.json.
+"""Time steps of LAMMPS on one rank and on two; write lammps.md and lammps_speed.json.
 
-    python examples/results/lammps.py [--models sevennet-0,painn,nequip] [--seconds 20] [--rounds 2]
+    python examples/results/lammps_speed.py [--models sevennet-0,painn,nequip] [--rounds 2]
 
 Water, compiled models in float32, one thread for each rank, the LAMMPS of this environment. What
-was measured before is kept in lammps.json and shown with it. Two runs on one rank, side by side,
-are what two ranks are compared with: both cores are busy in both cases.
+was measured before is kept in lammps_speed.json and shown with it. Two runs on one rank, side by
+side, are what two ranks are compared with: both cores are busy in both cases.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -35,7 +36,7 @@ from eqcalc.hosts.lammps.launch import command_line
 from eqcalc.neighbours import build_graph
 
 HERE = Path(__file__).parent
-TABLE, RESULTS = HERE / "lammps.md", HERE / "lammps.json"
+TABLE, RESULTS = HERE / "lammps.md", HERE / "lammps_speed.json"
 INPUT = """\
 units metal
 atom_style atomic
@@ -166,7 +167,7 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Steps of LAMMPS on one rank and on two",
         "",
-        "    python examples/results/lammps.py",
+        "    python examples/results/lammps_speed.py",
         "",
         f"{found['machine']}; water, float32, compiled, one thread for each rank, LAMMPS's own "
         "list and skin. µs for a step and an atom (of all atoms on all ranks), medians of rounds "
@@ -177,11 +178,13 @@ def page(found: dict[str, Any]) -> str:
         "| network | atoms | work | µs/atom/step | efficiency, or time |",
         "|---|---|---|---|---|",
     ]
-    for key, times in found.items():
-        if key == "machine":
+    works = [(CALL, SMALL), (CALL, LARGE), *((work.name, work.structure) for work in WORKS)]
+    works.sort(key=lambda work: int(work[1]))
+    names = dict.fromkeys(key.partition(",")[0] for key in found if key != "machine")
+    for name, (work, structure) in itertools.product(names, works):
+        times = found.get(f"{name}, {structure}, {work}")
+        if times is None:
             continue
-        name, structure, *words = key.split(", ")
-        work = ", ".join(words)
         n_runs = 2 if work.startswith("two runs") else 1
         cost = 1e6 * float(np.median(times)) / (int(structure) * n_runs)
         half = HALF if structure == LARGE else structure
