@@ -30,13 +30,13 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that exports a small model of an architecture, in float64."""
     folder = tmp_path_factory.mktemp("models")
 
-    def export(name: str = "painn", seed: int = 0) -> Path:
+    def export(name: str = "painn", seed: int = 0, **options: float) -> Path:
         assert name in POTENTIALS
-        path = folder / f"{name}-{seed}.pt"
+        path = folder / f"{name}-{seed}{''.join(f'-{value:g}' for value in options.values())}.pt"
         if not path.exists():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                network = build(name, **small_options(name)).double()
+                network = build(name, **{**small_options(name), **options}).double()
             export_model(Potential(network, ENERGIES), path, elements=list(ENERGIES))
         return path
 

@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 from eqcalc.hosts.lammps.build import build_plugin, find_lammps
 from eqcalc.hosts.lammps.launch import command_line
 
-__all__ = ["BAR", "Run", "frames_of", "run_input", "run_text"]
+__all__ = ["BAR", "EXCHANGE", "EXCHANGING", "HALO", "Run", "frames_of", "run_input", "run_text"]
 
 BAR = 1.602176634e6  # of one eV/Å³
+
+# Options of the pair style: TorchScript, of which several ranks take a wide halo; and a package
+# whose ranks exchange features between layers, with the networks that have one.
+HALO = "engine torchscript"
+EXCHANGE = "engine inductor ranks exchange"
+EXCHANGING = ("egnn", "gvp", "nequip", "painn", "schnet")
 
 HEAD = """\
 units {units}
@@ -60,7 +66,7 @@ def run_input(
     units: str = "metal",
     style: str = "atomic",
     boundary: str = "p p p",
-    options: str = "engine torchscript",
+    options: str = HALO,
     before: str = "",
 ) -> Run:
     """Run commands on a structure with ``pair_style eqcalc`` and return what came of it."""

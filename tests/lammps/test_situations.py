@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_runs import Run, frames_of, run_input, run_text
+from lammps_runs import EXCHANGE, HALO, Run, frames_of, run_input, run_text
 from small_models import crystal
 from test_same_numbers import require_same
 
@@ -120,6 +120,60 @@ def test_hybrid_overlay_adds_another_style(ranks: int, model_of: Export, tmp_pat
     _, energy, total = both.thermo[0]
     assert energy == pytest.approx(run.thermo[0][1], rel=1e-12)
     assert total > energy
+
+
+D3 = "dispersion/d3 bj pbe 12.0 8.0"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "members"),
+    [(1, HALO, 1), (2, HALO, 1), (2, EXCHANGE, 1), (1, HALO, 3)],
+)
+def test_dispersion_d3_adds_to_the_model(
+    ranks: int, options: str, members: int, model_of: Export, tmp_path: Path
+) -> None:
+    """Ghosts reach as far as the dispersion does, three times the model's cutoff."""
+    model = " ".join(str(model_of("painn", seed)) for seed in range(members))
+    atoms = crystal_twice()
+    model_alone = run_input(
+        tmp_path / "model", atoms, model, "H C O", "run 0\n", ranks=ranks, options=options
+    )
+    text = (tmp_path / "model" / "in.lammps").read_text().replace("in.data", "../model/in.data")
+    style, coeff = f"pair_style eqcalc {options}\n", f"pair_coeff * * {model} H C O\n"
+    assert style + coeff in text
+
+    def run_with(folder: str, styles: str, extra: str = "") -> Run:
+        (tmp_path / folder).mkdir()
+        changed = text.replace(style + coeff, styles).replace("run 0\n", extra + "run 0\n")
+        return run_text(tmp_path / folder, changed, ranks)
+
+    d3_alone = run_with("d3", f"pair_style {D3}\npair_coeff * * H C O\n")
+    both = run_with(
+        "both",
+        f"pair_style hybrid/overlay {D3} eqcalc {options}\n"
+        "pair_coeff * * dispersion/d3 H C O\n"
+        f"pair_coeff * * eqcalc {model} H C O\n",
+        "compute model all pair eqcalc\ncompute d3 all pair dispersion/d3\n"
+        "thermo_style custom step pe c_virial[*] c_model c_d3\n"
+        "thermo_modify format float %.17g\n",
+    )
+    runs = (model_alone, d3_alone, both)
+    assert [run.status for run in runs] == [0, 0, 0], both.text
+    one, other, total = (run.thermo[0][1:] for run in runs)
+    assert other[0] < -1e-2  # there is dispersion
+    assert total[0] == pytest.approx(one[0] + other[0], rel=1e-12)
+    assert total[7:] == pytest.approx([one[0], other[0]], rel=1e-12)
+    pressures = one[1:] + other[1:]
+    np.testing.assert_allclose(total[1:7], pressures, atol=1e-9 * abs(pressures).max())
+    frames = [frames_of(run, "H C O")[0] for run in runs]
+    for values in (
+        [frame.get_forces() for frame in frames],
+        [frame.get_potential_energies() for frame in frames],
+        [frame.arrays["virials"] for frame in frames],
+    ):
+        np.testing.assert_allclose(
+            values[2], values[0] + values[1], atol=1e-9 * abs(values[2]).max()
+        )
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -223,6 +223,9 @@ void PairEqcalc::init_style() {
                    "pair_style eqcalc counts bonded pairs too, which special_bonds takes away; "
                    "write: special_bonds lj/coul 1.0 1.0 1.0");
   check_masses();
+  // What LAMMPS makes its buffers for; a hybrid style has asked before the model was loaded.
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+  force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
   is_new_ = true;
   model_->set_threads(std::max(1, comm->nthreads));
   if (ranks_ != Ranks::kHalo) {  // one cutoff is enough, and what LAMMPS gives by itself
