@@ -170,9 +170,11 @@ def exported(name: str, dtype: torch.dtype, folder: Path) -> ModelFile:
     return open_model_file(folder / "model.pt")
 
 
+# In float64 tests/lammps compiles and runs them all.
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("painn", torch.float64), *((name, torch.float32) for name in NETWORKS)]
+)
 def test_compiled_ranks_find_what_one_process_finds(name, dtype, tmp_path, monkeypatch):
     file = exported(name, dtype, tmp_path)
     packages = packages_of(file, Target(CPU, dtype), 4, monkeypatch)

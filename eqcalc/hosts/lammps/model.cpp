@@ -6,7 +6,11 @@
 #include <torch/script.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace eqcalc_lammps {
 
@@ -30,6 +34,19 @@ void cast(torch::jit::Module& module, at::ScalarType precision) {
   };
   convert(module.named_parameters());
   convert(module.named_buffers());
+}
+
+// Let what a step frees serve the next; eqcalc/host_memory.py does it for Python, and says why.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  for (const char* wish : {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"})
+    if (std::getenv(wish) != nullptr) return;
+  const char* tunables = std::getenv("GLIBC_TUNABLES");
+  if (tunables != nullptr && std::string(tunables).find("glibc.malloc") != std::string::npos)
+    return;
+  mallopt(M_MMAP_THRESHOLD, 1 << 25);
+  mallopt(M_TRIM_THRESHOLD, 2147483647);
+#endif
 }
 
 }  // namespace
@@ -76,6 +93,7 @@ std::vector<at::Tensor> Model::Parts::run(torch::inductor::AOTIModelPackageLoade
 }
 
 Model::Model(const Ticket& ticket) : parts_(std::make_unique<Parts>()) {
+  keep_freed_memory();
   parts_->precision = ticket.text("dtype") == "float32" ? at::kFloat : at::kDouble;
   parts_->reach = 2.0 * ticket.number("cutoff");
   parts_->dummy = std::stoll(ticket.text("numbers"));  // the first of them
