@@ -123,7 +123,7 @@ def test_water_has_the_numbers_of_the_calculator(
 
 @pytest.mark.parametrize(
     ("ranks", "options"),
-    [(1, HALO), (2, HALO), (3, HALO), (4, HALO)],
+    [(1, HALO), (2, HALO), (3, HALO), (4, HALO), (2, EXCHANGE), (3, EXCHANGE), (4, EXCHANGE)],
 )
 def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculator(
     ranks: int, options: str, model_of: Export, tmp_path: Path
@@ -157,7 +157,7 @@ def test_slab_has_the_numbers_of_the_calculator(
     require_same(run, model, "H C O", [True, True, False], n_frames=6)
 
 
-@pytest.mark.parametrize(("ranks", "options"), [(1, HALO), (2, HALO)])
+@pytest.mark.parametrize(("ranks", "options"), [(1, HALO), (2, HALO), (2, EXCHANGE)])
 def test_molecule_and_an_atom_far_away_have_the_numbers_of_the_calculator(
     ranks: int, options: str, model_of: Export, tmp_path: Path
 ) -> None:

@@ -1,0 +1,58 @@
+"""Ranks share out the work in two ways, and both give the numbers of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lammps_runs import EXCHANGE, HALO, frames_of, run_input
+from test_same_numbers import NVE, silicon
+
+from eqcalc.model_file import read_card
+
+pytestmark = pytest.mark.hosts
+
+Export = Callable[..., Path]
+
+SKIN = 2.0  # Å; LAMMPS's own in units metal
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_both_ways_of_ranks_have_the_energies_of_one_rank(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    """A row of domains narrower than ghosts reach: some come from beyond the next rank.
+
+    The box is barely wider than the halo.
+    """
+    model, atoms = model_of("painn"), silicon()
+    card = read_card(model)
+    assert atoms.cell[0, 0] < ranks * (card.cutoff + SKIN)
+    halo = card.cutoff * card.n_hops + SKIN
+    assert halo < atoms.cell[0, 0] < 1.1 * halo
+    one = run_input(tmp_path / "one", atoms, str(model), "Si", NVE.format(n=50))
+    assert one.status == 0, one.text
+    for way in (HALO, EXCHANGE):
+        several = run_input(
+            tmp_path / f"several-{way == HALO}",
+            atoms,
+            str(model),
+            "Si",
+            NVE.format(n=50),
+            ranks=ranks,
+            options=way,
+            before=f"processors {ranks} 1 1",
+        )
+        assert several.status == 0, several.text
+        assert ("ranks exchange features between layers" in several.text) == (way == EXCHANGE)
+        assert len(one.thermo) == len(several.thermo) == 6
+        for row, wanted in zip(several.thermo, one.thermo, strict=True):
+            assert abs(row[1] - wanted[1]) / len(atoms) < 1e-10  # eV per atom
+        for found, same in zip(frames_of(several, "Si"), frames_of(one, "Si"), strict=True):
+            forces = same.get_forces()
+            np.testing.assert_allclose(found.get_forces(), forces, atol=1e-9 * abs(forces).max())
+            np.testing.assert_allclose(
+                found.get_potential_energies(), same.get_potential_energies(), rtol=0, atol=1e-10
+            )
