@@ -139,6 +139,10 @@ class HostError(EqcalcError, ConnectionError):
         return str(self.args[0])
 
 
+class CheckpointError(EqcalcError, RuntimeError):
+    """A run's checkpoint that is missing or damaged, or does not fit what shall go on from it."""
+
+
 class MissingDependencyError(EqcalcError, ImportError):
     """An optional dependency that the requested feature needs."""
 

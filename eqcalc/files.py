@@ -18,7 +18,7 @@ __all__ = ["AppendFile", "write_whole"]
 
 
 class AppendFile:
-    """A new file that grows by whole pieces.
+    """A file that grows by whole pieces: a new one, or the first ``keep`` bytes of an old one.
 
     Writes are unbuffered, so whatever kills the process leaves every piece that
     was appended, and at most half of the next. A piece that cannot be written to its
@@ -28,15 +28,36 @@ class AppendFile:
     Raises
     ------
     OutputError : the file cannot be created, a piece cannot be written, or the file is gone.
+    OutputLostError : there are not ``keep`` bytes to go on from.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, keep: int | None = None):
         self.path = path
         self.size = 0
         try:
-            self._file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed in close()
+            mode = "w+b" if keep is None else "r+b"
+            self._file = open(path, mode, buffering=0)  # noqa: SIM115  closed in close()
         except OSError as error:
-            raise OutputError(_reason("cannot create", path, error)) from error
+            what = "cannot create" if keep is None else "cannot go on with"
+            raise OutputError(_reason(what, path, error)) from error
+        if keep is not None:
+            self._cut(keep)
+
+    def _cut(self, keep: int) -> None:
+        try:
+            there = os.fstat(self._file.fileno()).st_size
+            if there >= keep:
+                self._file.truncate(keep)
+                self.size = keep
+                return
+        except OSError as error:
+            self._file.close()
+            raise OutputError(_reason("cannot go on with", self.path, error)) from error
+        self._file.close()
+        raise OutputLostError(
+            f"'{self.path}' has {there} bytes, and had {keep} when the state was kept from which "
+            "to go on; what is missing is lost"
+        )
 
     def append(self, piece: bytes) -> None:
         """Add ``piece`` at the end, whole or not at all."""

@@ -33,6 +33,15 @@ class AtomOrder:
         self._numbers = b""
         self._order: NDArray | None = None
 
+    @property
+    def order(self) -> NDArray | None:
+        """The present order (n_atoms,), None where atoms keep their own."""
+        return self._order
+
+    def keep(self, numbers: NDArray, order: NDArray | None) -> None:
+        """Take an order that was chosen before, for the structure of these atomic numbers."""
+        self._numbers, self._order = numbers.tobytes(), order
+
     def ordered(self, atoms: Atoms) -> Atoms:
         """Return the structure with its atoms in order: itself where that would not pay."""
         numbers = atoms.numbers.tobytes()

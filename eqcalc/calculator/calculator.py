@@ -20,6 +20,7 @@ from weakref import WeakSet
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eqcalc.blockwise import Blockwise, MemoryForecast
@@ -220,6 +221,18 @@ class EqCalculator(ExactCache):
             }
             facts["together"] = self._why_together
         return facts
+
+    @property
+    def atom_order(self) -> NDArray | None:
+        """The order (n_atoms,) in which atoms of the present structure are summed, or None.
+
+        It is chosen for the first positions. The same order gives the same bits.
+        """
+        return self._order.order
+
+    def keep_atom_order(self, atoms: Atoms, order: NDArray | None) -> None:
+        """Sum the atoms of a structure in the order of an earlier run (:attr:`atom_order`)."""
+        self._order.keep(atoms.numbers, order)
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the arguments that ASE writes into trajectories and databases."""

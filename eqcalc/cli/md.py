@@ -95,7 +95,7 @@ def md(
         "barostat_time_fs": barostat_time,
         "pressure_gpa": pressure,
     }
-    given = {name: value for name, value in optional.items() if value is not None}
+    given: dict[str, Any] = {k: value for k, value in optional.items() if value is not None}
     settings = MDSettings(
         ensemble=ensemble,
         temperature_K=temperature,

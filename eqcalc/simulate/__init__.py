@@ -17,7 +17,7 @@ and optimizers are ASE's own; nothing here knows a network.
 from eqcalc.simulate.hessian import hessian
 from eqcalc.simulate.images import share_calculator
 from eqcalc.simulate.interrupts import StopRequested
-from eqcalc.simulate.md import MDProgress, MDResult, MDRun, run_md
+from eqcalc.simulate.md import MDProgress, MDResult, MDRun, resume_md, run_md
 from eqcalc.simulate.relax import RelaxResult, RelaxRun, RelaxStep, run_relax
 from eqcalc.simulate.settings import MDSettings, RelaxSettings
 from eqcalc.simulate.structures import read_structure
@@ -34,6 +34,7 @@ __all__ = [
     "StopRequested",
     "hessian",
     "read_structure",
+    "resume_md",
     "run_md",
     "run_relax",
     "share_calculator",

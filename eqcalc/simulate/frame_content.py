@@ -25,6 +25,7 @@ __all__ = [
     "for_extxyz",
     "for_traj",
     "restore_constraints",
+    "store_constraints",
     "unkept_constraints",
 ]
 
@@ -82,10 +83,18 @@ def for_extxyz(atoms: Atoms) -> Atoms:
     frame.info = {k: v for k, v in frame.info.items() if _is_readable_entry(k, v)}
     # A FixCartesian would come back as one for each atom of the structure.
     if not all(type(constraint) is FixAtoms for constraint in frame.constraints):
-        kept = [each for each in frame.constraints if _content(each) is not None]
-        frame.info[_CONSTRAINTS] = encode([_content(each) for each in kept])
-        frame.set_constraint(kept)
+        frame.set_constraint(store_constraints(frame))
     return frame
+
+
+def store_constraints(atoms: Atoms) -> list[Any]:
+    """Put the constraints into the structure's info, in place; return those that it can hold.
+
+    :func:`restore_constraints` takes them out again.
+    """
+    kept = [each for each in atoms.constraints if _content(each) is not None]
+    atoms.info[_CONSTRAINTS] = encode([_content(each) for each in kept])
+    return kept
 
 
 def for_traj(frame: Atoms) -> Atoms:

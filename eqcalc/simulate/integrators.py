@@ -26,9 +26,19 @@ __all__ = [
     "build_integrator",
     "check_fit",
     "hold_center_of_mass",
+    "integrator_state",
     "require_atoms_of_constraints",
     "require_cell",
+    "restore_integrator",
 ]
+
+# What ASE's integrators carry from step to step besides atoms and random numbers: owner, "" for
+# the integrator itself, and its attributes.
+_CARRIED = {
+    "_thermostat": ("_eta", "_p_eta"),
+    "_barostat": ("_xi", "_p_xi"),
+    "": ("_eps", "_p_eps", "_cell0", "_volume0"),
+}
 
 
 def check_fit(atoms: Atoms, settings: MDSettings) -> None:
@@ -170,3 +180,36 @@ def build_integrator(
         tdamp=damping,
     )
     return dynamics
+
+
+def integrator_state(dynamics: MolecularDynamics) -> dict[str, NDArray[np.float64]]:
+    """Return what an integrator carries besides atoms and random numbers: thermostat, barostat."""
+    return {name: np.array(getattr(owner, key)) for name, owner, key in _carried(dynamics)}
+
+
+def restore_integrator(dynamics: MolecularDynamics, state: dict[str, NDArray[np.float64]]) -> None:
+    """Give an integrator what another one of its kind carried.
+
+    Raises
+    ------
+    ConfigError : it carries something else, as that of another version of ASE may.
+    """
+    carried = _carried(dynamics)
+    names = [name for name, _, _ in carried]
+    if sorted(names) != sorted(state):
+        raise ConfigError(
+            f"the integrator carries {listing(sorted(names)) or 'nothing'}, and the state that was "
+            f"kept has {listing(sorted(state)) or 'nothing'}; go on with the version of ASE that "
+            "wrote it."
+        )
+    for name, owner, key in carried:
+        value = state[name]
+        setattr(owner, key, value.copy() if value.ndim > 0 else float(value))
+
+
+def _carried(dynamics: MolecularDynamics) -> list[tuple[str, object, str]]:
+    found: list[tuple[str, object, str]] = []
+    for part, keys in _CARRIED.items():
+        owner = getattr(dynamics, part, None) if part else dynamics
+        found += [(f"{part}.{key}", owner, key) for key in keys if hasattr(owner, key)]
+    return found

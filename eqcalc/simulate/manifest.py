@@ -18,7 +18,7 @@ from eqcalc.errors import OutputError, OutputLostError
 from eqcalc.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
 
-__all__ = ["RunManifest", "engine_fields", "package_versions"]
+__all__ = ["RunManifest", "earlier_parts", "engine_fields", "package_versions"]
 
 
 _RESERVE = 1000  # bytes, for what the end of a run adds where the disk is full by then
@@ -114,6 +114,20 @@ class RunManifest:
             if len(self._content()) <= size:
                 with open(self._path, "r+b") as file:
                     file.write(self._content().ljust(size))
+
+
+def earlier_parts(path: Path) -> list[dict[str, Any]]:
+    """Return when, how far and with which versions a run got that now goes on, part by part.
+
+    Nothing of a manifest that is missing or damaged.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        parts = list(before.get("earlier_parts", []))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
+    names = ("status", "steps_done", "versions", "engine", "started", "ended")
+    return [*parts, {name: before[name] for name in names if name in before}]
 
 
 def engine_fields(atoms: Atoms) -> dict[str, Any]:

@@ -17,12 +17,26 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
+from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint, write_checkpoint
 from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
-from eqcalc.simulate.integrators import build_integrator, check_fit, hold_center_of_mass
+from eqcalc.simulate.integrators import (
+    build_integrator,
+    check_fit,
+    hold_center_of_mass,
+    integrator_state,
+    restore_integrator,
+)
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
-from eqcalc.simulate.manifest import RunManifest, engine_fields
+from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
 from eqcalc.simulate.plots import plot_md, require_plots
+from eqcalc.simulate.restart import (
+    RunLock,
+    differences,
+    facts_of,
+    require_resumable,
+    settings_to_go_on,
+)
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
@@ -48,7 +62,9 @@ from eqcalc.simulate.writers import (
     write_structure,
 )
 
-__all__ = ["MDProgress", "MDResult", "MDRun", "run_md"]
+__all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
+
+_ORDER = "atom_order"  # among the arrays of a checkpoint
 
 # Far above any chemistry: only a structure that flies apart gets there.
 _HOTTEST_K = 1e5
@@ -99,6 +115,17 @@ def run_md(
     return MDRun(atoms, calculator, settings).run(folder, overwrite=overwrite, progress=progress)
 
 
+def resume_md(
+    folder: str | Path,
+    calculator: Calculator,
+    *,
+    n_steps: int | None = None,
+    progress: Callable[[MDProgress], None] | None = None,
+) -> MDResult:
+    """Go on with the run of a folder; short for ``MDRun.resume(...).run(...)``."""
+    return MDRun.resume(folder, calculator, n_steps=n_steps).run(folder, progress=progress)
+
+
 class MDRun:
     """A molecular dynamics run: atoms, integrator and random numbers.
 
@@ -122,7 +149,8 @@ class MDRun:
     atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
     settings, n_dof; kept_velocities (whether the structure brought its own),
     projected_share (of their kinetic energy, taken away because constraints forbid it) and
-    start_temperature_K, that of the first velocities
+    start_temperature_K, that of the first velocities; not_exact (of a resumed run, in words:
+    why it may not go on bit for bit)
 
     Raises
     ------
@@ -138,15 +166,8 @@ class MDRun:
         settings: MDSettings,
         source: dict[str, Any] | None = None,
     ):
-        self.settings = settings
-        self.source = dict(source or {})
-        self.rng = np.random.default_rng(settings.seed)
-        self.atoms = atoms.copy()
-        self.atoms.calc = calculator
-        self._constraints = list(self.atoms.constraints)
-        check_fit(self.atoms, settings)
+        self._take(atoms, calculator, settings, source)
         langevin = settings.ensemble == "nvt-langevin"
-        hold_center_of_mass(self.atoms, settings)
         self.kept_velocities = has_velocities(self.atoms)
         if not np.isfinite(self.atoms.get_momenta()).all():
             raise NonFiniteError(
@@ -164,8 +185,69 @@ class MDRun:
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
-        self._last_frame: Atoms | None = None
         self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+
+    @classmethod
+    def resume(
+        cls, folder: str | Path, calculator: Calculator, *, n_steps: int | None = None
+    ) -> MDRun:
+        """Return the run of a folder as it was at its last checkpoint; ``run(folder)`` goes on.
+
+        With the same calculator on the same machine the trajectory and the table are, bit for
+        bit, those of a run that was never interrupted.
+
+        Parameters
+        ----------
+        calculator : with the same model as before
+        n_steps : of the whole run, from its first step; by default what it was to have
+
+        Raises
+        ------
+        CheckpointError : the folder has no readable checkpoint, or one of another model.
+        ConfigError : no steps are left.
+        """
+        checkpoint = read_checkpoint(Path(folder))
+        settings = settings_to_go_on(checkpoint, n_steps)
+        facts = checkpoint.facts
+        run = cls.__new__(cls)
+        run._take(checkpoint.atoms, calculator, settings, facts["source"])
+        require_resumable(run.atoms, checkpoint)
+        run.not_exact = differences(run.atoms, checkpoint)
+        run.kept_velocities, run.projected_share = (
+            facts["kept_velocities"],
+            facts["projected_share"],
+        )
+        run.n_dof, run.start_temperature_K = facts["n_dof"], facts["start_temperature_K"]
+        run.rng.bit_generator.state = facts["random"]
+        arrays = dict(checkpoint.arrays)
+        order = arrays.pop(_ORDER, None)
+        if hasattr(calculator, "keep_atom_order"):
+            calculator.keep_atom_order(run.atoms, order)
+        run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
+        restore_integrator(run.dynamics, arrays)
+        run.dynamics.nsteps = checkpoint.step
+        run._resumed = checkpoint
+        return run
+
+    def _take(
+        self,
+        atoms: Atoms,
+        calculator: Calculator,
+        settings: MDSettings,
+        source: dict[str, Any] | None,
+    ) -> None:
+        """Take what a new run and a resumed one are given."""
+        self.settings = settings
+        self.source = dict(source or {})
+        self.rng = np.random.default_rng(settings.seed)
+        self.atoms = atoms.copy()
+        self.atoms.calc = calculator
+        self.not_exact: list[str] = []
+        self._constraints = list(self.atoms.constraints)
+        self._last_frame: Atoms | None = None
+        self._resumed: MDCheckpoint | None = None
+        check_fit(self.atoms, settings)
+        hold_center_of_mass(self.atoms, settings)
 
     def run(
         self,
@@ -176,11 +258,13 @@ class MDRun:
     ) -> MDResult:
         """Run all steps and write trajectory, thermo.csv, plot, final.xyz, manifest.
 
-        Frames are written every ``log_every`` steps, at the first and the last.
+        Frames are written every ``log_every`` steps, at the first and the last. A resumed run
+        goes on in its own folder, from which what came after the checkpoint is cut off.
 
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
+        ConfigError : the run in the folder, which shall go on, goes on in another process.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
@@ -188,7 +272,7 @@ class MDRun:
         StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
             all files were completed.
         """
-        target = RunFolder(folder, overwrite=overwrite)
+        target = RunFolder(folder, overwrite=overwrite or self._resumed is not None)
         require_plots()
         # A model or structure that cannot start must not cost an older run.
         if not np.isfinite(self.atoms.get_forces()).all():
@@ -197,19 +281,33 @@ class MDRun:
                 "that the model was trained on such systems."
             )
         start = self._cell_state(self._measure())
-        target.claim()
-        manifest = RunManifest(target / "manifest.json", self._manifest_fields())
+        if self._resumed is None:
+            target.claim()
+        with closing(RunLock(target.path, required=self._resumed is not None)):
+            return self._run_in(target, start, progress)
+
+    def _run_in(
+        self,
+        target: RunFolder,
+        start: CellState | None,
+        progress: Callable[[MDProgress], None] | None,
+    ) -> MDResult:
+        path = target / "manifest.json"
+        parts = [] if self._resumed is None else earlier_parts(path)
+        if self._resumed is not None and self._resumed.facts["start"] is not None:
+            start = CellState(**self._resumed.facts["start"])
+        manifest = RunManifest(path, self._manifest_fields(parts))
         final_path = target / "final.xyz"
         rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
         with StopOnSignal() as stop, manifest, rescue:
-            wall_s = self._all_steps(target, stop, manifest, progress)
+            wall_s = self._all_steps(target, stop, manifest, progress, start)
             result = self._finish(target, wall_s, start)
             trajectory = trajectory_name(self.settings.trajectory_format)
             target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
                 raise StopRequested(
                     f"stopped at step {result.n_steps} of {self.settings.n_steps}; everything "
-                    f"up to there is in {target.path}; eqcalc md {target / 'final.xyz'} goes on "
+                    f"up to there is in {target.path}; eqcalc md --resume {target.path} goes on "
                     "from there",
                     stop.signal_number,
                 )
@@ -221,30 +319,49 @@ class MDRun:
         stop: StopOnSignal,
         manifest: RunManifest,
         progress: Callable[[MDProgress], None] | None,
+        start_state: CellState | None,
     ) -> float:
         """Run until the end or a signal; return the seconds it took."""
-        settings = self.settings
+        settings, first = self.settings, self._first_step
         trajectory_path = target / trajectory_name(settings.trajectory_format)
+        kept = {"table": None, "trajectory": None}
+        if self._resumed is not None:
+            kept = self._resumed.facts["files"]
+        names = columns(has_pressure(self.atoms))
         start = time.perf_counter()
         with (
-            closing(TableWriter(target / "thermo.csv", columns(has_pressure(self.atoms)))) as table,
-            closing(open_trajectory(trajectory_path, settings.trajectory_format)) as trajectory,
+            closing(TableWriter(target / "thermo.csv", names, kept["table"])) as table,
+            closing(
+                open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
+            ) as trajectory,
             telling_where(self.dynamics, trajectory),
             # ASE's barostat overflows, and then takes inf times 0, where a structure
             # explodes; the checks below say so in words.
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            for _ in self.dynamics.irun(settings.n_steps):
+            for _ in self.dynamics.irun(settings.n_steps - first):
                 step = self.dynamics.nsteps
+                if self._resumed is not None and step == first:
+                    continue  # it is in the files
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
                     raise NonFiniteError("the velocities are NaN or infinite")
                 stopping = stop.signal_number is not None
-                if stopping or step % settings.log_every == 0 or step == settings.n_steps:
+                ending, regular = (
+                    stopping or step == settings.n_steps,
+                    step % settings.log_every == 0,
+                )
+                # A row that is there only because the run ends here is none of a run that goes on.
+                files = {"table": table.size, "trajectory": trajectory.extent()}
+                if ending or regular:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
-                    speed = self._ns_per_day(time.perf_counter() - start)
+                    speed = self._ns_per_day(time.perf_counter() - start, step - first)
                     stop.tell(progress, MDProgress(thermo, settings.n_steps, speed))
+                if regular:
+                    files = {"table": table.size, "trajectory": trajectory.extent()}
+                if ending or step % settings.checkpoint_every == 0:
+                    self._keep_state(target, files, start_state)
                 if stopping:
                     break
             table.require_present()
@@ -259,6 +376,31 @@ class MDRun:
         trajectory.write(frame)
         table.write([value for value in thermo if value is not None])
         return thermo
+
+    def _keep_state(
+        self, target: RunFolder, files: dict[str, Any], start: CellState | None
+    ) -> None:
+        """Write a checkpoint of the present step."""
+        atoms = self.atoms.copy()
+        atoms.set_constraint(self._constraints)
+        arrays = integrator_state(self.dynamics)
+        order = getattr(self.atoms.calc, "atom_order", None)
+        if order is not None:
+            arrays[_ORDER] = order
+        facts = facts_of(
+            self.atoms,
+            self.settings,
+            source=self.source,
+            files=files,
+            random=self.rng.bit_generator.state,
+            n_dof=self.n_dof,
+            kept_velocities=self.kept_velocities,
+            projected_share=self.projected_share,
+            start_temperature_K=self.start_temperature_K,
+            start=None if start is None else start._asdict(),
+            constraints_not_kept=unkept_constraints(atoms),
+        )
+        write_checkpoint(target.path, MDCheckpoint(self.dynamics.nsteps, atoms, arrays, facts))
 
     def _measure(self) -> Thermo:
         """Return the present step; refuse one that no longer means anything."""
@@ -294,7 +436,7 @@ class MDRun:
             n_steps=self.dynamics.nsteps,
             n_frames=len(temperature),
             wall_s=wall_s,
-            ns_per_day=self._ns_per_day(wall_s),
+            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps - self._first_step),
             mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
@@ -310,11 +452,16 @@ class MDRun:
         energy_mev = 1000 * table["total_energy_eV"] / len(self.atoms)
         return float(np.polyfit(time_ps, energy_mev - energy_mev[0], deg=1)[0])
 
-    def _ns_per_day(self, wall_s: float) -> float:
-        simulated_ns = self.dynamics.nsteps * self.settings.timestep_fs * 1e-6
+    @property
+    def _first_step(self) -> int:
+        return 0 if self._resumed is None else self._resumed.step
+
+    def _ns_per_day(self, wall_s: float, n_steps: int) -> float:
+        simulated_ns = n_steps * self.settings.timestep_fs * 1e-6
         return simulated_ns / max(wall_s, 1e-9) * 86400
 
-    def _manifest_fields(self) -> dict[str, Any]:
+    def _manifest_fields(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        going_on = {"resumed_at_step": self._first_step, "not_exact": self.not_exact}
         return {
             "kind": "md",
             **self.source,
@@ -324,5 +471,6 @@ class MDRun:
             "n_atoms": len(self.atoms),
             "degrees_of_freedom": self.n_dof,
             "constraints_not_kept": unkept_constraints(self.atoms),
-            "steps_done": 0,
+            "steps_done": self._first_step,
+            **({"earlier_parts": parts, **going_on} if self._resumed is not None else {}),
         }

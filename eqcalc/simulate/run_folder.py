@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
+from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS
 
 __all__ = ["RunFolder"]
 
@@ -17,6 +18,8 @@ _RUN_FILES = (
     "final.xyz",
     "relax.csv",
     "relaxed.xyz",
+    CHECKPOINT,
+    PREVIOUS,
 )
 
 

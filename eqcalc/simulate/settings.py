@@ -36,6 +36,7 @@ class MDSettings:
     barostat_time_fs, pressure_gpa : of "npt"; a positive pressure compresses
     log_every : steps between two frames of the trajectory and rows of the log
     trajectory_format : "traj" or "extxyz"
+    checkpoint_every : steps between two checkpoints, from which a run that ended can go on
 
     Raises
     ------
@@ -53,6 +54,7 @@ class MDSettings:
     pressure_gpa: float = 0.0
     log_every: int = 10
     trajectory_format: str = "traj"
+    checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
@@ -68,6 +70,7 @@ class MDSettings:
         _require_count("number of steps", self.n_steps, at_least=1)
         _require_count("seed", self.seed, at_least=0)
         _require_count("log_every", self.log_every, at_least=1)
+        _require_count("checkpoint_every", self.checkpoint_every, at_least=1)
         for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
             _require_positive(name, getattr(self, name))
         if not math.isfinite(self.pressure_gpa):

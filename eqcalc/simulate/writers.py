@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter as AseTrajectoryWriter
+from ase.io.trajectory import get_header_data
 
 from eqcalc.errors import ConfigError
 from eqcalc.files import AppendFile, write_whole
@@ -30,6 +32,8 @@ __all__ = [
     "write_structures",
 ]
 
+_N_ITEMS = 32  # where ulm keeps the number of items, and behind it the place of their table
+
 
 class FrameWriter(Protocol):
     """What a run asks of a trajectory; ``n_frames`` counts those written whole."""
@@ -39,6 +43,9 @@ class FrameWriter(Protocol):
 
     def write(self, frame: Atoms) -> None:
         """Add one frame, whole or not at all."""
+
+    def extent(self) -> dict[str, int]:
+        """Return what :func:`open_trajectory` needs to go on from here."""
 
     def require_present(self) -> None:
         """Refuse to go on where the file was removed or replaced."""
@@ -52,27 +59,36 @@ def trajectory_name(trajectory_format: str) -> str:
     return f"trajectory.{TRAJECTORY_SUFFIXES[trajectory_format]}"
 
 
-def open_trajectory(path: Path, trajectory_format: str) -> FrameWriter:
-    """Open a new trajectory for writing.
+def open_trajectory(
+    path: Path, trajectory_format: str, keep: dict[str, int] | None = None
+) -> FrameWriter:
+    """Open a trajectory for writing: a new one, or as it was when it said ``keep`` (``extent``).
 
     Raises
     ------
-    OutputError : the file cannot be created.
+    OutputError : the file cannot be created, or less of it is there.
     """
-    return _TrajFile(path) if trajectory_format == "traj" else _ExtxyzFile(path)
+    writer = _TrajFile if trajectory_format == "traj" else _ExtxyzFile
+    return writer(path, keep)
 
 
 class TableWriter:
-    """A csv file that grows by whole lines.
+    """A csv file that grows by whole lines: a new one, or as it was when it had ``keep`` bytes.
 
     Raises
     ------
-    OutputError : the file cannot be created, or a line cannot be written.
+    OutputError : the file cannot be created, or a line cannot be written, or less of it is there.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]):
-        self._file = AppendFile(path)
-        self._file.append((",".join(columns) + "\n").encode())
+    def __init__(self, path: Path, columns: Sequence[str], keep: int | None = None):
+        self._file = AppendFile(path, keep)
+        if keep is None:
+            self._file.append((",".join(columns) + "\n").encode())
+
+    @property
+    def size(self) -> int:
+        """Bytes that were written."""
+        return self._file.size
 
     def write(self, values: Sequence[float]) -> None:
         """Add one line; twelve digits keep a drift of 1e-9 in a large energy visible."""
@@ -119,10 +135,13 @@ def require_extxyz(path: Path) -> None:
 
 
 class _ExtxyzFile:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, keep: dict[str, int] | None = None):
         self.path = path
-        self.n_frames = 0
-        self._file = AppendFile(path)
+        self.n_frames = 0 if keep is None else keep["n_frames"]
+        self._file = AppendFile(path, None if keep is None else keep["size"])
+
+    def extent(self) -> dict[str, int]:
+        return {"size": self._file.size, "n_frames": self.n_frames}
 
     def write(self, frame: Atoms) -> None:
         self._file.append(_extxyz(frame))
@@ -138,18 +157,30 @@ class _ExtxyzFile:
 class _TrajFile:
     """ASE's own writer over a file whose changes reach the disk in a safe order."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, keep: dict[str, int] | None = None):
         self.path = path
-        self.n_frames = 0
-        self._stage = _UlmStage(path)
-        # An empty trajectory first: a process that is killed within the first
-        # frame leaves a readable file with no frames.
-        AseTrajectoryWriter(self._stage, mode="w").close()
-        self._stage.commit()
+        self.n_frames = 0 if keep is None else keep["n_frames"]
+        self._goes_on = self.n_frames > 0
+        self._stage = _UlmStage(path, keep)
+        if keep is None:
+            # An empty trajectory first: a process that is killed within the first
+            # frame leaves a readable file with no frames.
+            AseTrajectoryWriter(self._stage, mode="w").close()
+            self._stage.commit()
         self._writer = AseTrajectoryWriter(self._stage, mode="a")
+        self._stage.seek(0, io.SEEK_END)  # ASE has read the first frame
+
+    def extent(self) -> dict[str, int]:
+        return {**self._stage.extent(), "n_frames": self.n_frames}
 
     def write(self, frame: Atoms) -> None:
-        self._writer.write(for_traj(frame))
+        frame = for_traj(frame)
+        if self._goes_on:
+            # The header of the first frame is that of all. As ASE has read it, its constraints
+            # are not equal to those of the run, and each frame would have a header of its own.
+            self._writer.header_data = get_header_data(frame)
+            self._goes_on = False
+        self._writer.write(frame)
         self.n_frames += 1
 
     def require_present(self) -> None:
@@ -169,11 +200,18 @@ class _UlmStage:
     first and in one piece; only then the integers make the frame exist.
     """
 
-    def __init__(self, path: Path):
-        self._file = AppendFile(path)
+    def __init__(self, path: Path, keep: dict[str, int] | None = None):
+        self._file = AppendFile(path, None if keep is None else keep["size"])
         self._tail = bytearray()
         self._patches: list[tuple[int, bytes]] = []
         self._position = 0
+        if keep is not None:  # the number of frames, and where the table of their places is
+            head = np.array([keep["n_items"], keep["table"]], dtype=np.int64)
+            self._file.patch(_N_ITEMS, head.tobytes())
+
+    def extent(self) -> dict[str, int]:
+        n_items, table = np.frombuffer(self._file.read(_N_ITEMS, 16), dtype=np.int64)
+        return {"size": self._file.size, "n_items": int(n_items), "table": int(table)}
 
     def write(self, piece: bytes) -> int:
         start = self._position - self._file.size

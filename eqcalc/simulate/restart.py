@@ -1,0 +1,130 @@
+"""What of a run goes into its checkpoints, and what must fit when it goes on from one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from filelock import FileLock, Timeout
+
+from eqcalc.errors import CheckpointError, ConfigError
+from eqcalc.simulate.checkpoint import MDCheckpoint
+from eqcalc.simulate.manifest import engine_fields, package_versions
+from eqcalc.simulate.settings import MDSettings
+
+__all__ = ["RunLock", "differences", "facts_of", "require_resumable", "settings_to_go_on"]
+
+_LOCK = ".running"
+
+
+class RunLock:
+    """Held by a run while it writes its folder, so that no second process goes on from it.
+
+    A file system without locks has none. A new run in a folder that another one still holds goes
+    without: it has been told to take the folder.
+
+    Raises
+    ------
+    ConfigError : ``required``, and the run is still going on.
+    """
+
+    def __init__(self, folder: Path, *, required: bool) -> None:
+        self._lock = FileLock(folder / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if required:
+                raise ConfigError(
+                    f"the run in '{folder}' is still going on in another process; wait for "
+                    "its end, or stop that one."
+                ) from None
+        except (OSError, NotImplementedError):  # no locks on this file system
+            return
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+
+def _conditions(atoms: Atoms) -> dict[str, Any]:
+    """Return what, besides the state, the bits of the next steps depend on.
+
+    Checksums of the calculator's models, engine, device, precision and threads; versions.
+    """
+    models = getattr(atoms.calc, "models", None)
+    return {
+        "calculator": type(atoms.calc).__name__,
+        "models": None if models is None else [model.file.sha256 for model in models],
+        **engine_fields(atoms),
+        "versions": package_versions(),
+    }
+
+
+def require_resumable(atoms: Atoms, checkpoint: MDCheckpoint) -> None:
+    """Refuse a checkpoint of another potential, or one that could not hold all constraints.
+
+    Raises
+    ------
+    CheckpointError : it is one of these.
+    """
+    lost = checkpoint.facts["constraints_not_kept"]
+    if lost:
+        raise CheckpointError(
+            f"the run had the constraints {', '.join(lost)}, which no file can hold, and cannot go "
+            "on without them."
+        )
+    before, now = checkpoint.facts["conditions"], _conditions(atoms)
+    for what, name in (("calculator", "calculator"), ("models", "model")):
+        if before[what] != now[what]:
+            raise CheckpointError(
+                f"the run had another {name}: {_in_words(before[what])}, now "
+                f"{_in_words(now[what])}; go on with that one, or start a new run from the last "
+                "frame."
+            )
+
+
+def differences(atoms: Atoms, checkpoint: MDCheckpoint) -> list[str]:
+    """Return in words why the run may not go on bit for bit; empty where it does."""
+    before, now = checkpoint.facts["conditions"], _conditions(atoms)
+    return [
+        f"{name} {was}, now {now.get(part, {}).get(name)}"
+        for part in ("engine", "versions")
+        for name, was in before.get(part, {}).items()
+        if name != "not_used" and was != now.get(part, {}).get(name)
+    ]
+
+
+def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettings:
+    """Return the settings of the run, with another number of steps in all where it is given.
+
+    Raises
+    ------
+    ConfigError : there are no steps left.
+    """
+    stored = checkpoint.facts["settings"]
+    settings = MDSettings(
+        **{**stored, "n_steps": stored["n_steps"] if n_steps is None else n_steps}
+    )
+    if settings.n_steps <= checkpoint.step:
+        raise ConfigError(
+            f"the run is at step {checkpoint.step} of {settings.n_steps}: nothing is left to do. "
+            "Give the number of steps that it shall have in all (--steps)."
+        )
+    return settings
+
+
+def facts_of(atoms: Atoms, settings: MDSettings, **more: Any) -> dict[str, Any]:
+    """Return the facts of a checkpoint."""
+    return {
+        "settings": asdict(settings),
+        "conditions": _conditions(atoms),
+        **more,
+    }
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"sha256 {each[:12]}..." for each in value)
+    return str(value)

@@ -1,0 +1,274 @@
+"""A run that goes on from its checkpoint is, bit for bit, one that was never interrupted."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ase import Atoms
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixBondLength, FixLinearTriatomic
+from small_models import crystal, ethanol, potential
+
+from eqcalc import EqCalculator
+from eqcalc.errors import CheckpointError, ConfigError, OutputLostError
+from eqcalc.export import export_model
+from eqcalc.simulate import MDRun, MDSettings, StopRequested, resume_md, run_md
+from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint
+from eqcalc.simulate.restart import RunLock
+
+N_STEPS = 40
+COMPARED = ("thermo.csv", "trajectory.traj", "trajectory.xyz", "final.xyz")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
+    paths = [folder / f"{seed}.pt" for seed in (1, 2)]
+    for seed, path in enumerate(paths, 1):
+        export_model(potential(seed=seed), path, elements=["H", "C", "O"])
+    return paths
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return what a run left, but for what tells of times."""
+    return {name: (folder / name).read_bytes() for name in COMPARED if (folder / name).exists()}
+
+
+def stop_at(step: int):
+    """Return a progress display during which Ctrl-C is pressed at a step."""
+
+    def show(now) -> None:
+        if now.thermo.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return show
+
+
+def start_of(ensemble: str) -> Atoms:
+    atoms = crystal() if ensemble == "npt" else ethanol()
+    atoms.info["name"] = "start"
+    return atoms
+
+
+@pytest.mark.parametrize("trajectory_format", ["traj", "extxyz"])
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc", "npt"])
+def test_run_that_was_stopped_goes_on_bit_for_bit(ensemble, trajectory_format, models, tmp_path):
+    settings = MDSettings(
+        ensemble, n_steps=N_STEPS, log_every=5, trajectory_format=trajectory_format, seed=3
+    )
+    run_md(start_of(ensemble), EqCalculator(models[0]), settings, tmp_path / "whole")
+    with pytest.raises(StopRequested, match=r"stopped at step \d+ of 40; .* --resume .*parts"):
+        run_md(
+            start_of(ensemble),
+            EqCalculator(models[0]),
+            settings,
+            tmp_path / "parts",
+            progress=stop_at(15),
+        )
+    result = resume_md(tmp_path / "parts", EqCalculator(models[0]))
+    assert result.n_steps == N_STEPS
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    assert result.n_frames == 1 + N_STEPS // 5
+
+
+def run_in_parts(atoms, settings, folder, make, *, stops=(15,)):
+    """Run, stop at steps and go on, each time with a new calculator."""
+    with pytest.raises(StopRequested):
+        run_md(atoms, make(), settings, folder, progress=stop_at(stops[0]))
+    for step in stops[1:]:
+        with pytest.raises(StopRequested):
+            resume_md(folder, make(), progress=stop_at(step))
+    return resume_md(folder, make())
+
+
+KINDS = ["committee", "fixed atoms", "rigid bond", "linear molecule", "float32", "no skin"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
+    atoms = ethanol()
+    if kind == "fixed atoms":
+        atoms.set_constraint(FixAtoms([0, 1]))
+    if kind == "rigid bond":
+        atoms.set_constraint(FixBondLength(0, 1))
+    if kind == "linear molecule":
+        atoms = Atoms("OCO", [[0.0, 0.0, -1.16], [0.0, 0.0, 0.0], [0.0, 0.0, 1.16]])
+        atoms.set_constraint(FixLinearTriatomic([(0, 1, 2)]))
+    skin = 0.0 if kind == "no skin" else 0.5
+    source = models if kind == "committee" else models[0]
+    dtype = "float32" if kind == "float32" else None
+
+    def make() -> EqCalculator:
+        return EqCalculator(source, dtype=dtype, skin=skin)
+
+    settings = MDSettings("nvt-langevin", n_steps=N_STEPS, log_every=5, checkpoint_every=7)
+    run_md(atoms, make(), settings, tmp_path / "whole")
+    run_in_parts(atoms, settings, tmp_path / "parts", make, stops=(10, 20, 35))
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
+    assert manifest["status"] == "complete" and manifest["not_exact"] == []
+    assert [part["status"] for part in manifest["earlier_parts"]] == ["interrupted"] * 3
+    assert manifest["earlier_parts"][-1]["steps_done"] == manifest["resumed_at_step"]
+
+
+def test_row_that_is_there_because_a_run_ended_is_none_of_the_run_that_goes_on(models, tmp_path):
+    """13 is no multiple of 5: its row and frame are those of an end."""
+    make = functools.partial(EqCalculator, models[0])
+    short = MDSettings("nve", n_steps=13, log_every=5)
+    run_md(ethanol(), make(), short, tmp_path / "parts")
+    assert rows_of(tmp_path / "parts") == [0, 5, 10, 13]
+    resume_md(tmp_path / "parts", make(), n_steps=N_STEPS)
+    run_md(ethanol(), make(), MDSettings("nve", n_steps=N_STEPS, log_every=5), tmp_path / "whole")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+
+
+def rows_of(folder: Path) -> list[int]:
+    return [
+        int(line.split(",")[0]) for line in (folder / "thermo.csv").read_text().split("\n")[1:-1]
+    ]
+
+
+_VICTIM = """
+import sys
+from pathlib import Path
+from ase.io import read
+from eqcalc import EqCalculator
+from eqcalc.simulate import MDSettings, resume_md, run_md
+model, folder, n_steps = sys.argv[1:]
+calculator = EqCalculator(model)
+if Path(folder).exists():
+    resume_md(folder, calculator)
+else:
+    settings = MDSettings("nvt-langevin", n_steps=int(n_steps), log_every=3, checkpoint_every=10)
+    run_md(read("start.xyz"), calculator, settings, folder)
+"""
+
+
+def test_run_that_is_killed_again_and_again_loses_nothing(models, tmp_path):
+    ethanol().write(tmp_path / "start.xyz")
+    command = [sys.executable, "-c", _VICTIM, str(models[0])]
+    whole = subprocess.run([*command, "whole", "400"], cwd=tmp_path, check=False)
+    assert whole.returncode == 0
+    rng, folder, n_kills = random.Random(5), tmp_path / "parts", 0
+    for _ in range(4):
+        with subprocess.Popen([*command, "parts", "400"], cwd=tmp_path) as process:
+            begun = checkpoint_step(folder)
+            deadline = time.monotonic() + 60.0
+            while checkpoint_step(folder) < begun + 40 and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01 * rng.random())
+            n_kills += process.poll() is None
+            process.kill()
+    assert n_kills == 4
+    assert subprocess.run([*command, "parts", "400"], cwd=tmp_path, check=False).returncode == 0
+    assert files_of(folder) == files_of(tmp_path / "whole")
+
+
+def checkpoint_step(folder: Path) -> int:
+    try:
+        return read_checkpoint(folder).step
+    except CheckpointError:
+        return 0
+
+
+# --- what does not fit ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(models, tmp_path) -> Path:
+    """The folder of a run that was stopped at step 15 of 40; checkpoints of 10 and of 15."""
+    folder = tmp_path / "run"
+    settings = MDSettings("nve", n_steps=N_STEPS, log_every=5, checkpoint_every=10)
+    with pytest.raises(StopRequested):
+        run_md(ethanol(), EqCalculator(models[0]), settings, folder, progress=stop_at(15))
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "empty"])
+def test_previous_checkpoint_takes_the_place_of_a_damaged_one(damage, stopped, models, tmp_path):
+    path = stopped / CHECKPOINT
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"cut": content[:500], "changed": content, "empty": b""}[damage])
+    assert read_checkpoint(stopped).step < 15
+    resume_md(stopped, EqCalculator(models[0]))
+    whole = MDSettings("nve", n_steps=N_STEPS, log_every=5)
+    run_md(ethanol(), EqCalculator(models[0]), whole, tmp_path / "whole")
+    assert files_of(stopped) == files_of(tmp_path / "whole")
+
+
+def test_damaged_checkpoints_are_named(stopped, models):
+    for name in (CHECKPOINT, PREVIOUS):
+        (stopped / name).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"checkpoint' is no checkpoint.*previous' is no ch"):
+        resume_md(stopped, EqCalculator(models[0]))
+
+
+def test_folder_without_a_run_is_refused(models, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint in '.*nowhere'"):
+        resume_md(tmp_path / "nowhere", EqCalculator(models[0]))
+
+
+def test_another_model_or_calculator_is_refused(stopped, models):
+    with pytest.raises(CheckpointError, match=r"another model: sha256 \w+\.\.\., now sha256"):
+        resume_md(stopped, EqCalculator(models[1]))
+    with pytest.raises(CheckpointError, match="another calculator: EqCalculator, now EMT"):
+        resume_md(stopped, EMT())
+
+
+def test_steps_that_are_done_are_refused(stopped, models):
+    with pytest.raises(ConfigError, match=r"at step \d+ of 12: nothing is left .*\(--steps\)"):
+        resume_md(stopped, EqCalculator(models[0]), n_steps=12)
+
+
+def test_table_that_lost_rows_is_refused(stopped, models):
+    (stopped / "thermo.csv").write_text("step,time_fs\n")
+    with pytest.raises(OutputLostError, match="thermo.csv' has 13 bytes, and had"):
+        resume_md(stopped, EqCalculator(models[0]))
+
+
+def test_run_that_still_goes_on_is_left_alone(stopped, models):
+    with (
+        closing(RunLock(stopped, required=False)),
+        pytest.raises(ConfigError, match="is still going on in another process"),
+    ):
+        resume_md(stopped, EqCalculator(models[0]))
+
+
+def test_constraint_that_no_file_can_hold_is_named(models, tmp_path):
+    class Own(FixAtoms):
+        def todict(self):
+            raise NotImplementedError
+
+    atoms = ethanol()
+    atoms.set_constraint(Own([0]))
+    with pytest.raises(StopRequested):
+        run_md(
+            atoms,
+            EqCalculator(models[0]),
+            MDSettings("nve", n_steps=N_STEPS, log_every=5),
+            tmp_path / "run",
+            progress=stop_at(15),
+        )
+    with pytest.raises(CheckpointError, match="had the constraints Own, which no file can hold"):
+        resume_md(tmp_path / "run", EqCalculator(models[0]))
+
+
+def test_other_precision_is_said_to_be_not_exact(stopped, models):
+    run = MDRun.resume(stopped, EqCalculator(models[0], dtype="float64", threads=1))
+    assert run.not_exact == []
+    run = MDRun.resume(stopped, EqCalculator(models[0], dtype="float32"))
+    assert run.not_exact == ["dtype float64, now float32"]
