@@ -21,7 +21,6 @@ from eqcalc.cli.options import (
     Overwrite,
     Quiet,
     Skin,
-    Structure,
     Threads,
     TrajectoryFormat,
     Trust,
@@ -41,12 +40,21 @@ _BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Setting -> its option and the ensembles that use it."""
 
+_WITH_RESUME = ("resume", "steps", "trust", "as_json", "quiet")
+
 # A slope through less than this is the first swing of the vibrations.
 _SHORTEST_DRIFT_PS = 1.0
 
 
 def md(
-    structure: Structure,
+    context: typer.Context,
+    structure: Annotated[
+        Optional[Path],
+        typer.Argument(
+            help="Structure file: extxyz, traj, cif, POSCAR, ...; the last frame. "
+            "None with --resume.",
+        ),
+    ] = None,
     model: Model = None,
     ensemble: Annotated[
         str,
@@ -54,7 +62,10 @@ def md(
     ] = "nvt-langevin",
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="fs.")] = 0.5,
-    steps: Annotated[int, typer.Option("--steps", "-n", help="Number of time steps.")] = 2000,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", "-n", help="Number of time steps; with --resume, in all."),
+    ] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     friction: Annotated[
         Optional[float], typer.Option(help="1/fs, of nvt-langevin. Default: 0.01.")
@@ -69,6 +80,15 @@ def md(
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
     log_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 10,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between two checkpoints, from which --resume goes on.")
+    ] = 1000,
+    resume: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="RUN", help="Go on with the run in this folder, bit for bit; only --steps."
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",
@@ -84,11 +104,18 @@ def md(
 
     Example: [bold]eqcalc md examples/ethanol.xyz --temperature 350 --steps 10000[/bold]
 
-    Ctrl-C ends the run after the present step with all files complete.
+    Ctrl-C ends the run after the present step with all files complete. After that, or a crash:
+    [bold]eqcalc md --resume ethanol-md[/bold]
     """
-    from eqcalc.simulate import MDRun, MDSettings, StopRequested
+    from eqcalc.simulate import MDRun, MDSettings
     from eqcalc.simulate.run_folder import RunFolder
 
+    if resume is not None:
+        run = _resumed(context, resume, trust)
+        _run_and_tell(run, resume, overwrite=False, as_json=as_json)
+        return
+    if structure is None:
+        raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
     optional = {
         "friction_per_fs": friction,
         "thermostat_time_fs": thermostat_time,
@@ -104,10 +131,11 @@ def md(
         seed=seed,
         log_every=log_every,
         trajectory_format=trajectory_format,
+        checkpoint_every=checkpoint_every,
         **given,
     )
     _require_use(given, ensemble)
-    from eqcalc.cli.setup_run import run_folder_of, set_up_run, stopped_run
+    from eqcalc.cli.setup_run import run_folder_of, set_up_run
 
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
@@ -116,6 +144,59 @@ def md(
     run = MDRun(atoms, calculator, settings, source)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
+    _run_and_tell(run, folder, overwrite, as_json)
+
+
+def _resumed(context: typer.Context, folder: Path, trust: bool) -> MDRun:
+    """Return the run of a folder as it was at its last checkpoint.
+
+    Raises
+    ------
+    ConfigError : other options were given, or the run was started from Python.
+    CheckpointError : there is none.
+    """
+    from eqcalc.cli.setup_run import set_up_calculator
+    from eqcalc.simulate import MDRun
+    from eqcalc.simulate.checkpoint import read_checkpoint
+
+    given = [name for name in context.params if _is_given(context, name)]
+    other = [
+        "a structure file" if name == "structure" else f"--{name.replace('_', '-')}"
+        for name in given
+        if name not in _WITH_RESUME
+    ]
+    if other:
+        raise ConfigError(
+            f"a run goes on as it was; {', '.join(other)} does not go together with --resume. "
+            "Start a new run from its last frame to change that."
+        )
+    checkpoint = read_checkpoint(folder)
+    source = checkpoint.facts["source"]
+    if "calculator" not in source:
+        raise ConfigError(
+            f"the run in '{folder}' was started from Python, and only there its calculator is "
+            "known: eqcalc.simulate.resume_md(folder, calculator)."
+        )
+    options = CalculatorOptions(source["model"]["path"], **source["calculator"], trust=trust)
+    calculator, _ = set_up_calculator([checkpoint.atoms], options)
+    n_steps = context.params["steps"] if "steps" in given else None
+    run = MDRun.resume(folder, calculator, n_steps=n_steps)
+    say(f"going on at step {checkpoint.step} of {run.settings.n_steps}")
+    for difference in run.not_exact:
+        note(f"note: not bit for bit the run that would have been: {difference}")
+    return run
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _run_and_tell(run: MDRun, folder: Path, overwrite: bool, as_json: bool) -> None:
+    from eqcalc.cli.setup_run import stopped_run
+    from eqcalc.simulate import StopRequested
+
+    settings = run.settings
     try:
         result = _run_with_progress(run, settings, folder, overwrite)
     except StopRequested as stop:
@@ -175,7 +256,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
     length_ps = result.n_steps * settings.timestep_fs / 1000
     pairs = {
         "steps": f"{result.n_steps} of {settings.timestep_fs:g} fs, {length_ps:g} ps",
-        "wall time": f"{result.wall_s:.1f} s, {1000 * result.wall_s / result.n_steps:.2f} ms/step",
+        "wall time": f"{result.wall_s:.1f} s, {_ms_of_a_step(result, settings):.2f} ms/step",
         "speed": f"{result.ns_per_day:.3g} ns/day",
     }
     if result.n_frames >= ENOUGH_FOR_A_MEAN:
@@ -187,6 +268,11 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
     pairs["files"] = str(result.folder)
     say_pairs(pairs)
+
+
+def _ms_of_a_step(result: MDResult, settings: MDSettings) -> float:
+    """Return the time of a step: of those that were made now, where a run went on."""
+    return 1e3 * 86400 * settings.timestep_fs * 1e-6 / result.ns_per_day
 
 
 def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,18 @@ from eqcalc.simulate.integrators import (
     build_integrator,
     check_fit,
     hold_center_of_mass,
-    integrator_state,
-    restore_integrator,
 )
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
+from eqcalc.simulate.md_result import MDProgress, MDResult
 from eqcalc.simulate.plots import plot_md, require_plots
 from eqcalc.simulate.restart import (
     RunLock,
     differences,
-    facts_of,
     require_resumable,
+    restore_state,
     settings_to_go_on,
+    state_of,
 )
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
@@ -64,42 +64,11 @@ from eqcalc.simulate.writers import (
 
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
 
-_ORDER = "atom_order"  # among the arrays of a checkpoint
+# What of a run its checkpoints keep as it is.
+_KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K")
 
 # Far above any chemistry: only a structure that flies apart gets there.
 _HOTTEST_K = 1e5
-
-
-@dataclass(frozen=True)
-class MDProgress:
-    """What a progress display is told at every logged step."""
-
-    thermo: Thermo
-    n_steps: int
-    ns_per_day: float
-
-
-@dataclass(frozen=True)
-class MDResult:
-    """A finished run.
-
-    ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
-    the slope of a straight line through the total energy, None except for "nve";
-    over less than a picosecond it says little. ``n_frames`` counts the rows of
-    ``thermo.csv``, of which there is one a frame. ``cell_change`` and
-    ``mean_pressure_gpa``, over the second half, are None except for "npt".
-    """
-
-    folder: Path
-    atoms: Atoms
-    n_steps: int
-    n_frames: int
-    wall_s: float
-    ns_per_day: float
-    mean_temperature_K: float
-    drift_mev_per_atom_ps: float | None
-    cell_change: CellChange | None = None
-    mean_pressure_gpa: float | None = None
 
 
 def run_md(
@@ -213,19 +182,11 @@ class MDRun:
         run._take(checkpoint.atoms, calculator, settings, facts["source"])
         require_resumable(run.atoms, checkpoint)
         run.not_exact = differences(run.atoms, checkpoint)
-        run.kept_velocities, run.projected_share = (
-            facts["kept_velocities"],
-            facts["projected_share"],
-        )
-        run.n_dof, run.start_temperature_K = facts["n_dof"], facts["start_temperature_K"]
+        for name in _KEPT:
+            setattr(run, name, facts[name])
         run.rng.bit_generator.state = facts["random"]
-        arrays = dict(checkpoint.arrays)
-        order = arrays.pop(_ORDER, None)
-        if hasattr(calculator, "keep_atom_order"):
-            calculator.keep_atom_order(run.atoms, order)
         run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
-        restore_integrator(run.dynamics, arrays)
-        run.dynamics.nsteps = checkpoint.step
+        restore_state(checkpoint, calculator, run.dynamics)
         run._resumed = checkpoint
         return run
 
@@ -383,24 +344,18 @@ class MDRun:
         """Write a checkpoint of the present step."""
         atoms = self.atoms.copy()
         atoms.set_constraint(self._constraints)
-        arrays = integrator_state(self.dynamics)
-        order = getattr(self.atoms.calc, "atom_order", None)
-        if order is not None:
-            arrays[_ORDER] = order
-        facts = facts_of(
-            self.atoms,
+        checkpoint = state_of(
+            atoms,
+            self.atoms.calc,
+            self.dynamics,
             self.settings,
-            source=self.source,
             files=files,
             random=self.rng.bit_generator.state,
-            n_dof=self.n_dof,
-            kept_velocities=self.kept_velocities,
-            projected_share=self.projected_share,
-            start_temperature_K=self.start_temperature_K,
             start=None if start is None else start._asdict(),
-            constraints_not_kept=unkept_constraints(atoms),
+            source=self.source,
+            **{name: getattr(self, name) for name in _KEPT},
         )
-        write_checkpoint(target.path, MDCheckpoint(self.dynamics.nsteps, atoms, arrays, facts))
+        write_checkpoint(target.path, checkpoint)
 
     def _measure(self) -> Thermo:
         """Return the present step; refuse one that no longer means anything."""

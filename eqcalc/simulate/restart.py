@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.md.md import MolecularDynamics
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from eqcalc.errors import CheckpointError, ConfigError
 from eqcalc.simulate.checkpoint import MDCheckpoint
+from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.integrators import integrator_state, restore_integrator
 from eqcalc.simulate.manifest import engine_fields, package_versions
 from eqcalc.simulate.settings import MDSettings
 
-__all__ = ["RunLock", "differences", "facts_of", "require_resumable", "settings_to_go_on"]
+__all__ = [
+    "RunLock",
+    "differences",
+    "require_resumable",
+    "restore_state",
+    "settings_to_go_on",
+    "state_of",
+]
 
 _LOCK = ".running"
+_ORDER = "atom_order"  # among the arrays of a checkpoint
 
 
 class RunLock:
@@ -45,6 +59,9 @@ class RunLock:
 
     def close(self) -> None:
         """Give the lock back."""
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # the folder is gone, and that was said already
+                Path(self._lock.lock_file).unlink()  # before its release, or it could be another's
         self._lock.release()
 
 
@@ -115,13 +132,41 @@ def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettin
     return settings
 
 
-def facts_of(atoms: Atoms, settings: MDSettings, **more: Any) -> dict[str, Any]:
-    """Return the facts of a checkpoint."""
-    return {
+def state_of(
+    atoms: Atoms,
+    calculator: Calculator,
+    dynamics: MolecularDynamics,
+    settings: MDSettings,
+    **facts: Any,
+) -> MDCheckpoint:
+    """Return the present state of a run; ``atoms`` with the user's constraints alone."""
+    arrays: dict[str, NDArray[Any]] = dict(integrator_state(dynamics))
+    order = getattr(calculator, "atom_order", None)
+    if order is not None:
+        arrays[_ORDER] = order
+    facts |= {
         "settings": asdict(settings),
-        "conditions": _conditions(atoms),
-        **more,
+        "conditions": _conditions(dynamics.atoms),
+        "constraints_not_kept": unkept_constraints(atoms),
     }
+    return MDCheckpoint(dynamics.nsteps, atoms, arrays, facts)
+
+
+def restore_state(
+    checkpoint: MDCheckpoint, calculator: Calculator, dynamics: MolecularDynamics
+) -> None:
+    """Give integrator and calculator the state of a checkpoint.
+
+    Raises
+    ------
+    ConfigError : see :func:`eqcalc.simulate.integrators.restore_integrator`.
+    """
+    arrays = dict(checkpoint.arrays)
+    order = arrays.pop(_ORDER, None)
+    if hasattr(calculator, "keep_atom_order"):
+        calculator.keep_atom_order(dynamics.atoms, order)
+    restore_integrator(dynamics, arrays)
+    dynamics.nsteps = checkpoint.step
 
 
 def _in_words(value: Any) -> str:

@@ -15,6 +15,7 @@ import ase.io
 import fake_models
 import pytest
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from fake_models import ASKED_FOR, SHIPPED, UNIVERSAL, fakes
 
 import eqcalc.cli
@@ -24,7 +25,7 @@ from eqcalc.cli.md import md
 from eqcalc.cli.model_choice import choose_model, trained_on
 from eqcalc.cli.relax import relax
 from eqcalc.errors import ConfigError, StructureError
-from eqcalc.simulate import MDSettings, RelaxSettings
+from eqcalc.simulate import MDSettings, RelaxSettings, run_md
 from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES
 
 HERE = Path(__file__).parent
@@ -77,6 +78,8 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
     assert manifest["model"]["name"] == "nequip-ethanol"
     assert manifest["model"]["sha256"] == "9a12"
     assert sorted(p.name for p in (folder / "ethanol-md").iterdir()) == [
+        "checkpoint",
+        "checkpoint.previous",
         "final.xyz",
         "manifest.json",
         "plot.png",
@@ -258,7 +261,9 @@ def test_ctrl_c_exits_with_130_and_says_where_the_files_are(folder):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
-    assert "of 1000000; everything up to there is in ethanol-md; eqcalc md ethanol-md/" in out
+    assert (
+        "of 1000000; everything up to there is in ethanol-md; eqcalc md --resume ethanol-md" in out
+    )
     assert (folder / "ethanol-md" / "plot.png").exists()
 
 
@@ -344,6 +349,7 @@ def test_the_start_and_the_manifest_say_engine_threads_and_device(
                 "pressure": "pressure_gpa",
                 "log_every": "log_every",
                 "trajectory_format": "trajectory_format",
+                "checkpoint_every": "checkpoint_every",
             },
         ),
         (
@@ -421,3 +427,54 @@ def test_missing_verb_module_does_not_break_the_others(monkeypatch, capsys):
 def test_unknown_option_is_refused(folder, capsys):
     assert run("md", "ethanol.xyz", "--stepz", "3") == 2
     assert "--stepz" in capsys.readouterr().err
+
+
+def test_resumed_run_leaves_what_an_uninterrupted_one_leaves(folder, capsys):
+    words = "md ethanol.xyz -m nequip-ethanol --device cpu --engine jit --log-every 4"
+    assert run(*words.split(), "-n", "10", "-o", "parts") == 0
+    assert run("md", "--resume", "parts", "--steps", "20", "--quiet") == 0
+    assert run(*words.split(), "-n", "20", "-o", "whole") == 0
+    for name in ("thermo.csv", "trajectory.traj", "final.xyz"):
+        assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    assert run("md", "--resume", "parts", "--steps", "24") == 0
+    assert "going on at step 20 of 24" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("md", "md needs a structure file, or --resume and the folder of a run"),
+        ("md --resume nowhere", "there is no checkpoint in 'nowhere'"),
+        ("md --resume there -T 400", "--temperature does not go together with --resume"),
+        ("md ethanol.xyz --resume there", "a structure file does not go together with --resume"),
+        ("md --resume there", "is at step 4 of 4: nothing is left to do"),
+    ],
+)
+def test_resuming_what_cannot_go_on_is_refused(folder, words, message, capsys):
+    assert (
+        run(
+            *[
+                "md",
+                "ethanol.xyz",
+                "-m",
+                "nequip-ethanol",
+                "-n",
+                "4",
+                "-o",
+                "there",
+                "--device",
+                "cpu",
+                "-q",
+            ]
+        )
+        == 0
+    )
+    assert run(*words.split()) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_run_that_was_started_from_python_is_resumed_there(folder, capsys):
+    run_md(bulk("Cu"), EMT(), MDSettings("nve", n_steps=2), folder / "own")
+    assert run("md", "--resume", "own", "--steps", "4") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was started from Python, and only there its calculator is known" in said

@@ -116,7 +116,8 @@ def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
     run_in_parts(atoms, settings, tmp_path / "parts", make, stops=(10, 20, 35))
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
     manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
-    assert manifest["status"] == "complete" and manifest["not_exact"] == []
+    assert manifest["status"] == "complete"
+    assert manifest["not_exact"] == []
     assert [part["status"] for part in manifest["earlier_parts"]] == ["interrupted"] * 3
     assert manifest["earlier_parts"][-1]["steps_done"] == manifest["resumed_at_step"]
 
@@ -218,7 +219,7 @@ def test_damaged_checkpoints_are_named(stopped, models):
 
 
 def test_folder_without_a_run_is_refused(models, tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint in '.*nowhere'"):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint in '.*nowhere'"):
         resume_md(tmp_path / "nowhere", EqCalculator(models[0]))
 
 
@@ -236,7 +237,7 @@ def test_steps_that_are_done_are_refused(stopped, models):
 
 def test_table_that_lost_rows_is_refused(stopped, models):
     (stopped / "thermo.csv").write_text("step,time_fs\n")
-    with pytest.raises(OutputLostError, match="thermo.csv' has 13 bytes, and had"):
+    with pytest.raises(OutputLostError, match=r"thermo\.csv' has 13 bytes, and had"):
         resume_md(stopped, EqCalculator(models[0]))
 
 

@@ -123,7 +123,9 @@ def test_stop_request_names_the_step(tmp_path):
         if now.thermo.step == 10:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(StopRequested, match=r"step 11 of 100; .*eqcalc md .*final.xyz") as caught:
+    with pytest.raises(
+        StopRequested, match=r"step 11 of 100; .*eqcalc md --resume .* goes on"
+    ) as caught:
         run_md(
             ethanol(),
             Springs(ethanol()),

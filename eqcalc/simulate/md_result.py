@@ -1,0 +1,45 @@
+"""What a run of molecular dynamics tells while it goes on, and at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ase import Atoms
+
+from eqcalc.simulate.cell_state import CellChange
+from eqcalc.simulate.thermo import Thermo
+
+__all__ = ["MDProgress", "MDResult"]
+
+
+@dataclass(frozen=True)
+class MDProgress:
+    """What a progress display is told at every logged step."""
+
+    thermo: Thermo
+    n_steps: int
+    ns_per_day: float
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """A finished run.
+
+    ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
+    the slope of a straight line through the total energy, None except for "nve";
+    over less than a picosecond it says little. ``n_frames`` counts the rows of
+    ``thermo.csv``, of which there is one a frame. ``cell_change`` and
+    ``mean_pressure_gpa``, over the second half, are None except for "npt".
+    """
+
+    folder: Path
+    atoms: Atoms
+    n_steps: int
+    n_frames: int
+    wall_s: float
+    ns_per_day: float
+    mean_temperature_K: float
+    drift_mev_per_atom_ps: float | None
+    cell_change: CellChange | None = None
+    mean_pressure_gpa: float | None = None
