@@ -13,6 +13,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
@@ -120,6 +122,21 @@ def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
     assert manifest["not_exact"] == []
     assert [part["status"] for part in manifest["earlier_parts"]] == ["interrupted"] * 3
     assert manifest["earlier_parts"][-1]["steps_done"] == manifest["resumed_at_step"]
+
+
+def test_atoms_that_the_calculator_orders_go_on_bit_for_bit(models, tmp_path, monkeypatch):
+    """As for thousands of atoms: the order is that of the first positions."""
+    monkeypatch.setattr("eqcalc.calculator.atom_order.FEWEST", 4)
+    atoms, make = ethanol(), functools.partial(EqCalculator, models[0])
+    settings = MDSettings("nve", temperature_K=900.0, n_steps=300, log_every=50)
+    run_md(atoms, make(), settings, tmp_path / "whole")
+    run_in_parts(atoms, settings, tmp_path / "parts", make, stops=(250,))
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    end = ase.io.read(tmp_path / "whole" / "final.xyz")
+    later = make()
+    later.calculate(end)
+    kept = read_checkpoint(tmp_path / "parts").arrays["atom_order"]
+    assert not np.array_equal(kept, later.atom_order)  # another one would be chosen by now
 
 
 def test_row_that_is_there_because_a_run_ended_is_none_of_the_run_that_goes_on(models, tmp_path):
