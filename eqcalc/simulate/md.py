@@ -322,6 +322,8 @@ class MDRun:
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or step % settings.checkpoint_every == 0:
+                    table.require_present()
+                    trajectory.require_present()
                     self._keep_state(target, files, start_state)
                 if stopping:
                     break
