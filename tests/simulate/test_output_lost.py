@@ -64,7 +64,7 @@ def status(folder: str = "a/run") -> dict:
 
 
 @FORMATS
-@pytest.mark.parametrize(("at", "last"), [(0, 1), (3, 4), (6, 6)])
+@pytest.mark.parametrize(("at", "last"), [(0, 0), (3, 4), (6, 6)])
 def test_removed_folder_ends_the_run_with_the_structure_beside_it(fmt, at, last):
     expected = r"was removed or replaced .*last structure is in '.*a.run-final\.xyz'\.$"
     with pytest.raises(OutputLostError, match=expected):
