@@ -76,6 +76,24 @@ def test_everyday_command_keeps_the_numbers_of_the_calculator(
     require_same(run, model, "H C O", n_frames=2)
 
 
+@pytest.mark.parametrize("style", ["charge", "full"])
+def test_atom_styles_with_more_than_atoms_have_the_numbers_of_the_calculator(
+    style: str, model_of: Export, tmp_path: Path
+) -> None:
+    model = model_of("painn")
+    run = run_input(
+        tmp_path,
+        crystal(),
+        str(model),
+        "H C O",
+        "fix 1 all nve\nrun 20\n",
+        ranks=2,
+        style=style,
+        before="special_bonds lj/coul 1.0 1.0 1.0",
+    )
+    require_same(run, model, "H C O", n_frames=3)
+
+
 def test_rerun_and_restart_have_the_numbers_of_the_run(model_of: Export, tmp_path: Path) -> None:
     model = model_of("painn")
     commands = "fix 1 all nve\nrun 20\nwrite_restart end.restart\n"
