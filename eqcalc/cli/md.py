@@ -40,7 +40,7 @@ _BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Setting -> its option and the ensembles that use it."""
 
-_WITH_RESUME = ("resume", "steps", "trust", "as_json", "quiet")
+_WITH_RESUME = ("resume", "steps", "max_hours", "trust", "as_json", "quiet")
 
 # A slope through less than this is the first swing of the vibrations.
 _SHORTEST_DRIFT_PS = 1.0
@@ -89,6 +89,12 @@ def md(
             metavar="RUN", help="Go on with the run in this folder, bit for bit; only --steps."
         ),
     ] = None,
+    max_hours: Annotated[
+        Optional[float],
+        typer.Option(
+            metavar="HOURS", help="End in good order after so long, before a batch system's limit."
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",
@@ -112,7 +118,7 @@ def md(
 
     if resume is not None:
         run = _resumed(context, resume, trust)
-        _run_and_tell(run, resume, overwrite=False, as_json=as_json)
+        _run_and_tell(run, resume, False, as_json, max_hours)
         return
     if structure is None:
         raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
@@ -144,7 +150,7 @@ def md(
     run = MDRun(atoms, calculator, settings, source)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
-    _run_and_tell(run, folder, overwrite, as_json)
+    _run_and_tell(run, folder, overwrite, as_json, max_hours)
 
 
 def _resumed(context: typer.Context, folder: Path, trust: bool) -> MDRun:
@@ -192,13 +198,15 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _run_and_tell(run: MDRun, folder: Path, overwrite: bool, as_json: bool) -> None:
+def _run_and_tell(
+    run: MDRun, folder: Path, overwrite: bool, as_json: bool, max_hours: Optional[float]
+) -> None:
     from eqcalc.cli.setup_run import stopped_run
     from eqcalc.simulate import StopRequested
 
     settings = run.settings
     try:
-        result = _run_with_progress(run, settings, folder, overwrite)
+        result = _run_with_progress(run, settings, folder, overwrite, max_hours)
     except StopRequested as stop:
         note(str(stop))
         if as_json:
@@ -235,7 +243,13 @@ def _about_kept_velocities(run: MDRun) -> str:
     return f"velocities from the file ({run.start_temperature_K:.0f} K{taken}); {effect}"
 
 
-def _run_with_progress(run: MDRun, settings: MDSettings, folder: Path, overwrite: bool) -> MDResult:
+def _run_with_progress(
+    run: MDRun,
+    settings: MDSettings,
+    folder: Path,
+    overwrite: bool,
+    max_hours: Optional[float],
+) -> MDResult:
     from eqcalc.cli.progress import StepProgress
 
     with StepProgress("md", settings.n_steps, line_every=settings.n_steps // 10) as display:
@@ -247,7 +261,7 @@ def _run_with_progress(run: MDRun, settings: MDSettings, folder: Path, overwrite
                 values += f"  {now.ns_per_day:.3g} ns/day"
             display.show(thermo.step, values)
 
-        return run.run(folder, overwrite=overwrite, progress=show)
+        return run.run(folder, overwrite=overwrite, progress=show, max_hours=max_hours)
 
 
 def _summarise(result: MDResult, settings: MDSettings) -> None:

@@ -1,12 +1,16 @@
-"""Ctrl-C, a batch system's end and a closed terminal that wait for the end of a step."""
+"""Ctrl-C, a batch system's end, a closed terminal and a time limit wait for the end of a step."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
+
+from eqcalc.errors import ConfigError
 
 __all__ = ["StopOnSignal", "StopRequested"]
 
@@ -18,6 +22,7 @@ _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 _CLOSED_PIPE = int(getattr(signal, "SIGPIPE", 13))
+_TIME_IS_OVER = int(getattr(signal, "SIGALRM", 14))
 
 
 class StopRequested(KeyboardInterrupt):
@@ -25,7 +30,7 @@ class StopRequested(KeyboardInterrupt):
 
     A KeyboardInterrupt, so that a script that runs several stops altogether.
     ``signal_number`` is SIGINT (Ctrl-C), SIGTERM (a batch system), SIGHUP (a terminal that
-    was closed) or SIGPIPE (nobody reads the progress any more).
+    was closed), SIGPIPE (nobody reads the progress any more) or SIGALRM (a time limit).
     """
 
     def __init__(self, message: str, signal_number: int):
@@ -41,15 +46,32 @@ class StopOnSignal:
     come back at the end. A signal that the process ignores (``nohup``) stays ignored. Outside
     the main thread Python delivers no signals, and nothing is changed.
 
+    Parameters
+    ----------
+    max_hours : after which :meth:`is_due`, as if a signal had come; counted from now
+
+    Raises
+    ------
+    ConfigError : that is no time.
+
     >>> with StopOnSignal() as stop:
-    ...     stop.signal_number is None
-    True
+    ...     stop.is_due()
+    False
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_hours: float | None = None) -> None:
+        if max_hours is not None and not (math.isfinite(max_hours) and max_hours > 0):
+            raise ConfigError(f"the hours of a run must be a number above 0, not {max_hours!r}.")
+        self._end = math.inf if max_hours is None else time.monotonic() + 3600.0 * max_hours
         self.signal_number: int | None = None
         self._has_acted = False
         self._former: dict[int, Any] = {}
+
+    def is_due(self) -> bool:
+        """Tell whether a signal has come, or the time is over."""
+        if self.signal_number is None and time.monotonic() >= self._end:
+            self.signal_number = _TIME_IS_OVER
+        return self.signal_number is not None
 
     def tell(self, progress: Callable[[_Report], None] | None, report: _Report) -> None:
         """Report progress; a display that nobody reads any more asks to stop, like a signal."""

@@ -79,9 +79,11 @@ def run_md(
     *,
     overwrite: bool = False,
     progress: Callable[[MDProgress], None] | None = None,
+    max_hours: float | None = None,
 ) -> MDResult:
     """Run molecular dynamics; short for ``MDRun(...).run(...)``, which has the details."""
-    return MDRun(atoms, calculator, settings).run(folder, overwrite=overwrite, progress=progress)
+    run = MDRun(atoms, calculator, settings)
+    return run.run(folder, overwrite=overwrite, progress=progress, max_hours=max_hours)
 
 
 def resume_md(
@@ -90,9 +92,11 @@ def resume_md(
     *,
     n_steps: int | None = None,
     progress: Callable[[MDProgress], None] | None = None,
+    max_hours: float | None = None,
 ) -> MDResult:
     """Go on with the run of a folder; short for ``MDRun.resume(...).run(...)``."""
-    return MDRun.resume(folder, calculator, n_steps=n_steps).run(folder, progress=progress)
+    run = MDRun.resume(folder, calculator, n_steps=n_steps)
+    return run.run(folder, progress=progress, max_hours=max_hours)
 
 
 class MDRun:
@@ -216,23 +220,27 @@ class MDRun:
         *,
         overwrite: bool = False,
         progress: Callable[[MDProgress], None] | None = None,
+        max_hours: float | None = None,
     ) -> MDResult:
         """Run all steps and write trajectory, thermo.csv, plot, final.xyz, manifest.
 
         Frames are written every ``log_every`` steps, at the first and the last. A resumed run
-        goes on in its own folder, from which what came after the checkpoint is cut off.
+        goes on in its own folder, from which what came after the checkpoint is cut off. After
+        ``max_hours`` it ends as Ctrl-C ends it.
 
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
-        ConfigError : the run in the folder, which shall go on, goes on in another process.
+        ConfigError : the run in the folder, which shall go on, goes on in another process; the
+            hours are no time.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
-        StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
-            all files were completed.
+        StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
+            more, after all files were completed.
         """
+        stop = StopOnSignal(max_hours)
         target = RunFolder(folder, overwrite=overwrite or self._resumed is not None)
         require_plots()
         # A model or structure that cannot start must not cost an older run.
@@ -245,11 +253,12 @@ class MDRun:
         if self._resumed is None:
             target.claim()
         with closing(RunLock(target.path, required=self._resumed is not None)):
-            return self._run_in(target, start, progress)
+            return self._run_in(target, stop, start, progress)
 
     def _run_in(
         self,
         target: RunFolder,
+        stop: StopOnSignal,
         start: CellState | None,
         progress: Callable[[MDProgress], None] | None,
     ) -> MDResult:
@@ -260,7 +269,7 @@ class MDRun:
         manifest = RunManifest(path, self._manifest_fields(parts))
         final_path = target / "final.xyz"
         rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
-        with StopOnSignal() as stop, manifest, rescue:
+        with stop, manifest, rescue:
             wall_s = self._all_steps(target, stop, manifest, progress, start)
             result = self._finish(target, wall_s, start)
             trajectory = trajectory_name(self.settings.trajectory_format)
@@ -307,7 +316,7 @@ class MDRun:
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
                     raise NonFiniteError("the velocities are NaN or infinite")
-                stopping = stop.signal_number is not None
+                stopping = stop.is_due()
                 ending, regular = (
                     stopping or step == settings.n_steps,
                     step % settings.log_every == 0,

@@ -473,6 +473,14 @@ def test_resuming_what_cannot_go_on_is_refused(folder, words, message, capsys):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_hours_that_are_over_end_a_run_with_142(folder, capsys):
+    words = "md ethanol.xyz -m nequip-ethanol -n 1000000 --device cpu --max-hours 1e-5 -o there"
+    assert run(*words.split()) == 142
+    assert "eqcalc md --resume there goes on from there" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_run_that_was_started_from_python_is_resumed_there(folder, capsys):
     run_md(bulk("Cu"), EMT(), MDSettings("nve", n_steps=2), folder / "own")
     assert run("md", "--resume", "own", "--steps", "4") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import random
 import signal
@@ -148,6 +149,26 @@ def test_row_that_is_there_because_a_run_ended_is_none_of_the_run_that_goes_on(m
     resume_md(tmp_path / "parts", make(), n_steps=N_STEPS)
     run_md(ethanol(), make(), MDSettings("nve", n_steps=N_STEPS, log_every=5), tmp_path / "whole")
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+
+
+def test_run_ends_in_good_order_when_its_hours_are_over(models, tmp_path):
+    make = functools.partial(EqCalculator, models[0])
+    settings = MDSettings("nvt-langevin", n_steps=400, log_every=7)
+    run_md(ethanol(), make(), settings, tmp_path / "whole")
+    folder, hours = tmp_path / "parts", 0.1 / 3600
+    with pytest.raises(StopRequested, match=r"stopped at step \d+ of 400") as caught:
+        run_md(ethanol(), make(), settings, folder, max_hours=hours)
+    assert caught.value.signal_number == signal.SIGALRM
+    resumed = resume_md(folder, make(), max_hours=1.0)
+    assert resumed.n_steps == 400
+    assert files_of(folder) == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, math.nan, math.inf])
+def test_hours_that_are_no_time_are_refused(hours, models, tmp_path):
+    with pytest.raises(ConfigError, match="the hours of a run must be a number above 0, not"):
+        run_md(ethanol(), EqCalculator(models[0]), MDSettings(), tmp_path / "run", max_hours=hours)
+    assert not (tmp_path / "run").exists()
 
 
 def rows_of(folder: Path) -> list[int]:
