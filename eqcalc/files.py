@@ -28,7 +28,6 @@ class AppendFile:
     Raises
     ------
     OutputError : the file cannot be created, a piece cannot be written, or the file is gone.
-    OutputLostError : there are not ``keep`` bytes to go on from.
     """
 
     def __init__(self, path: Path, keep: int | None = None):
@@ -37,27 +36,12 @@ class AppendFile:
         try:
             mode = "w+b" if keep is None else "r+b"
             self._file = open(path, mode, buffering=0)  # noqa: SIM115  closed in close()
+            if keep is not None:
+                self._file.truncate(keep)
+                self.size = keep
         except OSError as error:
             what = "cannot create" if keep is None else "cannot go on with"
             raise OutputError(_reason(what, path, error)) from error
-        if keep is not None:
-            self._cut(keep)
-
-    def _cut(self, keep: int) -> None:
-        try:
-            there = os.fstat(self._file.fileno()).st_size
-            if there >= keep:
-                self._file.truncate(keep)
-                self.size = keep
-                return
-        except OSError as error:
-            self._file.close()
-            raise OutputError(_reason("cannot go on with", self.path, error)) from error
-        self._file.close()
-        raise OutputLostError(
-            f"'{self.path}' has {there} bytes, and had {keep} when the state was kept from which "
-            "to go on; what is missing is lost"
-        )
 
     def append(self, piece: bytes) -> None:
         """Add ``piece`` at the end, whole or not at all."""

@@ -86,7 +86,8 @@ def md(
     resume: Annotated[
         Optional[Path],
         typer.Option(
-            metavar="RUN", help="Go on with the run in this folder, bit for bit; only --steps."
+            metavar="RUN",
+            help="Go on with the run in this folder, bit for bit, with the options it had.",
         ),
     ] = None,
     max_hours: Annotated[

@@ -33,6 +33,7 @@ from eqcalc.simulate.restart import (
     RunLock,
     differences,
     require_resumable,
+    require_unchanged,
     restore_state,
     settings_to_go_on,
     state_of,
@@ -191,7 +192,7 @@ class MDRun:
         run.rng.bit_generator.state = facts["random"]
         run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
         restore_state(checkpoint, calculator, run.dynamics)
-        run._resumed = checkpoint
+        run._resumed, run._folder = checkpoint, Path(folder)
         return run
 
     def _take(
@@ -211,6 +212,7 @@ class MDRun:
         self._constraints = list(self.atoms.constraints)
         self._last_frame: Atoms | None = None
         self._resumed: MDCheckpoint | None = None
+        self._folder: Path | None = None  # in which a resumed run goes on
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
 
@@ -231,8 +233,8 @@ class MDRun:
         Raises
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
-        ConfigError : the run in the folder, which shall go on, goes on in another process; the
-            hours are no time.
+        ConfigError : a resumed run is given another folder, or another process goes on with it
+            or has done so meanwhile; the hours are no time.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
@@ -241,6 +243,10 @@ class MDRun:
             more, after all files were completed.
         """
         stop = StopOnSignal(max_hours)
+        if self._folder is not None and self._folder.resolve() != Path(folder).resolve():
+            raise ConfigError(
+                f"this run goes on in its own folder, '{self._folder}', not in '{folder}'."
+            )
         target = RunFolder(folder, overwrite=overwrite or self._resumed is not None)
         require_plots()
         # A model or structure that cannot start must not cost an older run.
@@ -253,7 +259,16 @@ class MDRun:
         if self._resumed is None:
             target.claim()
         with closing(RunLock(target.path, required=self._resumed is not None)):
+            if self._resumed is not None:
+                require_unchanged(target.path, self._resumed)
+                target.require_sizes(self._sizes(self._resumed))
+                target.remove("final.xyz", "plot.png")
             return self._run_in(target, stop, start, progress)
+
+    def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:
+        files = checkpoint.facts["files"]
+        name = trajectory_name(self.settings.trajectory_format)
+        return {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
 
     def _run_in(
         self,
@@ -317,10 +332,8 @@ class MDRun:
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
                     raise NonFiniteError("the velocities are NaN or infinite")
                 stopping = stop.is_due()
-                ending, regular = (
-                    stopping or step == settings.n_steps,
-                    step % settings.log_every == 0,
-                )
+                ending = stopping or step == settings.n_steps
+                regular = step % settings.log_every == 0
                 # A row that is there only because the run ends here is none of a run that goes on.
                 files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or regular:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from eqcalc.errors import CheckpointError, ConfigError
-from eqcalc.simulate.checkpoint import MDCheckpoint
+from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.integrators import integrator_state, restore_integrator
 from eqcalc.simulate.manifest import engine_fields, package_versions
@@ -24,6 +24,7 @@ __all__ = [
     "RunLock",
     "differences",
     "require_resumable",
+    "require_unchanged",
     "restore_state",
     "settings_to_go_on",
     "state_of",
@@ -100,6 +101,21 @@ def require_resumable(atoms: Atoms, checkpoint: MDCheckpoint) -> None:
                 f"{_in_words(now[what])}; go on with that one, or start a new run from the last "
                 "frame."
             )
+
+
+def require_unchanged(folder: Path, checkpoint: MDCheckpoint) -> None:
+    """Refuse to go on where another process has done so since the checkpoint was read.
+
+    Raises
+    ------
+    ConfigError : it has.
+    """
+    step = read_checkpoint(folder).step
+    if step != checkpoint.step:
+        raise ConfigError(
+            f"the run in '{folder}' has gone on from step {checkpoint.step} to {step} meanwhile; "
+            "resume it again."
+        )
 
 
 def differences(atoms: Atoms, checkpoint: MDCheckpoint) -> list[str]:

@@ -65,6 +65,37 @@ class RunFolder:
                 f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
             ) from error
 
+    def remove(self, *names: str) -> None:
+        """Remove files that are no longer true.
+
+        Raises
+        ------
+        OutputError : one cannot be removed.
+        """
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot go on in '{self.path}': {error.strerror or error}."
+            ) from error
+
+    def require_sizes(self, sizes: dict[str, int]) -> None:
+        """Check, before a run goes on, that its files still hold the bytes that they had.
+
+        Raises
+        ------
+        OutputLostError : a file is missing or shorter.
+        """
+        for name, size in sizes.items():
+            path = self.path / name
+            there = path.stat().st_size if path.is_file() else 0
+            if there < size:
+                raise OutputLostError(
+                    f"'{path}' has {there} bytes, and had {size} at the checkpoint; what is "
+                    f"missing is lost. A new run can begin from the last whole frame."
+                )
+
     def require_files(self, *names: str) -> None:
         """Check at the end of a run that what it wrote is there.
 

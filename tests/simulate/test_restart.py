@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +23,15 @@ import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixBondLength, FixLinearTriatomic
+from ase.md.verlet import VelocityVerlet
 from small_models import crystal, ethanol, potential
 
 from eqcalc import EqCalculator
-from eqcalc.errors import CheckpointError, ConfigError, OutputLostError
+from eqcalc.errors import CheckpointError, ConfigError, OutputError, OutputLostError
 from eqcalc.export import export_model
 from eqcalc.simulate import MDRun, MDSettings, StopRequested, resume_md, run_md
 from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint
+from eqcalc.simulate.integrators import restore_integrator
 from eqcalc.simulate.restart import RunLock
 
 N_STEPS = 40
@@ -277,6 +282,80 @@ def test_table_that_lost_rows_is_refused(stopped, models):
     (stopped / "thermo.csv").write_text("step,time_fs\n")
     with pytest.raises(OutputLostError, match=r"thermo\.csv' has 13 bytes, and had"):
         resume_md(stopped, EqCalculator(models[0]))
+
+
+@pytest.mark.parametrize("name", ["thermo.csv", "trajectory.traj"])
+def test_file_that_was_removed_is_refused_and_the_other_is_not_touched(name, stopped, models):
+    (stopped / name).unlink()
+    before = files_of(stopped)
+    with pytest.raises(OutputLostError, match=rf"{name}' has 0 bytes, and had \d+"):
+        resume_md(stopped, EqCalculator(models[0]))
+    assert files_of(stopped) == before
+
+
+def test_run_goes_on_in_its_own_folder_only(stopped, models, tmp_path):
+    shutil.copytree(stopped, tmp_path / "other")
+    before = files_of(tmp_path / "other")
+    run = MDRun.resume(stopped, EqCalculator(models[0]))
+    with pytest.raises(ConfigError, match=r"goes on in its own folder, '.*run', not in '.*other'"):
+        run.run(tmp_path / "other")
+    assert files_of(tmp_path / "other") == before
+
+
+def test_run_that_has_gone_on_meanwhile_is_refused(stopped, models):
+    late = MDRun.resume(stopped, EqCalculator(models[0]))
+    resume_md(stopped, EqCalculator(models[0]))
+    before = files_of(stopped)
+    with pytest.raises(ConfigError, match=r"has gone on from step \d+ to 40 meanwhile"):
+        late.run(stopped)
+    assert files_of(stopped) == before
+
+
+def test_structure_and_picture_of_the_earlier_end_do_not_outlive_it(stopped, models):
+    seen = []
+
+    def look(now) -> None:
+        seen.append((stopped / "final.xyz").exists() or (stopped / "plot.png").exists())
+
+    resume_md(stopped, EqCalculator(models[0]), progress=look)
+    assert seen
+    assert not any(seen)
+
+
+def test_checkpoint_that_cannot_be_put_in_place_ends_the_run(models, tmp_path):
+    folder = tmp_path / "run"
+
+    def block(now) -> None:
+        if now.thermo.step == 5:
+            (folder / PREVIOUS).mkdir()
+
+    settings = MDSettings("nve", n_steps=N_STEPS, log_every=5, checkpoint_every=10)
+    with pytest.raises(OutputError, match=r"cannot put '.*checkpoint' in place: "):
+        run_md(ethanol(), EqCalculator(models[0]), settings, folder, progress=block)
+    assert read_checkpoint(folder).step == 0
+
+
+def test_checkpoint_with_another_content_is_named(stopped, models):
+    content = io.BytesIO()
+    np.savez(content, nothing=np.zeros(3))
+    digest = hashlib.sha256(content.getvalue()).hexdigest().encode()
+    whole = b"eqcalc md checkpoint 1\n" + digest + b"\n" + content.getvalue()
+    for name in (CHECKPOINT, PREVIOUS):
+        (stopped / name).write_bytes(whole)
+    with pytest.raises(CheckpointError, match="checkpoint' cannot be read: 'facts'"):
+        resume_md(stopped, EqCalculator(models[0]))
+    for name in (CHECKPOINT, PREVIOUS):
+        (stopped / name).unlink()
+        (stopped / name).mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot read '.*checkpoint': Is a directory"):
+        resume_md(stopped, EqCalculator(models[0]))
+
+
+def test_integrator_that_carries_something_else_is_named():
+    atoms = ethanol()
+    dynamics = VelocityVerlet(atoms, 1.0)
+    with pytest.raises(ConfigError, match=r"carries nothing, and .* has \.other; go on with the"):
+        restore_integrator(dynamics, {".other": np.zeros(2)})
 
 
 def test_run_that_still_goes_on_is_left_alone(stopped, models):
