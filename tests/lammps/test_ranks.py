@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lammps_runs import EXCHANGE, HALO, frames_of, run_input
-from test_same_numbers import NVE, silicon
+from test_same_numbers import NVE, require_same, silicon
 
 from eqcalc.model_file import read_card
 
@@ -56,3 +57,28 @@ def test_both_ways_of_ranks_have_the_energies_of_one_rank(
             np.testing.assert_allclose(
                 found.get_potential_energies(), same.get_potential_energies(), rtol=0, atol=1e-10
             )
+
+
+@pytest.mark.parametrize("style", ["brick", "tiled"])
+def test_domains_that_are_balanced_keep_the_numbers_of_the_calculator(
+    style: str, model_of: Export, tmp_path: Path
+) -> None:
+    """Atoms in one half of the box alone; the domains move to them, in every tenth step."""
+    model = model_of("painn")
+    atoms = silicon()
+    atoms.cell[0, 0] *= 2.0
+    method = "rcb" if style == "tiled" else "shift x 10 1.05"
+    balance = f"fix even all balance 10 1.0 {method}\n"
+    run = run_input(
+        tmp_path,
+        atoms,
+        str(model),
+        "Si",
+        balance + NVE.format(n=50),
+        ranks=3,
+        options=EXCHANGE,
+        before=f"processors 3 1 1\ncomm_style {style}",
+    )
+    require_same(run, model, "Si", n_frames=6)
+    spread = re.findall(r"Nlocal: +(\S+) ave +(\S+) max +(\S+) min", run.text)[-1]
+    assert float(spread[1]) - float(spread[2]) < 16  # of 64 atoms on 3 ranks; one had none
