@@ -40,8 +40,6 @@ _BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Setting -> its option and the ensembles that use it."""
 
-_WITH_RESUME = ("resume", "steps", "max_hours", "trust", "as_json", "quiet")
-
 # A slope through less than this is the first swing of the vibrations.
 _SHORTEST_DRIFT_PS = 1.0
 
@@ -118,7 +116,9 @@ def md(
     from eqcalc.simulate.run_folder import RunFolder
 
     if resume is not None:
-        run = _resumed(context, resume, trust)
+        from eqcalc.cli.resumed_run import resumed_run
+
+        run = resumed_run(context, resume, trust)
         _run_and_tell(run, resume, False, as_json, max_hours)
         return
     if structure is None:
@@ -152,51 +152,6 @@ def md(
     if run.kept_velocities:
         say(_about_kept_velocities(run))
     _run_and_tell(run, folder, overwrite, as_json, max_hours)
-
-
-def _resumed(context: typer.Context, folder: Path, trust: bool) -> MDRun:
-    """Return the run of a folder as it was at its last checkpoint.
-
-    Raises
-    ------
-    ConfigError : other options were given, or the run was started from Python.
-    CheckpointError : there is none.
-    """
-    from eqcalc.cli.setup_run import set_up_calculator
-    from eqcalc.simulate import MDRun
-    from eqcalc.simulate.checkpoint import read_checkpoint
-
-    given = [name for name in context.params if _is_given(context, name)]
-    other = [
-        "a structure file" if name == "structure" else f"--{name.replace('_', '-')}"
-        for name in given
-        if name not in _WITH_RESUME
-    ]
-    if other:
-        raise ConfigError(
-            f"a run goes on as it was; {', '.join(other)} does not go together with --resume. "
-            "Start a new run from its last frame to change that."
-        )
-    checkpoint = read_checkpoint(folder)
-    source = checkpoint.facts["source"]
-    if "calculator" not in source:
-        raise ConfigError(
-            f"the run in '{folder}' was started from Python, and only there its calculator is "
-            "known: eqcalc.simulate.resume_md(folder, calculator)."
-        )
-    options = CalculatorOptions(source["model"]["path"], **source["calculator"], trust=trust)
-    calculator, _ = set_up_calculator([checkpoint.atoms], options)
-    n_steps = context.params["steps"] if "steps" in given else None
-    run = MDRun.resume(folder, calculator, n_steps=n_steps)
-    say(f"going on at step {checkpoint.step} of {run.settings.n_steps}")
-    for difference in run.not_exact:
-        note(f"note: not bit for bit the run that would have been: {difference}")
-    return run
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _run_and_tell(

@@ -103,7 +103,7 @@ def set_up_calculator(
     )
     _say_engine(calculator, max(map(len, structures)))
     source = {
-        "model": {"name": file.card.name, "path": str(file.path), "sha256": file.sha256},
+        "model": {"name": file.card.name, "path": str(file.path.absolute()), "sha256": file.sha256},
         "calculator": {
             "device": options.device,
             "dtype": options.dtype,

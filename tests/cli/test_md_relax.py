@@ -24,7 +24,7 @@ from eqcalc.cli import main
 from eqcalc.cli.md import md
 from eqcalc.cli.model_choice import choose_model, trained_on
 from eqcalc.cli.relax import relax
-from eqcalc.errors import ConfigError, StructureError
+from eqcalc.errors import ConfigError, EngineError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings, run_md
 from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES
 
@@ -438,6 +438,53 @@ def test_resumed_run_leaves_what_an_uninterrupted_one_leaves(folder, capsys):
         assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
     assert run("md", "--resume", "parts", "--steps", "24") == 0
     assert "going on at step 20 of 24" in capsys.readouterr().out
+
+
+def test_resumed_run_asks_for_the_engine_that_ran(folder, monkeypatch, capsys):
+    """Or a package that was compiled meanwhile would go on with other last digits."""
+    assert (
+        run(
+            *[
+                "md",
+                "ethanol.xyz",
+                "-m",
+                "nequip-ethanol",
+                "-n",
+                "4",
+                "-o",
+                "there",
+                "--skin",
+                "0.3",
+                "-q",
+            ]
+        )
+        == 0
+    )
+    assert ASKED_FOR[-1]["engine"] == "auto"
+    assert run("md", "--resume", "there", "--steps", "8", "-q") == 0
+    assert ASKED_FOR[-1] == {**ASKED_FOR[-1], "engine": "springs", "skin": 0.3}
+    made = fakes()["eqcalc.calculator"].EqCalculator
+
+    def without(model, *, engine, **options):
+        if engine == "springs":
+            raise EngineError("not compiled")
+        return made(model, engine=engine, **options)
+
+    monkeypatch.setattr(sys.modules["eqcalc.calculator"], "EqCalculator", without)
+    assert run("md", "--resume", "there", "--steps", "12", "-q") == 0
+    assert ASKED_FOR[-1]["engine"] == "auto"
+
+
+def test_engine_that_the_user_asked_for_and_is_gone_is_named(folder, monkeypatch, capsys):
+    words = "md ethanol.xyz -m nequip-ethanol -n 4 -o there --engine springs -q"
+    assert run(*words.split()) == 0
+
+    def gone(model, **options):
+        raise EngineError("there is no package any more")
+
+    monkeypatch.setattr(sys.modules["eqcalc.calculator"], "EqCalculator", gone)
+    assert run("md", "--resume", "there", "--steps", "8") == 2
+    assert "there is no package any more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
