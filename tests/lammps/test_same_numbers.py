@@ -67,14 +67,25 @@ def silicon() -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+def require_energies_of(one: Run, several: Run, n_atoms: int) -> None:
+    """Compare the energies of ranks with those of one rank: to 1e-10 eV per atom."""
+    assert len(one.thermo) == len(several.thermo)
+    for row, wanted in zip(several.thermo, one.thermo, strict=True):
+        assert abs(row[1] - wanted[1]) / n_atoms < 1e-10
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
-    name: str, ranks: int, model_of: Export, tmp_path: Path
+    name: str, model_of: Export, tmp_path: Path
 ) -> None:
     model = model_of(name)
-    run = run_input(tmp_path, silicon(), str(model), "Si", NVE.format(n=50), ranks=ranks)
-    require_same(run, model, "Si", n_frames=6)
+    runs = [
+        run_input(tmp_path / str(n), silicon(), str(model), "Si", NVE.format(n=50), ranks=n)
+        for n in (1, 2)
+    ]
+    for run in runs:
+        require_same(run, model, "Si", n_frames=6)
+    require_energies_of(*runs, 64)
 
 
 @pytest.mark.parametrize("name", EXCHANGING)
@@ -97,6 +108,8 @@ def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     )
     assert "ranks exchange features between layers" in run.text
     require_same(run, model, "Si", n_frames=6)
+    one = run_input(tmp_path / "one", atoms, str(model), "Si", NVE.format(n=50))
+    require_energies_of(one, run, len(atoms))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
