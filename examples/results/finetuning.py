@@ -400,8 +400,9 @@ the model before the training, with reference energies fitted to the training fr
 
 Dynamics: Langevin, silicon at 600 K and water at 330 K, from the first largest frame of the test
 set after at most 50 steps of relaxation (the water's frames were made with quantum nuclei, whose
-energy would heat a classical run by some hundred kelvin). It counts as stable until two atoms are closer than 0.75 of the shortest distance in the data
-or the temperature is twice the thermostat's, for {md_ps:g} ps at most.
+energy would heat a classical run by some hundred kelvin). It counts as stable until two atoms are
+closer than 0.75 of the shortest distance in the data or the temperature is twice the thermostat's,
+for {md_ps:g} ps at most.
 
 ![errors](finetuning.png)
 
