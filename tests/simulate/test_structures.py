@@ -1,5 +1,7 @@
 """Structure files, good and bad."""
 
+from pathlib import Path
+
 import ase.io
 import pytest
 from ase.build import molecule
@@ -55,3 +57,44 @@ def test_message_leaves_out_what_says_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(ase.io, "read", fail)
     with pytest.raises(StructureError, match=r"from '.*a\.cif': AssertionError\. Readable are"):
         read_structure(tmp_path / "a.cif")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "said"),
+    [
+        ("positions", "nan", "the positions in '.*POSCAR' hold NaN or infinity"),
+        ("cell", "inf", "the cell in '.*POSCAR' hold NaN or infinity"),
+    ],
+)
+def test_what_is_no_number_in_a_structure_file_is_refused(name, number, said, tmp_path):
+    path = tmp_path / "POSCAR"
+    cell, position = ("9.0", number) if name == "positions" else (number, "0.0")
+    path.write_text(f"Si\n1.0\n{cell} 0 0\n0 9 0\n0 0 9\nSi\n1\nCartesian\n{position} 0 0\n")
+    with pytest.raises(StructureError, match=said):
+        read_structure(path)
+
+
+def test_velocities_and_masses_that_are_no_numbers_are_refused(tmp_path):
+    for column in ("momenta:R:3", "masses:R:1"):
+        path = tmp_path / "one.xyz"
+        values = " ".join(["nan"] * int(column[-1]))
+        path.write_text(f"1\nProperties=species:S:1:pos:R:3:{column}\nH 0 0 0 {values}\n")
+        with pytest.raises(StructureError, match=f"{column[:6]}.* NaN or infinity"):
+            read_structure(path)
+
+
+def test_numbers_of_no_element_are_refused(tmp_path):
+    atoms = molecule("H2O")
+    atoms.numbers[1] = 200
+    ase.io.write(tmp_path / "water.traj", atoms)
+    with pytest.raises(StructureError, match="atomic numbers of no element, such as 200"):
+        read_structure(tmp_path / "water.traj")
+
+
+def test_an_occupancy_that_is_no_number_is_refused(tmp_path):
+    cif = Path(__file__).parents[2] / "examples" / "rutile.cif"
+    path = tmp_path / "rutile.cif"
+    head, _, rows = cif.read_text().rpartition("Ti ")
+    path.write_text(f"{head}Ti {rows.replace('1.0', 'what', 1)}")
+    with pytest.raises(StructureError, match="is disordered: site .* has the occupancy what Ti"):
+        read_structure(path)

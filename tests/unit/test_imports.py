@@ -19,7 +19,8 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 CHAINS = """
-errors -> units, files, devices, elements, host_memory, threads, concessions -> graph, native
+errors -> units, files, extxyz, devices, elements -> graph, native
+errors -> host_memory, threads, concessions -> graph, native
 graph -> nn -> architectures
 graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -> calculator
 architectures, derivatives -> potential

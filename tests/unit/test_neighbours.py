@@ -251,6 +251,8 @@ REFUSED = {
     "inf": (broken(set_position((slice(1, 3), 2), -np.inf)), r"finite, .* on atoms 1, 2\."),
     "dummy": (broken(lambda a: a.numbers.__setitem__(2, 0)), r"1\.\.118, found 0 on atoms 2;"),
     "heavy": (broken(lambda a: a.numbers.__setitem__(0, 119)), r"found 119 on atoms 0;"),
+    "far": (broken(set_position((1, 0), 2e12)), r"below 1e\+12 Å, .* positions of atoms 1\."),
+    "far cell": (broken(lambda a: a.cell.array.__setitem__((0, 0), 2e12)), "in lattice vectors"),
     "nan cell": (broken(lambda a: a.cell.array.fill(np.nan)), "cell must be finite"),
     "inf cell": (broken(lambda a: a.cell.array.__setitem__(0, np.inf)), "cell must be finite"),
     "no cell": (water(pbc=True, cell=None), "zero or linearly dependent"),
