@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("eqcalc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--mutations", type=int, help="how often tests/fuzz damages each file")
+    parser.addoption("--fuzz", type=int, help="how many cases each test of tests/fuzz tries")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options

@@ -1,4 +1,4 @@
-"""How often each file is damaged."""
+"""How many cases a test of this folder tries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ _FEW = 25
 
 
 @pytest.fixture
-def n_mutations(request: pytest.FixtureRequest) -> int:
-    """Return how often a file is damaged: ``--mutations``."""
-    return request.config.getoption("--mutations") or _FEW
+def n_cases(request: pytest.FixtureRequest) -> int:
+    """Return how many damaged copies of a file, or random structures, are tried: ``--fuzz``."""
+    return request.config.getoption("--fuzz") or _FEW

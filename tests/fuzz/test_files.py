@@ -1,6 +1,6 @@
 """Thousands of damaged files: one clear error, or exactly what the file says.
 
-``--mutations N`` damages each file N times instead of a few dozen.
+``--fuzz N`` damages each file N times instead of a few dozen.
 """
 
 from __future__ import annotations
@@ -181,11 +181,9 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind} {case.name}")
-def test_a_damaged_file_is_refused_or_says_what_is_read(
-    case, tmp_path, n_mutations, record_property
-):
+def test_a_damaged_file_is_refused_or_says_what_is_read(case, tmp_path, n_cases, record_property):
     whole = case.content()
-    done = [("nothing", whole), *series(whole, case.damages, seed=3, n=n_mutations)]
+    done = [("nothing", whole), *series(whole, case.damages, seed=3, n=n_cases)]
     paths = []
     for k, (_, content) in enumerate(done):
         paths.append(tmp_path / str(k) / case.name)
@@ -203,7 +201,7 @@ def test_a_damaged_file_is_refused_or_says_what_is_read(
             wrong.append(f"{what}: {fault}")
     assert not wrong, "\n".join(wrong)
     counted = Counter(one["outcome"] for one in found[1:])
-    assert counted["refused"] > n_mutations / 10
+    assert counted["refused"] > n_cases / 10
     for name in ("refused", "read"):
         record_property(name, counted[name])
     record_property("longest (s)", max(one["seconds"] for one in found[1:]))

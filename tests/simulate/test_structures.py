@@ -96,5 +96,5 @@ def test_an_occupancy_that_is_no_number_is_refused(tmp_path):
     path = tmp_path / "rutile.cif"
     head, _, rows = cif.read_text().rpartition("Ti ")
     path.write_text(f"{head}Ti {rows.replace('1.0', 'what', 1)}")
-    with pytest.raises(StructureError, match="is disordered: site .* has the occupancy what Ti"):
+    with pytest.raises(StructureError, match=r"is disordered: site .* has the occupancy what Ti"):
         read_structure(path)
