@@ -5,7 +5,8 @@
 ``kills`` : dynamics in each ensemble is ended by SIGKILL at random moments, from the start of the
 process on, and goes on by ``eqcalc md --resume``; what is left in the end is compared, byte by
 byte, with a run that nobody killed.
-``files`` : files of every kind are damaged ``--fuzz`` times each and read (tests/fuzz/test_files.py).
+``files`` : files of every kind are damaged ``--fuzz`` times each, and read
+(tests/fuzz/test_files.py).
 ``sequences`` : calculators are called for random structures in sequence, beside new ones
 (tests/fuzz/test_sequences.py), of ``--fuzz`` structures each.
 
