@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 
 _PAIR = re.compile(r"""([^\s="']+)\s*=\s*("([^"]*)"|'([^']*)'|[^\s"']+)""")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eEdD][-+]?\d+)?", re.ASCII)
+_FLAGS = {word: word[0] in "Tt" for word in "T F true false True False TRUE FALSE".split()}
 _WIDTHS = {"S": str, "R": float, "I": int, "L": str}
 
 
@@ -53,7 +54,7 @@ def _frame(comment: str, rows: list[list[str]]) -> list[Any]:
     lattice = [_value("R", word) for word in found.get("Lattice", "0 " * 9).split()]
     cell = [lattice[0:3], lattice[3:6], lattice[6:9]]
     default = "T T T" if "Lattice" in found else "F F F"
-    pbc = [{"T": True, "F": False}[word] for word in found.get("pbc", default).split()]
+    pbc = [_FLAGS[word] for word in found.get("pbc", default).split()]
     numbers = [atomic_numbers[symbol] for (symbol,) in columns["species"]]
     energy = _value("R", found["energy"]) if "energy" in found else None
     return [numbers, columns["pos"], cell, pbc, energy, columns.get("forces")]

@@ -178,7 +178,7 @@ KINDS = {
     "float64": (["double"], {}, 1e-11),
     "float32": (["single"], {}, 1e-5),
     "auto skin": (["double"], {"skin": "auto"}, 1e-11),
-    "blocks": (["double"], {"max_edges": 1500}, 1e-11),
+    "blocks": (["double"], {"max_edges": 6000}, 1e-11),
     "committee": (["double", "other"], {}, 1e-11),
     "inductor": (["single"], {"engine": "inductor"}, 1e-5),
 }
