@@ -13,7 +13,9 @@ from ase.data import atomic_numbers
 
 _PAIR = re.compile(r"""([^\s="']+)\s*=\s*("([^"]*)"|'([^']*)'|[^\s"']+)""")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eEdD][-+]?\d+)?", re.ASCII)
-_FLAGS = {word: word[0] in "Tt" for word in "T F true false True False TRUE FALSE".split()}
+_FLAGS = {
+    word: word[0] in "Tt" for word in ["T", "F", "true", "false", "True", "False", "TRUE", "FALSE"]
+}
 _WIDTHS = {"S": str, "R": float, "I": int, "L": str}
 
 
