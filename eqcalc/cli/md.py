@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
-from eqcalc.cli.console import note, print_json, say, say_pairs
+from eqcalc.cli.console import note, print_json, say, say_pairs, working
+from eqcalc.cli.md_lines import tell_minimization
+from eqcalc.cli.md_options import (
+    Minimize,
+    MinimizeFmax,
+    MinimizeSteps,
+    given_of,
+    require_use,
+)
 from eqcalc.cli.options import (
     AsJson,
     CalculatorOptions,
@@ -31,14 +40,6 @@ if TYPE_CHECKING:
     from eqcalc.simulate import MDProgress, MDResult, MDRun, MDSettings
 
 __all__ = ["md"]
-
-_BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
-    "friction_per_fs": ("--friction", ("nvt-langevin",)),
-    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", "npt")),
-    "barostat_time_fs": ("--barostat-time", ("npt",)),
-    "pressure_gpa": ("--pressure", ("npt",)),
-}
-"""Setting -> its option and the ensembles that use it."""
 
 # A slope through less than this is the first swing of the vibrations.
 _SHORTEST_DRIFT_PS = 1.0
@@ -75,6 +76,9 @@ def md(
         Optional[float], typer.Option(help="fs, of npt. Default: 1000.")
     ] = None,
     pressure: Annotated[Optional[float], typer.Option(help="GPa, of npt. Default: 0.")] = None,
+    minimize: Minimize = False,
+    minimize_fmax: MinimizeFmax = None,
+    minimize_steps: MinimizeSteps = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
     log_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 10,
@@ -123,13 +127,15 @@ def md(
         return
     if structure is None:
         raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
-    optional = {
-        "friction_per_fs": friction,
-        "thermostat_time_fs": thermostat_time,
-        "barostat_time_fs": barostat_time,
-        "pressure_gpa": pressure,
-    }
-    given: dict[str, Any] = {k: value for k, value in optional.items() if value is not None}
+    given = given_of(
+        friction_per_fs=friction,
+        thermostat_time_fs=thermostat_time,
+        barostat_time_fs=barostat_time,
+        pressure_gpa=pressure,
+        minimize=minimize,
+        minimize_fmax=minimize_fmax,
+        minimize_steps=minimize_steps,
+    )
     settings = MDSettings(
         ensemble=ensemble,
         temperature_K=temperature,
@@ -141,14 +147,17 @@ def md(
         checkpoint_every=checkpoint_every,
         **given,
     )
-    _require_use(given, ensemble)
+    require_use(given, ensemble)
     from eqcalc.cli.setup_run import run_folder_of, set_up_run
 
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options)
-    run = MDRun(atoms, calculator, settings, source)
+    with working("minimizing") if minimize else nullcontext():
+        run = MDRun(atoms, calculator, settings, source)
+    if run.minimization is not None:
+        tell_minimization(run.minimization, settings.minimize_fmax)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
     _run_and_tell(run, folder, overwrite, as_json, max_hours)
@@ -172,18 +181,6 @@ def _run_and_tell(
         print_json(_as_json(result, settings))
     else:
         _summarise(result, settings)
-
-
-def _require_use(given: dict[str, float], ensemble: str) -> None:
-    """Refuse what the user asked for and the ensemble would ignore.
-
-    Raises
-    ------
-    ConfigError : an option belongs to other ensembles.
-    """
-    for name, (option, ensembles) in _BELONGS_TO.items():
-        if name in given and ensemble not in ensembles:
-            raise ConfigError(f"{option} belongs to {' and '.join(ensembles)}, not {ensemble}.")
 
 
 def _about_kept_velocities(run: MDRun) -> str:
@@ -249,6 +246,7 @@ def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
     return {
         "status": "complete",
         "folder": str(result.folder),
+        "minimization": result.minimization,
         "steps": result.n_steps,
         "time_ps": result.n_steps * settings.timestep_fs / 1000,
         "frames": result.n_frames,

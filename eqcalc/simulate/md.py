@@ -28,6 +28,7 @@ from eqcalc.simulate.integrators import (
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
 from eqcalc.simulate.md_result import MDProgress, MDResult
+from eqcalc.simulate.minimization import minimize_positions
 from eqcalc.simulate.plots import plot_md, require_plots
 from eqcalc.simulate.restart import (
     RunLock,
@@ -66,7 +67,7 @@ from eqcalc.simulate.writers import (
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
 
 # What of a run its checkpoints keep as it is.
-_KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K")
+_KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K", "minimization")
 
 # Far above any chemistry: only a structure that flies apart gets there.
 _HOTTEST_K = 1e5
@@ -123,7 +124,8 @@ class MDRun:
     atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
     settings, n_dof; kept_velocities (whether the structure brought its own),
     projected_share (of their kinetic energy, taken away because constraints forbid it) and
-    start_temperature_K, that of the first velocities; not_exact (of a resumed run, in words:
+    start_temperature_K, that of the first velocities; minimization (what it did; None without);
+    not_exact (of a resumed run, in words:
     why it may not go on bit for bit)
 
     Raises
@@ -149,6 +151,14 @@ class MDRun:
                 "to have new ones drawn."
             )
         self.projected_share = 0.0
+        self.minimization: dict[str, Any] | None = None
+        if settings.minimize:
+            self.minimization = minimize_positions(
+                self.atoms, fmax=settings.minimize_fmax, max_steps=settings.minimize_steps
+            )
+            # Those of the structure belonged to other positions.
+            self.minimization["velocities_left_out"] = self.kept_velocities
+            self.kept_velocities = False
         if self.kept_velocities:
             self.projected_share = project_velocities(self.atoms)
         else:
@@ -188,7 +198,7 @@ class MDRun:
         require_resumable(run.atoms, checkpoint)
         run.not_exact = differences(run.atoms, checkpoint)
         for name in _KEPT:
-            setattr(run, name, facts[name])
+            setattr(run, name, facts.get(name))  # an older version may not have kept all
         run.rng.bit_generator.state = facts["random"]
         run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
         restore_state(checkpoint, calculator, run.dynamics)
@@ -228,7 +238,7 @@ class MDRun:
 
         Frames are written every ``log_every`` steps, at the first and the last. A resumed run
         goes on in its own folder, from which what came after the checkpoint is cut off. After
-        ``max_hours`` it ends as Ctrl-C ends it.
+        ``max_hours``, the minimization among them, it ends as Ctrl-C ends it.
 
         Raises
         ------
@@ -242,7 +252,10 @@ class MDRun:
         StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
             more, after all files were completed.
         """
-        stop = StopOnSignal(max_hours)
+        used_s = 0.0
+        if self._resumed is None and self.minimization is not None:
+            used_s = self.minimization["wall_s"]
+        stop = StopOnSignal(max_hours, used_s=used_s)
         if self._folder is not None and self._folder.resolve() != Path(folder).resolve():
             raise ConfigError(
                 f"this run goes on in its own folder, '{self._folder}', not in '{folder}'."
@@ -419,6 +432,7 @@ class MDRun:
             mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
+            minimization=self.minimization,
             mean_pressure_gpa=(
                 None if start is None else float(table["pressure_gpa"][second_half].mean())
             ),
@@ -450,6 +464,7 @@ class MDRun:
             "n_atoms": len(self.atoms),
             "degrees_of_freedom": self.n_dof,
             "constraints_not_kept": unkept_constraints(self.atoms),
+            **({"minimization": self.minimization} if self.minimization is not None else {}),
             "steps_done": self._first_step,
             **({"earlier_parts": parts, **going_on} if self._resumed is not None else {}),
         }

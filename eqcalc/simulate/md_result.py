@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
@@ -30,7 +31,8 @@ class MDResult:
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
     ``thermo.csv``, of which there is one a frame. ``cell_change`` and
-    ``mean_pressure_gpa``, over the second half, are None except for "npt".
+    ``mean_pressure_gpa``, over the second half, are None except for "npt". ``minimization`` says
+    what that before the first step did, None where there was none.
     """
 
     folder: Path
@@ -43,3 +45,4 @@ class MDResult:
     drift_mev_per_atom_ps: float | None
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
+    minimization: dict[str, Any] | None = None

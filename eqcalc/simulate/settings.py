@@ -37,6 +37,9 @@ class MDSettings:
     log_every : steps between two frames of the trajectory and rows of the log
     trajectory_format : "traj" or "extxyz"
     checkpoint_every : steps between two checkpoints, from which a run that ended can go on
+    minimize : relax the positions first, not the cell, with LBFGS; velocities are drawn for the
+        minimum, also where the structure brings some
+    minimize_fmax, minimize_steps : eV/Å below which all forces end that, and steps at most
 
     Raises
     ------
@@ -55,6 +58,9 @@ class MDSettings:
     log_every: int = 10
     trajectory_format: str = "traj"
     checkpoint_every: int = 1000
+    minimize: bool = False
+    minimize_fmax: float = 0.05
+    minimize_steps: int = 500
 
     def __post_init__(self) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
@@ -71,6 +77,8 @@ class MDSettings:
         _require_count("seed", self.seed, at_least=0)
         _require_count("log_every", self.log_every, at_least=1)
         _require_count("checkpoint_every", self.checkpoint_every, at_least=1)
+        _require_count("minimize_steps", self.minimize_steps, at_least=1)
+        _require_positive("minimize_fmax", self.minimize_fmax)
         for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
             _require_positive(name, getattr(self, name))
         if not math.isfinite(self.pressure_gpa):

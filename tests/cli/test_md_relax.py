@@ -170,11 +170,36 @@ def test_memory_of_large_structures_is_foretold(verb, forecast, line, folder, ca
         ("-e nve --friction 1", "--friction belongs to nvt-langevin, not nve."),
         ("--thermostat-time 5", "--thermostat-time belongs to nvt-nhc and npt, not nvt-langevin."),
         ("-e nvt-nhc --barostat-time 5", "--barostat-time belongs to npt, not nvt-nhc."),
+        (
+            "--minimize-fmax 0.1",
+            "--minimize-fmax goes together with --minimize, which is not given.",
+        ),
     ],
 )
 def test_option_of_another_ensemble_is_refused(folder, capsys, words, message):
     assert run("md", "ethanol.xyz", *words.split()) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_minimization_before_a_run_is_told(folder, capsys):
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=1)
+    ase.io.write("rattled.xyz", atoms)
+    assert run("md", "rattled.xyz", "-n", 2, "--minimize", "--json") == 0
+    captured = capsys.readouterr()
+    assert "minimizing ...\n" in captured.err
+    assert "\nminimized in " in captured.err
+    assert "velocities" not in captured.err
+    assert json.loads(captured.out)["minimization"]["converged"] is True
+    words = "--minimize --minimize-steps 1 --minimize-fmax 0.001 --overwrite"
+    assert run("md", "rattled.xyz", "-n", 2, *words.split()) == 0
+    out = capsys.readouterr().out
+    assert "note: the minimization did not converge in 1 step: energy -" in out
+    assert "and 0.001 was asked for; the run begins from there. More steps: --minim" in out
+    ase.io.write("moving.xyz", ase.io.read("rattled-md/final.xyz"))
+    assert run("md", "moving.xyz", "-n", 2, "--minimize") == 0
+    out = capsys.readouterr().out
+    assert "velocities of the file belong to other positions: new ones are drawn\n" in out
 
 
 def test_option_of_the_ensemble_reaches_the_settings(folder):
@@ -350,6 +375,9 @@ def test_the_start_and_the_manifest_say_engine_threads_and_device(
                 "log_every": "log_every",
                 "trajectory_format": "trajectory_format",
                 "checkpoint_every": "checkpoint_every",
+                "minimize": "minimize",
+                "minimize_fmax": "minimize_fmax",
+                "minimize_steps": "minimize_steps",
             },
         ),
         (
@@ -369,11 +397,12 @@ def test_the_start_and_the_manifest_say_engine_threads_and_device(
 def test_defaults_of_the_verb_are_those_of_the_settings(verb, settings, names):
     assert set(names.values()) == {f.name for f in fields(settings)}
     parameters = inspect.signature(verb).parameters
+    hints = get_type_hints(verb, include_extras=True)
     for option, field in names.items():
         default = parameters[option].default
         expected = getattr(settings, field)
         if default is None:  # to tell whether it was given; the help says the settings' own
-            help_text = parameters[option].annotation
+            help_text = hints[option].__metadata__[0].help
             assert f"Default: {expected:g}." in help_text
         else:
             assert default == expected, option

@@ -23,6 +23,8 @@ from eqcalc.simulate import MDSettings, RelaxSettings
         ({"friction_per_fs": -0.1}, "friction_per_fs must be a number above 0"),
         ({"thermostat_time_fs": 0.0}, "thermostat_time_fs must be"),
         ({"pressure_gpa": float("inf")}, "pressure must be a number in GPa"),
+        ({"minimize_fmax": 0.0}, "minimize_fmax must be a number above 0"),
+        ({"minimize_steps": 0}, "minimize_steps must be a whole number >= 1"),
     ],
 )
 def test_md_settings_refuse_with_a_reason(wrong, message):

@@ -1,0 +1,59 @@
+"""Options of ``eqcalc md`` beyond ensemble, length and output."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import typer
+
+from eqcalc.errors import ConfigError
+
+__all__ = ["Minimize", "MinimizeFmax", "MinimizeSteps", "given_of", "require_use"]
+
+Minimize = Annotated[
+    bool,
+    typer.Option(
+        "--minimize", help="Relax the positions first, then draw velocities; the cell stays."
+    ),
+]
+MinimizeFmax = Annotated[
+    Optional[float],
+    typer.Option(help="eV/Å, with --minimize: all forces below it. Default: 0.05."),
+]
+MinimizeSteps = Annotated[
+    Optional[int], typer.Option(help="With --minimize: steps at most. Default: 500.")
+]
+
+_ENSEMBLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "friction_per_fs": ("--friction", ("nvt-langevin",)),
+    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", "npt")),
+    "barostat_time_fs": ("--barostat-time", ("npt",)),
+    "pressure_gpa": ("--pressure", ("npt",)),
+}
+"""Setting -> its option and the ensembles that use it."""
+
+_WITH: dict[str, tuple[str, str, str]] = {
+    "minimize_fmax": ("--minimize-fmax", "minimize", "--minimize"),
+    "minimize_steps": ("--minimize-steps", "minimize", "--minimize"),
+}
+"""Setting -> its option, and the setting and option without which it says nothing."""
+
+
+def given_of(**optional: Any) -> dict[str, Any]:
+    """Return the settings that were given: not None, and no flag that is off."""
+    return {name: value for name, value in optional.items() if value is not None}
+
+
+def require_use(given: dict[str, Any], ensemble: str) -> None:
+    """Refuse what the user asked for and the run would ignore.
+
+    Raises
+    ------
+    ConfigError : an option belongs to other ensembles, or to another option that is missing.
+    """
+    for name, (option, ensembles) in _ENSEMBLES.items():
+        if name in given and ensemble not in ensembles:
+            raise ConfigError(f"{option} belongs to {' and '.join(ensembles)}, not {ensemble}.")
+    for name, (option, needed, needed_option) in _WITH.items():
+        if name in given and not given.get(needed):
+            raise ConfigError(f"{option} goes together with {needed_option}, which is not given.")
