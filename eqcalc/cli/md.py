@@ -24,6 +24,7 @@ from eqcalc.cli.options import (
     Device,
     Dtype,
     Engine,
+    Index,
     MaxEdges,
     Model,
     Output,
@@ -79,6 +80,7 @@ def md(
     minimize: Minimize = False,
     minimize_fmax: MinimizeFmax = None,
     minimize_steps: MinimizeSteps = None,
+    index: Index = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
     log_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 10,
@@ -153,7 +155,7 @@ def md(
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
-    atoms, calculator, source = set_up_run(structure, options)
+    atoms, calculator, source = set_up_run(structure, options, index)
     with working("minimizing") if minimize else nullcontext():
         run = MDRun(atoms, calculator, settings, source)
     if run.minimization is not None:

@@ -202,6 +202,27 @@ def test_minimization_before_a_run_is_told(folder, capsys):
     assert "velocities of the file belong to other positions: new ones are drawn\n" in out
 
 
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_frame_of_a_file_with_several_is_chosen_and_told(verb, folder, capsys):
+    frames = [molecule("CH3CH2OH") for _ in range(3)]
+    for k, atoms in enumerate(frames):
+        atoms.positions[:, 0] += 10.0 * k
+    ase.io.write("three.xyz", frames)
+    place = f"three-{verb}"
+    for words, line, frame, x in (
+        ([], "the last of 3 frames in three.xyz (--index)", -1, 20.0),
+        (["--index", "1"], "frame 1 of 0 to 2 in three.xyz", 1, 10.0),
+        (["--index", "-3"], "frame 0 of 0 to 2 in three.xyz", -3, 0.0),
+    ):
+        assert run(verb, "three.xyz", "-n", 2, "--overwrite", *words) == 0
+        assert f"structure: {line}\n" in capsys.readouterr().out
+        assert json.loads((folder / place / "manifest.json").read_text())["frame"] == frame
+        first = ase.io.read(folder / place / "trajectory.traj", 0)
+        assert first.positions[:, 0].mean() == pytest.approx(
+            frames[0].positions[:, 0].mean() + x, abs=1e-6
+        )
+
+
 def test_option_of_the_ensemble_reaches_the_settings(folder):
     words = "md ethanol.xyz -n 2 -e nvt-nhc --thermostat-time 50"
     assert run(*words.split()) == 0
@@ -224,6 +245,9 @@ def test_model_trained_on_something_else_runs_with_a_note(folder, capsys, model,
         ("md nowhere.xyz", "error: no structure file 'nowhere.xyz'"),
         ("md ethanol.xyz -e nvt", "error: unknown ensemble 'nvt'"),
         ("md ethanol.xyz -e npt", "error: ensemble 'npt' changes the cell"),
+        ("md ethanol.xyz --index 0:5", "error: --index takes the number of one frame (0 the"),
+        ("md ethanol.xyz --index 1", "error: 'ethanol.xyz' has one frame and none with the"),
+        ("md ethanol.xyz --index -2", "error: 'ethanol.xyz' has one frame and none with the"),
         ("relax ethanol.xyz --optimizer newton", "error: unknown optimizer 'newton'"),
         ("relax ethanol.xyz --cell", "error: relaxing the cell changes the cell"),
     ],
@@ -522,6 +546,7 @@ def test_engine_that_the_user_asked_for_and_is_gone_is_named(folder, monkeypatch
         ("md", "md needs a structure file, or --resume and the folder of a run"),
         ("md --resume nowhere", "there is no checkpoint in 'nowhere'"),
         ("md --resume there -T 400", "--temperature does not go together with --resume"),
+        ("md --resume there --index 0", "--index does not go together with --resume"),
         ("md ethanol.xyz --resume there", "a structure file does not go together with --resume"),
         ("md --resume there", "is at step 4 of 4: nothing is left to do"),
     ],
