@@ -10,7 +10,8 @@ import typer
 
 from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
 from eqcalc.cli.console import note, print_json, say, say_pairs, working
-from eqcalc.cli.md_lines import tell_minimization
+from eqcalc.cli.duration import duration
+from eqcalc.cli.md_lines import TimeLimit, tell_minimization
 from eqcalc.cli.md_options import (
     Minimize,
     MinimizeFmax,
@@ -207,6 +208,7 @@ def _run_with_progress(
 ) -> MDResult:
     from eqcalc.cli.progress import StepProgress
 
+    limit = TimeLimit(folder)
     with StepProgress("md", settings.n_steps, line_every=settings.n_steps // 10) as display:
 
         def show(now: MDProgress) -> None:
@@ -214,7 +216,12 @@ def _run_with_progress(
             values = f"T {thermo.temperature_K:.0f} K  E_tot {thermo.total_energy:.4f} eV"
             if thermo.step > 0:
                 values += f"  {now.ns_per_day:.3g} ns/day"
+            if now.left_s and not display.has_bar:
+                values += f"  {duration(now.left_s)} left"
             display.show(thermo.step, values)
+            news = limit.news(now)
+            if news is not None:
+                display.say(news)
 
         return run.run(folder, overwrite=overwrite, progress=show, max_hours=max_hours)
 

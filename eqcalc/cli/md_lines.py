@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eqcalc.cli.console import note, say
+from eqcalc.cli.duration import duration
 
-__all__ = ["tell_minimization"]
+if TYPE_CHECKING:
+    from eqcalc.simulate import MDProgress
+
+__all__ = ["TimeLimit", "tell_minimization"]
+
+# A pace varies by this: closer to the limit than that, nobody knows.
+_UNCERTAIN = 0.1
 
 
 def tell_minimization(done: dict[str, Any], fmax: float) -> None:
@@ -23,3 +31,30 @@ def tell_minimization(done: dict[str, Any], fmax: float) -> None:
         )
     if done["velocities_left_out"]:
         say("velocities of the file belong to other positions: new ones are drawn")
+
+
+class TimeLimit:
+    """Says whether a run will fit into ``--max-hours``: once, and again when that changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fits: bool | None = None
+
+    def news(self, now: MDProgress) -> str | None:
+        """Return a line that has not been said yet, or None."""
+        if now.limit_s is None or not now.left_s or now.step_s is None:
+            return None
+        if abs(now.left_s - now.limit_s) < _UNCERTAIN * now.limit_s:
+            return None  # a decision is made later, or by the clock
+        fits = now.left_s < now.limit_s
+        if fits == self._fits:
+            return None
+        self._fits = fits
+        left, limit = duration(now.left_s), duration(now.limit_s)
+        if fits:
+            return f"the run fits into --max-hours: {left} left of {limit}"
+        last = now.thermo.step + int(now.limit_s / now.step_s)
+        return (
+            f"the run does not fit into --max-hours: {left} left, and it ends in {limit}, near "
+            f"step {last} of {now.n_steps}; then: eqcalc md --resume {self._folder}"
+        )

@@ -76,6 +76,11 @@ class StopOnSignal:
             self.signal_number = _TIME_IS_OVER
         return self.signal_number is not None
 
+    @property
+    def limit_s(self) -> float | None:
+        """Seconds until the time is over; None without a limit."""
+        return None if math.isinf(self._end) else max(0.0, self._end - time.monotonic())
+
     def tell(self, progress: Callable[[_Report], None] | None, report: _Report) -> None:
         """Report progress; a display that nobody reads any more asks to stop, like a signal."""
         if progress is None:

@@ -29,6 +29,7 @@ from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
 from eqcalc.simulate.md_result import MDProgress, MDResult
 from eqcalc.simulate.minimization import minimize_positions
+from eqcalc.simulate.pace import Pace
 from eqcalc.simulate.plots import plot_md, require_plots
 from eqcalc.simulate.restart import (
     RunLock,
@@ -326,7 +327,7 @@ class MDRun:
         if self._resumed is not None:
             kept = self._resumed.facts["files"]
         names = columns(has_pressure(self.atoms))
-        start = time.perf_counter()
+        start, pace = time.perf_counter(), Pace(settings.n_steps)
         with (
             closing(TableWriter(target / "thermo.csv", names, kept["table"])) as table,
             closing(
@@ -353,7 +354,11 @@ class MDRun:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
                     speed = self._ns_per_day(time.perf_counter() - start, step - first)
-                    stop.tell(progress, MDProgress(thermo, settings.n_steps, speed))
+                    pace.mark(step)
+                    now = MDProgress(
+                        thermo, settings.n_steps, speed, pace.left_s, stop.limit_s, pace.step_s
+                    )
+                    stop.tell(progress, now)
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or step % settings.checkpoint_every == 0:

@@ -16,11 +16,19 @@ __all__ = ["MDProgress", "MDResult"]
 
 @dataclass(frozen=True)
 class MDProgress:
-    """What a progress display is told at every logged step."""
+    """What a progress display is told at every logged step.
+
+    ``left_s`` is the time that the steps left will take at the present pace, None before
+    there is one; ``limit_s`` the time until ``max_hours`` are over, None without; ``step_s``
+    the time of a step at the present pace.
+    """
 
     thermo: Thermo
     n_steps: int
     ns_per_day: float
+    left_s: float | None = None
+    limit_s: float | None = None
+    step_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -582,6 +582,18 @@ def test_hours_that_are_over_end_a_run_with_142(folder, capsys):
     )
 
 
+def test_lines_say_the_time_left_and_whether_it_fits(folder, capsys):
+    words = "md ethanol.xyz -m nequip-ethanol -n 100 --device cpu --max-hours 1"
+    assert run(*words.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    steps = [line for line in lines if line.startswith("step ")]
+    assert steps[1].startswith("step 10/100")
+    assert all(line.endswith(" left") for line in steps[1:-1])
+    assert not steps[-1].endswith(" left")
+    (verdict,) = [line for line in lines if "--max-hours" in line]
+    assert verdict.startswith("the run fits into --max-hours: ")
+
+
 def test_run_that_was_started_from_python_is_resumed_there(folder, capsys):
     run_md(bulk("Cu"), EMT(), MDSettings("nve", n_steps=2), folder / "own")
     assert run("md", "--resume", "own", "--steps", "4") == 2
