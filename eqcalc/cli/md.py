@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
+from eqcalc.cli.cell_summary import cell_as_json, cell_pairs, fixed_cell_pairs
 from eqcalc.cli.console import note, print_json, say, say_pairs, working
 from eqcalc.cli.duration import duration
 from eqcalc.cli.md_lines import TimeLimit, tell_minimization
 from eqcalc.cli.md_options import (
+    LogEvery,
+    LogEveryFs,
     Minimize,
     MinimizeFmax,
     MinimizeSteps,
@@ -84,7 +86,8 @@ def md(
     index: Index = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
-    log_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 10,
+    log_every: LogEvery = None,
+    log_every_fs: LogEveryFs = None,
     checkpoint_every: Annotated[
         int, typer.Option(help="Steps between two checkpoints, from which --resume goes on.")
     ] = 1000,
@@ -138,6 +141,8 @@ def md(
         minimize=minimize,
         minimize_fmax=minimize_fmax,
         minimize_steps=minimize_steps,
+        log_every=log_every,
+        log_every_fs=log_every_fs,
     )
     settings = MDSettings(
         ensemble=ensemble,
@@ -145,7 +150,6 @@ def md(
         timestep_fs=timestep,
         n_steps=steps,
         seed=seed,
-        log_every=log_every,
         trajectory_format=trajectory_format,
         checkpoint_every=checkpoint_every,
         **given,
@@ -241,6 +245,9 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         pairs["energy drift"] = f"{result.drift_mev_per_atom_ps:.2g} meV/atom/ps"
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)
+    elif result.atoms.pbc.all():
+        pairs |= fixed_cell_pairs(result.atoms)
+    if result.mean_pressure_gpa is not None:
         pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
     pairs["files"] = str(result.folder)
     say_pairs(pairs)

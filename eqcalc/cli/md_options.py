@@ -8,8 +8,23 @@ import typer
 
 from eqcalc.errors import ConfigError
 
-__all__ = ["Minimize", "MinimizeFmax", "MinimizeSteps", "given_of", "require_use"]
+__all__ = [
+    "LogEvery",
+    "LogEveryFs",
+    "Minimize",
+    "MinimizeFmax",
+    "MinimizeSteps",
+    "given_of",
+    "require_use",
+]
 
+LogEvery = Annotated[
+    Optional[int], typer.Option(help="Steps between two frames and rows of the log. Default: 10.")
+]
+LogEveryFs = Annotated[
+    Optional[float],
+    typer.Option(help="The same as a time: fs, a multiple of the timestep.", show_default=False),
+]
 Minimize = Annotated[
     bool,
     typer.Option(

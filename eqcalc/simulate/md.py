@@ -44,10 +44,10 @@ from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
     Thermo,
-    columns,
-    has_pressure,
     observe,
+    read_columns,
     read_table,
+    row_of,
     snapshot,
     temperature_of,
 )
@@ -223,6 +223,7 @@ class MDRun:
         self._constraints = list(self.atoms.constraints)
         self._last_frame: Atoms | None = None
         self._resumed: MDCheckpoint | None = None
+        self._columns: list[str] = []  # of the table
         self._folder: Path | None = None  # in which a resumed run goes on
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
@@ -269,13 +270,15 @@ class MDRun:
                 "the forces on the first structure are NaN or infinite; check the structure, and "
                 "that the model was trained on such systems."
             )
-        start = self._cell_state(self._measure())
+        first = self._measure()
+        start, self._columns = self._cell_state(first), list(row_of(first))
         if self._resumed is None:
             target.claim()
         with closing(RunLock(target.path, required=self._resumed is not None)):
             if self._resumed is not None:
                 require_unchanged(target.path, self._resumed)
                 target.require_sizes(self._sizes(self._resumed))
+                self._columns = read_columns(target / "thermo.csv", self._columns)
                 target.remove("final.xyz", "plot.png")
             return self._run_in(target, stop, start, progress)
 
@@ -326,10 +329,9 @@ class MDRun:
         kept = {"table": None, "trajectory": None}
         if self._resumed is not None:
             kept = self._resumed.facts["files"]
-        names = columns(has_pressure(self.atoms))
         start, pace = time.perf_counter(), Pace(settings.n_steps)
         with (
-            closing(TableWriter(target / "thermo.csv", names, kept["table"])) as table,
+            closing(TableWriter(target / "thermo.csv", self._columns, kept["table"])) as table,
             closing(
                 open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
             ) as trajectory,
@@ -377,7 +379,8 @@ class MDRun:
         frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
         self._last_frame = frame
         trajectory.write(frame)
-        table.write([value for value in thermo if value is not None])
+        row = row_of(thermo)
+        table.write([row[name] for name in table.columns])
         return thermo
 
     def _keep_state(
@@ -439,7 +442,9 @@ class MDRun:
             cell_change=None if start is None or end is None else CellChange(start, end),
             minimization=self.minimization,
             mean_pressure_gpa=(
-                None if start is None else float(table["pressure_gpa"][second_half].mean())
+                float(table["pressure_gpa"][second_half].mean())
+                if "pressure_gpa" in table
+                else None
             ),
         )
 

@@ -34,7 +34,9 @@ class MDSettings:
     friction_per_fs : of "nvt-langevin"; velocities forget themselves in its inverse, 100 fs
     thermostat_time_fs : of "nvt-nhc" and "npt"
     barostat_time_fs, pressure_gpa : of "npt"; a positive pressure compresses
-    log_every : steps between two frames of the trajectory and rows of the log
+    log_every : steps between two frames of the trajectory and rows of the log; 10, unless
+        log_every_fs is given
+    log_every_fs : the same as a time, a multiple of the timestep
     trajectory_format : "traj" or "extxyz"
     checkpoint_every : steps between two checkpoints, from which a run that ended can go on
     minimize : relax the positions first, not the cell, with LBFGS; velocities are drawn for the
@@ -55,12 +57,13 @@ class MDSettings:
     thermostat_time_fs: float = 100.0
     barostat_time_fs: float = 1000.0
     pressure_gpa: float = 0.0
-    log_every: int = 10
+    log_every: int = None  # type: ignore[assignment]  # always a number afterwards
     trajectory_format: str = "traj"
     checkpoint_every: int = 1000
     minimize: bool = False
     minimize_fmax: float = 0.05
     minimize_steps: int = 500
+    log_every_fs: float | None = None
 
     def __post_init__(self) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
@@ -75,6 +78,7 @@ class MDSettings:
         self._require_timestep()
         _require_count("number of steps", self.n_steps, at_least=1)
         _require_count("seed", self.seed, at_least=0)
+        self._settle_log_every()
         _require_count("log_every", self.log_every, at_least=1)
         _require_count("checkpoint_every", self.checkpoint_every, at_least=1)
         _require_count("minimize_steps", self.minimize_steps, at_least=1)
@@ -83,6 +87,20 @@ class MDSettings:
             _require_positive(name, getattr(self, name))
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+
+    def _settle_log_every(self) -> None:
+        """Make steps of ``log_every_fs``."""
+        steps = 10 if self.log_every is None else self.log_every
+        if self.log_every_fs is not None:
+            _require_positive("log_every_fs", self.log_every_fs)
+            steps = _steps_of("log_every_fs", self.log_every_fs, self.timestep_fs)
+            # A run that goes on is given both, as its checkpoint has them.
+            if self.log_every not in (None, steps):
+                raise ConfigError(
+                    f"log_every={self.log_every} and log_every_fs={self.log_every_fs:g} do not go "
+                    "together: give steps or a time."
+                )
+        object.__setattr__(self, "log_every", steps)
 
     def _require_timestep(self) -> None:
         _require_positive("timestep_fs", self.timestep_fs)
@@ -132,6 +150,20 @@ class RelaxSettings:
                 f"a pressure of {self.pressure_gpa} GPa acts on the cell, which stays fixed; "
                 "relax the cell too (cell=True) or leave the pressure out."
             )
+
+
+def _steps_of(what: str, time_fs: float, timestep_fs: float) -> int:
+    """Return how many steps a time is, of which it must be a multiple."""
+    steps = time_fs / timestep_fs
+    whole = round(steps)
+    if whole < 1 or abs(steps - whole) > 1e-6 * steps:
+        below, above = math.floor(steps) * timestep_fs, math.ceil(steps) * timestep_fs
+        near = f"{above:g}" if below == 0 else f"{below:g} or {above:g}"
+        raise ConfigError(
+            f"{what} must be a multiple of the timestep of {timestep_fs:g} fs, not {time_fs:g} fs; "
+            f"near it is {near} fs."
+        )
+    return whole
 
 
 def _require_choice(what: str, value: str, options: tuple[str, ...] | dict[str, str]) -> None:

@@ -1,5 +1,7 @@
 """What a user may ask for, and what is refused with a reason."""
 
+from dataclasses import asdict
+
 import pytest
 
 from eqcalc.errors import ConfigError
@@ -23,6 +25,10 @@ from eqcalc.simulate import MDSettings, RelaxSettings
         ({"friction_per_fs": -0.1}, "friction_per_fs must be a number above 0"),
         ({"thermostat_time_fs": 0.0}, "thermostat_time_fs must be"),
         ({"pressure_gpa": float("inf")}, "pressure must be a number in GPa"),
+        ({"log_every_fs": 0.0}, "log_every_fs must be a number above 0"),
+        ({"log_every_fs": 0.2}, r"multiple of the timestep of 0.5 fs, not 0.2 fs; near .* 0.5 fs"),
+        ({"log_every_fs": 1.3}, r"multiple of .* 0.5 fs, not 1.3 fs; near it is 1 or 1.5 fs"),
+        ({"log_every_fs": 5.0, "log_every": 20}, r"log_every=20 and log_every_fs=5 do not go tog"),
         ({"minimize_fmax": 0.0}, "minimize_fmax must be a number above 0"),
         ({"minimize_steps": 0}, "minimize_steps must be a whole number >= 1"),
     ],
@@ -30,6 +36,13 @@ from eqcalc.simulate import MDSettings, RelaxSettings
 def test_md_settings_refuse_with_a_reason(wrong, message):
     with pytest.raises(ConfigError, match=message):
         MDSettings(**wrong)
+
+
+def test_time_between_frames_becomes_steps():
+    assert MDSettings().log_every == 10
+    settings = MDSettings(timestep_fs=0.1, log_every_fs=0.7)  # no whole number in binary
+    assert settings.log_every == 7
+    assert MDSettings(**asdict(settings)) == settings
 
 
 @pytest.mark.parametrize(
