@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqcalc.cli.console import note, say
+from eqcalc.cli.engine_lines import say_engine
 from eqcalc.cli.model_choice import choose_model, model_line, trained_on
 from eqcalc.cli.options import CalculatorOptions
 from eqcalc.errors import ConfigError
@@ -122,7 +123,7 @@ def set_up_calculator(
         threads=options.threads,
         trust=options.trust,
     )
-    _say_engine(calculator, max(map(len, structures)))
+    say_engine(calculator, max(map(len, structures)), options)
     source = {
         "model": {"name": file.card.name, "path": str(file.path.absolute()), "sha256": file.sha256},
         "calculator": {
@@ -140,20 +141,6 @@ def set_up_calculator(
 def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
     """Return ``output``, or a folder in the working directory named after the structure."""
     return output if output is not None else Path(f"{structure.stem}-{verb}")
-
-
-def _say_engine(calculator: EqCalculator, n_atoms: int) -> None:
-    """Say what runs, and why nothing faster does."""
-    facts = calculator.engine_facts(n_atoms)
-    names = facts["engine"] if isinstance(facts["engine"], list) else [facts["engine"]]
-    line = f"engine {', '.join(dict.fromkeys(names))} on {facts['device']} in {facts['dtype']}"
-    if facts["threads"] is not None:
-        line += f", {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
-    say(line)
-    for name, why in facts["not_used"].items():
-        say(f"  not {name}: {why}", style="yellow")
-    if "together" in facts:
-        say(f"  {facts['together']}")
 
 
 def stopped_run(folder: Path) -> dict[str, Any]:
