@@ -11,13 +11,16 @@ import typer
 from eqcalc.cli.cell_summary import cell_as_json, cell_pairs, fixed_cell_pairs
 from eqcalc.cli.console import note, print_json, say, say_pairs, working
 from eqcalc.cli.duration import duration
-from eqcalc.cli.md_lines import TimeLimit, tell_minimization
+from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, tell_minimization
 from eqcalc.cli.md_options import (
     LogEvery,
     LogEveryFs,
     Minimize,
     MinimizeFmax,
     MinimizeSteps,
+    RampSteps,
+    ToPressure,
+    ToTemperature,
     given_of,
     require_use,
 )
@@ -80,6 +83,9 @@ def md(
         Optional[float], typer.Option(help="fs, of npt. Default: 1000.")
     ] = None,
     pressure: Annotated[Optional[float], typer.Option(help="GPa, of npt. Default: 0.")] = None,
+    to_temperature: ToTemperature = None,
+    to_pressure: ToPressure = None,
+    ramp_steps: RampSteps = None,
     minimize: Minimize = False,
     minimize_fmax: MinimizeFmax = None,
     minimize_steps: MinimizeSteps = None,
@@ -138,12 +144,16 @@ def md(
         thermostat_time_fs=thermostat_time,
         barostat_time_fs=barostat_time,
         pressure_gpa=pressure,
+        to_temperature_K=to_temperature,
+        to_pressure_gpa=to_pressure,
+        ramp_steps=ramp_steps,
         minimize=minimize,
         minimize_fmax=minimize_fmax,
         minimize_steps=minimize_steps,
         log_every=log_every,
         log_every_fs=log_every_fs,
     )
+    require_use(given, ensemble)
     settings = MDSettings(
         ensemble=ensemble,
         temperature_K=temperature,
@@ -154,7 +164,6 @@ def md(
         checkpoint_every=checkpoint_every,
         **given,
     )
-    require_use(given, ensemble)
     from eqcalc.cli.setup_run import run_folder_of, set_up_run
 
     folder = run_folder_of(structure, "md", output)
@@ -239,6 +248,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         "wall time": f"{result.wall_s:.1f} s, {_ms_of_a_step(result, settings):.2f} ms/step",
         "speed": f"{result.ns_per_day:.3g} ns/day",
     }
+    pairs |= ramp_pairs(settings)
     if result.n_frames >= ENOUGH_FOR_A_MEAN:
         pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K over the second half"
     if result.drift_mev_per_atom_ps is not None and length_ps >= _SHORTEST_DRIFT_PS:

@@ -9,9 +9,9 @@ from eqcalc.cli.console import note, say
 from eqcalc.cli.duration import duration
 
 if TYPE_CHECKING:
-    from eqcalc.simulate import MDProgress
+    from eqcalc.simulate import MDProgress, MDSettings
 
-__all__ = ["TimeLimit", "tell_minimization"]
+__all__ = ["TimeLimit", "ramp_pairs", "tell_minimization"]
 
 # A pace varies by this: closer to the limit than that, nobody knows.
 _UNCERTAIN = 0.1
@@ -31,6 +31,25 @@ def tell_minimization(done: dict[str, Any], fmax: float) -> None:
         )
     if done["velocities_left_out"]:
         say("velocities of the file belong to other positions: new ones are drawn")
+
+
+def ramp_pairs(settings: MDSettings) -> dict[str, str]:
+    """Return lines of a summary: what the targets of thermostat and barostat did."""
+    if settings.ramp_steps is None:
+        return {}
+    over = f"over the first {settings.ramp_steps} steps"
+    if settings.ramp_steps == settings.n_steps:
+        over = f"over {settings.n_steps} steps"
+    elif settings.ramp_steps > settings.n_steps:
+        over = f"over {settings.ramp_steps} steps, of which {settings.n_steps} were made"
+    pairs = {}
+    if settings.to_temperature_K is not None:
+        begin, end = settings.temperature_K, settings.to_temperature_K
+        pairs["thermostat"] = f"{begin:g} → {end:g} K {over}"
+    if settings.to_pressure_gpa is not None:
+        begin, end = settings.pressure_gpa, settings.to_pressure_gpa
+        pairs["barostat"] = f"{begin:g} → {end:g} GPa {over}"
+    return pairs
 
 
 class TimeLimit:

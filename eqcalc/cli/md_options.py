@@ -14,6 +14,9 @@ __all__ = [
     "Minimize",
     "MinimizeFmax",
     "MinimizeSteps",
+    "RampSteps",
+    "ToPressure",
+    "ToTemperature",
     "given_of",
     "require_use",
 ]
@@ -24,6 +27,25 @@ LogEvery = Annotated[
 LogEveryFs = Annotated[
     Optional[float],
     typer.Option(help="The same as a time: fs, a multiple of the timestep.", show_default=False),
+]
+ToTemperature = Annotated[
+    Optional[float],
+    typer.Option(
+        help="K, to which the thermostat goes from --temperature, linearly.", show_default=False
+    ),
+]
+ToPressure = Annotated[
+    Optional[float],
+    typer.Option(
+        help="GPa, to which the barostat goes from --pressure, linearly.", show_default=False
+    ),
+]
+RampSteps = Annotated[
+    Optional[int],
+    typer.Option(
+        help="Steps after which it is there, and stays. Default: all of --steps.",
+        show_default=False,
+    ),
 ]
 Minimize = Annotated[
     bool,
@@ -44,6 +66,8 @@ _ENSEMBLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", "npt")),
     "barostat_time_fs": ("--barostat-time", ("npt",)),
     "pressure_gpa": ("--pressure", ("npt",)),
+    "to_temperature_K": ("--to-temperature", ("nvt-langevin", "nvt-nhc", "npt")),
+    "to_pressure_gpa": ("--to-pressure", ("npt",)),
 }
 """Setting -> its option and the ensembles that use it."""
 
@@ -68,7 +92,9 @@ def require_use(given: dict[str, Any], ensemble: str) -> None:
     """
     for name, (option, ensembles) in _ENSEMBLES.items():
         if name in given and ensemble not in ensembles:
-            raise ConfigError(f"{option} belongs to {' and '.join(ensembles)}, not {ensemble}.")
+            *others, last = ensembles
+            names = f"{', '.join(others)} and {last}" if others else last
+            raise ConfigError(f"{option} belongs to {names}, not {ensemble}.")
     for name, (option, needed, needed_option) in _WITH.items():
         if name in given and not given.get(needed):
             raise ConfigError(f"{option} goes together with {needed_option}, which is not given.")

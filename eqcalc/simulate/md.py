@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,7 @@ from eqcalc.simulate.md_result import MDProgress, MDResult
 from eqcalc.simulate.minimization import minimize_positions
 from eqcalc.simulate.pace import Pace
 from eqcalc.simulate.plots import plot_md, require_plots
+from eqcalc.simulate.ramp import Ramp, targets_at
 from eqcalc.simulate.restart import (
     RunLock,
     differences,
@@ -171,6 +172,7 @@ class MDRun:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
         self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+        self._ramp = Ramp(self.dynamics, settings)
 
     @classmethod
     def resume(
@@ -202,6 +204,8 @@ class MDRun:
             setattr(run, name, facts.get(name))  # an older version may not have kept all
         run.rng.bit_generator.state = facts["random"]
         run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
+        run._ramp = Ramp(run.dynamics, settings)
+        run._ramp.at(checkpoint.step)  # before the momenta of thermostat and barostat come back
         restore_state(checkpoint, calculator, run.dynamics)
         run._resumed, run._folder = checkpoint, Path(folder)
         return run
@@ -340,7 +344,7 @@ class MDRun:
             # explodes; the checks below say so in words.
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            for _ in self.dynamics.irun(settings.n_steps - first):
+            for _ in self._steps(settings.n_steps - first):
                 step = self.dynamics.nsteps
                 if self._resumed is not None and step == first:
                     continue  # it is in the files
@@ -372,6 +376,12 @@ class MDRun:
             table.require_present()
             trajectory.require_present()
         return time.perf_counter() - start
+
+    def _steps(self, n_steps: int) -> Iterator[None]:
+        """Let the integrator go on, each step with its targets; also before the first."""
+        for _ in self.dynamics.irun(n_steps):
+            yield
+            self._ramp.at(self.dynamics.nsteps + 1)
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
@@ -406,10 +416,15 @@ class MDRun:
         """Return the present step; refuse one that no longer means anything."""
         step = self.dynamics.nsteps
         time_fs = step * float(self.settings.timestep_fs)
-        thermo = observe(self.atoms, step, time_fs, self.n_dof)
+        targets = targets_at(self.settings, step)
+        thermo = observe(self.atoms, step, time_fs, self.n_dof)._replace(
+            target_temperature_K=targets.get("temperature_K"),
+            target_pressure_gpa=targets.get("pressure_gpa"),
+        )
         if not math.isfinite(thermo.total_energy):
             raise NonFiniteError(f"the energy is {thermo.total_energy}")
-        if thermo.temperature_K > max(_HOTTEST_K, 100 * self.settings.temperature_K):
+        hottest = max(self.settings.temperature_K, self.settings.to_temperature_K or 0.0)
+        if thermo.temperature_K > max(_HOTTEST_K, 100 * hottest):
             raise NonFiniteError(
                 f"the structure flies apart (temperature {thermo.temperature_K:.3g} K)"
             )

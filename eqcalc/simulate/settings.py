@@ -37,6 +37,9 @@ class MDSettings:
     log_every : steps between two frames of the trajectory and rows of the log; 10, unless
         log_every_fs is given
     log_every_fs : the same as a time, a multiple of the timestep
+    to_temperature_K, to_pressure_gpa : to which the targets of thermostat and barostat change,
+        linearly, during the first ``ramp_steps`` steps; they stay there afterwards
+    ramp_steps : by default ``n_steps``; a run that is made longer keeps its ramp
     trajectory_format : "traj" or "extxyz"
     checkpoint_every : steps between two checkpoints, from which a run that ended can go on
     minimize : relax the positions first, not the cell, with LBFGS; velocities are drawn for the
@@ -64,17 +67,14 @@ class MDSettings:
     minimize_fmax: float = 0.05
     minimize_steps: int = 500
     log_every_fs: float | None = None
+    to_temperature_K: float | None = None
+    to_pressure_gpa: float | None = None
+    ramp_steps: int | None = None
 
     def __post_init__(self) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
         _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
-        if not (math.isfinite(self.temperature_K) and self.temperature_K >= 0):
-            raise ConfigError(f"the temperature must be 0 K or more, not {self.temperature_K} K.")
-        if self.temperature_K == 0 and self.ensemble in ("nvt-nhc", "npt"):
-            raise ConfigError(
-                f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
-                "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
-            )
+        self._require_temperature(self.temperature_K)
         self._require_timestep()
         _require_count("number of steps", self.n_steps, at_least=1)
         _require_count("seed", self.seed, at_least=0)
@@ -87,6 +87,45 @@ class MDSettings:
             _require_positive(name, getattr(self, name))
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+        self._settle_ramp()
+
+    def _require_temperature(self, temperature_K: float) -> None:
+        if not (math.isfinite(temperature_K) and temperature_K >= 0):
+            raise ConfigError(f"the temperature must be 0 K or more, not {temperature_K} K.")
+        if temperature_K == 0 and self.ensemble in ("nvt-nhc", "npt"):
+            raise ConfigError(
+                f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
+                "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
+            )
+
+    def _settle_ramp(self) -> None:
+        """Check a ramp, and make it as long as the run where nothing else is said."""
+        if self.to_temperature_K is not None:
+            if self.ensemble == "nve":
+                raise ConfigError(
+                    "to_temperature_K is of a thermostat, and ensemble 'nve' has none; use "
+                    "nvt-langevin or nvt-nhc."
+                )
+            self._require_temperature(self.to_temperature_K)
+        if self.to_pressure_gpa is not None:
+            if self.ensemble != "npt":
+                raise ConfigError(
+                    f"to_pressure_gpa is of a barostat, and ensemble '{self.ensemble}' has none; "
+                    "use npt."
+                )
+            if not math.isfinite(self.to_pressure_gpa):
+                raise ConfigError(
+                    f"to_pressure_gpa must be a number in GPa, not {self.to_pressure_gpa}."
+                )
+        if self.to_temperature_K is None and self.to_pressure_gpa is None:
+            if self.ramp_steps is not None:
+                raise ConfigError(
+                    "ramp_steps is of a ramp: give to_temperature_K or to_pressure_gpa as well."
+                )
+            return
+        steps = self.n_steps if self.ramp_steps is None else self.ramp_steps
+        _require_count("ramp_steps", steps, at_least=1)
+        object.__setattr__(self, "ramp_steps", steps)
 
     def _settle_log_every(self) -> None:
         """Make steps of ``log_every_fs``."""

@@ -35,7 +35,8 @@ class Thermo(NamedTuple):
 
     Energies in eV. ``volume`` (Å³), ``density`` (g/cm³) and ``cell`` (a, b, c in Å and alpha,
     beta, gamma in degrees) are None unless the structure is fully periodic; ``pressure_gpa``,
-    which includes the kinetic part, also where the calculator gives no stress.
+    which includes the kinetic part, also where the calculator gives no stress. The targets of
+    thermostat and barostat are None unless they change.
     """
 
     step: int
@@ -48,6 +49,8 @@ class Thermo(NamedTuple):
     pressure_gpa: float | None
     density: float | None = None
     cell: tuple[float, ...] | None = None
+    target_temperature_K: float | None = None
+    target_pressure_gpa: float | None = None
 
 
 _COLUMNS = {
@@ -63,6 +66,7 @@ _COLUMNS = {
 }
 """Columns of ``thermo.csv`` -> what of a step they hold. New ones come last, and old runs go on
 without them."""
+_TARGETS = ("target_temperature_K", "target_pressure_gpa")
 _CELL_COLUMNS = ("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg")
 
 
@@ -70,6 +74,7 @@ def row_of(thermo: Thermo) -> dict[str, float]:
     """Return a row of ``thermo.csv`` by column, without what is not defined."""
     row = {name: getattr(thermo, field) for name, field in _COLUMNS.items()}
     row |= dict(zip(_CELL_COLUMNS, thermo.cell or (), strict=False))
+    row |= {name: getattr(thermo, name) for name in _TARGETS}
     return {name: value for name, value in row.items() if value is not None}
 
 

@@ -171,6 +171,15 @@ def test_memory_of_large_structures_is_foretold(verb, forecast, line, folder, ca
         ("--thermostat-time 5", "--thermostat-time belongs to nvt-nhc and npt, not nvt-langevin."),
         ("-e nvt-nhc --barostat-time 5", "--barostat-time belongs to npt, not nvt-nhc."),
         (
+            "-e nve --to-temperature 400",
+            "--to-temperature belongs to nvt-langevin, nvt-nhc and npt, not nve.",
+        ),
+        ("--to-pressure 1", "--to-pressure belongs to npt, not nvt-langevin."),
+        (
+            "--ramp-steps 5",
+            "--ramp-steps is of a ramp: give --to-temperature or --to-pressure as well.",
+        ),
+        (
             "--log-every-fs 0.7",
             "--log-every-fs must be a multiple of the timestep of 0.5 fs, not "
             "0.7 fs; near it is 0.5 or 1 fs.",
@@ -230,6 +239,19 @@ def test_frame_of_a_file_with_several_is_chosen_and_told(verb, folder, capsys):
         assert first.positions[:, 0].mean() == pytest.approx(
             frames[0].positions[:, 0].mean() + x, abs=1e-6
         )
+
+
+def test_ramp_is_summarised(folder, capsys):
+    words = "md ethanol.xyz -n 10 -T 100 --to-temperature 300 --overwrite"
+    assert run(*words.split()) == 0
+    assert "  thermostat  100 → 300 K over 10 steps\n" in capsys.readouterr().out
+    assert run(*words.split(), "--ramp-steps", 4) == 0
+    assert "  thermostat  100 → 300 K over the first 4 steps\n" in capsys.readouterr().out
+    assert run(*words.split(), "--ramp-steps", 40) == 0
+    assert "100 → 300 K over 40 steps, of which 10 were made\n" in capsys.readouterr().out
+    assert run("md", "--resume", "ethanol-md", "-n", 50) == 0
+    out = capsys.readouterr().out
+    assert "the ramp is one of 40 steps; its end is held afterwards\n" in out
 
 
 def test_frames_are_spaced_by_a_time(folder):
@@ -413,6 +435,9 @@ def test_the_start_and_the_manifest_say_engine_threads_and_device(
                 "pressure": "pressure_gpa",
                 "log_every": "log_every",
                 "log_every_fs": "log_every_fs",
+                "to_temperature": "to_temperature_K",
+                "to_pressure": "to_pressure_gpa",
+                "ramp_steps": "ramp_steps",
                 "trajectory_format": "trajectory_format",
                 "checkpoint_every": "checkpoint_every",
                 "minimize": "minimize",
