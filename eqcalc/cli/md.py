@@ -64,7 +64,12 @@ def md(
     model: Model = None,
     ensemble: Annotated[
         str,
-        typer.Option("--ensemble", "-e", metavar="NAME", help="nve, nvt-langevin, nvt-nhc or npt."),
+        typer.Option(
+            "--ensemble",
+            "-e",
+            metavar="NAME",
+            help="nve, nvt-langevin, nvt-nhc, npt, npt-anisotropic or npt-flexible.",
+        ),
     ] = "nvt-langevin",
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="fs.")] = 0.5,

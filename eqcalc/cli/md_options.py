@@ -61,13 +61,14 @@ MinimizeSteps = Annotated[
     Optional[int], typer.Option(help="With --minimize: steps at most. Default: 500.")
 ]
 
+_NPT = ("npt", "npt-anisotropic", "npt-flexible")
 _ENSEMBLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "friction_per_fs": ("--friction", ("nvt-langevin",)),
-    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", "npt")),
-    "barostat_time_fs": ("--barostat-time", ("npt",)),
-    "pressure_gpa": ("--pressure", ("npt",)),
-    "to_temperature_K": ("--to-temperature", ("nvt-langevin", "nvt-nhc", "npt")),
-    "to_pressure_gpa": ("--to-pressure", ("npt",)),
+    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", *_NPT)),
+    "barostat_time_fs": ("--barostat-time", _NPT),
+    "pressure_gpa": ("--pressure", _NPT),
+    "to_temperature_K": ("--to-temperature", ("nvt-langevin", "nvt-nhc", *_NPT)),
+    "to_pressure_gpa": ("--to-pressure", _NPT),
 }
 """Setting -> its option and the ensembles that use it."""
 
@@ -92,7 +93,7 @@ def require_use(given: dict[str, Any], ensemble: str) -> None:
     """
     for name, (option, ensembles) in _ENSEMBLES.items():
         if name in given and ensemble not in ensembles:
-            *others, last = ensembles
+            *others, last = (each for each in ensembles if each not in _NPT[1:])
             names = f"{', '.join(others)} and {last}" if others else last
             raise ConfigError(f"{option} belongs to {names}, not {ensemble}.")
     for name, (option, needed, needed_option) in _WITH.items():

@@ -42,7 +42,7 @@ from eqcalc.simulate.restart import (
     state_of,
 )
 from eqcalc.simulate.run_folder import RunFolder
-from eqcalc.simulate.settings import MDSettings
+from eqcalc.simulate.settings import BAROSTATS, MDSettings
 from eqcalc.simulate.thermo import (
     Thermo,
     observe,
@@ -431,7 +431,7 @@ class MDRun:
         return thermo
 
     def _cell_state(self, now: Thermo) -> CellState | None:
-        if self.settings.ensemble != "npt" or now.pressure_gpa is None:
+        if self.settings.ensemble not in BAROSTATS or now.pressure_gpa is None:
             return None
         return cell_state(self.atoms, now.pressure_gpa)
 

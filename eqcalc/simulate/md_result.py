@@ -38,7 +38,7 @@ class MDResult:
     ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
-    ``thermo.csv``, of which there is one a frame. ``cell_change`` is None except for "npt",
+    ``thermo.csv``, of which there is one a frame. ``cell_change`` is None at constant cell,
     ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
     ``minimization`` (what that before the first step did) where there was none.
     """

@@ -21,7 +21,7 @@ __all__ = ["Ramp", "targets_at"]
 _MASSES: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("_thermostat", "_Q"): (("_thermostat", "_p_eta"),),
     ("_barostat", "_R"): (("_barostat", "_p_xi"),),
-    ("_barostat", "_W"): (("", "_p_eps"),),
+    ("_barostat", "_W"): (("", "_p_eps"), ("", "_p_g"), ("", "_p_c")),
 }
 
 
@@ -84,7 +84,7 @@ class Ramp:
             setattr(self._owner(part), key, mass * growth)
             for owner_part, momentum in _MASSES[part, key]:
                 owner = self._owner(owner_part)
-                if hasattr(owner, momentum):
+                if momentum in vars(owner):  # a masked barostat computes _p_g of _p_c
                     setattr(owner, momentum, getattr(owner, momentum) * change)
         for part in ("_thermostat", "_barostat", ""):
             owner = self._owner(part)

@@ -7,9 +7,21 @@ from dataclasses import dataclass
 
 from eqcalc.errors import ConfigError, did_you_mean
 
-__all__ = ["ENSEMBLES", "OPTIMIZERS", "TRAJECTORY_SUFFIXES", "MDSettings", "RelaxSettings"]
+__all__ = [
+    "BAROSTATS",
+    "CHAINS",
+    "ENSEMBLES",
+    "OPTIMIZERS",
+    "TRAJECTORY_SUFFIXES",
+    "MDSettings",
+    "RelaxSettings",
+]
 
-ENSEMBLES: tuple[str, ...] = ("nve", "nvt-langevin", "nvt-nhc", "npt")
+BAROSTATS: tuple[str, ...] = ("npt", "npt-anisotropic", "npt-flexible")
+"""Ensembles at constant pressure."""
+CHAINS: tuple[str, ...] = ("nvt-nhc", *BAROSTATS)
+"""Ensembles with a Nosé-Hoover chain."""
+ENSEMBLES: tuple[str, ...] = ("nve", "nvt-langevin", *CHAINS)
 OPTIMIZERS: tuple[str, ...] = ("bfgs", "lbfgs", "fire")
 TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
 """Format of a trajectory -> suffix of its file."""
@@ -23,8 +35,9 @@ class MDSettings:
 
     Parameters
     ----------
-    ensemble : "nve", "nvt-langevin", "nvt-nhc" (Nosé-Hoover chain) or "npt"
-        (isotropic Martyna-Tobias-Klein, needs a cell periodic in three directions)
+    ensemble : "nve", "nvt-langevin", "nvt-nhc" (Nosé-Hoover chain), or Martyna-Tobias-Klein with
+        a cell periodic in three directions: "npt" (the volume changes), "npt-anisotropic" (the
+        lengths of axes at right angles) or "npt-flexible" (lengths and angles)
     temperature_K : of the thermostat, and of the first velocities where the
         structure brings none. An "nve" run that starts in a minimum settles near
         half of it: the other half goes into the bonds.
@@ -32,8 +45,8 @@ class MDSettings:
     n_steps : number of time steps
     seed : of the first velocities and of Langevin's noise
     friction_per_fs : of "nvt-langevin"; velocities forget themselves in its inverse, 100 fs
-    thermostat_time_fs : of "nvt-nhc" and "npt"
-    barostat_time_fs, pressure_gpa : of "npt"; a positive pressure compresses
+    thermostat_time_fs : of "nvt-nhc" and "npt", "npt-anisotropic", "npt-flexible"
+    barostat_time_fs, pressure_gpa : of these three; a positive pressure compresses
     log_every : steps between two frames of the trajectory and rows of the log; 10, unless
         log_every_fs is given
     log_every_fs : the same as a time, a multiple of the timestep
@@ -92,7 +105,7 @@ class MDSettings:
     def _require_temperature(self, temperature_K: float) -> None:
         if not (math.isfinite(temperature_K) and temperature_K >= 0):
             raise ConfigError(f"the temperature must be 0 K or more, not {temperature_K} K.")
-        if temperature_K == 0 and self.ensemble in ("nvt-nhc", "npt"):
+        if temperature_K == 0 and self.ensemble in CHAINS:
             raise ConfigError(
                 f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
                 "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
@@ -108,7 +121,7 @@ class MDSettings:
                 )
             self._require_temperature(self.to_temperature_K)
         if self.to_pressure_gpa is not None:
-            if self.ensemble != "npt":
+            if self.ensemble not in BAROSTATS:
                 raise ConfigError(
                     f"to_pressure_gpa is of a barostat, and ensemble '{self.ensemble}' has none; "
                     "use npt."

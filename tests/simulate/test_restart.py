@@ -34,6 +34,7 @@ from eqcalc.simulate import MDRun, MDSettings, StopRequested, resume_md, run_md
 from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint, write_checkpoint
 from eqcalc.simulate.integrators import restore_integrator
 from eqcalc.simulate.restart import RunLock
+from eqcalc.simulate.settings import BAROSTATS
 
 N_STEPS = 40
 COMPARED = ("thermo.csv", "trajectory.traj", "trajectory.xyz", "final.xyz")
@@ -64,13 +65,15 @@ def stop_at(step: int):
 
 
 def start_of(ensemble: str) -> Atoms:
-    atoms = crystal() if ensemble == "npt" else ethanol()
+    atoms = crystal() if ensemble in BAROSTATS else ethanol()
+    if ensemble == "npt-anisotropic":
+        atoms.set_cell([5.1, 4.8, 5.4], scale_atoms=True)
     atoms.info["name"] = "start"
     return atoms
 
 
 @pytest.mark.parametrize("trajectory_format", ["traj", "extxyz"])
-@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc", "npt"])
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc", *BAROSTATS])
 def test_run_that_was_stopped_goes_on_bit_for_bit(ensemble, trajectory_format, models, tmp_path):
     settings = MDSettings(
         ensemble, n_steps=N_STEPS, log_every=5, trajectory_format=trajectory_format, seed=3
