@@ -171,8 +171,7 @@ class MDRun:
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
-        self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
-        self._ramp = Ramp(self.dynamics, settings)
+        self._begin_dynamics(0)
 
     @classmethod
     def resume(
@@ -203,9 +202,7 @@ class MDRun:
         for name in _KEPT:
             setattr(run, name, facts.get(name))  # an older version may not have kept all
         run.rng.bit_generator.state = facts["random"]
-        run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
-        run._ramp = Ramp(run.dynamics, settings)
-        run._ramp.at(checkpoint.step)  # before the momenta of thermostat and barostat come back
+        run._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, calculator, run.dynamics)
         run._resumed, run._folder = checkpoint, Path(folder)
         return run
@@ -231,6 +228,12 @@ class MDRun:
         self._folder: Path | None = None  # in which a resumed run goes on
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
+
+    def _begin_dynamics(self, step: int) -> None:
+        """Make the integrator with the targets of a step; its momenta may come back afterwards."""
+        self.dynamics = build_integrator(self.atoms, self.settings, self.n_dof, self.rng)
+        self._ramp = Ramp(self.dynamics, self.settings)
+        self._ramp.at(step)
 
     def run(
         self,
