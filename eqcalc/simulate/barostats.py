@@ -27,11 +27,11 @@ _WIDEST_GAP = 10.0  # Å; beyond every interaction that could hold a cell togeth
 _RIGHT = 1e-4  # cosine up to which an angle counts as a right one; files round
 
 _CLASSES = {
-    "npt": ("IsotropicMTKNPT", "3.25"),
-    "npt-anisotropic": ("MaskedMTKNPT", "3.28"),
-    "npt-flexible": ("MTKNPT", "3.26"),
+    "npt": "IsotropicMTKNPT",
+    "npt-anisotropic": "MaskedMTKNPT",
+    "npt-flexible": "MTKNPT",
 }
-"""Ensemble -> ASE's class, and the first version that has it."""
+_SINCE = "3.28"  # of ASE: MaskedMTKNPT, and with it a count of the cell's degrees of freedom
 
 # Of a symmetric matrix. ASE's MTKNPT counts 9 components of the cell's momentum; three pairs of
 # them are equal and stay so, and the chain would keep the cell half as hot again as the atoms.
@@ -82,13 +82,12 @@ def build_barostat(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
     ------
     MissingDependencyError : this version of ASE does not have it.
     """
-    name, since = _CLASSES[settings.ensemble]
-    kind = getattr(nose_hoover_chain, name, None)
-    if kind is None:
+    if settings.ensemble != "npt" and not hasattr(nose_hoover_chain, "MaskedMTKNPT"):
         raise MissingDependencyError(
-            f"ensemble '{settings.ensemble}' is ASE's {name}, which came with ASE {since}; this is "
-            f"ASE {version('ase')}: pip install -U ase."
+            f"ensemble '{settings.ensemble}' needs ASE {_SINCE} or later, and this is ASE "
+            f"{version('ase')}: pip install -U ase."
         )
+    kind = getattr(nose_hoover_chain, _CLASSES[settings.ensemble])
     options: dict[str, Any] = {}
     if settings.ensemble == "npt-anisotropic":
         options["mask"] = np.array([True, True, True])
