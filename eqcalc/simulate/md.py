@@ -365,7 +365,12 @@ class MDRun:
                     speed = self._ns_per_day(time.perf_counter() - start, step - first)
                     pace.mark(step)
                     now = MDProgress(
-                        thermo, settings.n_steps, speed, pace.left_s, stop.limit_s, pace.step_s
+                        thermo,
+                        settings.n_steps,
+                        speed,
+                        left_s=pace.left_s,
+                        limit_s=stop.limit_s,
+                        step_s=pace.step_s,
                     )
                     stop.tell(progress, now)
                 if regular:

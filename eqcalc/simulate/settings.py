@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 from eqcalc.errors import ConfigError, did_you_mean
 
@@ -49,7 +49,7 @@ class MDSettings:
     barostat_time_fs, pressure_gpa : of these three; a positive pressure compresses
     log_every : steps between two frames of the trajectory and rows of the log; 10, unless
         log_every_fs is given
-    log_every_fs : the same as a time, a multiple of the timestep
+    log_every_fs : the same as a time, a multiple of the timestep; it becomes ``log_every``
     to_temperature_K, to_pressure_gpa : to which the targets of thermostat and barostat change,
         linearly, during the first ``ramp_steps`` steps; they stay there afterwards
     ramp_steps : by default ``n_steps``; a run that is made longer keeps its ramp
@@ -79,19 +79,19 @@ class MDSettings:
     minimize: bool = False
     minimize_fmax: float = 0.05
     minimize_steps: int = 500
-    log_every_fs: float | None = None
+    log_every_fs: InitVar[float | None] = None
     to_temperature_K: float | None = None
     to_pressure_gpa: float | None = None
     ramp_steps: int | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, log_every_fs: float | None) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
         _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
         self._require_temperature(self.temperature_K)
         self._require_timestep()
         _require_count("number of steps", self.n_steps, at_least=1)
         _require_count("seed", self.seed, at_least=0)
-        self._settle_log_every()
+        self._settle_log_every(log_every_fs)
         _require_count("log_every", self.log_every, at_least=1)
         _require_count("checkpoint_every", self.checkpoint_every, at_least=1)
         _require_count("minimize_steps", self.minimize_steps, at_least=1)
@@ -140,18 +140,18 @@ class MDSettings:
         _require_count("ramp_steps", steps, at_least=1)
         object.__setattr__(self, "ramp_steps", steps)
 
-    def _settle_log_every(self) -> None:
-        """Make steps of ``log_every_fs``."""
-        steps = 10 if self.log_every is None else self.log_every
-        if self.log_every_fs is not None:
-            _require_positive("log_every_fs", self.log_every_fs)
-            steps = _steps_of("log_every_fs", self.log_every_fs, self.timestep_fs)
-            # A run that goes on is given both, as its checkpoint has them.
-            if self.log_every not in (None, steps):
-                raise ConfigError(
-                    f"log_every={self.log_every} and log_every_fs={self.log_every_fs:g} do not go "
-                    "together: give steps or a time."
-                )
+    def _settle_log_every(self, log_every_fs: float | None) -> None:
+        """Make steps of a time."""
+        if log_every_fs is None:
+            object.__setattr__(self, "log_every", 10 if self.log_every is None else self.log_every)
+            return
+        if self.log_every is not None:
+            raise ConfigError(
+                f"log_every={self.log_every} and log_every_fs={log_every_fs:g} do not go together: "
+                "give steps or a time."
+            )
+        _require_positive("log_every_fs", log_every_fs)
+        steps = _steps_of("log_every_fs", log_every_fs, self.timestep_fs)
         object.__setattr__(self, "log_every", steps)
 
     def _require_timestep(self) -> None:

@@ -434,7 +434,6 @@ def test_the_start_and_the_manifest_say_engine_threads_and_device(
                 "barostat_time": "barostat_time_fs",
                 "pressure": "pressure_gpa",
                 "log_every": "log_every",
-                "log_every_fs": "log_every_fs",
                 "to_temperature": "to_temperature_K",
                 "to_pressure": "to_pressure_gpa",
                 "ramp_steps": "ramp_steps",

@@ -1,6 +1,6 @@
 """What a user may ask for, and what is refused with a reason."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -35,6 +35,7 @@ from eqcalc.simulate import MDSettings, RelaxSettings
         ({"log_every_fs": 0.0}, "log_every_fs must be a number above 0"),
         ({"log_every_fs": 0.2}, r"multiple of the timestep of 0.5 fs, not 0.2 fs; near .* 0.5 fs"),
         ({"log_every_fs": 1.3}, r"multiple of .* 0.5 fs, not 1.3 fs; near it is 1 or 1.5 fs"),
+        ({"log_every_fs": 5.0, "log_every": 10}, r"log_every=10 and log_every_fs=5 do not go tog"),
         ({"log_every_fs": 5.0, "log_every": 20}, r"log_every=20 and log_every_fs=5 do not go tog"),
         ({"minimize_fmax": 0.0}, "minimize_fmax must be a number above 0"),
         ({"minimize_steps": 0}, "minimize_steps must be a whole number >= 1"),
@@ -50,6 +51,7 @@ def test_time_between_frames_becomes_steps():
     settings = MDSettings(timestep_fs=0.1, log_every_fs=0.7)  # no whole number in binary
     assert settings.log_every == 7
     assert MDSettings(**asdict(settings)) == settings
+    assert replace(settings, timestep_fs=0.05).log_every == 7
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_run_of_a_version_with_fewer_columns_goes_on_with_those(models, tmp_path
     (folder / "thermo.csv").write_text(text)
     checkpoint = read_checkpoint(folder)
     checkpoint.facts["files"]["table"] = len(text)
-    for name in ("minimize", "minimize_fmax", "minimize_steps", "log_every_fs"):
+    for name in ("minimize", "minimize_fmax", "minimize_steps", "ramp_steps"):
         del checkpoint.facts["settings"][name]
     del checkpoint.facts["minimization"]
     write_checkpoint(folder, checkpoint)
