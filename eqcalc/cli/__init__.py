@@ -28,6 +28,7 @@ __all__ = ["VERBS", "build_app", "main"]
 VERBS: tuple[str, ...] = (
     "md",
     "relax",
+    "convert",
     "energy",
     "models",
     "info",

@@ -16,6 +16,7 @@ __all__ = [
     "Device",
     "Dtype",
     "Engine",
+    "Index",
     "MaxEdges",
     "Model",
     "Output",
@@ -56,6 +57,16 @@ AsJson = Annotated[
 ]
 Structure = Annotated[
     Path, typer.Argument(help="Structure file: extxyz, traj, cif, POSCAR, ...; the last frame.")
+]
+Index = Annotated[
+    Optional[str],
+    typer.Option(
+        "--index",
+        metavar="N",
+        help="Which frame of a structure file with several: 0 the first, -1 the last. "
+        "Default: the last.",
+        show_default=False,
+    ),
 ]
 Model = Annotated[
     Optional[str],

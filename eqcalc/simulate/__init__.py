@@ -14,6 +14,7 @@ and optimizers are ASE's own; nothing here knows a network.
 1
 """
 
+from eqcalc.simulate.conversion import convert_run
 from eqcalc.simulate.hessian import hessian
 from eqcalc.simulate.images import share_calculator
 from eqcalc.simulate.interrupts import StopRequested
@@ -32,6 +33,7 @@ __all__ = [
     "RelaxSettings",
     "RelaxStep",
     "StopRequested",
+    "convert_run",
     "hessian",
     "read_structure",
     "resume_md",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
@@ -15,11 +16,19 @@ __all__ = ["MDProgress", "MDResult"]
 
 @dataclass(frozen=True)
 class MDProgress:
-    """What a progress display is told at every logged step."""
+    """What a progress display is told at every logged step.
+
+    ``left_s`` is the time that the steps left will take at the present pace, None before
+    there is one; ``limit_s`` the time until ``max_hours`` are over, None without; ``step_s``
+    the time of a step at the present pace.
+    """
 
     thermo: Thermo
     n_steps: int
     ns_per_day: float
+    left_s: float | None = None
+    limit_s: float | None = None
+    step_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,9 @@ class MDResult:
     ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
-    ``thermo.csv``, of which there is one a frame. ``cell_change`` and
-    ``mean_pressure_gpa``, over the second half, are None except for "npt".
+    ``thermo.csv``, of which there is one a frame. ``cell_change`` is None at constant cell,
+    ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
+    ``minimization`` (what that before the first step did) where there was none.
     """
 
     folder: Path
@@ -43,3 +53,4 @@ class MDResult:
     drift_mev_per_atom_ps: float | None
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
+    minimization: dict[str, Any] | None = None

@@ -74,7 +74,17 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
             linewidth=1.8,
             label=f"running mean (second half: {second_half:.0f} K)",
         )
-    if goal_K is not None:
+    if "target_temperature_K" in table:
+        label = "thermostat {:g} to {:g} K".format(*table["target_temperature_K"][[0, -1]])
+        panels[1].plot(
+            time_ps,
+            table["target_temperature_K"],
+            color=_GREY,
+            linestyle="--",
+            linewidth=1.0,
+            label=label,
+        )
+    elif goal_K is not None:
         panels[1].axhline(
             goal_K, color=_GREY, linestyle="--", linewidth=1.0, label=f"thermostat {goal_K:g} K"
         )

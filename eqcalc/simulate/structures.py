@@ -34,7 +34,8 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     Parameters
     ----------
     path : any format that ASE recognises by name or content
-    index : which structure of a file that holds several; -1 is the last
+    index : which structure of a file that holds several, as ASE counts: 0 is the first, -1 the
+        last
 
     Raises
     ------
@@ -42,8 +43,27 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         with that index, or the structure has no atoms.
     """
     path = Path(path)
-    (atoms,) = _read(path, index, "" if index == -1 else f" (index {index})")
+    if index in (0, -1):
+        (atoms,) = _read(path, index, "" if index == -1 else f" (index {index})")
+        return atoms
+    # ASE's readers give the first frame for an index before it, and some ignore the index.
+    n_structures = count_structures(path)
+    if n_structures is None:  # unreadable, which this says, or large
+        every = _read(path, ":", f" (index {index})")
+        _require_frame(path, index, len(every))
+        return every[index]
+    _require_frame(path, index, n_structures)
+    (atoms,) = _read(path, index, f" (index {index})")
     return atoms
+
+
+def _require_frame(path: Path, index: int, n_structures: int) -> None:
+    if not -n_structures <= index < n_structures:
+        has = f"has {n_structures} frames" if n_structures > 1 else "has one frame"
+        raise StructureError(
+            f"'{path}' {has} and none with the index {index}: 0 is the first, "
+            f"{n_structures - 1} or -1 the last."
+        )
 
 
 def read_structures(path: str | Path) -> list[Atoms]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ase.io
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from eqcalc.errors import StructureError
 from eqcalc.simulate import read_structure
@@ -15,6 +15,32 @@ def test_read_structure_takes_the_last_of_several(tmp_path):
     ase.io.write(tmp_path / "two.xyz", [first, last])
     assert read_structure(tmp_path / "two.xyz").get_chemical_formula() == "CH4"
     assert read_structure(str(tmp_path / "two.xyz"), index=0).get_chemical_formula() == "H2O"
+
+
+def test_frame_of_a_large_file_is_taken_by_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("eqcalc.simulate.structures._MOST_BYTES", 10)
+    frames = [molecule("H2O"), molecule("CH4"), molecule("NH3")]
+    ase.io.write(tmp_path / "three.xyz", frames)
+    assert read_structure(tmp_path / "three.xyz", index=-2).get_chemical_formula() == "CH4"
+    with pytest.raises(StructureError, match=r"has 3 frames and none with the index -4: 0 is"):
+        read_structure(tmp_path / "three.xyz", index=-4)
+
+
+@pytest.mark.parametrize("index", [3, -4])
+@pytest.mark.parametrize("name", ["three.xyz", "three.traj"])
+def test_frame_beyond_either_end_is_refused(tmp_path, name, index):
+    """ASE gives the first frame for an index before it."""
+    ase.io.write(tmp_path / name, [molecule("H2O"), molecule("CH4"), molecule("NH3")])
+    with pytest.raises(StructureError, match=rf"has 3 frames and none with the index {index}: 0"):
+        read_structure(tmp_path / name, index=index)
+
+
+@pytest.mark.parametrize("name", ["one.cif", "POSCAR"])
+def test_index_of_a_file_of_one_structure_is_not_ignored(tmp_path, name):
+    ase.io.write(tmp_path / name, bulk("Cu"))
+    assert len(read_structure(tmp_path / name, index=0)) == 1
+    with pytest.raises(StructureError, match="has one frame and none with the index 2"):
+        read_structure(tmp_path / name, index=2)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ LAZY: dict[str, set[str]] = {
 """Further imports, allowed inside functions or under TYPE_CHECKING only."""
 
 HEAVY = {
+    "MDAnalysis",
     "e3nn",
     "h5py",
     "ipi",
