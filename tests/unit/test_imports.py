@@ -25,7 +25,9 @@ graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -
 architectures, derivatives -> potential
 architectures, native -> tabulated
 tabulated, potential, model_file -> export
-export, engines -> compiling, testing
+export, engines -> compiling
+export, blockwise -> testing
+testing, calculator -> verification
 architectures, export -> importers
 derivatives, neighbours -> data
 data, blockwise -> evaluation
