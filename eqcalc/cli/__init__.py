@@ -33,6 +33,7 @@ VERBS: tuple[str, ...] = (
     "info",
     "train",
     "evaluate",
+    "verify",
     "export",
     "import",
     "compile",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eqcalc.errors import ConfigError
+from eqcalc.model_file.compositions import trained_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,22 +66,6 @@ def model_line(card: ModelCard, path: Path, *, was_chosen: bool) -> str:
     # Only formulas were compared.
     known = ", ".join(card.compositions)
     return f"model {card.name}: shipped, trained on {known} (isomers are not told apart)"
-
-
-def trained_on(compositions: list[str], atoms: Atoms) -> bool:
-    """Return whether the formula of ``atoms`` is among those of a model's card.
-
-    A crystal or a liquid is the same substance in a cell of any size; a cluster of
-    molecules is not the molecule.
-    """
-    from ase.formula import Formula
-
-    if _formula(atoms) in compositions:
-        return True
-    if not atoms.pbc.any():
-        return False
-    reduced = [Formula(c).reduce()[0].format("hill") for c in compositions]
-    return atoms.symbols.formula.reduce()[0].format("hill") in reduced
 
 
 def _formula(atoms: Atoms) -> str:

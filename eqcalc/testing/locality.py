@@ -255,7 +255,7 @@ def assert_smooth_at_cutoff(subject: Subject, structures: Structures | None = No
             excess = found / expected if expected > 0.0 else float(found > 0.0)
             missing = math.log(max(excess, 1e-300)) / math.log(min(further) / nearest)
             what = f"{case}: effect of an edge on {quantity}"
-            keep(what, max(missing, 0.0), VANISHING_SLACK, "powers of δ short")
+            keep(what, max(missing, 0.0), VANISHING_SLACK, "powers of δ")
             require(
                 missing <= VANISHING_SLACK,
                 f"{subject.label}: {case}: the effect of an edge on {quantity} vanishes at the "
@@ -356,4 +356,5 @@ def _assert_seen(subject: Subject, change: float, what: str) -> None:
 
 def _assert_exactly_zero(subject: Subject, tensor: torch.Tensor, what: str) -> None:
     largest = float(tensor.abs().max())
+    keep(what, largest, 0.0, "eV/Å³" if what.endswith("stress") else "eV/Å")
     require(largest == 0.0, f"{subject.label}: {what} must be exactly zero, found {largest:.3g}")

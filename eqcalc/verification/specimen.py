@@ -1,0 +1,155 @@
+"""What is verified: a model as the laws see it, a structure, and pieces of that structure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers, covalent_radii
+from torch import Tensor
+
+from eqcalc.calculator import EqCalculator
+from eqcalc.concessions import Concessions
+from eqcalc.elements import N_ELEMENTS, atomic_number
+from eqcalc.engines import Model
+from eqcalc.graph import AtomicGraph, sum_over_structures
+from eqcalc.model_file import ModelFile
+from eqcalc.model_file.passport import read_passport
+from eqcalc.neighbours import build_graph
+from eqcalc.potential import Evaluation
+from eqcalc.testing.geometries import dimer
+from eqcalc.testing.subjects import Subject, exported_subject
+
+__all__ = ["Specimen", "bond_length", "default_structure", "reference_energies_of", "specimen_of"]
+
+_RATTLE = 0.03  # Å; off every symmetry, which hides mistakes, and not into another structure
+_CLUSTER = 6  # atoms
+_MOST_PAIRS = 10
+_ROUNDING = 1e-11  # eV, at the cutoff; no simulation sees it
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A model on a CPU in float64, run by TorchScript, and a structure.
+
+    calculator, subject : the model; the subject's energies are without reference energies, so
+        that large ones hide nothing in their rounding
+    atoms : the structure, bare
+    """
+
+    calculator: EqCalculator
+    subject: Subject
+    atoms: Atoms
+
+    @property
+    def model(self) -> Model:
+        """The loaded model."""
+        return self.calculator.models[0]
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The structure's elements, the commonest first."""
+        return tuple(symbol for symbol, _ in Counter(self.atoms.symbols).most_common())
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return pairs of elements, the ten of the commonest elements where there are more."""
+        return list(combinations_with_replacement(self.symbols, 2))[:_MOST_PAIRS]
+
+    def rattled(self, seed: int = 0) -> Atoms:
+        """Return the structure with its atoms displaced at random by some 0.03 Å."""
+        moved = self.atoms.copy()
+        moved.rattle(_RATTLE, seed=seed)
+        return moved
+
+    def cluster(self) -> Atoms:
+        """Return the first atom with its nearest neighbours, images included, as a molecule."""
+        graph = build_graph(self.rattled(), self.subject.cutoff)
+        is_received = graph.edge_index[1] == 0
+        vectors = graph.edge_vectors[is_received].numpy()
+        nearest = np.argsort(np.linalg.norm(vectors, axis=1))[: _CLUSTER - 1]
+        senders = graph.edge_index[0][is_received].numpy()[nearest]
+        numbers = self.atoms.numbers[np.array([0, *senders])]
+        return Atoms(numbers, np.vstack([np.zeros(3), vectors[nearest]]))
+
+    def dimers(self) -> dict[str, Atoms]:
+        """Return two atoms for each pair of elements."""
+        return {f"{a} and {b}": dimer(a, b, bond_length(a, b)) for a, b in self.pairs()}
+
+    def symmetric_sites(self) -> dict[str, Atoms]:
+        """Return structures whose first atom stands on a site: the own ones, and of crystals."""
+        found = {}
+        for symbol in self.symbols[:3]:
+            first = list(self.atoms.symbols).index(symbol)
+            order = [first, *(k for k in range(len(self.atoms)) if k != first)]
+            found[f"{symbol} of the structure"] = self.atoms[order]
+        commonest, other = self.symbols[0], self.symbols[min(1, len(self.symbols) - 1)]
+        bond = bond_length(commonest, other)
+        arms = bond * np.array([[0.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.0, -0.6, -0.8]])
+        found[f"{other} between two {commonest}"] = Atoms([other, commonest, commonest], arms)
+        if not self.atoms.pbc.any():  # crystals are not the world of such a model
+            return found
+        if other != commonest:
+            salt = bulk(commonest + other, "rocksalt", a=2.0 * bond, cubic=True)
+            found[f"{commonest} in rock salt with {other}"] = salt
+        else:  # neighbours of a metal are a tenth farther apart than a bond is long
+            side = 1.1 * np.sqrt(2.0) * bond
+            found[f"{commonest} in an fcc crystal"] = bulk(commonest, "fcc", a=side, cubic=True)
+        return found
+
+
+def bond_length(first: str, second: str) -> float:
+    """Return the sum of two covalent radii in Å (Cordero et al., doi:10.1039/b801115j)."""
+    return float(sum(covalent_radii[atomic_numbers[symbol]] for symbol in (first, second)))
+
+
+def default_structure(file: ModelFile) -> Atoms:
+    """Return the structure on which a model is verified where the user names none.
+
+    The first frame of the model's passport: of a trained model a frame of its data, of the
+    others atoms of its elements at the distances of bonds.
+    """
+    return read_passport(file).frames[0].atoms()
+
+
+def specimen_of(calculator: EqCalculator, atoms: Atoms) -> Specimen:
+    """Return a model and a structure as the checks take them.
+
+    Raises
+    ------
+    GraphError, UnsupportedElementError, NonFiniteError : the calculator refuses the structure.
+    """
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    calculator.calculate(bare)
+    model = calculator.models[0]
+    references = reference_energies_of(model)
+    exported = exported_subject(
+        model, "model", concessions=Concessions.from_sentences(model.card.gives_up)
+    )
+
+    def call(graph: AtomicGraph) -> Evaluation:
+        found = exported.call(graph)
+        energies = found.energies - references[graph.atomic_numbers]
+        owned = graph.structure_index[: graph.n_owned]
+        energy = sum_over_structures(energies[: graph.n_owned], owned, graph.n_structures)
+        return found._replace(energy=energy, energies=energies)
+
+    subject = replace(
+        exported,
+        call=call,
+        elements=tuple(dict.fromkeys(bare.symbols)),
+        negligible=max(_ROUNDING, 1e-15 * float(references.abs().max())),
+    )
+    return Specimen(calculator, subject, bare)
+
+
+def reference_energies_of(model: Model) -> Tensor:
+    """Return the card's reference energies (119,) in eV, zero where there is none."""
+    energies = torch.zeros(N_ELEMENTS, dtype=torch.float64)
+    for symbol, energy in model.card.reference_energies.items():
+        energies[atomic_number(symbol)] = energy
+    return energies
