@@ -70,6 +70,8 @@ def verify(
     say(model_line(file.card, file.path, was_chosen=False))
     atoms = _structure(file, structure)
 
+    _make(folder)  # what cannot be written shall not be computed first
+
     from eqcalc.cli.progress import StepProgress
 
     with StepProgress("verify", 100, line_every=10) as display:
@@ -150,16 +152,20 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _write(folder: Path, found: Verification) -> None:
-    from eqcalc.cli.console import finite
+def _make(folder: Path) -> None:
     from eqcalc.errors import OutputError
-    from eqcalc.files import write_whole
-    from eqcalc.verification.plots import verification_plot
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create '{folder}': {error}.") from error
+
+
+def _write(folder: Path, found: Verification) -> None:
+    from eqcalc.cli.console import finite
+    from eqcalc.files import write_whole
+    from eqcalc.verification.plots import verification_plot
+
     content = json.dumps(finite(found.as_dict()), indent=1) + "\n"
     write_whole(folder / _OUTPUTS[0], content.encode())
     write_whole(folder / _OUTPUTS[1], verification_plot(found))

@@ -109,7 +109,8 @@ def approach_alone(specimen: Specimen) -> tuple[Finding, list[Approach]]:
         distances = np.linspace(_FARTHEST * bond, _CLOSEST * bond, _POINTS_ALONE)
         paths[f"{a}-{b}"] = distances, [dimer(a, b, d) for d in distances], _NO_BOND * bond
     finding, found = _judged("closest approach: two atoms", specimen, paths)
-    if finding.verdict is Verdict.FAILED and not specimen.model.card.is_universal:
+    is_low = finding.verdict is Verdict.FAILED and finding.found is not None
+    if is_low and not specimen.model.card.is_universal:
         finding = replace(
             finding,
             verdict=Verdict.NOTED,
