@@ -51,9 +51,10 @@ def verify(
 
     Example: [bold]eqcalc verify painn-ethanol examples/ethanol.xyz[/bold]
 
-    Finite-difference forces and stress, symmetries, smoothness, NVE, closest approach, engines
-    and precisions against one another, lone atoms, what the card knows; docs/verify.md has each
-    with its limit. Exit code 0: no check failed; 1: one did; 2: an error, nothing was judged.
+    Finite differences, symmetries, smoothness, NVE, closest approach, engines,
+    lone atoms and the card; docs/verify.md has each check with its limit.
+
+    Exit code 0: no check failed; 1: one failed; 2: an error, nothing was judged.
     """
     from eqcalc.cli.model_choice import model_line
     from eqcalc.model_file import open_potential

@@ -59,7 +59,7 @@ def test_sound_model_ends_with_0_and_leaves_json_and_picture(folder, files, caps
 def test_wrong_model_ends_with_1_and_says_what_failed(folder, files, capsys):
     assert run("verify", files["wrong"], "ethanol.xyz", "-o", "found", "-q") == 1
     out = capsys.readouterr().out
-    assert "step" not in out
+    assert "step 0/100" not in out
     failed = out[out.index("\nFAILED") :]
     assert "  forces: finite differences" in failed
     assert "  NVE: energy ripple ~ dt²" in failed
@@ -113,4 +113,4 @@ def test_structure_of_several_frames_says_which_is_taken(folder, files, capsys):
 def test_help_says_what_the_exit_codes_mean(capsys):
     assert run("verify", "--help") == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "Exit code 0: no check failed; 1: one did" in out
+    assert "Exit code 0: no check failed; 1: one failed" in out
