@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eqcalc.errors import ConfigError
-from eqcalc.model_file.compositions import trained_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
     from eqcalc.model_file import ModelCard
 
-__all__ = ["choose_model", "model_line", "trained_on"]
+__all__ = ["choose_model", "model_line"]
 
 
 def choose_model(atoms: Atoms) -> str:
@@ -27,6 +26,7 @@ def choose_model(atoms: Atoms) -> str:
     ------
     ConfigError : there is none; the message says which models there are.
     """
+    from eqcalc.elements import trained_on
     from eqcalc.model_file import available_models, read_card
 
     cards = {name: read_card(name) for name in available_models()}

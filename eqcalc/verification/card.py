@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from eqcalc.elements import trained_on
 from eqcalc.errors import listing
-from eqcalc.model_file.compositions import trained_on
 from eqcalc.testing.geometries import isolated
 from eqcalc.testing.subjects import evaluate
 from eqcalc.verification.finding import Finding, Verdict, skipped
