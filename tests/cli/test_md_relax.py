@@ -23,8 +23,8 @@ from eqcalc.blockwise import MemoryForecast
 from eqcalc.cli import main
 from eqcalc.cli.md import md
 from eqcalc.cli.model_choice import choose_model
-from eqcalc.elements import trained_on
 from eqcalc.cli.relax import relax
+from eqcalc.elements import trained_on
 from eqcalc.errors import ConfigError, EngineError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings, run_md
 from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES
