@@ -38,6 +38,7 @@ VERBS: tuple[str, ...] = (
     "import",
     "compile",
     "bench",
+    "doctor",
     "lammps",
     "ipi",
     "nbody",
