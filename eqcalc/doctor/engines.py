@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -56,7 +57,7 @@ def _require_usable(folder: Path) -> None:
             pass
     finally:
         for path in missing:
-            if path.is_dir():
+            with contextlib.suppress(OSError):  # not made, or another process uses it already
                 path.rmdir()
 
 
@@ -94,7 +95,11 @@ def engines() -> list[Remark]:
 
     remarks = []
     device = resolve_device("auto")
-    files = [open_model_file(name) for name in available_models()]
+    try:
+        files = [open_model_file(name) for name in available_models()]
+    except EqcalcError as error:
+        advice = "install eqcalc again, or restore the folder models/ of the checkout"
+        return [Remark("shipped models", State.BROKEN, str(error), advice)]
     files = [file for file in files if file.card.kind == "potential"]
     for name, engine in ENGINES.items():
         if device.type not in engine.device_types:
@@ -102,10 +107,15 @@ def engines() -> list[Remark]:
             found = f"not available: it needs {needed}, this machine has {device.type}"
             remarks.append(Remark(name, State.OK, found))
             continue
-        reasons = {
-            file.card.name: engine.can_run(file, Target(device, resolve_dtype(file.card.dtype)))
-            for file in files
-        }
+        try:
+            reasons = {
+                file.card.name: engine.can_run(file, Target(device, resolve_dtype(file.card.dtype)))
+                for file in files
+            }
+        except (RuntimeError, OSError) as error:  # a GPU that answers no more, a cache as well
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            remarks.append(Remark(name, State.BROKEN, reason, "see the devices and the cache"))
+            continue
         ready = [model for model, reason in reasons.items() if reason is None]
         lacking = {model: reason for model, reason in reasons.items() if reason is not None}
         found = f"runs {', '.join(ready)}" if ready else "runs none of the shipped models"

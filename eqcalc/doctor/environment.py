@@ -101,7 +101,7 @@ def python() -> Remark:
     """Look at Python's version."""
     found = f"{platform.python_version()}, {sys.executable}"
     try:
-        supported = metadata.metadata("eqcalc").get("Requires-Python") or ""
+        supported = "".join(metadata.metadata("eqcalc").get_all("Requires-Python") or [])
     except metadata.PackageNotFoundError:
         advice = "in a checkout: pip install -e . (compiling needs eqcalc's entry points)"
         return Remark("python", State.BROKEN, f"{found}; eqcalc is not installed", advice)
@@ -122,15 +122,24 @@ def packages() -> list[Remark]:
 
 def _package(needed: Requirement) -> Remark:
     advice = f"pip install '{needed.package}{needed.versions}'"
-    try:
-        version = metadata.version(needed.package)
-    except metadata.PackageNotFoundError:
+    version = _version(needed.package)
+    if version is None:
         found = f"not installed; needed is {needed.versions}"
         return Remark(needed.package, State.BROKEN, found, advice)
     if is_within(version, needed.versions):
         return Remark(needed.package, State.OK, f"{version} (supported {needed.versions})")
     found = f"{version}; supported is {needed.versions}"
     return Remark(needed.package, State.BROKEN, found, advice)
+
+
+def _version(package: str) -> str | None:
+    """Return the version of an installed package; "unknown" where its metadata are damaged."""
+    try:
+        return metadata.version(package) or "unknown"
+    except metadata.PackageNotFoundError:
+        return None
+    except KeyError:  # there are metadata, and no version in them
+        return "unknown"
 
 
 def extras() -> list[Remark]:
@@ -147,12 +156,9 @@ def extras() -> list[Remark]:
 
 def _extra(name: str, of_it: list[Requirement]) -> Remark:
     topic, advice = f"[{name}]", f"pip install 'eqcalc[{name}]'"
-    versions, missing = {}, []
-    for one in of_it:
-        try:
-            versions[one.package] = metadata.version(one.package)
-        except metadata.PackageNotFoundError:
-            missing.append(one.package)
+    found_versions = {one.package: _version(one.package) for one in of_it}
+    versions = {package: version for package, version in found_versions.items() if version}
+    missing = [package for package, version in found_versions.items() if version is None]
     if missing:
         found = f"{_FOR[name]}: {', '.join(missing)} not installed"
         return Remark(topic, State.NOTE, found, f"if you need it: {advice}")

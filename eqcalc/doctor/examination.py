@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eqcalc import __version__
@@ -20,9 +21,11 @@ import numpy
 from ase.build import molecule
 from eqcalc import EqCalculator
 atoms = molecule("CH3CH2OH")
-atoms.calc = EqCalculator("painn-ethanol", **(dict(device="cpu", engine="torchscript") if words else {}))
+device, engine = words or ("auto", "auto")
+atoms.calc = EqCalculator("painn-ethanol", device=device, engine=engine)
 energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-assert numpy.isfinite(energy) and numpy.isfinite(forces).all(), "not finite"
+if not (numpy.isfinite(energy) and numpy.isfinite(forces).all()):
+    sys.exit("energy or forces are not finite")
 facts = atoms.calc.engine_facts(len(atoms))
 print(f"{energy:.4f} eV by {facts['engine']} on {facts['device']} in {facts['dtype']}")
 """
@@ -53,7 +56,7 @@ def examine() -> Examination:
     Energies and forces of ethanol are computed in a process of their own. Nothing is changed.
     """
     first, can_compute, can_import = _compute()
-    remarks = [first, Remark("eqcalc", State.OK, f"{__version__}, {_folder()}")]
+    remarks = [first, Remark("eqcalc", State.OK, f"{__version__}, {Path(__file__).parents[1]}")]
     remarks += [environment.python(), *environment.packages()]
     remarks += _with_torch() if can_import else []
     remarks += environment.extras()
@@ -65,14 +68,14 @@ def _compute() -> tuple[Remark, bool, bool]:
     answer = ask(_COMPUTE)
     if not answer.failure:
         return Remark(_TOPIC, State.OK, f"ethanol: {answer.lines[-1]}"), True, True
-    plain = ask(_COMPUTE, "plain")
+    plain = ask(_COMPUTE, "cpu", "torchscript")
     if not plain.failure:
         found = f"only with TorchScript on the CPU: {plain.lines[-1]}; else: {answer.failure}"
         advice = "until that is mended: --device cpu --engine torchscript"
         return Remark(_TOPIC, State.NOTE, found, advice), True, True
     failed = first_that_fails([*_NEEDED, "eqcalc.calculator"])
     if failed is None:
-        found, advice = plain.failure, "EQCALC_DEBUG=1 eqcalc energy ... shows where; report it"
+        found, advice = plain.failure, "EQCALC_DEBUG=1 eqcalc energy FILE shows where; report it"
     else:
         found = f"{failed[0]} cannot be imported: {failed[1]}"
         advice = f"install {failed[0]} again, or make a new environment for eqcalc"
@@ -92,9 +95,3 @@ def _with_torch() -> Iterator[Remark]:
     lammps = engines.lammps()
     if lammps is not None:
         yield lammps
-
-
-def _folder() -> str:
-    from pathlib import Path
-
-    return str(Path(__file__).parents[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from eqcalc.doctor.fresh_process import ask
 from eqcalc.doctor.remark import Remark, State
 from eqcalc.errors import EngineError
 
@@ -26,6 +26,7 @@ extern "C" int eqcalc_probe(int n) {
   return sum;
 }
 """
+_CALL = "import ctypes, torch; print(ctypes.CDLL(words[0]).eqcalc_probe(21))"
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -83,8 +84,8 @@ def threads() -> Remark:
     n_free = n_cores if limit is None else min(n_cores, max(1, int(limit)))
     set_by = os.environ.get("OMP_NUM_THREADS")
     found = (
-        f"OMP_NUM_THREADS {'is not set' if set_by is None else f'= {set_by}'}; torch has {n_torch}, "
-        f"this process {n_cores} cores"
+        f"OMP_NUM_THREADS {'is not set' if set_by is None else f'= {set_by}'}; torch has "
+        f"{n_torch}, this process {n_cores} cores"
     )
     if limit is not None and limit < n_cores:
         found += f", of which its container may use {limit:g}"
@@ -98,7 +99,7 @@ def threads() -> Remark:
             f"of {2 * ATOMS_PER_THREAD} atoms and more"
         )
     elif n_torch < n_free:
-        advice = f"structures of {2 * ATOMS_PER_THREAD} atoms and more: --threads {n_free}"
+        advice = f"{2 * ATOMS_PER_THREAD} atoms and more are faster with --threads {n_free}"
     return Remark("threads", State.NOTE if advice else State.OK, found, advice)
 
 
@@ -128,21 +129,24 @@ def compiler() -> Remark:
             source, library = Path(folder, "probe.cpp"), Path(folder, "probe.so")
             source.write_text(_SOURCE)
             compile_sources({source: ()}, library, FLAGS)
-            answer = ctypes.CDLL(str(library)).eqcalc_probe(21)
+            answer = ask(_CALL, str(library))  # its code may be for another processor
     except EngineError as error:
         return Remark("compiler", State.NOTE, str(error), advice)
     except OSError as error:
-        remedy = "set TMPDIR to a folder that can be written and from which code can be run"
-        return Remark("compiler", State.NOTE, f"what it builds cannot be used: {error}", remedy)
-    if answer != 42:
-        found = f"{name} builds what computes wrongly (42 expected, found {answer})"
-        return Remark("compiler", State.BROKEN, found, advice)
+        remedy = "set TMPDIR to a folder that can be written"
+        return Remark("compiler", State.NOTE, f"there is no place to build: {error}", remedy)
+    if answer.failure or answer.lines != ["42"]:
+        found = f"what {name} builds does not run: {answer.failure or 'it computes wrongly'}"
+        remedy = "set CXX to another compiler, or TMPDIR to a folder from which code can be run"
+        return Remark("compiler", State.NOTE, found, remedy)
     return Remark("compiler", State.OK, f"{_version_of(name)}; builds and runs with OpenMP")
 
 
 def _version_of(name: str) -> str:
     try:
-        said = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            [name, "--version"], capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError:
         return name
     return (said.stdout.splitlines() or [name])[0]

@@ -107,9 +107,11 @@ def is_stale(key: Mapping[str, str]) -> bool:
     By another torch, eqcalc or C++ library, for another processor or a GPU that is not there.
     """
     is_for_cpu = key.get("device") == "cpu"
-    if not is_for_cpu and not torch.cuda.is_available():
+    try:
+        machine = machine_key(torch.device("cpu" if is_for_cpu else "cuda"))
+    except (RuntimeError, AssertionError):  # no GPU; torch without CUDA raises the latter
         return True
-    wanted = {"eqcalc": _maker()} | machine_key(torch.device("cpu" if is_for_cpu else "cuda"))
+    wanted = {"eqcalc": _maker()} | machine
     if is_for_cpu:
         wanted |= {"kernels": library_checksum()}
     return any(key.get(name) != value for name, value in wanted.items())

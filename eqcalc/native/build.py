@@ -177,7 +177,9 @@ def compile_sources(
 def _run(command: Sequence[str]) -> None:
     compiler = command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError as error:
         raise EngineError(f"cannot run the C++ compiler '{compiler}': {error}.") from error
     if done.returncode != 0:
