@@ -79,6 +79,7 @@ def verify(
         found = verify_model(
             file.path,
             atoms,
+            threads=threads,
             trust=trust,
             progress=lambda done, total, name: display.show(round(100 * done / total), name),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from eqcalc.testing.tolerances import (
 )
 
 __all__ = [
+    "REPEATS",
     "assert_distant_molecules_add_up",
     "assert_edges_act_on_their_receiver",
     "assert_ghosts_stand_for_images",
@@ -40,6 +42,9 @@ __all__ = [
     "assert_smooth_at_cutoff",
     "assert_supercell_scales",
 ]
+
+REPEATS = ((2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1))
+"""Supercells, as numbers of cells along each lattice vector."""
 
 _LARGEST_HALO = 3000  # atoms; only crystals, and ranges beyond 20 Å, have more
 
@@ -165,13 +170,17 @@ def assert_distant_molecules_add_up(subject: Subject) -> None:
         assert_same_evaluation(subject, together, expected, case)
 
 
-def assert_supercell_scales(subject: Subject, structures: Structures | None = None) -> None:
+def assert_supercell_scales(
+    subject: Subject,
+    structures: Structures | None = None,
+    repeats: Sequence[tuple[int, int, int]] = REPEATS,
+) -> None:
     """n copies of a cell: n times the energy, the same atomic energies, forces and stress."""
     for case, atoms in (structures or geometries.generic()).items():
         if not atoms.pbc.any():
             continue
         expected = evaluate(subject, atoms, case)
-        for repeat in ((2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1)):
+        for repeat in repeats:
             repeat = tuple(np.where(atoms.pbc, repeat, 1).tolist())
             n = math.prod(repeat)
             copies = expected._replace(

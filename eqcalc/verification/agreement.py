@@ -59,7 +59,12 @@ def agreement(specimen: Specimen, way: Way) -> Finding:
     )
     try:
         model = load_model(
-            file.path, device=way.device, dtype=way.dtype, engine=way.engine, trust=file.trusted
+            file.path,
+            device=way.device,
+            dtype=way.dtype,
+            engine=way.engine,
+            threads=specimen.model.threads,
+            trust=file.trusted,
         )
     except EngineError as error:
         return skipped(way.check, str(error))

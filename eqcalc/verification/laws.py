@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from eqcalc.blockwise.grouping import MAX_EDGES
 from eqcalc.errors import ContractError
 from eqcalc.testing.geometries import Structures
 from eqcalc.testing.laws import (
@@ -21,7 +22,9 @@ from eqcalc.testing.laws import (
     assert_supercell_scales,
     assert_translation,
 )
+from eqcalc.testing.locality import REPEATS
 from eqcalc.testing.measurements import Measurement, measurements
+from eqcalc.testing.subjects import Subject
 from eqcalc.verification.finding import Finding, Verdict, skipped
 from eqcalc.verification.specimen import Specimen
 
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 _COMPONENTS = 12  # of the forces; each takes four evaluations
+_MOST_EDGES = 2 * MAX_EDGES  # of a supercell, in float64
 _USELESS = "Do not use this file; export the model again, or ask its makers."
 
 
@@ -104,7 +108,14 @@ def supercell(specimen: Specimen) -> Finding:
     if not specimen.atoms.pbc.any():
         return skipped("supercell", "the structure is not periodic")
     advice = f"Energies per atom depend on the size of the cell. {_USELESS}"
-    return _on_displaced("supercell", assert_supercell_scales, specimen, advice)
+    repeats = [r for r in REPEATS if math.prod(r) * specimen.n_edges <= _MOST_EDGES]
+    if not repeats:
+        return skipped("supercell", "two cells are too large for one call; take a smaller cell")
+
+    def law(subject: Subject, structures: Structures) -> None:
+        assert_supercell_scales(subject, structures, repeats)
+
+    return _on_displaced("supercell", law, specimen, advice)
 
 
 def smooth_cutoff(specimen: Specimen) -> Finding:

@@ -13,10 +13,12 @@ from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor
 
+from eqcalc.blockwise.grouping import MAX_EDGES
 from eqcalc.calculator import EqCalculator
 from eqcalc.concessions import Concessions
 from eqcalc.elements import N_ELEMENTS, atomic_number
 from eqcalc.engines import Model
+from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph, sum_over_structures
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.passport import read_passport
@@ -50,6 +52,11 @@ class Specimen:
     def model(self) -> Model:
         """The loaded model."""
         return self.calculator.models[0]
+
+    @property
+    def n_edges(self) -> int:
+        """The number of the structure's edges."""
+        return build_graph(self.atoms, self.subject.cutoff).edge_index.shape[1]
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -122,10 +129,18 @@ def specimen_of(calculator: EqCalculator, atoms: Atoms) -> Specimen:
     Raises
     ------
     GraphError, UnsupportedElementError, NonFiniteError : the calculator refuses the structure.
+    ConfigError : it is too large: every check evaluates it many times, in float64.
     """
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    calculator.calculate(bare)
     model = calculator.models[0]
+    n_edges = build_graph(bare, model.card.cutoff).edge_index.shape[1]
+    if n_edges > MAX_EDGES:
+        raise ConfigError(
+            f"verify takes structures of up to {MAX_EDGES} edges, found {n_edges} (of {len(bare)} "
+            "atoms): it evaluates them hundreds of times. Cut a smaller cell or cluster; the laws "
+            "are the same."
+        )
+    calculator.calculate(bare)
     references = reference_energies_of(model)
     exported = exported_subject(
         model, "model", concessions=Concessions.from_sentences(model.card.gives_up)

@@ -83,6 +83,7 @@ def verify_model(
     source: Source,
     atoms: Optional[Atoms] = None,
     *,
+    threads: Optional[int] = None,
     trust: bool = False,
     progress: Optional[Callable[[int, int, str], None]] = None,
 ) -> Verification:
@@ -95,6 +96,7 @@ def verify_model(
     ----------
     source : a shipped model's name, or the path of a model file
     atoms : a structure of the model's elements; without one, the first frame of its passport
+    threads : of a model call, as in :class:`eqcalc.EqCalculator`
     trust : run whatever program the file holds, see :func:`eqcalc.load_model`
     progress : called with work done, work in all, and what is being checked
 
@@ -102,10 +104,11 @@ def verify_model(
     ------
     ModelFileError : the model does not load or does not reproduce its passport.
     GraphError, UnsupportedElementError, NonFiniteError : the model refuses the structure itself.
+    ConfigError : the structure has more than 20 000 edges; ``threads`` is below 1.
     """
     file = open_potential(source, trust=trust)
     calculator = EqCalculator(
-        source, device="cpu", dtype="float64", engine="torchscript", trust=trust
+        source, device="cpu", dtype="float64", engine="torchscript", threads=threads, trust=trust
     )
     specimen = specimen_of(calculator, default_structure(file) if atoms is None else atoms)
     ripples: list[Ripple] = []

@@ -19,7 +19,7 @@ from torch import Tensor
 from eqcalc.calculator import EqCalculator
 from eqcalc.concessions import Concessions
 from eqcalc.engines import Engine, Model, load_model
-from eqcalc.errors import GraphError, ModelFileError, UnsupportedElementError
+from eqcalc.errors import ConfigError, GraphError, ModelFileError, UnsupportedElementError
 from eqcalc.export import model as export
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import open_model_file
@@ -406,6 +406,23 @@ def test_without_a_structure_the_first_frame_of_the_passport_is_taken():
 def test_a_structure_that_has_no_energy_is_refused(specimen, atoms, error, match):
     with pytest.raises(error, match=match):
         specimen(wrong.Morse, atoms)
+
+
+def test_a_structure_that_is_too_large_is_refused(specimen):
+    with pytest.raises(ConfigError, match=r"up to 20000 edges, found \d+ \(of 4000 atoms\)"):
+        specimen(wrong.Morse, crystal().repeat((5, 10, 10)))
+
+
+def test_supercells_that_are_too_large_are_left_out(specimen, monkeypatch):
+    small = specimen(wrong.Morse, crystal())
+    monkeypatch.setattr(laws, "_MOST_EDGES", 2 * small.n_edges)
+    assert laws.supercell(small).verdict is Verdict.OK
+    monkeypatch.setattr(laws, "_MOST_EDGES", 2 * small.n_edges - 1)
+    found = laws.supercell(small)
+    assert (found.verdict, found.detail[:32]) == (
+        Verdict.SKIPPED,
+        "two cells are too large for one ",
+    )
 
 
 def test_water_is_verified_like_every_other_molecule(specimen):
