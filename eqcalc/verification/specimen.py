@@ -30,6 +30,7 @@ from eqcalc.testing.subjects import Subject, exported_subject
 __all__ = ["Specimen", "bond_length", "default_structure", "reference_energies_of", "specimen_of"]
 
 _RATTLE = 0.03  # Å; off every symmetry, which hides mistakes, and not into another structure
+_FEWEST = 4  # atoms of a periodic structure; smaller cells are repeated
 _CLUSTER = 6  # atoms
 _MOST_PAIRS = 10
 _ROUNDING = 1e-11  # eV, at the cutoff; no simulation sees it
@@ -124,14 +125,14 @@ def default_structure(file: ModelFile) -> Atoms:
 
 
 def specimen_of(calculator: EqCalculator, atoms: Atoms) -> Specimen:
-    """Return a model and a structure as the checks take them.
+    """Return a model and a structure as the checks take them; cells below four atoms are repeated.
 
     Raises
     ------
     GraphError, UnsupportedElementError, NonFiniteError : the calculator refuses the structure.
     ConfigError : it is too large: every check evaluates it many times, in float64.
     """
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare = _enlarged(Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc))
     model = calculator.models[0]
     n_edges = build_graph(bare, model.card.cutoff).edge_index.shape[1]
     if n_edges > MAX_EDGES:
@@ -160,6 +161,14 @@ def specimen_of(calculator: EqCalculator, atoms: Atoms) -> Specimen:
         negligible=max(_ROUNDING, 1e-15 * float(references.abs().max())),
     )
     return Specimen(calculator, subject, bare)
+
+
+def _enlarged(atoms: Atoms) -> Atoms:
+    """Repeat a cell of one to three atoms, in which no atom moves against another."""
+    while 0 < len(atoms) < _FEWEST and atoms.pbc.any():
+        shortest = int(np.argmin(np.where(atoms.pbc, atoms.cell.lengths(), np.inf)))
+        atoms = atoms.repeat([2 if axis == shortest else 1 for axis in range(3)])
+    return atoms
 
 
 def reference_energies_of(model: Model) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import wrong_models as wrong
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from small_models import crystal, ethanol
 from torch import Tensor
 
@@ -92,7 +92,7 @@ def test_sound_potential_passes_on_a_crystal(specimen, check):
     ("network", "check", "detail"),
     [
         (wrong.WrongForces, laws.forces, "the structure, against finite differences .* differ by"),
-        (wrong.WrongForces, nve, r"dt\^-?[01]\.\d\d: .* meV/atom at 0\.502 fs"),
+        (wrong.WrongForces, nve, r"dt\^-?[01]\.\d\d: .* meV/atom at 0\.125 fs"),
         (wrong.NotRotated, laws.rotation, "the structure, rotation 11: energy differ by"),
         (wrong.Handed, laws.reflection, "the structure, mirror x: energy differ by"),
         (wrong.FirstAtomCounts, laws.permutation, "atoms permuted: energy differ by"),
@@ -406,6 +406,16 @@ def test_without_a_structure_the_first_frame_of_the_passport_is_taken():
 def test_a_structure_that_has_no_energy_is_refused(specimen, atoms, error, match):
     with pytest.raises(error, match=match):
         specimen(wrong.Morse, atoms)
+
+
+def test_a_cell_of_one_atom_is_repeated_until_atoms_move_against_one_another(specimen):
+    repeated = specimen(wrong.Morse, bulk("C", "fcc", a=2.9))
+    assert len(repeated.atoms) == 4
+    assert (
+        np.abs(repeated.subject.call(repeated.subject.graph(repeated.rattled())).forces).max() > 0.1
+    )
+    assert nve(repeated).verdict is Verdict.OK
+    assert pushed(repeated).verdict is Verdict.OK
 
 
 def test_a_structure_that_is_too_large_is_refused(specimen):
