@@ -58,7 +58,7 @@ class Morse(nn.Module):
     def bonds(self, graph: AtomicGraph) -> Tensor:
         """Return where each pair's well is (n_edges,), Å."""
         widths = self.widths.to(graph.edge_vectors.dtype)[graph.atomic_numbers]
-        return 0.4 + widths[graph.edge_index[0]] + widths[graph.edge_index[1]]
+        return 0.6 + widths[graph.edge_index[0]] + widths[graph.edge_index[1]]
 
     # Each of the following is what some wrong potential does otherwise.
 

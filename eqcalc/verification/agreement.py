@@ -70,13 +70,13 @@ def agreement(specimen: Specimen, way: Way) -> Finding:
         return skipped(way.check, str(error))
     except ModelFileError as error:
         return Finding(way.check, Verdict.FAILED, str(error), advice=advice)
-    references = reference_energies_of(model)
+    references = reference_energies_of(model).to(model.device)
 
     def without_references(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         energies, gradients = model(graph)
-        return energies.cpu() - references[graph.atomic_numbers.cpu()], gradients.cpu()
+        return energies - references[graph.atomic_numbers], gradients
 
-    nothing = torch.zeros_like(references)
+    nothing = torch.zeros(len(references), dtype=torch.float64)
     recorded = record([specimen.rattled()], specimen.subject.cutoff, specimen.subject.call, nothing)
     compared = compare_frame(
         recorded.frames[0],

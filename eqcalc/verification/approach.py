@@ -31,7 +31,10 @@ WALL = 5.0
 """eV; a wall that atoms at 1000 K climb once in e^58 collisions."""
 
 _FARTHEST, _CLOSEST = 1.2, 0.3  # of the sum of covalent radii
-_NO_BOND = 0.55  # of it; no bond is shorter, so that a well there is a hole
+# Of it; no bond is shorter, so that a well there is a hole: N2 has 0.77, Cr2 0.60.
+_NO_BOND, _NO_BOND_OF_METALS = 0.7, 0.55
+_NO_METALS = {"H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar"}
+_NO_METALS |= {"Ge", "As", "Se", "Br", "Kr", "Te", "I", "Xe", "At", "Rn"}
 _BONDED = 1.3  # of it; pairs of a structure that are closer are neighbours
 _POINTS_ALONE, _POINTS = 60, 24
 _SEEN = 0.05  # eV; a smaller dent holds no atom
@@ -107,7 +110,7 @@ def approach_alone(specimen: Specimen) -> tuple[Finding, list[Approach]]:
     for a, b in specimen.pairs():
         bond = bond_length(a, b)
         distances = np.linspace(_FARTHEST * bond, _CLOSEST * bond, _POINTS_ALONE)
-        paths[f"{a}-{b}"] = distances, [dimer(a, b, d) for d in distances], _NO_BOND * bond
+        paths[f"{a}-{b}"] = distances, [dimer(a, b, d) for d in distances], _shortest_bond(a, b)
     finding, found = _judged("closest approach: two atoms", specimen, paths)
     is_low = finding.verdict is Verdict.FAILED and finding.found is not None
     if is_low and not specimen.model.card.is_universal:
@@ -125,7 +128,7 @@ def approach_in_structure(specimen: Specimen) -> tuple[Finding, list[Approach]]:
     name = "closest approach: structure"
     paths = {}
     for a, b, vector, bond in _nearest_pairs(specimen):
-        symbols = f"{specimen.atoms.symbols[a]}{a}-{specimen.atoms.symbols[b]}{b}"
+        first, second = specimen.atoms.symbols[a], specimen.atoms.symbols[b]
         length = float(np.linalg.norm(vector))
         distances = np.linspace(length, _CLOSEST * bond, _POINTS)
         structures = []
@@ -133,10 +136,17 @@ def approach_in_structure(specimen: Specimen) -> tuple[Finding, list[Approach]]:
             pushed = specimen.rattled()
             pushed.positions[b] -= (1.0 - distance / length) * vector
             structures.append(pushed)
-        paths[symbols] = distances, structures, _NO_BOND * bond
+        shortest = _shortest_bond(first, second)
+        paths[f"{first}{a}-{second}{b}"] = distances, structures, shortest
     if not paths:
         return skipped(name, "no two atoms of the structure are neighbours"), []
     return _judged(name, specimen, paths)
+
+
+def _shortest_bond(first: str, second: str) -> float:
+    """Return the distance in Å that no bond of two elements is shorter than."""
+    share = _NO_BOND if {first, second} <= _NO_METALS else _NO_BOND_OF_METALS
+    return share * bond_length(first, second)
 
 
 def _nearest_pairs(specimen: Specimen) -> list[tuple[int, int, NDArray, float]]:

@@ -437,3 +437,11 @@ def test_supercells_that_are_too_large_are_left_out(specimen, monkeypatch):
 
 def test_water_is_verified_like_every_other_molecule(specimen):
     assert laws.smooth_cutoff(specimen(wrong.Morse, molecule("H2O"))).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("pair", "bond", "is_bond"),
+    [(("N", "N"), 1.10, True), (("C", "C"), 1.0, False), (("Cr", "Cr"), 1.68, True)],
+)
+def test_shortest_bonds_are_those_of_molecules(pair, bond, is_bond):
+    assert (bond > approach._shortest_bond(*pair)) is is_bond
