@@ -61,7 +61,7 @@ def verify(
     from eqcalc.verification import verify_model
 
     file = open_potential(model, trust=trust)
-    folder = output if output is not None else Path(f"{file.card.name}-verify")
+    folder = output if output is not None else Path(f"{Path(file.card.name).name}-verify")
     _refuse_existing(folder, overwrite)
     import_extra("matplotlib.figure", "plot", "the picture of a verification")
     if threads is not None:
@@ -70,19 +70,20 @@ def verify(
         torch.set_num_threads(threads)  # the process belongs to the command line
     say(model_line(file.card, file.path, was_chosen=False))
     atoms = _structure(file, structure)
-
     _make(folder)  # what cannot be written shall not be computed first
-
     from eqcalc.cli.progress import StepProgress
 
-    with StepProgress("verify", 100, line_every=10) as display:
-        found = verify_model(
-            file.path,
-            atoms,
-            threads=threads,
-            trust=trust,
-            progress=lambda done, total, name: display.show(round(100 * done / total), name),
-        )
+    try:
+        with StepProgress("verify", 100, line_every=10) as display:
+            found = verify_model(
+                file.path,
+                atoms,
+                threads=threads,
+                trust=trust,
+                progress=lambda done, total, name: display.show(round(100 * done / total), name),
+            )
+    except BrokenPipeError as error:  # nobody reads the progress; 1 would say that a check failed
+        raise typer.Exit(141) from error
     _write(folder, found)
     if as_json:
         print_json({**found.as_dict(), "folder": str(folder)})

@@ -11,6 +11,7 @@ import wrong_models as wrong
 from small_models import ethanol
 
 from eqcalc.cli import main
+from eqcalc.cli.progress import StepProgress
 
 ETHANOL = str(Path(__file__).parents[2] / "examples" / "ethanol.xyz")
 
@@ -102,6 +103,14 @@ def test_wrong_input_ends_with_2_and_its_reason(folder, files, capsys, words, me
     assert run("verify", *named, "-q") == 2
     assert message in capsys.readouterr().err
     assert not (folder / "Morse-verify").exists()
+
+
+def test_closed_pipe_is_told_from_a_check_that_failed(folder, files, monkeypatch):
+    def nobody_reads(display: StepProgress, step: int, values: str) -> None:
+        raise BrokenPipeError(32, "nobody reads the output any more")
+
+    monkeypatch.setattr(StepProgress, "show", nobody_reads)
+    assert run("verify", files["sound"], "ethanol.xyz") == 141
 
 
 def test_structure_of_several_frames_says_which_is_taken(folder, files, capsys):
