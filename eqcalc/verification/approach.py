@@ -36,9 +36,9 @@ _NO_BOND, _NO_BOND_OF_METALS = 0.7, 0.55
 _NO_METALS = {"H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar"}
 _NO_METALS |= {"Ge", "As", "Se", "Br", "Kr", "Te", "I", "Xe", "At", "Rn"}
 _BONDED = 1.3  # of it; pairs of a structure that are closer are neighbours
-_POINTS_ALONE, _POINTS = 60, 24
+_POINTS_ALONE = 60
+_FEWEST_POINTS, _MOST_POINTS, _POINTS = 12, 24, 150  # of each pair of a structure, and of all
 _SEEN = 0.05  # eV; a smaller dent holds no atom
-_MOST_PAIRS = 3  # in the structure
 
 
 class Turn(NamedTuple):
@@ -127,10 +127,12 @@ def approach_in_structure(specimen: Specimen) -> tuple[Finding, list[Approach]]:
     """Push an atom of the structure towards its nearest neighbour, the others held."""
     name = "closest approach: structure"
     paths = {}
-    for a, b, vector, bond in _nearest_pairs(specimen):
+    pairs = _nearest_pairs(specimen)
+    n_points = int(np.clip(_POINTS // max(len(pairs), 1), _FEWEST_POINTS, _MOST_POINTS))
+    for a, b, vector, bond in pairs:
         first, second = specimen.atoms.symbols[a], specimen.atoms.symbols[b]
         length = float(np.linalg.norm(vector))
-        distances = np.linspace(length, _CLOSEST * bond, _POINTS)
+        distances = np.linspace(length, _CLOSEST * bond, n_points)
         structures = []
         for distance in distances:
             pushed = specimen.rattled()
@@ -162,7 +164,7 @@ def _nearest_pairs(specimen: Specimen) -> list[tuple[int, int, NDArray, float]]:
         is_image = a == b  # both would move
         if not is_image and kind not in found and lengths[k] < _BONDED * bond:
             found[kind] = a, b, graph.edge_vectors[k].numpy(), bond
-    return list(found.values())[:_MOST_PAIRS]
+    return list(found.values())
 
 
 def _judged(

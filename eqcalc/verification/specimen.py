@@ -32,7 +32,6 @@ __all__ = ["Specimen", "bond_length", "default_structure", "reference_energies_o
 _RATTLE = 0.03  # Å; off every symmetry, which hides mistakes, and not into another structure
 _FEWEST = 4  # atoms of a periodic structure; smaller cells are repeated
 _CLUSTER = 6  # atoms
-_MOST_PAIRS = 10
 _ROUNDING = 1e-11  # eV, at the cutoff; no simulation sees it
 
 
@@ -65,8 +64,8 @@ class Specimen:
         return tuple(symbol for symbol, _ in Counter(self.atoms.symbols).most_common())
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return pairs of elements, the ten of the commonest elements where there are more."""
-        return list(combinations_with_replacement(self.symbols, 2))[:_MOST_PAIRS]
+        """Return all pairs of the structure's elements."""
+        return list(combinations_with_replacement(self.symbols, 2))
 
     def rattled(self, seed: int = 0) -> Atoms:
         """Return the structure with its atoms displaced at random by some 0.03 Å."""
@@ -91,7 +90,7 @@ class Specimen:
     def symmetric_sites(self) -> dict[str, Atoms]:
         """Return structures whose first atom stands on a site: the own ones, and of crystals."""
         found = {}
-        for symbol in self.symbols[:3]:
+        for symbol in self.symbols:
             first = list(self.atoms.symbols).index(symbol)
             order = [first, *(k for k in range(len(self.atoms)) if k != first)]
             found[f"{symbol} of the structure"] = self.atoms[order]
