@@ -91,6 +91,8 @@ def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | Non
         meant = _KEYS.get(re.sub("[^a-z]", "", key.lower()))
         if meant is not None and key != meant:
             return f"line {number} says '{key}', which is read as {meant} only where written so"
+    if re.sub(r"\\.", "", comment).count('"') % 2:
+        return f"line {number} has a quotation mark without an end"
     flags = keys.get("pbc", True)
     if isinstance(flags, str) or not np.isin(flags, (0, 1)).all():
         return f"line {number} says pbc='{flags}'; three of T and F are meant"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqcalc.cli.console import note, say
 from eqcalc.cli.engine_lines import say_engine
-from eqcalc.cli.model_choice import choose_model, model_line, trained_on
+from eqcalc.cli.model_choice import choose_model, model_line
 from eqcalc.cli.options import CalculatorOptions
 from eqcalc.errors import ConfigError
 
@@ -89,6 +89,7 @@ def set_up_calculator(
     See :func:`set_up_run`.
     """
     from eqcalc.calculator import EqCalculator
+    from eqcalc.elements import trained_on
     from eqcalc.errors import listing
     from eqcalc.model_file import open_potential
     from eqcalc.simulate.doubts import doubts

@@ -22,8 +22,9 @@ import eqcalc.cli
 from eqcalc.blockwise import MemoryForecast
 from eqcalc.cli import main
 from eqcalc.cli.md import md
-from eqcalc.cli.model_choice import choose_model, trained_on
+from eqcalc.cli.model_choice import choose_model
 from eqcalc.cli.relax import relax
+from eqcalc.elements import trained_on
 from eqcalc.errors import ConfigError, EngineError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings, run_md
 from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES

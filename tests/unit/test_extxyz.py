@@ -32,6 +32,7 @@ H 0.0 0.0 0.7
         ("Lattice", "lattice", "line 2 says 'lattice', which is read as Lattice only where"),
         ("Properties", "#Properties", "line 2 says '#Properties'"),
         ('"T T F"', '"T T no"', "line 2 says pbc='T T no'; three of T and F are meant"),
+        ('"T T F"', '"T T F', "line 2 has a quotation mark without an end"),
         ('"T T F"', '"1 1 2"', "three of T and F are meant"),
         ("species", "spezies", "line 2 names no column of elements"),
         ("-2.5", "-2_5", "line 2 says energy=-2_5, which only Python takes for a number"),

@@ -26,11 +26,14 @@ graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -
 architectures, derivatives -> potential
 architectures, native -> tabulated
 tabulated, potential, model_file -> export
-export, engines -> compiling, testing
+export, engines -> compiling
+export, blockwise -> testing
+testing, calculator -> verification
 architectures, export -> importers
 derivatives, neighbours -> data
 data, blockwise -> evaluation
 calculator -> simulate -> bench, hosts
+hosts -> doctor
 export, evaluation -> training -> dynamics
 """
 """The layers: what stands right of an arrow may import what stands left of it, and so on.
