@@ -98,7 +98,7 @@ class ModelCard:
             "scale": f"{self.scale:.6g} eV",
             **({"repulsion of nuclei": f"ZBL within {self.zbl['cutoff']:g} Å"} if self.zbl else {}),
             **({"gives up": " ".join(self.gives_up)} if self.gives_up else {}),
-            "seen in training": self._seen_in_training(),
+            "seen in training": self.seen_in_training,
             "licence": self.licence or "not stated",
             "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         }
@@ -119,7 +119,9 @@ class ModelCard:
                 sections.append(f"## {title}\n\n{_markdown_list(content)}")
         return "\n\n".join(section for section in sections if section) + "\n"
 
-    def _seen_in_training(self) -> str:
+    @property
+    def seen_in_training(self) -> str:
+        """What is recorded of pairs and distances, in a line."""
         if not self.seen:
             return "distances and numbers of neighbours are not recorded"
         pairs = self.seen["distances"].items()

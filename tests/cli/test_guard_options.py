@@ -121,7 +121,7 @@ def test_relaxation_from_bad_contacts_is_no_alarm(folder, capsys):
     o = int(atoms.symbols.search("O")[0])
     distances = atoms.get_distances(o, range(9))
     h = next(int(k) for k in distances.argsort() if atoms.symbols[int(k)] == "H")
-    atoms.set_distance(int(o), h, 0.45, fix=0)
+    atoms.set_distance(int(o), h, 0.75, fix=0)
     atoms.write("close.xyz")
     run("relax", "close.xyz", *COMMON, "-n", 30, "--max-force", 5)
     found = manifest(folder / "close-relax")

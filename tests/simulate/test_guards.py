@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
+from small_models import potential
 from springs import Springs
 from springs import ethanol as springy
 
 from eqcalc import EqCalculator
 from eqcalc.errors import ConfigError, GuardError
+from eqcalc.export import export_model
+from eqcalc.model_file.seen import seen_in
 from eqcalc.simulate import (
     GuardSettings,
     MDRun,
@@ -26,6 +29,7 @@ from eqcalc.simulate import (
     StopRequested,
     resume_md,
     run_md,
+    run_relax,
 )
 from eqcalc.simulate.checkpoint import read_checkpoint
 from eqcalc.simulate.thermo import read_table
@@ -231,6 +235,28 @@ def test_committee_that_disagrees_is_queued_and_goes_on(models, ethanol, tmp_pat
         run_md(ethanol, committee, stopping, tmp_path / "stopped")
 
 
+def test_what_the_training_has_not_seen_is_queued(ethanol, tmp_path):
+    path = tmp_path / "model.pt"
+    seen = seen_in([ethanol], 4.0)
+    export_model(potential(seed=1, scale=0.05), path, elements=["H", "C", "O"], seen=seen)
+    calculator = EqCalculator(path, engine="torchscript")
+    h = int(ethanol.symbols.search("H")[0])
+    momenta = np.zeros((9, 3))
+    momenta[h] = 0.4 * (ethanol.positions[h] - ethanol.positions.mean(axis=0))  # leaving
+    ethanol.set_momenta(momenta)
+    settings = MDSettings("nve", n_steps=200, guards=only(ranges=True))
+    result = run_md(ethanol, calculator, settings, tmp_path / "run")
+    assert result.guards["watched"] == ["range"]
+    first = queued(tmp_path / "run")[0]
+    assert first.info["guard"] == "range"
+    assert "in the training data (atom" in first.info["reason"]
+    assert first.info["step"] > 0  # not the first structure, which is all that was seen
+    # A model that does not record it is not watched, and says so.
+    plain = MDRun(ethanol, EqCalculator("painn-ethanol"), settings).guard_summary()
+    assert plain["watched"] == []
+    assert "card of painn-ethanol does not record" in plain["not_watched"]["range"]
+
+
 def test_no_more_frames_are_queued_than_allowed(models, ethanol, tmp_path):
     guards = only(max_spread=0.01, max_queued=2)
     settings = MDSettings("nve", n_steps=450, guards=guards)
@@ -241,15 +267,22 @@ def test_no_more_frames_are_queued_than_allowed(models, ethanol, tmp_path):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
     """Two models of random weights, which agree on nothing."""
-    from small_models import potential
-
-    from eqcalc.export import export_model
-
     folder = tmp_path_factory.mktemp("models")
     paths = [folder / f"{seed}.pt" for seed in (1, 2)]
     for seed, path in enumerate(paths, 1):
         export_model(potential(seed=seed, scale=0.05), path, elements=["H", "C", "O"])
     return paths
+
+
+def test_relaxation_from_overlapping_atoms_is_let_out_of_there(tmp_path):
+    """It is what relaxations are for: what the first structure has is not held against it."""
+    atoms = springy()
+    calculator = Springs(atoms)
+    atoms.positions[3] = atoms.positions[2] + 0.3 * (atoms.positions[3] - atoms.positions[2])
+    result = run_relax(atoms, calculator, RelaxSettings(), tmp_path)
+    assert result.converged
+    assert result.guards["alarms"] == []
+    assert atoms.get_distance(3, 2) < 0.31
 
 
 @pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc"])
