@@ -81,6 +81,7 @@ class GuardRails:
         state: dict[str, Any] | None = None,
     ):
         self.settings, self._atoms, self._seed = settings, atoms, seed
+        self._every = 1 if motion is None else settings.every  # a relaxation has few steps
         self._advice = ADVICE_RELAX if motion is None else ADVICE_MD
         self.guards = Guards(atoms, settings, motion)
         self.n_roll_backs = self.n_halvings = self.n_queued = self.n_audits = 0
@@ -176,13 +177,19 @@ class GuardRails:
 
     def is_due(self, step: int) -> bool:
         """Tell whether every run of this kind looks at a step, interrupted or not."""
-        return step % self.settings.every == 0
+        return step % self._every == 0
 
-    def look(self, step: int, time_fs: float, snapshot: Callable[..., Atoms]) -> Alarm | None:
+    def look(
+        self, step: int, time_fs: float, snapshot: Callable[..., Atoms], *, closely: bool = False
+    ) -> Alarm | None:
         """Look at the present step, and audit it where that is due.
+
+        All guards look every ``settings.every`` steps. At others, such as those of rows and
+        frames, only the cheap ones do, so that no run is slower for it.
 
         Parameters
         ----------
+        closely : at others too, all guards look that remember nothing
         snapshot : returns the present frame, with the entries of info that it is given
 
         Returns
@@ -193,14 +200,18 @@ class GuardRails:
         ------
         GuardError : an audit failed.
         """
-        for alarm in self.guards.look(time_fs, regular=self.is_due(step)):
+        if self.is_due(step):
+            found = self.guards.look(time_fs)
+        else:
+            found = self.guards.glance(cheap=not closely)
+        for alarm in found:
             if self._note(alarm, step, time_fs, snapshot) != "queue":
                 return alarm
         if self._audit is not None and step > 0 and step % self.audit_every == 0:
-            found = self._audit.audit(step)
-            self._write_audit(found, step, time_fs)
-            if found.failures:
-                self._fail(found, step, time_fs, snapshot)
+            audit = self._audit.audit(step)
+            self._write_audit(audit, step, time_fs)
+            if audit.failures:
+                self._fail(audit, step, time_fs, snapshot)
         return None
 
     def require_start(self) -> None:
@@ -210,7 +221,7 @@ class GuardRails:
         ------
         GuardError : it is one.
         """
-        for alarm in self.guards.look(regular=False):
+        for alarm in self.guards.glance(cheap=False):
             if self.action(alarm) != "queue":
                 raise GuardError(
                     f"the first structure cannot be run from: {alarm.reason}. Relax it with this "

@@ -30,7 +30,8 @@ class GuardSettings:
         half the timestep); "roll-back" (back to it, with new random numbers, which are new
         velocities of the same kinetic energy where the ensemble has no noise); or "queue" (go
         on). Whatever is done, the frame goes to ``queued.extxyz`` with the reason.
-    every : steps between two looks; there is one before every frame, row and checkpoint too
+    every : steps between two looks. Forces and temperature are looked at before every row and
+        frame too, and distances before every checkpoint
     min_distance : Å. None: half the sum of the two atoms' covalent radii (C-H 0.54, C-C 0.76,
         Cu-Cu 1.32 Å); bonds of hot matter are compressed to three quarters of it
     max_force : eV/Å. 100 moves a hydrogen atom by 0.24 Å within a step of 0.5 fs
@@ -59,7 +60,7 @@ class GuardSettings:
 
     on_alarm: str = "stop"
     on_doubt: str = "queue"
-    every: int = 10
+    every: int = 50
     min_distance: float | None = None
     max_force: float = 100.0
     max_temperature_K: float | None = None

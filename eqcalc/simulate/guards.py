@@ -6,12 +6,13 @@ is done about it is :mod:`eqcalc.simulate.guard_rails`'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from ase import Atoms, units
+from ase.constraints import FixCom
 from ase.data import chemical_symbols, covalent_radii
 from scipy.special import chdtri
 
@@ -87,15 +88,18 @@ class _Geometry:
 
 
 class _Guard(Protocol):
+    """``is_cheap``: it looks at what is there, in a few microseconds."""
+
     name: str
     is_doubt: bool
+    is_cheap: bool
 
     def look(self) -> str | None:
         """Return what is wrong with the present step; None where nothing is."""
 
 
 class _Distance:
-    name, is_doubt = "distance", False
+    name, is_doubt, is_cheap = "distance", False, False
 
     def __init__(self, atoms: Atoms, limit: float | None, geometry: _Geometry):
         self._geometry = geometry
@@ -146,10 +150,12 @@ class _Distance:
 
 
 class _Force:
-    name, is_doubt = "force", False
+    name, is_doubt, is_cheap = "force", False, True
 
     def __init__(self, atoms: Atoms, limit: float):
         self._atoms, self._limit = atoms, limit
+        # Forces that a constraint takes up are no fault; Langevin's own only holds the whole.
+        self._is_free = all(isinstance(each, FixCom) for each in atoms.constraints)
 
     def look(self) -> str | None:
         squares = self._squares()
@@ -166,12 +172,14 @@ class _Force:
         self._limit = max(self._limit, _OVERSHOOT * largest)
 
     def _squares(self) -> np.ndarray:
-        forces = self._atoms.get_forces()
+        forces = self._atoms.calc.results.get("forces") if self._is_free else None
+        if forces is None:
+            forces = self._atoms.get_forces()
         return np.einsum("kx,kx->k", forces, forces)
 
 
 class _Temperature:
-    name, is_doubt = "temperature", False
+    name, is_doubt, is_cheap = "temperature", False, True
 
     def __init__(self, atoms: Atoms, settings: GuardSettings, motion: Motion):
         self._atoms, self._n_dof = atoms, motion.n_dof
@@ -206,7 +214,7 @@ class _Drift:
     Also at once, where it is as far from the mean before as ten picoseconds of drift go.
     """
 
-    name, is_doubt = "drift", False
+    name, is_doubt, is_cheap = "drift", False, False
 
     def __init__(self, atoms: Atoms, limit: float, conserved: Callable[[], float]):
         self._n_atoms, self._limit, self._conserved = len(atoms), limit, conserved
@@ -242,7 +250,7 @@ class _Drift:
 
 
 class _Spread:
-    name, is_doubt = "spread", True
+    name, is_doubt, is_cheap = "spread", True, False
 
     def __init__(self, atoms: Atoms, limit: float):
         self._atoms, self._limit = atoms, limit
@@ -262,7 +270,7 @@ class _Spread:
 
 
 class _Range:
-    name, is_doubt = "range", True
+    name, is_doubt, is_cheap = "range", True, False
 
     def __init__(self, seen: SeenRanges, geometry: _Geometry):
         self._seen, self._geometry = seen, geometry
@@ -361,21 +369,33 @@ class Guards:
                     f"the card of {models[0].card.name} does not record what its training data held"
                 )
 
-    def look(self, time_fs: float = 0.0, *, regular: bool = True) -> list[Alarm]:
+    def look(self, time_fs: float = 0.0) -> list[Alarm]:
         """Return what is wrong with the present step: the first alarm, or all doubts.
 
-        Parameters
-        ----------
-        regular : whether a run that was never interrupted looks at this step too. Where not,
-            only guards look that remember nothing, and no doubts are raised.
+        The atoms' energy and forces have been computed.
         """
         self._geometry.begin()
         if self._drift is not None:
             self._drift.time_fs = time_fs
+        return self._look(self._guards)
+
+    def glance(self, *, cheap: bool) -> list[Alarm]:
+        """Return the first alarm of those guards that remember nothing; doubts are not raised.
+
+        Parameters
+        ----------
+        cheap : leave out those that cost more than a few microseconds
+        """
+        self._geometry.begin()
+        return self._look(
+            guard
+            for guard in self._guards
+            if not (guard.is_doubt or guard is self._drift) and (guard.is_cheap or not cheap)
+        )
+
+    def _look(self, guards: Iterable[_Guard]) -> list[Alarm]:
         found = []
-        for guard in self._guards:
-            if not regular and (guard.is_doubt or guard is self._drift):
-                continue
+        for guard in guards:
             reason = guard.look()
             if reason is not None:
                 found.append(Alarm(guard.name, reason, guard.is_doubt))

@@ -435,8 +435,10 @@ class MDRun:
                 regular = step % settings.log_every == 0
                 keeping = step % settings.checkpoint_every == 0
                 # Not where a signal has come: a run that goes on has to find the same.
-                if rails.is_due(step) or regular or keeping or step == settings.n_steps:
-                    alarm = rails.look(step, self._clock.at(step), self._frame)
+                at_end = step == settings.n_steps
+                if rails.is_due(step) or regular or keeping or at_end:
+                    now_fs, closely = self._clock.at(step), keeping or at_end
+                    alarm = rails.look(step, now_fs, self._frame, closely=closely)
                     if alarm is not None:
                         return alarm
                 # A row that is there only because the run ends here is none of a run that goes on.

@@ -223,7 +223,7 @@ class RelaxRun:
             telling_where(self.optimizer, trajectory),
         ):
             for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
-                alarm = rails.look(self.optimizer.nsteps, 0.0, self._frame)
+                alarm = rails.look(self.optimizer.nsteps, 0.0, self._frame, closely=True)
                 if alarm is not None:
                     rails.stop(alarm, self.optimizer.nsteps)
                 last = self._record(table, trajectory)

@@ -245,6 +245,15 @@ def _cli(*words: object) -> int:
     return int(left.value.code or 0)
 
 
+def test_the_verb_takes_frames_of_the_training(tmp_path, capsys):
+    molecule("CH3CH2OH").write(tmp_path / "data.xyz")
+    words = ["import", SOURCE, "-o", tmp_path / "mine", "--energy-unit", "Hartree"]
+    words += ["--length-unit", "Bohr", "--trained-on", tmp_path / "data.xyz"]
+    assert _cli(*words) == 0
+    assert "5 pairs of elements; closest H-" in capsys.readouterr().out
+    assert read_card(tmp_path / "mine" / "model.pt").seen["neighbours"].keys() == {"H", "C", "O"}
+
+
 def test_the_verb_imports_and_sums_up(tmp_path, capsys):
     words = ["import", SOURCE, "-o", tmp_path / "mine", "--energy-unit", "Hartree"]
     assert _cli(*words, "--length-unit", "Bohr", "--elements", "H,C") == 0

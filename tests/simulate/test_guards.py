@@ -32,6 +32,7 @@ from eqcalc.simulate import (
     run_relax,
 )
 from eqcalc.simulate.checkpoint import read_checkpoint
+from eqcalc.simulate.guard_rails import GuardRails
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.velocities import redraw_velocities
 
@@ -416,6 +417,31 @@ def test_run_that_went_back_goes_on_bit_for_bit_when_interrupted(
         assert not before.exists() or before.read_bytes() == after.read_bytes(), name
     last = read_checkpoint(tmp_path / "whole").facts
     assert last["random"] == read_checkpoint(parts).facts["random"]
+
+
+def test_run_that_is_killed_while_it_goes_back_loses_nothing(painn, ethanol, tmp_path, monkeypatch):
+    """The checkpoint is there before the files are cut back to it."""
+    guards = GuardSettings(on_alarm="halve")
+    settings = MDSettings(timestep_fs=4.0, n_steps=100, log_every=10, guards=guards)
+    run_md(ethanol, painn, settings, tmp_path / "whole")
+    opened = GuardRails.open
+    n_calls = []
+
+    def dying(self, *arguments):
+        n_calls.append(1)
+        if len(n_calls) == 2:
+            raise MemoryError("as if killed")
+        return opened(self, *arguments)
+
+    monkeypatch.setattr(GuardRails, "open", dying)
+    with pytest.raises(MemoryError):
+        run_md(ethanol, painn, settings, tmp_path / "parts")
+    assert read_checkpoint(tmp_path / "parts").facts["clock"] == [0, 0.0, 2.0]
+    resume_md(tmp_path / "parts", painn)
+    assert manifest(tmp_path / "parts")["guards"] == manifest(tmp_path / "whole")["guards"]
+    for name in NAMES[:4]:
+        whole, parts = tmp_path / "whole" / name, tmp_path / "parts" / name
+        assert parts.read_bytes() == whole.read_bytes(), name
 
 
 def test_new_velocities_keep_energy_momentum_and_rotation(ethanol):
