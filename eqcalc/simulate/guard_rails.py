@@ -18,8 +18,9 @@ from ase import Atoms
 from eqcalc.errors import EqcalcError, GuardError, OutputError
 from eqcalc.simulate.checkpoint import CHECKPOINT, MDCheckpoint, read_checkpoint, read_earlier
 from eqcalc.simulate.failures import ADVICE_MD, ADVICE_RELAX
+from eqcalc.simulate.guard_kinds import Motion
 from eqcalc.simulate.guard_settings import GuardSettings
-from eqcalc.simulate.guards import Alarm, Guards, Motion
+from eqcalc.simulate.guards import Alarm, Guards
 from eqcalc.simulate.self_audit import AUDIT_COLUMNS, Audit, SelfAudit, has_reference
 from eqcalc.simulate.writers import FrameWriter, TableWriter, open_trajectory
 

@@ -25,8 +25,9 @@ from eqcalc.simulate.checkpoint import (
 )
 from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.guard_kinds import Motion
 from eqcalc.simulate.guard_rails import Clock, GuardRails, sizes_of_guards
-from eqcalc.simulate.guards import Alarm, Motion
+from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.integrators import (
     build_integrator,
     check_fit,

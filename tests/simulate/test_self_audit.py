@@ -17,7 +17,6 @@ from springs import ethanol as springy
 from eqcalc import EqCalculator
 from eqcalc.errors import GuardError, ModelFileError
 from eqcalc.export import export_model
-from eqcalc.neighbours import SkinList
 from eqcalc.simulate import GuardSettings, MDRun, MDSettings, run_md
 from eqcalc.simulate.self_audit import AUDIT_COLUMNS, SelfAudit
 from eqcalc.simulate.thermo import read_table
@@ -143,8 +142,9 @@ def test_stale_neighbour_list_stops_the_run(ethanol, tmp_path, monkeypatch):
     both.set_momenta(momenta)
     settings = MDSettings("nve", n_steps=1500, timestep_fs=0.5, guards=AUDITED)
     settings = replace(settings, log_every=100)
-    monkeypatch.setattr(SkinList, "_is_complete", lambda self, *_: True)
-    assert "off by" in failed(both, painn(), tmp_path / "run", settings)
+    calculator = painn()
+    monkeypatch.setattr(calculator.neighbours, "_is_complete", lambda *_: True)
+    assert "off by" in failed(both, calculator, tmp_path / "run", settings)
 
 
 def test_wrong_stress_is_found(model, tmp_path):
