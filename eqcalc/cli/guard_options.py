@@ -139,12 +139,13 @@ def chosen_guards(parameters: dict[str, Any]) -> GuardSettings:
 
 
 def say_guards(summary: dict[str, Any]) -> None:
-    """Say what is watched, and what is not and why."""
-    audits = f", self-audit every {summary['audit_every']} steps" * (summary["audit_every"] > 0)
-    watched = ", ".join(summary["watched"]) or "nothing"
-    say(f"guards: {watched}{audits}")
-    for name, why in summary["not_watched"].items():
-        say(f"  not {name}: {why}")
+    """Say in a line what is watched, and what is not."""
+    parts = [", ".join(summary["watched"]) or "nothing"]
+    if summary["audit_every"] > 0:
+        parts.append(f"self-audit every {summary['audit_every']} steps")
+    if summary["not_watched"]:
+        parts.append(f"not {', '.join(summary['not_watched'])} (manifest.json says why)")
+    say(f"guards: {'; '.join(parts)}")
 
 
 def note_guards(said: tuple[str, ...]) -> None:

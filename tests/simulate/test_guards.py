@@ -18,7 +18,7 @@ from springs import Springs
 from springs import ethanol as springy
 
 from eqcalc import EqCalculator
-from eqcalc.errors import ConfigError, GuardError
+from eqcalc.errors import ConfigError, GuardError, OutputError
 from eqcalc.export import export_model
 from eqcalc.model_file.seen import seen_in
 from eqcalc.simulate import (
@@ -31,7 +31,7 @@ from eqcalc.simulate import (
     run_md,
     run_relax,
 )
-from eqcalc.simulate.checkpoint import read_checkpoint
+from eqcalc.simulate.checkpoint import read_checkpoint, restore_previous
 from eqcalc.simulate.guard_rails import GuardRails
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.velocities import redraw_velocities
@@ -338,6 +338,24 @@ def test_run_goes_back_from_a_model_that_returns_nan(tmp_path):
     first, second = manifest(tmp_path / "run")["guards"]["alarms"]
     assert (first["guard"], first["back_to_step"]) == ("finite", 50)
     assert second["step"] == 51 or second["step"] == 52
+
+
+def test_first_step_has_no_checkpoint_to_go_back_to(models, ethanol, tmp_path):
+    guards = only(max_spread=0.01, on_doubt="roll-back")
+    settings = MDSettings("nve", n_steps=50, guards=guards)
+    committee = EqCalculator(models, engine="torchscript")
+    with pytest.raises(GuardError, match=r"step 0, before there was a checkpoint to go back to: "):
+        run_md(ethanol, committee, settings, tmp_path)
+
+
+def test_files_that_cannot_be_replaced_are_named(painn, ethanol, tmp_path):
+    (tmp_path / "queued.extxyz").mkdir()
+    with pytest.raises(OutputError, match=r"cannot remove '.*queued.extxyz'"):
+        run_md(ethanol, painn, MDSettings(n_steps=5), tmp_path)
+    (tmp_path / "checkpoint.earlier").write_text("")
+    (tmp_path / "checkpoint.previous").mkdir()
+    with pytest.raises(OutputError, match=r"cannot put '.*checkpoint.previous' in place"):
+        restore_previous(tmp_path)
 
 
 def test_second_alarm_from_a_checkpoint_goes_back_to_the_one_before(painn, ethanol, tmp_path):
