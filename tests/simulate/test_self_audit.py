@@ -115,6 +115,20 @@ class Shifted(EqCalculator):
         self.results["energy"] += 0.02
 
 
+class NoNumber(EqCalculator):
+    """An engine whose energy is none, while its forces are right."""
+
+    def calculate(self, *arguments, **options):
+        super().calculate(*arguments, **options)
+        self.results["energy"] = float("nan")
+
+
+def test_energy_that_is_no_number_fails_the_audit(ethanol):
+    ethanol.calc = painn(NoNumber)
+    (reason,) = SelfAudit(ethanol, seed=0).audit(1).failures
+    assert reason.startswith("energy off by nan meV/atom")
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
