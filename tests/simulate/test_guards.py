@@ -12,13 +12,14 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from small_models import potential
 from springs import Springs
 from springs import ethanol as springy
 
 from eqcalc import EqCalculator
-from eqcalc.errors import ConfigError, GuardError, OutputError
+from eqcalc.errors import ConfigError, GuardError, OutputError, OutputLostError
 from eqcalc.export import export_model
 from eqcalc.model_file.seen import seen_in
 from eqcalc.simulate import (
@@ -160,8 +161,6 @@ def test_explosion_is_stopped_by_the_temperature(painn, ethanol, tmp_path):
 
 
 def test_single_hot_atom_is_seen_in_a_large_system(tmp_path):
-    from ase.build import bulk
-
     crystal = bulk("Cu", cubic=True) * (3, 3, 3)
     crystal.rattle(0.02, seed=1)
     momenta = np.zeros((len(crystal), 3))
@@ -413,14 +412,36 @@ def test_run_that_went_back_goes_on_bit_for_bit_when_interrupted(
         guards=replace(guards, audit_every=40),
         seed=seed,
     )
-    run_md(ethanol, painn, settings, tmp_path / "whole")
+    require_the_same_in_parts(ethanol, painn, settings, tmp_path)
+
+
+def test_changing_cell_goes_back_too_bit_for_bit_when_interrupted(tmp_path):
+    guards = only(max_temperature_K=440.0, on_alarm="roll-back", max_roll_backs=30, every=5)
+    settings = MDSettings(
+        "npt",
+        timestep_fs=4.0,
+        pressure_gpa=5.0,
+        barostat_time_fs=300.0,
+        n_steps=160,
+        log_every=10,
+        checkpoint_every=25,
+        guards=replace(guards, max_drift_mev_per_atom_ps=50.0),
+    )
+    require_the_same_in_parts(bulk("Cu", cubic=True), EMT(), settings, tmp_path)
+    table = read_table(tmp_path / "whole" / "thermo.csv")
+    assert np.ptp(table["volume_A3"]) > 0.5
+
+
+def require_the_same_in_parts(atoms, calculator, settings, tmp_path) -> None:
+    """Compare a run in one piece with one that is stopped five times."""
+    run_md(atoms, calculator, settings, tmp_path / "whole")
     parts = tmp_path / "parts"
     show = stop_at(10, 40, 80, 120, 150)
     with pytest.raises(StopRequested):
-        run_md(ethanol, painn, settings, parts, progress=show)
+        run_md(atoms, calculator, settings, parts, progress=show)
     for _ in range(5):
         try:
-            resume_md(parts, painn, progress=show)
+            resume_md(parts, calculator, progress=show)
         except StopRequested:
             continue
         break
@@ -460,6 +481,14 @@ def test_run_that_is_killed_while_it_goes_back_loses_nothing(painn, ethanol, tmp
     for name in NAMES[:4]:
         whole, parts = tmp_path / "whole" / name, tmp_path / "parts" / name
         assert parts.read_bytes() == whole.read_bytes(), name
+
+
+def test_audits_that_are_cut_short_are_not_gone_on_with(painn, ethanol, tmp_path):
+    guards = GuardSettings(audit_every=10)
+    run_md(ethanol, painn, MDSettings(n_steps=20, guards=guards), tmp_path)
+    (tmp_path / "audit.csv").write_text("step\n")
+    with pytest.raises(OutputLostError, match=r"audit.csv' has 5 bytes, and had \d+ at the chec"):
+        resume_md(tmp_path, painn, n_steps=40)
 
 
 def test_new_velocities_keep_energy_momentum_and_rotation(ethanol):
