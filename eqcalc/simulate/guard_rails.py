@@ -318,8 +318,9 @@ class GuardRails:
         self.n_roll_backs += 1
         self.n_halvings += action == "halve"
         self._gone_back_to = found.step
-        self.guards.restore(found.facts["guards"]["remembered"])
-        self.n_audits = found.facts["guards"]["n_audits"]
+        before = found.facts.get("guards", {})  # older versions had none
+        self.guards.restore(before.get("remembered", {}))
+        self.n_audits = before.get("n_audits", 0)
         self.alarms[-1]["back_to_step"] = found.step
         self._said.append(f"back to step {found.step}")
         return found
@@ -329,7 +330,7 @@ class GuardRails:
             return None
         last, earlier = read_checkpoint(folder), read_earlier(folder)
         # One that was written because the run was interrupted is none of a run that was not.
-        self.was_interrupted = not last.facts["regular"]
+        self.was_interrupted = not last.facts.get("regular", True)
         known = earlier if self.was_interrupted and earlier else [last, *earlier[:1]]
         return next((each for each in known if each.step != self._gone_back_to), known[0])
 

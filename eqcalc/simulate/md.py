@@ -379,7 +379,7 @@ class MDRun:
         checkpoint = self._rails.checkpoint_to_go_back_to(alarm, step, target.path)
         halving = self._rails.action(alarm) == "halve"
         timestep_fs = self._clock.timestep_fs / (2 if halving else 1)
-        time_fs = Clock(*checkpoint.facts["clock"]).at(checkpoint.step)
+        time_fs = Clock(*checkpoint.facts.get("clock", self._clock)).at(checkpoint.step)
         self._clock = Clock(checkpoint.step, time_fs, timestep_fs)
         self.atoms.set_cell(checkpoint.atoms.cell)
         for name in ("positions", "momenta"):
