@@ -29,6 +29,8 @@ VERBS: tuple[str, ...] = (
     "md",
     "relax",
     "energy",
+    "analyse",
+    "report",
     "models",
     "info",
     "train",

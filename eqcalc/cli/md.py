@@ -17,6 +17,7 @@ from eqcalc.cli.options import (
     Engine,
     MaxEdges,
     Model,
+    NoReport,
     Output,
     Overwrite,
     Quiet,
@@ -25,6 +26,7 @@ from eqcalc.cli.options import (
     TrajectoryFormat,
     Trust,
 )
+from eqcalc.cli.report import report_of_run
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,10 +104,11 @@ def md(
     threads: Threads = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
+    no_report: NoReport = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run molecular dynamics; leaves a folder with trajectory, thermo.csv and plot.
+    """Run molecular dynamics; leaves a folder with trajectory, thermo.csv, plot and report.html.
 
     Example: [bold]eqcalc md examples/ethanol.xyz --temperature 350 --steps 10000[/bold]
 
@@ -119,7 +122,8 @@ def md(
         from eqcalc.cli.resumed_run import resumed_run
 
         run = resumed_run(context, resume, trust)
-        _run_and_tell(run, resume, False, as_json, max_hours)
+        with report_of_run(resume, wanted=not no_report):
+            _run_and_tell(run, resume, False, as_json, max_hours)
         return
     if structure is None:
         raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
@@ -151,7 +155,8 @@ def md(
     run = MDRun(atoms, calculator, settings, source)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
-    _run_and_tell(run, folder, overwrite, as_json, max_hours)
+    with report_of_run(folder, wanted=not no_report):
+        _run_and_tell(run, folder, overwrite, as_json, max_hours)
 
 
 def _run_and_tell(

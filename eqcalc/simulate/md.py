@@ -262,7 +262,7 @@ class MDRun:
             if self._resumed is not None:
                 require_unchanged(target.path, self._resumed)
                 target.require_sizes(self._sizes(self._resumed))
-                target.remove("final.xyz", "plot.png")
+                target.remove("final.xyz", "plot.png", "report.html")
             return self._run_in(target, stop, start, progress)
 
     def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:

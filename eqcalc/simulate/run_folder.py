@@ -18,6 +18,7 @@ _RUN_FILES = (
     "final.xyz",
     "relax.csv",
     "relaxed.xyz",
+    "report.html",
     CHECKPOINT,
     PREVIOUS,
 )

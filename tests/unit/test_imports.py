@@ -30,6 +30,7 @@ architectures, export -> importers
 derivatives, neighbours -> data
 data, blockwise -> evaluation
 calculator -> simulate -> bench, hosts
+simulate -> analysis -> report
 export, evaluation -> training -> dynamics
 """
 """The layers: what stands right of an arrow may import what stands left of it, and so on.
