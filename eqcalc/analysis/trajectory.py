@@ -80,12 +80,31 @@ class Trajectory:
             self._source = _Extxyz(path, self.is_of_a_run)
         else:
             self._source = read_structures(path)
+        try:
+            self.first = self._first_frame()
+        except StructureError:
+            self.close()
+            raise
+
+    def _first_frame(self) -> Atoms:
         if len(self._source) == 0:
-            raise StructureError(f"'{path}' holds no frame yet.")
-        self.first = self._source[0]
-        if len(self.first) == 0:
-            raise StructureError(f"the frames of '{path}' have no atoms.")
-        refuse_guessed_elements(path, self.first)
+            raise StructureError(f"'{self.path}' holds no frame yet.")
+        first = self._source[0]
+        if len(first) == 0:
+            raise StructureError(f"the frames of '{self.path}' have no atoms.")
+        refuse_guessed_elements(self.path, first)
+        return first
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if not isinstance(self._source, list):
+            self._source.close()
+
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -143,6 +162,9 @@ class _Traj:
             return n_whole
         return self._n_frames  # reading says what is wrong
 
+    def close(self) -> None:
+        self._file.close()
+
     def __len__(self) -> int:
         return self._n_frames
 
@@ -182,6 +204,9 @@ class _Extxyz:
                     f"numbers of atoms (the first has {int(self._head)})."
                 )
             _say_left_out(path, f"{end - starts[-1]} bytes of half a frame", len(starts) - 1)
+
+    def close(self) -> None:
+        self._content.close()
 
     def __len__(self) -> int:
         return len(self._starts) - 1

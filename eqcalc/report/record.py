@@ -28,6 +28,7 @@ _MOST_PAIRS = 3_000_000
 _MOST_FRAMES = 200
 _FARTHEST = 8.0  # Å
 _N_BINS = 200
+_ENOUGH = 1500  # atoms of all frames, below which narrow shells hold mostly chance
 _DENSITY = 0.1  # atoms per Å³, from which the number of pairs of a molecule or slab is guessed
 
 
@@ -124,22 +125,24 @@ def _read_frames(record: RunRecord) -> None:
         record.missing["scene"] = record.missing["rdf"] = "The folder holds no trajectory."
         return
     try:
-        trajectory = Trajectory(path)
-        record.masses = float(trajectory.first.get_masses().sum())
-        record.scene = draw_scene(trajectory)
+        with Trajectory(path) as trajectory:
+            record.masses = float(trajectory.first.get_masses().sum())
+            _read_scene(record, trajectory)
+            if record.kind == "md":
+                record.rdf = _count_distances(trajectory)
     except (StructureError, GraphError) as error:
-        record.missing["scene"] = record.missing["rdf"] = str(error)
-        return
+        for what in ("scene", "rdf"):
+            if getattr(record, what) is None:
+                record.missing.setdefault(what, str(error))
+
+
+def _read_scene(record: RunRecord, trajectory: Trajectory) -> None:
+    record.scene = draw_scene(trajectory)
     if record.scene is None:
         record.missing["scene"] = (
             f"{len(trajectory.first)} atoms are more than a browser turns ({MOST_ATOMS} at most); "
-            f"OVITO opens {path.name}."
+            f"OVITO opens {trajectory.path.name}."
         )
-    if record.kind == "md":
-        try:
-            record.rdf = _count_distances(trajectory)
-        except (StructureError, GraphError) as error:
-            record.missing["rdf"] = str(error)
 
 
 def _count_distances(trajectory: Trajectory) -> RDF | None:
@@ -162,7 +165,8 @@ def _count_distances(trajectory: Trajectory) -> RDF | None:
     n_frames = int(min(_MOST_FRAMES, max(1, _MOST_PAIRS // max(n_pairs, 1))))
     half = len(trajectory) // 2
     chosen = half + evenly(len(trajectory) - half, n_frames)
-    pairs = PairDistances(first, len(chosen), r_max=r_max, n_bins=_N_BINS)
+    n_bins = _N_BINS if len(chosen) * n_atoms >= _ENOUGH else _N_BINS // 3
+    pairs = PairDistances(first, len(chosen), r_max=r_max, n_bins=n_bins)
     for frame in trajectory.frames(chosen.tolist()):
         pairs.add(frame)
     return pairs.result()

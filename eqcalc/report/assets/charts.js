@@ -2,7 +2,12 @@
 // and mark the time of the frame that the viewer shows; a click there moves the viewer.
 (function () {
   "use strict";
-  const SVG = "http://www.w3.org/2000/svg";
+  const SVG = "http://www.w3.org/2000/svg"; // a name, never fetched
+  const root = document.documentElement;
+  window.addEventListener("error", (event) => { root.dataset.error = event.message; });
+  document.addEventListener("securitypolicyviolation", (event) => {
+    root.dataset.blocked = event.violatedDirective + " " + event.blockedURI;
+  });
   const data = JSON.parse(document.getElementById("data").textContent);
   const charts = [];
   const page = { data: data, seek: null, mark: mark };
@@ -227,5 +232,5 @@
   };
   window.addEventListener("resize", redraw);
   page.redraw = redraw;
-  document.documentElement.dataset.charts = String(charts.filter((v) => v.range).length);
+  root.dataset.charts = String(charts.filter((v) => v.range).length);
 })();

@@ -183,6 +183,7 @@
   // From a little above and beside, so that a cell is seen as a body.
   function look() {
     viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
+    if (scene.cells) viewer.rotate(-90, "x"); // the third vector upwards, as slabs are built
     viewer.rotate(-20, "y");
     viewer.rotate(18, "x");
     viewer.zoomTo();
