@@ -22,6 +22,8 @@ _ELSEWHERE = {
     "thermostat_time_fs": "thermostat_time",
     "barostat_time_fs": "barostat_time",
     "pressure_gpa": "pressure",
+    "n_bins": "bins",
+    "fit_ps": "fit",
 }
 """Arguments of the package -> the parameter of a verb that they are filled from."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from ase import units
 from numpy.typing import NDArray
 
 from eqcalc.analysis.blocks import block_error
 from eqcalc.report.labels import label_of
 from eqcalc.report.record import RunRecord
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
+from eqcalc.units import GRAM_PER_CM3
 
 __all__ = ["doubts_of", "figures_of", "headline_of", "rows_of"]
 
@@ -20,7 +20,6 @@ _FAR_OFF = 0.03  # of the goal
 _ERRORS = 4.0  # of a mean, that it may lie from the goal
 _DRIFT = 1.0  # meV/atom/ps
 _VOLUME = 0.1  # of the volume
-_G_PER_CM3 = 1.0 / (units.kg / units.m**3) / 1000  # of amu/Å³
 
 _ENSEMBLES = {
     "nve": "NVE",
@@ -52,7 +51,7 @@ def figures_of(record: RunRecord) -> Rows:
     if "pressure_gpa" in table:
         figures.append(("pressure", _mean(table["pressure_gpa"], "GPa")))
     if "volume_A3" in table and record.masses is not None:
-        density = _G_PER_CM3 * record.masses / table["volume_A3"]
+        density = record.masses / table["volume_A3"] / GRAM_PER_CM3
         figures.append(("density", _mean(density, "g/cm³")))
     return figures
 

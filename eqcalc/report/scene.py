@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
+from eqcalc.analysis.times import time_of
 from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.report.wholes import BOND_TOLERANCE, Wholes
 
@@ -107,7 +108,5 @@ def _cells(first: Atoms, cells: NDArray[np.float64]) -> list[list[float]] | None
 
 
 def _time_ps(frame: Atoms) -> float | None:
-    time_fs = frame.info.get("time_fs")
-    if isinstance(time_fs, (int, float, np.number)) and np.isfinite(time_fs):
-        return round(float(time_fs) / 1000, 6)
-    return None
+    time_fs = time_of(frame)
+    return None if time_fs is None else round(time_fs / 1000, 6)
