@@ -13,7 +13,7 @@ from eqcalc.analysis.rdf import RDF
 from eqcalc.report.labels import label_of
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN, running_mean
 
-__all__ = ["Chart", "Curve", "md_charts", "rdf_chart", "relaxation_charts"]
+__all__ = ["Chart", "Curve", "audit_charts", "md_charts", "rdf_chart", "relaxation_charts"]
 
 Table = dict[str, NDArray[np.float64]]
 Curve = dict[str, Any]
@@ -23,33 +23,47 @@ _MOST_POINTS = 1200
 _DIGITS = 7
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_COLORS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+_COLORS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", _GREY)
 
 _SHOWN = {
     "step",
     "time_fs",
     "temperature_K",
+    "target_temperature_K",
     "potential_energy_eV",
     "kinetic_energy_eV",
     "total_energy_eV",
     "volume_A3",
     "pressure_gpa",
+    "target_pressure_gpa",
+    "density_g_per_cm3",
 }
 """Columns of thermo.csv that have a chart of their own or need none."""
 
+# Columns that share a chart, which has this title and unit.
+_TOGETHER = (
+    ("edges of the cell", "Å", ("a_A", "b_A", "c_A")),
+    ("angles of the cell", "°", ("alpha_deg", "beta_deg", "gamma_deg")),
+)
+_FORCE_ERRORS = ("force_error_eV_per_A", "slope_error_eV_per_A", "net_force_eV_per_A")
 
-def md_charts(table: Table, n_atoms: int, *, goal_K: float | None, goal_gpa: float | None) -> list:
+
+def md_charts(
+    table: Table, n_atoms: int, *, goal_K: float | None, goal_gpa: float | None
+) -> list[Chart]:
     """Return the charts of a run of molecular dynamics.
 
     Parameters
     ----------
     table : columns of ``thermo.csv``
     n_atoms : energies are shown per atom, relative to the first step
-    goal_K, goal_gpa : of thermostat and barostat, None without one
+    goal_K, goal_gpa : of thermostat and barostat, None without one; what the table says of
+        them, where they change, comes first
     """
     time = table["time_fs"] / 1000
-    charts = [_with_mean("temperature", "K", time, table["temperature_K"], _GREEN, goal_K)]
+    goals = {"temperature_K": goal_K, "pressure_gpa": goal_gpa}
+    charts = [_with_goal(table, "temperature_K", _GREEN, goals["temperature_K"])]
     energies = [
         _curve(name, time, _per_atom(table[column], n_atoms), color)
         for name, column, color in (
@@ -59,14 +73,52 @@ def md_charts(table: Table, n_atoms: int, *, goal_K: float | None, goal_gpa: flo
     ]
     charts.append(_chart("change of energy", "meV/atom", energies))
     if goal_K is None:  # a straight line beside the potential energy, however it drifts
-        total = [_curve("total", time, _per_atom(table["total_energy_eV"], n_atoms), _ORANGE)]
+        total = [_curve("", time, _per_atom(table["total_energy_eV"], n_atoms), _ORANGE)]
         charts.append(_chart("change of total energy", "meV/atom", total))
     if "pressure_gpa" in table:
-        charts.append(_with_mean("pressure", "GPa", time, table["pressure_gpa"], _BLUE, goal_gpa))
+        charts.append(_with_goal(table, "pressure_gpa", _BLUE, goals["pressure_gpa"]))
     if "volume_A3" in table and np.ptp(table["volume_A3"]) > 0:
-        volume = table["volume_A3"] / n_atoms
-        charts.append(_with_mean("volume", "Å³/atom", time, volume, "#555555", None))
-    return charts + _others(table, time, _SHOWN)
+        if "density_g_per_cm3" in table:
+            charts.append(
+                _with_mean("density", "g/cm³", time, table["density_g_per_cm3"], _GREY, None)
+            )
+        else:
+            volume = table["volume_A3"] / n_atoms
+            charts.append(_with_mean("volume", "Å³/atom", time, volume, _GREY, None))
+    shown = set(_SHOWN)
+    for title, unit, names in _TOGETHER:
+        shown |= set(names)
+        if any(name in table and np.ptp(table[name]) > 1e-9 for name in names):
+            curves = [
+                _curve(name.rpartition("_")[0], time, table[name], color)
+                for name, color in zip(names, _COLORS, strict=False)
+                if name in table
+            ]
+            charts.append(_chart(title, unit, curves))
+    return charts + _others(table, time, shown)
+
+
+def audit_charts(table: Table) -> list[Chart]:
+    """Return the charts of a run's audits of itself.
+
+    Parameters
+    ----------
+    table : columns of ``audit.csv``
+    """
+    time = table["time_fs"] / 1000
+    names = [name for name in _FORCE_ERRORS if name in table]
+    curves = [
+        _curve(label_of(name)[0], time, np.abs(table[name]), color)
+        for name, color in zip(names, _COLORS, strict=False)
+    ]
+    charts = [_chart("self-audit: forces", "eV/Å", curves)] if curves else []
+    others = _others(table, time, {"step", "time_fs", "passed", *names})
+    for chart in others:
+        chart["title"] = f"self-audit: {chart['title']}"
+    for chart in [*charts, *others]:
+        values = [y for curve in chart["curves"] for y in curve["y"] if y is not None]
+        chart["log"] = bool(values) and min(values) > 0
+    return charts + others
 
 
 def relaxation_charts(table: Table, n_atoms: int, *, fmax: float) -> list[Chart]:
@@ -120,6 +172,17 @@ def _others(table: Table, x: NDArray[np.float64], shown: set[str]) -> list[Chart
         title, unit = label_of(name)
         charts.append(_chart(title, unit, [_curve("", x, table[name], _BLUE)]))
     return charts
+
+
+def _with_goal(table: Table, column: str, color: str, goal: float | None) -> Chart:
+    """Return the chart of what a thermostat or barostat holds, or changes."""
+    title, unit = label_of(column)
+    time, target = table["time_fs"] / 1000, table.get(f"target_{column}")
+    held = goal if target is None else None
+    chart = _with_mean(title, unit, time, table[column], color, held)
+    if target is not None:
+        chart["curves"].append(_curve("target", time, target, _GREY))
+    return chart
 
 
 def _with_mean(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ __all__ = ["doubts_of", "figures_of", "headline_of", "rows_of"]
 
 Rows = list[tuple[str, str]]
 
+_MOST_ALARMS = 8
 _SPIKE = 8.0  # standard deviations of a temperature in equilibrium
 _FAR_OFF = 0.03  # of the goal
 _ERRORS = 4.0  # of a mean, that it may lie from the goal
@@ -26,6 +29,8 @@ _ENSEMBLES = {
     "nvt-langevin": "NVT, Langevin",
     "nvt-nhc": "NVT, Nosé–Hoover chain",
     "npt": "NPT, Martyna–Tobias–Klein",
+    "npt-anisotropic": "NPT, anisotropic cell",
+    "npt-flexible": "NPT, flexible cell",
 }
 
 
@@ -53,6 +58,9 @@ def figures_of(record: RunRecord) -> Rows:
     if "volume_A3" in table and record.masses is not None:
         density = record.masses / table["volume_A3"] / GRAM_PER_CM3
         figures.append(("density", _mean(density, "g/cm³")))
+    if record.audit is not None:
+        passed = record.audit["passed"]
+        figures.append(("self-audits", f"{int(passed.sum())} of {len(passed)} passed"))
     return figures
 
 
@@ -70,6 +78,7 @@ def doubts_of(record: RunRecord) -> Rows:
     if isinstance(manifest.get("not_exact"), list):
         for reason in manifest["not_exact"]:
             found.append(("note", f"Not bit for bit the run that was interrupted: {reason}."))
+    found += _of_the_guards(record)
     found += [("note", text[:1].upper() + text[1:]) for text in record.notes]
     if record.table is None:
         found.append(("bad", f"No table of the run: {record.missing['table']}"))
@@ -95,6 +104,24 @@ def _of_the_end(record: RunRecord) -> Rows:
     return []
 
 
+def _of_the_guards(record: RunRecord) -> Rows:
+    """Return what guards of the run and its audits of itself have found."""
+    found: Rows = []
+    if record.audit is not None and not record.audit["passed"].all():
+        failed = record.audit["step"][record.audit["passed"] == 0]
+        found.append(("bad", f"The self-audit of step {failed[0]:.0f} failed."))
+    guards = record.manifest.get("guards")
+    alarms = guards.get("alarms") if isinstance(guards, dict) else None
+    for alarm in alarms[:_MOST_ALARMS] if isinstance(alarms, list) else []:
+        if isinstance(alarm, dict):
+            what, action = alarm.get("reason", "?"), alarm.get("action", "?")
+            found.append(("warn", f"Step {alarm.get('step', '?')}: {what} ({action})."))
+    if isinstance(alarms, list) and len(alarms) > _MOST_ALARMS:
+        text = f"There were {len(alarms) - _MOST_ALARMS} further alarms; manifest.json has them."
+        found.append(("warn", text))
+    return found
+
+
 def _of_the_table(record: RunRecord, table: dict[str, NDArray[np.float64]]) -> Rows:
     found: Rows = []
     settings, time_ps = record.settings, table["time_fs"] / 1000
@@ -106,7 +133,8 @@ def _of_the_table(record: RunRecord, table: dict[str, NDArray[np.float64]]) -> R
         return found
     mean, error = float(half.mean()), block_error(half)
     goal = settings.get("temperature_K")
-    if settings.get("ensemble") != "nve" and isinstance(goal, (int, float)) and error is not None:
+    is_held = settings.get("ensemble") != "nve" and "target_temperature_K" not in table
+    if is_held and isinstance(goal, (int, float)) and error is not None:
         off = abs(mean - goal)
         if off > max(_ERRORS * error, _FAR_OFF * goal):
             found.append(
@@ -142,7 +170,9 @@ def _of_the_table(record: RunRecord, table: dict[str, NDArray[np.float64]]) -> R
 def rows_of(record: RunRecord) -> list[tuple[str, Rows]]:
     """Return the tables at the end of the page: title and rows of names and values."""
     manifest, settings = record.manifest, record.settings
-    groups = [("Settings", [(_words(name), _value(value)) for name, value in settings.items()])]
+    plain = {k: v for k, v in settings.items() if v is not None and not isinstance(v, dict)}
+    groups = [("Settings", _rows(plain))]
+    groups += [(_title(k), _rows(v)) for k, v in settings.items() if isinstance(v, dict)]
     run: Rows = [("structure", _value(manifest.get("structure", "given in Python")))]
     for name in ("formula", "n_atoms", "degrees_of_freedom", "status", "steps_done", "started"):
         if name in manifest:
@@ -154,13 +184,14 @@ def rows_of(record: RunRecord) -> list[tuple[str, Rows]]:
         steps = [str(p.get("steps_done", "?")) for p in parts if isinstance(p, dict)]
         run.append(("resumed", f"{len(parts)} times, after step {', '.join(steps)}"))
     groups.append(("Run", run))
-    for title, name in (("Model", "model"), ("Engine", "engine"), ("Calculator", "calculator")):
+    first = ("model", "engine", "calculator")
+    names = [*first, *(name for name in manifest if name not in (*first, "versions")), "versions"]
+    for name in names:
         found = manifest.get(name)
-        if isinstance(found, dict):
-            groups.append((title, [(_words(key), _value(value)) for key, value in found.items()]))
-    versions = manifest.get("versions")
-    if isinstance(versions, dict):
-        groups.append(("Versions", [(str(k), _value(v)) for k, v in versions.items()]))
+        if name != "settings" and isinstance(found, dict):
+            if name == "guards" and isinstance(found.get("alarms"), list):
+                found = {**found, "alarms": len(found["alarms"])}
+            groups.append((_title(name), _rows(found)))
     return groups
 
 
@@ -173,11 +204,17 @@ def headline_of(record: RunRecord) -> str:
     ensemble = str(settings.get("ensemble", "?"))
     parts = [_ENSEMBLES.get(ensemble, ensemble)]
     if ensemble != "nve":
-        parts.append(f"{_value(settings.get('temperature_K', '?'))} K")
-    if ensemble == "npt":
-        parts.append(f"{_value(settings.get('pressure_gpa', '?'))} GPa")
+        parts.append(_from_to(settings, "temperature_K", "K"))
+    if ensemble.startswith("npt"):
+        parts.append(_from_to(settings, "pressure_gpa", "GPa"))
     parts.append(f"{_value(settings.get('timestep_fs', '?'))} fs steps")
     return ", ".join(parts)
+
+
+def _from_to(settings: dict[str, Any], name: str, unit: str) -> str:
+    """Return what is held, or from what to what it changes."""
+    begin, end = settings.get(name, "?"), settings.get(f"to_{name}")
+    return f"{_value(begin)} {unit}" if end is None else f"{_value(begin)} to {_value(end)} {unit}"
 
 
 def _drift(table: dict[str, NDArray[np.float64]], n_atoms: int) -> float | None:
@@ -207,6 +244,15 @@ def _time(time_fs: float) -> str:
     if time_fs < 1000:
         return f"{time_fs:g} fs"
     return f"{time_fs / 1000:.4g} ps" if time_fs < 1e6 else f"{time_fs / 1e6:.4g} ns"
+
+
+def _rows(content: dict[str, Any]) -> Rows:
+    return [(_words(name), _value(value)) for name, value in content.items()]
+
+
+def _title(name: str) -> str:
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _words(name: object) -> str:

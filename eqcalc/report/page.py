@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from eqcalc import __version__
-from eqcalc.report.charts import Chart, md_charts, rdf_chart, relaxation_charts
+from eqcalc.report.charts import Chart, audit_charts, md_charts, rdf_chart, relaxation_charts
 from eqcalc.report.findings import doubts_of, figures_of, headline_of, rows_of
 from eqcalc.report.record import RunRecord
 
@@ -86,12 +86,15 @@ def _charts(record: RunRecord) -> list[Chart]:
     settings, table = record.settings, record.table
     if table is not None and record.kind == "md":
         ensemble = settings.get("ensemble")
+        is_npt = str(ensemble).startswith("npt")
         charts = md_charts(
             table,
             record.n_atoms,
             goal_K=None if ensemble == "nve" else settings.get("temperature_K"),
-            goal_gpa=settings.get("pressure_gpa") if ensemble == "npt" else None,
+            goal_gpa=settings.get("pressure_gpa") if is_npt else None,
         )
+        if record.audit is not None:
+            charts += audit_charts(record.audit)
     elif table is not None:
         charts = relaxation_charts(table, record.n_atoms, fmax=settings.get("fmax", 0.0))
     if record.rdf is not None:

@@ -38,10 +38,10 @@ class RunRecord:
 
     Attributes
     ----------
-    folder, kind ("md" or "relax"), manifest; table (columns of thermo.csv or relax.csv, None
-    where it cannot be read); scene (frames for the viewer) and rdf, None where they are not to be
-    had; missing : why something is not shown, by what it is ("table", "scene", "rdf"); notes
-    (warnings of reading the files)
+    folder, kind ("md" or "relax"), manifest; table (columns of thermo.csv or relax.csv), audit
+    (of audit.csv), scene (frames for the viewer) and rdf, None where they are not to be had;
+    masses (sum, amu); missing : why something is not shown, by what it is ("table", "scene",
+    "rdf"); notes (what was odd in the files)
     """
 
     folder: Path
@@ -50,6 +50,7 @@ class RunRecord:
     table: Table | None = None
     scene: Scene | None = None
     rdf: RDF | None = None
+    audit: Table | None = None
     masses: float | None = None
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -117,6 +118,14 @@ def _read_table(record: RunRecord) -> None:
         record.missing["table"] = f"{name} holds no steps yet."
         return
     record.table = table
+    if (record.folder / "audit.csv").is_file():
+        try:
+            audit = read_table(record.folder / "audit.csv")
+        except OutputError as error:
+            record.notes.append(str(error))
+            return
+        if {"step", "time_fs", "passed"} <= audit.keys() and len(audit["step"]) > 0:
+            record.audit = audit
 
 
 def _read_frames(record: RunRecord) -> None:

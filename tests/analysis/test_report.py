@@ -295,6 +295,67 @@ def test_further_columns_of_the_table_have_charts_with_their_units():
     assert audit["curves"][0]["y"][1] is None
 
 
+def ramp_table(n: int = 40) -> dict[str, np.ndarray]:
+    """Return what the log of a run with ramps and a changing cell holds."""
+    time = np.arange(n) * 10.0
+    table = {
+        "time_fs": time,
+        "step": time,
+        "temperature_K": 300 + time,
+        "potential_energy_eV": time,
+        "total_energy_eV": time,
+        "volume_A3": 100 + 0.01 * time,
+        "pressure_gpa": 0.1 * time,
+        "density_g_per_cm3": 8 - 0.001 * time,
+        "target_temperature_K": 300 + time,
+        "target_pressure_gpa": 0.1 * time,
+    }
+    table |= {f"{name}_A": 5 + 0.001 * time for name in "abc"}
+    return table | {f"{name}_deg": np.full(n, 90.0) for name in ("alpha", "beta", "gamma")}
+
+
+def test_targets_that_change_are_curves_and_edges_share_a_chart():
+    charts = md_charts(ramp_table(), 4, goal_K=300.0, goal_gpa=0.0)
+    found = {chart["title"]: [curve["name"] for curve in chart["curves"]] for chart in charts}
+    assert found == {
+        "temperature": ["", "running mean", "target"],
+        "change of energy": ["potential", "total"],
+        "pressure": ["", "running mean", "target"],
+        "density": ["", "running mean"],
+        "edges of the cell": ["a", "b", "c"],
+    }
+    assert charts[0]["lines"] == []
+
+
+def test_audits_and_alarms_are_told(npt_run, tmp_path):
+    alarms = [
+        {"step": 40 + k, "guard": "force", "reason": "big <b>", "action": "queue"}
+        for k in range(11)
+    ]
+    guards = {"watched": {"force": 50.0}, "queued": 3, "alarms": alarms}
+    run = copy_of(npt_run, tmp_path / "run", guards=guards)
+    (run / "audit.csv").write_text(
+        "step,time_fs,energy_error_meV_per_atom,force_error_eV_per_A,slope_error_eV_per_A,"
+        "net_force_eV_per_A,net_torque_eV,stress_error_gpa,passed\n"
+        "50,200,1e-4,1e-6,1e-5,1e-7,nan,1e-5,1\n100,400,2e-4,2e-6,2e-5,1e-7,nan,1e-5,0\n"
+    )
+    page = Page(write_report(run))
+    titles = {chart["title"]: chart for chart in page.data["charts"]}
+    assert titles["self-audit: forces"]["log"] is True
+    assert len(titles["self-audit: forces"]["curves"]) == 3
+    assert titles["self-audit: energy error"]["unit"] == "meV/atom"
+    assert "1 of 2 passed" in page.text.replace("passed", " passed").replace("  ", " ")
+    assert "The self-audit of step 100 failed." in page.text
+    assert "Step 40: big <b> (queue)." in page.text
+    assert "There were 3 further alarms" in page.text
+
+
+def test_damaged_table_of_audits_is_a_note(npt_run, tmp_path):
+    run = copy_of(npt_run, tmp_path / "run")
+    (run / "audit.csv").write_text("step,time_fs,passed\n1,what,3\n")
+    assert "is no table of a run" in Page(write_report(run)).text
+
+
 def test_long_table_is_thinned_without_losing_a_spike():
     n = 100_000
     time = np.arange(n) * 1.0
