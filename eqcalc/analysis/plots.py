@@ -77,7 +77,7 @@ def _draw_rdf(axes: Axes, rdf: RDF) -> None:
         axes.plot(rdf.r, g[pair], color=color, linewidth=1.4, label="–".join(pair))
         _band(axes, rdf.r, g[pair], rdf.error[pair], color)
     axes.axhline(1.0, color="#555555", linestyle="--", linewidth=0.8)
-    axes.set(xlabel="r (Å)", ylabel="g(r)", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="r (Å)", ylabel="g(r)", xlim=(0, None), ylim=(0, rdf.readable_top()))
     _legend(axes)
 
 

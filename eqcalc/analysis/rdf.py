@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from eqcalc.analysis.blocks import N_BLOCKS, error_of_blocks
 from eqcalc.errors import ConfigError, StructureError
-from eqcalc.neighbours.search import pairs_of
+from eqcalc.neighbours.search import distances_of
 from eqcalc.neighbours.structure import check_structure
 
 __all__ = ["RDF", "PairDistances", "half_cell"]
 
 Pair = tuple[str, str]
+
+_BONDS_END = 1.75  # Å
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,19 @@ class RDF:
     per_distance: dict[Pair, NDArray[np.float64]]
     neighbours: dict[Pair, NDArray[np.float64]]
     n_frames: int
+
+    def readable_top(self) -> float | None:
+        """Return where a picture of g is cut, so that bonds do not hide all else; None: nowhere.
+
+        Bonds are peaks many times as high as what lies beyond 1.75 Å.
+        """
+        if not self.g:
+            return None
+        beyond = self.r > _BONDS_END
+        highest = max(float(values.max()) for values in self.g.values())
+        outside = max(float(values[beyond].max(initial=0.0)) for values in self.g.values())
+        top = max(1.25 * outside, 2.5)
+        return top if outside > 0 and top < 0.4 * highest else None
 
     def first_peak(self, pair: Pair) -> tuple[float, float] | None:
         """Return distance (Å) and height of the highest value of g, None without any pair."""
@@ -134,14 +148,15 @@ class PairDistances:
         """
         done = int(self._added.sum())
         block = min(done * len(self._added) // self._n_frames, len(self._added) - 1)
-        i, j, distances = _distances(frame, self._r_max)
+        i, j, distances = distances_of(check_structure(frame), self._r_max)
         a, b = self._kind[i], self._kind[j]
         kept = (a >= 0) & (b >= 0)
         shell = (distances[kept] / self._r_max * self._n_bins).astype(np.int64)
         n = len(self._elements)
         inside = shell < self._n_bins
         place = ((a[kept] * n + b[kept]) * self._n_bins + shell)[inside]
-        counts = np.bincount(place, minlength=n * n * self._n_bins).reshape(n, n, -1)
+        once = np.bincount(place, minlength=n * n * self._n_bins).reshape(n, n, -1)
+        counts = once + once.transpose(1, 0, 2)  # a pair is seen from both of its atoms
         self._counts[block] += counts
         volume = self._volume
         if volume is None and frame.pbc.all():
@@ -194,11 +209,3 @@ def require_elements(chosen: list[str], present: list[str]) -> None:
             f"there is no {' and no '.join(absent) or 'element'} to look at; the frames have "
             f"{', '.join(present)}."
         )
-
-
-def _distances(frame: Atoms, radius: float) -> tuple[NDArray, NDArray, NDArray[np.float64]]:
-    """Return receivers, senders and distances (Å) of all pairs, both ways, images included."""
-    structure = check_structure(frame)
-    i, j, shifts = (part.numpy() for part in pairs_of(structure, radius, torch.device("cpu")))
-    vectors = structure.positions[j] - structure.positions[i] + shifts @ structure.lattice
-    return i, j, np.linalg.norm(vectors, axis=1)

@@ -121,13 +121,13 @@ def audit_charts(table: Table) -> list[Chart]:
     return charts + others
 
 
-def relaxation_charts(table: Table, n_atoms: int, *, fmax: float) -> list[Chart]:
+def relaxation_charts(table: Table, n_atoms: int, *, fmax: float | None) -> list[Chart]:
     """Return the charts of a relaxation.
 
     Parameters
     ----------
     table : columns of ``relax.csv``
-    fmax : eV/Å; the criterion
+    fmax : eV/Å; the criterion, None where it is not known
     """
     step = table["step"]
     name = "enthalpy_eV" if "enthalpy_eV" in table else "energy_eV"
@@ -135,7 +135,8 @@ def relaxation_charts(table: Table, n_atoms: int, *, fmax: float) -> list[Chart]
     title = f"{name.removesuffix('_eV')} above the last"
     energy = _chart(title, "meV/atom", [_curve("", step, change, _BLUE)], x="step")
     force = _chart("largest force", "eV/Å", [_curve("", step, table["fmax"], _ORANGE)], x="step")
-    force["lines"] = [{"y": fmax, "label": f"converged below {fmax:g}"}]
+    if fmax is not None:
+        force["lines"] = [{"y": fmax, "label": f"converged below {fmax:g}"}]
     force["log"] = bool((table["fmax"] > 0).all())
     others = _others(table, step, {"step", "energy_eV", "enthalpy_eV", "fmax"})
     for chart in others:
@@ -159,6 +160,7 @@ def rdf_chart(rdf: RDF) -> Chart:
         return _chart("pairs of atoms", "pairs/Å", curves, x="distance (Å)")
     chart = _chart("radial distribution g(r)", "", curves, x="distance (Å)")
     chart["lines"] = [{"y": 1.0, "label": ""}]
+    chart["top"] = rdf.readable_top()
     return chart
 
 
@@ -206,7 +208,8 @@ def _with_mean(
 
 
 def _chart(title: str, unit: str, curves: list[Curve], x: str = "time (ps)") -> Chart:
-    return {"title": title, "unit": unit, "x": x, "curves": curves, "lines": [], "log": False}
+    chart = {"title": title, "unit": unit, "x": x, "curves": curves, "lines": []}
+    return {**chart, "log": False, "top": None}
 
 
 def _curve(

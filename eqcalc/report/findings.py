@@ -132,9 +132,9 @@ def _of_the_table(record: RunRecord, table: dict[str, NDArray[np.float64]]) -> R
         found.append(("note", text))
         return found
     mean, error = float(half.mean()), block_error(half)
-    goal = settings.get("temperature_K")
+    goal = record.number("temperature_K")
     is_held = settings.get("ensemble") != "nve" and "target_temperature_K" not in table
-    if is_held and isinstance(goal, (int, float)) and error is not None:
+    if is_held and goal is not None and error is not None:
         off = abs(mean - goal)
         if off > max(_ERRORS * error, _FAR_OFF * goal):
             found.append(
@@ -230,9 +230,7 @@ def _mean(values: NDArray[np.float64], unit: str) -> str:
     """Return mean and error of the second half, as it is written."""
     half = values[len(values) // 2 :]
     mean, error = float(half.mean()), block_error(half)
-    if len(values) < ENOUGH_FOR_A_MEAN or error is None:
-        return f"{mean:.4g} {unit}"
-    if error == 0:
+    if len(values) < ENOUGH_FOR_A_MEAN or error is None or error <= 1e-9 * abs(mean):
         return f"{mean:.4g} {unit}"
     # Two digits of an error that begins with 1, one of others.
     leading = f"{error:.0e}"

@@ -90,13 +90,13 @@ def _charts(record: RunRecord) -> list[Chart]:
         charts = md_charts(
             table,
             record.n_atoms,
-            goal_K=None if ensemble == "nve" else settings.get("temperature_K"),
-            goal_gpa=settings.get("pressure_gpa") if is_npt else None,
+            goal_K=None if ensemble == "nve" else record.number("temperature_K"),
+            goal_gpa=record.number("pressure_gpa") if is_npt else None,
         )
         if record.audit is not None:
             charts += audit_charts(record.audit)
     elif table is not None:
-        charts = relaxation_charts(table, record.n_atoms, fmax=settings.get("fmax", 0.0))
+        charts = relaxation_charts(table, record.n_atoms, fmax=record.number("fmax"))
     if record.rdf is not None:
         charts.append(rdf_chart(record.rdf))
     return charts

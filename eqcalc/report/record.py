@@ -61,6 +61,13 @@ class RunRecord:
         found = self.manifest.get("settings")
         return found if isinstance(found, dict) else {}
 
+    def number(self, name: str) -> float | None:
+        """Return a setting that is a finite number, None where it is not."""
+        found = self.settings.get(name)
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            return None
+        return float(found) if np.isfinite(found) else None
+
     @property
     def n_atoms(self) -> int:
         """Number of atoms."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eqcalc.analysis.times import time_of
 from eqcalc.analysis.trajectory import Trajectory
+from eqcalc.errors import StructureError
 from eqcalc.report.wholes import BOND_TOLERANCE, Wholes
 
 __all__ = ["MOST_ATOMS", "Scene", "draw_scene", "evenly"]
@@ -54,7 +55,7 @@ def draw_scene(trajectory: Trajectory) -> Scene | None:
 
     Raises
     ------
-    StructureError : a frame cannot be read.
+    StructureError : a frame cannot be read, or holds NaN.
     GraphError : the first frame has no meaningful distances.
     """
     n_atoms = len(trajectory.first)
@@ -67,6 +68,10 @@ def draw_scene(trajectory: Trajectory) -> Scene | None:
     cells = np.zeros((len(shown), 3, 3))
     times: list[float | None] = []
     for k, frame in enumerate(trajectory.frames(shown.tolist())):
+        if not np.isfinite(frame.positions).all():
+            raise StructureError(
+                f"positions in frame {shown[k]} of '{trajectory.path}' are NaN or infinite."
+            )
         places[k] = wholes.place(frame)
         cells[k] = frame.cell.array
         times.append(_time_ps(frame))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ase import Atoms
-
-from eqcalc.units import GRAM_PER_CM3
+from ase import Atoms, units
 
 __all__ = ["CellChange", "CellState", "cell_state"]
+
+_GRAM_PER_CM3 = units.kg / 1000 / (1e-2 * units.m) ** 3  # in amu/Å³
 
 
 class CellState(NamedTuple):
@@ -41,7 +41,7 @@ def cell_state(atoms: Atoms, pressure_gpa: float) -> CellState:
     volume = float(atoms.get_volume())
     return CellState(
         volume=volume,
-        density=float(atoms.get_masses().sum()) / volume / GRAM_PER_CM3,
+        density=float(atoms.get_masses().sum()) / volume / _GRAM_PER_CM3,
         pressure_gpa=pressure_gpa,
         cell=tuple(float(value) for value in atoms.cell.cellpar()),
     )

@@ -9,6 +9,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -265,6 +266,22 @@ def test_table_without_steps_is_said(npt_run, tmp_path):
     run = copy_of(npt_run, tmp_path / "run")
     (run / "thermo.csv").write_text("step,time_fs\n")
     assert "No table of the run" in Page(write_report(run)).text
+
+
+def test_settings_that_are_no_numbers_are_shown_as_they_are(npt_run, tmp_path):
+    settings = {"ensemble": "npt", "temperature_K": "hot", "pressure_gpa": None, "timestep_fs": []}
+    run = copy_of(npt_run, tmp_path / "run", settings=settings, n_atoms="many", formula=None)
+    page = Page(write_report(run))
+    assert "hot K" in page.text
+    assert page.data["charts"][0]["lines"] == []
+
+
+def test_positions_that_are_nan_are_said(npt_run, tmp_path):
+    run = copy_of(npt_run, tmp_path / "run")
+    frames = ase.io.read(run / "trajectory.traj", ":")
+    frames[3].positions[1] = np.nan
+    ase.io.write(run / "trajectory.traj", frames)
+    assert "are NaN or infinite" in Page(write_report(run)).text
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path):

@@ -63,6 +63,7 @@
       }
     }
     if (!isFinite(x0)) return null;
+    if (chart.top !== null) { y0 = Math.min(y0, 0); y1 = chart.top / 1.05; }
     if (x1 === x0) { x0 -= 0.5; x1 += 0.5; }
     if (chart.log) { y0 = Math.log10(y0); y1 = Math.log10(y1); }
     if (y1 - y0 < 1e-12 * Math.max(1, Math.abs(y1))) {
@@ -107,6 +108,7 @@
       }
       key.appendChild(document.createTextNode(text));
     }
+    if (x === null && view.chart.top !== null) element("span", "", view.keys, "bonds cut off");
     if (x === null) {
       for (const line of view.chart.lines) {
         if (line.label) element("span", "", view.keys, "- - " + line.label);
@@ -156,6 +158,9 @@
       svg);
     node("text", { x: box.right, y: height - 3, "text-anchor": "end" }, svg).textContent = chart.x;
 
+    const clip = "clip" + charts.indexOf(view);
+    node("rect", { x: box.left, y: box.top - 1, width: Math.max(1, box.right - box.left),
+      height: Math.max(1, box.bottom - box.top + 2) }, node("clipPath", { id: clip }, svg));
     const inside = (y) => y > box.top - 1 && y < box.bottom + 1;
     for (const line of chart.lines) {
       if (!inside(py(line.y))) continue;
@@ -171,7 +176,7 @@
         pen = "L";
       }
       node("path", { d: path, fill: "none", stroke: curve.color, "stroke-linejoin": "round",
-        "stroke-width": curve.faint ? 0.9 : 1.7, "stroke-opacity": curve.faint ? 0.4 : 1 }, svg);
+        "clip-path": "url(#" + clip + ")", "stroke-width": curve.faint ? 0.9 : 1.7, "stroke-opacity": curve.faint ? 0.4 : 1 }, svg);
       if (curve.x.length <= 25) {
         curve.x.forEach((x, k) => {
           if (curve.y[k] !== null && !(chart.log && curve.y[k] <= 0)) {

@@ -180,14 +180,23 @@
     show(best);
   };
 
+  // Rotate about the horizontal line of the screen, whichever way the model is turned:
+  // in the model's own directions that line is the inverse rotation of x.
+  function tilt(degrees) {
+    const [x, y, z, w] = viewer.getView().slice(4);
+    viewer.rotate(degrees, {
+      x: w * w + x * x - y * y - z * z, y: 2 * (x * y - w * z), z: 2 * (x * z + w * y),
+    });
+  }
+
   // From a little above and beside, so that a cell is seen as a body.
   function look() {
     viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
     if (scene.cells) viewer.rotate(-90, "x"); // the third vector upwards, as slabs are built
-    viewer.rotate(-20, "y");
-    viewer.rotate(18, "x");
+    viewer.rotate(-25, scene.cells ? "z" : "y");
+    tilt(15);
     viewer.zoomTo();
-    viewer.zoom(scene.cells ? 1.25 : 1.35);
+    viewer.zoom(scene.cells ? 1.1 : 1.35);
     viewer.render();
   }
 
