@@ -82,6 +82,7 @@ class AverageSettings:
 class Averages:
     """What was found; None where a quantity was not asked for or is not to be had.
 
+    trajectory : the file, with its path
     left_out : why, of quantities that nobody asked for by name
     notes : what the reader must know to judge the numbers
     interval_fs : time between two of the frames that were taken, None where nothing depends on it
@@ -89,6 +90,7 @@ class Averages:
 
     settings: AverageSettings
     n_frames: int
+    trajectory: str = ""
     rdf: RDF | None = None
     msd: MSD | None = None
     vacf: VACF | None = None
@@ -122,7 +124,7 @@ def average(
         raise StructureError(
             f"{settings.skip} frames are skipped, and '{trajectory.path}' has {len(trajectory)}."
         )
-    found = Averages(settings, len(numbers))
+    found = Averages(settings, len(numbers), str(trajectory.path.absolute()))
     workers = _workers(trajectory, found)
     times: list[float | None] = []
     for k, frame in enumerate(trajectory.frames(numbers)):

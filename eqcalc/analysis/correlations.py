@@ -18,7 +18,7 @@ from eqcalc.errors import NotEnoughMemoryError
 __all__ = ["autocorrelation", "mean_square_displacement", "require_memory"]
 
 _PIECE = 4_000_000  # numbers that are transformed at once
-_COPIES = 1.5  # of the values of all frames, which an average takes at most
+_COPIES = 2.5  # of the values of all frames, which an average takes at most
 
 Series = NDArray[np.float64]
 

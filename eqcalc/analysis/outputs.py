@@ -57,6 +57,7 @@ def write_averages(folder: str | Path, found: Averages) -> list[Path]:
 def summary_of(found: Averages) -> dict[str, Any]:
     """Return settings and results in numbers, without the tables; units stand in the keys."""
     content: dict[str, Any] = {
+        "trajectory": found.trajectory,
         "n_frames": found.n_frames,
         "interval_fs": found.interval_fs,
         "settings": asdict(found.settings),

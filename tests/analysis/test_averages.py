@@ -364,6 +364,7 @@ def test_all_quantities_are_averaged_and_written(tmp_path):
     np.testing.assert_allclose(table["msd_Ar_A2"], found.msd.msd["Ar"], rtol=1e-6)
     content = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert content["settings"]["skip"] == 5
+    assert content["trajectory"] == str(tmp_path / "gas.traj")
     assert set(content["diffusion"]) == {"Ne", "Ar"}
     assert (tmp_path / "out" / "analysis.png").read_bytes()[:4] == b"\x89PNG"
 
