@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from ase import Atoms
 
 from eqcalc.analysis.density import DensityProfile, Profile
 from eqcalc.analysis.msd import MSD, Displacements
@@ -13,7 +14,8 @@ from eqcalc.analysis.rdf import RDF, PairDistances, half_cell
 from eqcalc.analysis.times import even_frames, require_time, time_of
 from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.analysis.vacf import VACF, Velocities
-from eqcalc.errors import ConfigError, StructureError, did_you_mean
+from eqcalc.errors import ConfigError, GraphError, StructureError, did_you_mean
+from eqcalc.neighbours.structure import check_structure
 
 __all__ = ["QUANTITIES", "AverageSettings", "Averages", "average"]
 
@@ -116,6 +118,7 @@ def average(
     ConfigError : an option does not fit the frames.
     StructureError : there are too few frames, they cannot be read, or what was asked for by
         name is not to be had of them.
+    GraphError : a frame has no meaningful distances (NaN, no cell, lengths that are not in Å).
     NotEnoughMemoryError : positions or velocities of all frames do not fit into memory.
     """
     settings = settings or AverageSettings()
@@ -128,6 +131,7 @@ def average(
     workers = _workers(trajectory, found)
     times: list[float | None] = []
     for k, frame in enumerate(trajectory.frames(numbers)):
+        _require_sound(frame, numbers[k], trajectory)
         times.append(time_of(frame))
         for worker in workers.values():
             worker.add(frame)
@@ -136,6 +140,13 @@ def average(
     _finish(found, workers, times)
     _take_notes(found, trajectory, workers)
     return found
+
+
+def _require_sound(frame: Atoms, number: int, trajectory: Trajectory) -> None:
+    try:
+        check_structure(frame)
+    except GraphError as error:
+        raise GraphError(f"frame {number} of '{trajectory.path}': {error}") from error
 
 
 Worker = PairDistances | Displacements | Velocities | DensityProfile
@@ -279,7 +290,11 @@ def _of_the_msd(msd: MSD, worker: Worker, is_drift_removed: bool) -> list[str]:
             "an image is taken for it: the frames are too far apart for a mean square displacement."
         )
     for element, found in msd.diffusion.items():
-        if not abs(found.exponent - 1) <= _DIFFUSIVE:
+        if np.isnan(found.exponent):
+            notes.append(
+                f"{element} does not move in all of the times of the fit: D means nothing."
+            )
+        elif abs(found.exponent - 1) > _DIFFUSIVE:
             notes.append(
                 f"the msd of {element} grows as time to the power {found.exponent:.2f} in the fit, "
                 "not 1: its slope is no diffusion coefficient."

@@ -72,10 +72,7 @@ class DensityProfile:
             raise ConfigError(f"the axis of a profile is one of {', '.join(AXES)}, not '{axis}'.")
         if n_bins < 1:
             raise ConfigError(f"n_bins must be 1 or more, not {n_bins}.")
-        if abs(np.linalg.det(first.cell.array)) < 1e-9:
-            raise StructureError(
-                "the frames have no cell of three vectors, and a density needs its volume."
-            )
+        _require_cell(first)
         present = list(dict.fromkeys(first.symbols))
         chosen = present if elements is None else list(dict.fromkeys(elements))
         require_elements(chosen, present)
@@ -92,10 +89,16 @@ class DensityProfile:
         self._height = self._n_outside = 0.0
 
     def add(self, frame: Atoms) -> None:
-        """Count the atoms of a frame."""
+        """Count the atoms of a frame.
+
+        Raises
+        ------
+        StructureError : it has no cell.
+        """
         block = min(
             int(self._added.sum()) * len(self._added) // self._n_frames, len(self._added) - 1
         )
+        _require_cell(frame)
         inverse = np.linalg.inv(frame.cell.array)
         share = frame.positions[self._kept] @ inverse[:, self._axis]
         if frame.pbc[self._axis]:
@@ -132,4 +135,11 @@ class DensityProfile:
             self._mass.sum(axis=0) / n_frames,
             error_of_blocks(blocks),
             self._n_outside / n_frames,
+        )
+
+
+def _require_cell(frame: Atoms) -> None:
+    if abs(np.linalg.det(frame.cell.array)) < 1e-9:
+        raise StructureError(
+            "the frames have no cell of three vectors, and a density needs its volume."
         )

@@ -45,7 +45,7 @@ def trajectory_of_run(folder: Path) -> Path | None:
 class Trajectory:
     """The frames of one file: its length at once, each frame when it is asked for.
 
-    Every frame has the atoms of the first, in its order.
+    Every frame has the atoms of the first, in its order, and the same periodic directions.
 
     Parameters
     ----------
@@ -117,6 +117,11 @@ class Trajectory:
                 f"frame {index} of '{self.path}' has the atoms {frame.symbols.formula:metal} "
                 f"where frame 0 has {self.first.symbols.formula:metal}, or has them in another "
                 "order; what is averaged over frames needs the same atoms in each."
+            )
+        if not np.array_equal(frame.pbc, self.first.pbc):
+            raise StructureError(
+                f"frame {index} of '{self.path}' is periodic along {frame.pbc.tolist()} where "
+                f"frame 0 is along {self.first.pbc.tolist()}; averages need the same in each."
             )
         return frame
 

@@ -23,7 +23,7 @@ from eqcalc.analysis import (
     write_averages,
 )
 from eqcalc.analysis.correlations import autocorrelation, mean_square_displacement
-from eqcalc.errors import ConfigError, NotEnoughMemoryError, StructureError
+from eqcalc.errors import ConfigError, GraphError, NotEnoughMemoryError, StructureError
 
 SKEWED = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 10.0]])
 
@@ -501,6 +501,30 @@ def test_frames_of_which_nothing_can_be_averaged_are_refused(tmp_path):
     ase.io.write(tmp_path / "f.xyz", [Atoms("Ar", [[0, 0, 0]])] * 3)
     with pytest.raises(StructureError, match="nothing can be averaged of these frames: rdf: "):
         averages(tmp_path / "f.xyz")
+
+
+def test_frames_that_lose_their_cell_are_refused(tmp_path):
+    frames = [gas(np.random.default_rng(k), 4, np.eye(3) * 9.0) for k in range(15)]
+    frames[11].pbc = False
+    ase.io.write(tmp_path / "f.traj", frames)
+    with pytest.raises(StructureError, match=r"frame 11 of .* is periodic along \[False, False"):
+        averages(tmp_path / "f.traj", interval_fs=1.0)
+    frames[11].pbc = True
+    frames[11].cell[2] = 0.0
+    ase.io.write(tmp_path / "f.traj", frames)
+    with pytest.raises(GraphError, match=r"frame 11 of .*: the lattice vectors"):
+        averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=1.0)
+    for frame in frames:
+        frame.pbc = False
+    ase.io.write(tmp_path / "f.traj", frames)
+    with pytest.raises(StructureError, match="have no cell of three vectors"):
+        averages(tmp_path / "f.traj", quantities=("density",))
+
+
+def test_atoms_at_rest_have_no_diffusion_coefficient(tmp_path):
+    ase.io.write(tmp_path / "f.traj", [bulk("Cu")] * 20)
+    found = averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=1.0)
+    assert found.notes == ["Cu does not move in all of the times of the fit: D means nothing."]
 
 
 def test_workers_without_a_frame_say_so():
