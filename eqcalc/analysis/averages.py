@@ -291,9 +291,7 @@ def _of_the_msd(msd: MSD, worker: Worker, is_drift_removed: bool) -> list[str]:
         )
     for element, found in msd.diffusion.items():
         if np.isnan(found.exponent):
-            notes.append(
-                f"{element} does not move in all of the times of the fit: D means nothing."
-            )
+            notes.append(f"{element} does not move in all times of the fit: D means nothing.")
         elif abs(found.exponent - 1) > _DIFFUSIVE:
             notes.append(
                 f"the msd of {element} grows as time to the power {found.exponent:.2f} in the fit, "

@@ -151,7 +151,9 @@ class _Traj:
             self._file = AseTrajectory(path)
             self._n_frames = len(self._file)
         except (*_DAMAGED, AttributeError) as error:
-            raise StructureError(f"'{path}' is no trajectory of ASE's: {error}.") from error
+            raise StructureError(
+                f"'{path}' is no trajectory of ASE's: {str(error).rstrip('.')}."
+            ) from error
         n_whole = self._count_whole()
         if n_whole < self._n_frames and of_a_run:
             _say_left_out(path, f"{self._n_frames - n_whole} damaged frames", n_whole)

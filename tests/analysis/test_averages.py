@@ -524,7 +524,7 @@ def test_frames_that_lose_their_cell_are_refused(tmp_path):
 def test_atoms_at_rest_have_no_diffusion_coefficient(tmp_path):
     ase.io.write(tmp_path / "f.traj", [bulk("Cu")] * 20)
     found = averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=1.0)
-    assert found.notes == ["Cu does not move in all of the times of the fit: D means nothing."]
+    assert found.notes == ["Cu does not move in all times of the fit: D means nothing."]
 
 
 def test_workers_without_a_frame_say_so():
