@@ -262,7 +262,7 @@ class MDRun:
             if self._resumed is not None:
                 require_unchanged(target.path, self._resumed)
                 target.require_sizes(self._sizes(self._resumed))
-                target.remove("final.xyz", "plot.png", "report.html")
+                target.remove("final.xyz", "plot.png")
             return self._run_in(target, stop, start, progress)
 
     def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:
@@ -277,6 +277,7 @@ class MDRun:
         start: CellState | None,
         progress: Callable[[MDProgress], None] | None,
     ) -> MDResult:
+        target.remove("report.html")  # that of an earlier end
         path = target / "manifest.json"
         parts = [] if self._resumed is None else earlier_parts(path)
         if self._resumed is not None and self._resumed.facts["start"] is not None:
