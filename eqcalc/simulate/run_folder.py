@@ -14,11 +14,11 @@ _RUN_FILES = (
     "trajectory.traj",
     "trajectory.xyz",
     "plot.png",
+    "report.html",
     "thermo.csv",
     "final.xyz",
     "relax.csv",
     "relaxed.xyz",
-    "report.html",
     CHECKPOINT,
     PREVIOUS,
 )
