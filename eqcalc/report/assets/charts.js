@@ -130,7 +130,7 @@
     svg.textContent = "";
     const width = view.plot.clientWidth, height = view.plot.clientHeight;
     if (!range || width < 60) return;
-    const yTicks = ticks(range.y0, range.y1, Math.max(3, height / 45));
+    const yTicks = ticks(range.y0, range.y1, Math.max(4, height / 42));
     const labels = yTicks.values.map((y) =>
       chart.log ? String(Number(Math.pow(10, y).toPrecision(2))) : written(y, yTicks.digits));
     const left = 14 + 6.6 * Math.max(...labels.map((label) => label.length));
