@@ -19,7 +19,7 @@ from ase.calculators.lj import LennardJones
 
 import eqcalc.report
 from eqcalc.analysis import Trajectory
-from eqcalc.errors import ConfigError, NonFiniteError
+from eqcalc.errors import ConfigError, EqcalcError
 from eqcalc.report import write_report
 from eqcalc.report.charts import md_charts
 from eqcalc.report.page import VIEWER_SHA256, VIEWER_VERSION
@@ -207,10 +207,11 @@ def test_run_that_was_resumed_says_when(npt_run, tmp_path):
 
 def test_failed_run_has_a_page_with_the_reason(tmp_path):
     settings = MDSettings(ensemble="nve", temperature_K=3e4, timestep_fs=10.0, n_steps=500)
-    with pytest.raises(NonFiniteError, match="flies apart"):
+    with pytest.raises(EqcalcError, match="stopped a"):
         run_md(molecule("N2"), EMT(), settings, tmp_path / "run")
     page = Page(write_report(tmp_path / "run"))
-    assert "flies apart" in page.text
+    assert "The run failed at step" in page.text
+    assert "stopped a" in page.text
     assert page.data["scene"]["numbers"]
 
 
