@@ -117,7 +117,7 @@ def audit_charts(table: Table) -> list[Chart]:
         chart["title"] = f"self-audit: {chart['title']}"
     for chart in [*charts, *others]:
         values = [y for curve in chart["curves"] for y in curve["y"] if y is not None]
-        chart["log"] = bool(values) and min(values) > 0
+        chart["log"] = any(y > 0 for y in values)  # an exact zero has no place there
     return charts + others
 
 

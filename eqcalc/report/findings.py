@@ -172,7 +172,9 @@ def rows_of(record: RunRecord) -> list[tuple[str, Rows]]:
     manifest, settings = record.manifest, record.settings
     plain = {k: v for k, v in settings.items() if v is not None and not isinstance(v, dict)}
     groups = [("Settings", _rows(plain))]
-    groups += [(_title(k), _rows(v)) for k, v in settings.items() if isinstance(v, dict)]
+    groups += [
+        (f"{_title(k)}, settings", _rows(v)) for k, v in settings.items() if isinstance(v, dict)
+    ]
     run: Rows = [("structure", _value(manifest.get("structure", "given in Python")))]
     for name in ("formula", "n_atoms", "degrees_of_freedom", "status", "steps_done", "started"):
         if name in manifest:

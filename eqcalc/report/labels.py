@@ -7,6 +7,7 @@ __all__ = ["label_of"]
 # Endings of names, the longer before those that they end in.
 _UNITS = {
     "meV_per_atom_ps": "meV/atom/ps",
+    "mev_per_atom_ps": "meV/atom/ps",
     "meV_per_atom": "meV/atom",
     "eV_per_atom": "eV/atom",
     "eV_per_A3": "eV/Å³",

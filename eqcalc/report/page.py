@@ -93,12 +93,12 @@ def _charts(record: RunRecord) -> list[Chart]:
             goal_K=None if ensemble == "nve" else record.number("temperature_K"),
             goal_gpa=record.number("pressure_gpa") if is_npt else None,
         )
-        if record.audit is not None:
-            charts += audit_charts(record.audit)
     elif table is not None:
         charts = relaxation_charts(table, record.n_atoms, fmax=record.number("fmax"))
     if record.rdf is not None:
         charts.append(rdf_chart(record.rdf))
+    if record.audit is not None:
+        charts += audit_charts(record.audit)
     return charts
 
 

@@ -40,9 +40,27 @@
     return { values: found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
   }
 
+  // Of a logarithmic axis: powers of ten, or 1, 2 and 5 times them where there are few.
+  function decades(low, high) {
+    const found = [], whole = [];
+    for (let k = Math.floor(low); k <= high; k++) {
+      if (k >= low) whole.push(k);
+      for (const factor of [1, 2, 5]) {
+        const at = k + Math.log10(factor);
+        if (at >= low && at <= high) found.push(at);
+      }
+    }
+    return whole.length > 2 ? whole : found;
+  }
+
   function written(value, digits) {
     if (Math.abs(value) >= 1e6 || digits > 6) return value.toExponential(1).replace("-", "−");
     return value.toFixed(digits).replace("-", "−");
+  }
+
+  function logarithmic(exponent) {
+    const value = Number(Math.pow(10, exponent).toPrecision(1));
+    return value < 0.001 || value > 9999 ? value.toExponential(0).replace("-", "−") : String(value);
   }
 
   function extent(chart) {
@@ -130,9 +148,10 @@
     svg.textContent = "";
     const width = view.plot.clientWidth, height = view.plot.clientHeight;
     if (!range || width < 60) return;
-    const yTicks = ticks(range.y0, range.y1, Math.max(4, height / 42));
+    const yTicks = chart.log ? { values: decades(range.y0, range.y1) }
+      : ticks(range.y0, range.y1, Math.max(4, height / 42));
     const labels = yTicks.values.map((y) =>
-      chart.log ? String(Number(Math.pow(10, y).toPrecision(2))) : written(y, yTicks.digits));
+      chart.log ? logarithmic(y) : written(y, yTicks.digits));
     const left = 14 + 6.6 * Math.max(...labels.map((label) => label.length));
     const box = { left: left, right: width - 10, top: 10, bottom: height - 34 };
     const px = (x) => box.left + (x - range.x0) / (range.x1 - range.x0) * (box.right - box.left);
