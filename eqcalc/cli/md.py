@@ -33,6 +33,7 @@ from eqcalc.cli.options import (
     Index,
     MaxEdges,
     Model,
+    NoReport,
     Output,
     Overwrite,
     Quiet,
@@ -41,6 +42,7 @@ from eqcalc.cli.options import (
     TrajectoryFormat,
     Trust,
 )
+from eqcalc.cli.report import report_of_run
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,10 +125,11 @@ def md(
     threads: Threads = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
+    no_report: NoReport = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run molecular dynamics; leaves a folder with trajectory, thermo.csv and plot.
+    """Run molecular dynamics; leaves a folder with trajectory, thermo.csv, plot and report.html.
 
     Example: [bold]eqcalc md examples/ethanol.xyz --temperature 350 --steps 10000[/bold]
 
@@ -140,7 +143,8 @@ def md(
         from eqcalc.cli.resumed_run import resumed_run
 
         run = resumed_run(context, resume, trust)
-        _run_and_tell(run, resume, False, as_json, max_hours)
+        with report_of_run(resume, wanted=not no_report):
+            _run_and_tell(run, resume, False, as_json, max_hours)
         return
     if structure is None:
         raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
@@ -181,7 +185,8 @@ def md(
         tell_minimization(run.minimization, settings.minimize_fmax)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
-    _run_and_tell(run, folder, overwrite, as_json, max_hours)
+    with report_of_run(folder, wanted=not no_report):
+        _run_and_tell(run, folder, overwrite, as_json, max_hours)
 
 
 def _run_and_tell(

@@ -196,7 +196,8 @@ def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     header, _, body = whole.partition("\n")
     names = header.split(",")
     try:
-        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2)
+        # numpy warns of an empty table, as a run leaves it that was killed at its first step.
+        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2) if body else np.empty(0)
         return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))
     except ValueError as error:
         raise OutputError(f"'{path}' is no table of a run: {error}.") from error

@@ -84,6 +84,7 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
         "final.xyz",
         "manifest.json",
         "plot.png",
+        "report.html",
         "thermo.csv",
         "trajectory.traj",
     ]
