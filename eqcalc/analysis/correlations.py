@@ -29,7 +29,7 @@ def require_memory(n_frames: int, n_atoms: int, what: str) -> None:
     ------
     NotEnoughMemoryError : three numbers of each atom in each frame take more than there is.
     """
-    from eqcalc.blockwise.memory import available_memory  # loads engines, which few need here
+    from eqcalc.blockwise.memory import available_memory  # needs engines, the page of a run none
 
     needed = int(_COPIES * 24 * n_frames * n_atoms)
     there = available_memory(torch.device("cpu"))

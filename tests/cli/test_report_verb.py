@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 
@@ -121,15 +120,6 @@ def test_report_verb_writes_the_page_where_it_is_told(folder, capsys):
 def test_report_of_no_run_is_refused(folder, capsys):
     assert run("report", "nowhere") == 2
     assert "'nowhere' is no folder of a run" in capsys.readouterr().err
-
-
-def test_page_and_averages_load_no_engine():
-    code = (
-        "import sys, eqcalc.report, eqcalc.analysis;"
-        "print([m for m in sys.modules if m.startswith(('eqcalc.engines', 'eqcalc.model_file'))])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def test_report_into_a_missing_folder_is_refused(folder, capsys):
