@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint, write_checkpoint
+from eqcalc.simulate.checkpoint import (
+    MDCheckpoint,
+    read_checkpoint,
+    restore_previous,
+    write_checkpoint,
+)
 from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.guard_kinds import Motion
+from eqcalc.simulate.guard_rails import Clock, GuardRails, sizes_of_guards
+from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.integrators import (
     build_integrator,
     check_fit,
+    conserved_energy,
     hold_center_of_mass,
 )
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -56,6 +65,7 @@ from eqcalc.simulate.velocities import (
     conserved_zero_momenta,
     has_velocities,
     project_velocities,
+    redraw_velocities,
     set_velocities,
 )
 from eqcalc.simulate.writers import (
@@ -172,6 +182,7 @@ class MDRun:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
         self._begin_dynamics(0)
+        self._rails = self._guard_rails()
 
     @classmethod
     def resume(
@@ -202,9 +213,13 @@ class MDRun:
         for name in _KEPT:
             setattr(run, name, facts.get(name))  # an older version may not have kept all
         run.rng.bit_generator.state = facts["random"]
+        run._clock = Clock(*facts.get("clock", run._clock))
         run._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, calculator, run.dynamics)
-        run._resumed, run._folder = checkpoint, Path(folder)
+        run._resumed = run._begin = checkpoint
+        run._folder = Path(folder)
+        run._is_regular = facts.get("regular", True)
+        run._rails = run._guard_rails(facts.get("guards"))
         return run
 
     def _take(
@@ -225,15 +240,50 @@ class MDRun:
         self._last_frame: Atoms | None = None
         self._resumed: MDCheckpoint | None = None
         self._columns: list[str] = []  # of the table
+        self._begin: MDCheckpoint | None = None  # from which the present stretch goes on
         self._folder: Path | None = None  # in which a resumed run goes on
+        self._is_regular = True  # the last checkpoint is one of a run that is not interrupted
+        self._clock = Clock(0, 0.0, float(settings.timestep_fs))
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
 
     def _begin_dynamics(self, step: int) -> None:
-        """Make the integrator with the targets of a step; its momenta may come back afterwards."""
-        self.dynamics = build_integrator(self.atoms, self.settings, self.n_dof, self.rng)
-        self._ramp = Ramp(self.dynamics, self.settings)
+        """Make the integrator with the targets of a step and the timestep of now.
+
+        Its momenta may come back afterwards.
+        """
+        settings = replace(self.settings, timestep_fs=self._clock.timestep_fs)
+        self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+        self._ramp = Ramp(self.dynamics, settings)
         self._ramp.at(step)
+
+    def _guard_rails(self, state: dict[str, Any] | None = None) -> GuardRails:
+        """Make the guards; what they watch follows the present integrator."""
+        # A ramp does work on the system: what is conserved otherwise follows it.
+        has_conserved = (
+            self.settings.ramp_steps is None and conserved_energy(self.dynamics) is not None
+        )
+        goal_K = max(self.settings.temperature_K, self.settings.to_temperature_K or 0.0)
+        if self.settings.ensemble == "nve":  # nothing cools what the structure brings
+            goal_K = max(goal_K, self.start_temperature_K)
+        motion = Motion(self.n_dof, goal_K, self._conserved if has_conserved else None)
+        settings = self.settings
+        return GuardRails(
+            self.atoms,
+            settings.guards,
+            motion,
+            n_steps=settings.n_steps,
+            seed=settings.seed,
+            state=state,
+        )
+
+    def guard_summary(self) -> dict[str, Any]:
+        """Return what is watched, what is not and why, and what happened, as in the manifest."""
+        return self._rails.summary(self._clock.timestep_fs)
+
+    def _conserved(self) -> float:
+        compute = conserved_energy(self.dynamics)
+        return math.nan if compute is None else compute()
 
     def run(
         self,
@@ -257,6 +307,7 @@ class MDRun:
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
+        GuardError : a guard rail or a failed self-audit stopped the run.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
         StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
             more, after all files were completed.
@@ -280,6 +331,7 @@ class MDRun:
         first = self._measure()
         start, self._columns = self._cell_state(first), list(row_of(first))
         if self._resumed is None:
+            self._rails.require_start()
             target.claim()
         with closing(RunLock(target.path, required=self._resumed is not None)):
             if self._resumed is not None:
@@ -292,7 +344,8 @@ class MDRun:
     def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:
         files = checkpoint.facts["files"]
         name = trajectory_name(self.settings.trajectory_format)
-        return {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
+        sizes = {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
+        return sizes | sizes_of_guards(files)
 
     def _run_in(
         self,
@@ -310,7 +363,7 @@ class MDRun:
         final_path = target / "final.xyz"
         rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
         with stop, manifest, rescue:
-            wall_s = self._all_steps(target, stop, manifest, progress, start)
+            wall_s = self._all_stretches(target, stop, manifest, progress, start)
             result = self._finish(target, wall_s, start)
             trajectory = trajectory_name(self.settings.trajectory_format)
             target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
@@ -323,7 +376,7 @@ class MDRun:
                 )
         return result
 
-    def _all_steps(
+    def _all_stretches(
         self,
         target: RunFolder,
         stop: StopOnSignal,
@@ -331,18 +384,68 @@ class MDRun:
         progress: Callable[[MDProgress], None] | None,
         start_state: CellState | None,
     ) -> float:
-        """Run until the end or a signal; return the seconds it took."""
-        settings, first = self.settings, self._first_step
+        """Run until the end or a signal, also where guards take it back; return the seconds."""
+        begun = time.perf_counter()
+        try:
+            while True:
+                try:
+                    alarm = self._all_steps(target, stop, manifest, progress, start_state, begun)
+                except NonFiniteError as error:
+                    if self._rails.settings.on_alarm not in ("halve", "roll-back"):
+                        raise
+                    alarm = self._rails.of_error(error, self.dynamics.nsteps)
+                if alarm is None:
+                    return time.perf_counter() - begun
+                self._go_back(target, alarm, start_state)
+        finally:
+            manifest.update(guards=self.guard_summary())
+
+    def _go_back(self, target: RunFolder, alarm: Alarm, start_state: CellState | None) -> None:
+        """Take the state of the last good checkpoint, changed as the alarm's action says."""
+        step = self.dynamics.nsteps
+        checkpoint = self._rails.checkpoint_to_go_back_to(alarm, step, target.path)
+        halving = self._rails.action(alarm) == "halve"
+        timestep_fs = self._clock.timestep_fs / (2 if halving else 1)
+        time_fs = Clock(*checkpoint.facts["clock"]).at(checkpoint.step)
+        self._clock = Clock(checkpoint.step, time_fs, timestep_fs)
+        self.atoms.set_cell(checkpoint.atoms.cell)
+        for name in ("positions", "momenta"):
+            self.atoms.arrays[name][:] = checkpoint.atoms.arrays[name]
+        self.rng.bit_generator.state = checkpoint.facts["random"]
+        if not halving:
+            self.rng = self._rails.new_random()
+            if self.settings.ensemble != "nvt-langevin":  # which has its noise
+                redraw_velocities(self.atoms, self.rng)
+        self._begin_dynamics(checkpoint.step)
+        restore_state(checkpoint, self.atoms.calc, self.dynamics)
+        queued = {"queued": self._rails.queued}  # frames that are wanted, whatever became of them
+        files, self._is_regular = {**checkpoint.facts["files"], **queued}, False
+        self._begin = self._keep_state(target, files, start_state)
+        if self._rails.was_interrupted:
+            restore_previous(target.path)
+
+    def _all_steps(
+        self,
+        target: RunFolder,
+        stop: StopOnSignal,
+        manifest: RunManifest,
+        progress: Callable[[MDProgress], None] | None,
+        start_state: CellState | None,
+        begun: float,
+    ) -> Alarm | None:
+        """Run until the end, a signal, or an alarm for which the run has to go back."""
+        settings, first = self.settings, 0 if self._begin is None else self._begin.step
         trajectory_path = target / trajectory_name(settings.trajectory_format)
         kept = {"table": None, "trajectory": None}
-        if self._resumed is not None:
-            kept = self._resumed.facts["files"]
-        start, pace = time.perf_counter(), Pace(settings.n_steps)
+        if self._begin is not None:
+            kept = self._begin.facts["files"]
+        pace = Pace(settings.n_steps)
         with (
             closing(TableWriter(target / "thermo.csv", self._columns, kept["table"])) as table,
             closing(
                 open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
             ) as trajectory,
+            closing(self._rails.open(target.path, kept)) as rails,
             telling_where(self.dynamics, trajectory),
             # ASE's barostat overflows, and then takes inf times 0, where a structure
             # explodes; the checks below say so in words.
@@ -350,7 +453,7 @@ class MDRun:
         ):
             for _ in self._steps(settings.n_steps - first):
                 step = self.dynamics.nsteps
-                if self._resumed is not None and step == first:
+                if self._begin is not None and step == first:
                     continue  # it is in the files
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
@@ -358,12 +461,20 @@ class MDRun:
                 stopping = stop.is_due()
                 ending = stopping or step == settings.n_steps
                 regular = step % settings.log_every == 0
+                keeping = step % settings.checkpoint_every == 0
+                # Not where a signal has come: a run that goes on has to find the same.
+                at_end = step == settings.n_steps
+                if rails.is_due(step) or regular or keeping or at_end:
+                    now_fs, closely = self._clock.at(step), keeping or at_end
+                    alarm = rails.look(step, now_fs, self._frame, closely=closely)
+                    if alarm is not None:
+                        return alarm
                 # A row that is there only because the run ends here is none of a run that goes on.
                 files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or regular:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
-                    speed = self._ns_per_day(time.perf_counter() - start, step - first)
+                    speed = self._ns_per_day(time.perf_counter() - begun, step)
                     pace.mark(step)
                     now = MDProgress(
                         thermo,
@@ -372,11 +483,13 @@ class MDRun:
                         left_s=pace.left_s,
                         limit_s=stop.limit_s,
                         step_s=pace.step_s,
+                        said=tuple(rails.said()),
                     )
                     stop.tell(progress, now)
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
-                if ending or step % settings.checkpoint_every == 0:
+                files |= rails.extents()
+                if ending or keeping:
                     table.require_present()
                     trajectory.require_present()
                     self._keep_state(target, files, start_state)
@@ -384,7 +497,7 @@ class MDRun:
                     break
             table.require_present()
             trajectory.require_present()
-        return time.perf_counter() - start
+        return None
 
     def _steps(self, n_steps: int) -> Iterator[None]:
         """Let the integrator go on, each step with its targets; also before the first."""
@@ -395,17 +508,24 @@ class MDRun:
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
         thermo = self._measure()
-        frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
+        frame = self._frame(step=thermo.step, time_fs=thermo.time_fs)
         self._last_frame = frame
         trajectory.write(frame)
         row = row_of(thermo)
         table.write([row[name] for name in table.columns])
         return thermo
 
+    def _frame(self, **info: Any) -> Atoms:
+        return snapshot(self.atoms, self._constraints, **info)
+
     def _keep_state(
         self, target: RunFolder, files: dict[str, Any], start: CellState | None
-    ) -> None:
-        """Write a checkpoint of the present step."""
+    ) -> MDCheckpoint:
+        """Write a checkpoint of the present step and return it.
+
+        One that is there because a run was interrupted makes room for the next.
+        """
+        regular = self.dynamics.nsteps % self.settings.checkpoint_every == 0
         atoms = self.atoms.copy()
         atoms.set_constraint(self._constraints)
         checkpoint = state_of(
@@ -417,16 +537,20 @@ class MDRun:
             random=self.rng.bit_generator.state,
             start=None if start is None else start._asdict(),
             source=self.source,
+            clock=list(self._clock),
+            guards=self._rails.state(),
+            regular=regular,
             **{name: getattr(self, name) for name in _KEPT},
         )
-        write_checkpoint(target.path, checkpoint)
+        write_checkpoint(target.path, checkpoint, instead=not self._is_regular)
+        self._is_regular = regular
+        return checkpoint
 
     def _measure(self) -> Thermo:
         """Return the present step; refuse one that no longer means anything."""
         step = self.dynamics.nsteps
-        time_fs = step * float(self.settings.timestep_fs)
         targets = targets_at(self.settings, step)
-        thermo = observe(self.atoms, step, time_fs, self.n_dof)._replace(
+        thermo = observe(self.atoms, step, self._clock.at(step), self.n_dof)._replace(
             target_temperature_K=targets.get("temperature_K"),
             target_pressure_gpa=targets.get("pressure_gpa"),
         )
@@ -460,7 +584,9 @@ class MDRun:
             n_steps=self.dynamics.nsteps,
             n_frames=len(temperature),
             wall_s=wall_s,
-            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps - self._first_step),
+            time_fs=self._clock.at(self.dynamics.nsteps),
+            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps),
+            ms_per_step=1000 * wall_s / max(1, self.dynamics.nsteps - self._first_step),
             mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
@@ -470,6 +596,7 @@ class MDRun:
                 if "pressure_gpa" in table
                 else None
             ),
+            guards=self.guard_summary(),
         )
 
     def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:
@@ -483,9 +610,12 @@ class MDRun:
     def _first_step(self) -> int:
         return 0 if self._resumed is None else self._resumed.step
 
-    def _ns_per_day(self, wall_s: float, n_steps: int) -> float:
-        simulated_ns = n_steps * self.settings.timestep_fs * 1e-6
-        return simulated_ns / max(wall_s, 1e-9) * 86400
+    def _ns_per_day(self, wall_s: float, step: int) -> float:
+        """Return the speed since this process began; steps that were taken back count as time."""
+        begun_fs = 0.0
+        if self._resumed is not None:
+            begun_fs = Clock(*self._resumed.facts.get("clock", self._clock)).at(self._first_step)
+        return (self._clock.at(step) - begun_fs) * 1e-6 / max(wall_s, 1e-9) * 86400
 
     def _manifest_fields(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
         going_on = {"resumed_at_step": self._first_step, "not_exact": self.not_exact}
@@ -500,5 +630,6 @@ class MDRun:
             "constraints_not_kept": unkept_constraints(self.atoms),
             **({"minimization": self.minimization} if self.minimization is not None else {}),
             "steps_done": self._first_step,
+            "guards": self.guard_summary(),
             **({"earlier_parts": parts, **going_on} if self._resumed is not None else {}),
         }
