@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -45,6 +46,26 @@ class Concessions(NamedTuple):
             found.append("Derivatives of forces jump where a pair crosses the cutoff function.")
         if not self.smooth_at_symmetric_sites:
             found.append("Force constants on sites of high symmetry mean nothing: there is a kink.")
+        return found
+
+    @classmethod
+    def from_sentences(cls, sentences: Collection[str]) -> Concessions:
+        """Return what a card says that its network gives up; other sentences say something else.
+
+        >>> Concessions.from_sentences(["Derivatives of forces jump where a pair crosses the "
+        ...                             "cutoff function."]).vanishing_derivatives
+        1
+        """
+        found = cls()
+        changes: tuple[dict[str, Any], ...] = (
+            {"mirror_symmetric": False},
+            {"vanishing_derivatives": 1},
+            {"smooth_at_symmetric_sites": False},
+        )
+        for change in changes:
+            (sentence,) = cls(**change).sentences()
+            if sentence in sentences:
+                found = found._replace(**change)
         return found
 
 

@@ -1,15 +1,17 @@
-"""Elements: their number, their names, and the refusal of those that a model does not know."""
+"""Elements: their number, their names, formulas, and the refusal of what a model does not know."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ase import Atoms
 from ase.data import atomic_numbers as _number_of
 from ase.data import chemical_symbols
+from ase.formula import Formula
 
 from eqcalc.errors import ConfigError, UnsupportedElementError, did_you_mean, listing
 
-__all__ = ["N_ELEMENTS", "atomic_number", "require_elements", "symbols_of"]
+__all__ = ["N_ELEMENTS", "atomic_number", "require_elements", "symbols_of", "trained_on"]
 
 N_ELEMENTS = 119
 """Rows of a table that atomic numbers index directly: H to Og, and row 0, which is unused."""
@@ -74,3 +76,17 @@ def require_elements(
     raise UnsupportedElementError(
         f"{model} does not know {', '.join(found)} ({where}); it was trained on {trained_on}."
     )
+
+
+def trained_on(compositions: Collection[str], atoms: Atoms) -> bool:
+    """Return whether the formula of ``atoms`` is among those of a model's card.
+
+    A crystal or a liquid is the same substance in a cell of any size; a cluster of
+    molecules is not the molecule.
+    """
+    if atoms.get_chemical_formula(mode="hill") in compositions:
+        return True
+    if not atoms.pbc.any():
+        return False
+    reduced = [Formula(c).reduce()[0].format("hill") for c in compositions]
+    return atoms.symbols.formula.reduce()[0].format("hill") in reduced

@@ -10,11 +10,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
 
 from eqcalc.errors import OutputError, OutputLostError
 
-__all__ = ["AppendFile", "write_whole"]
+__all__ = ["ARRAY_DAMAGE", "ZIP_DAMAGE", "AppendFile", "write_whole"]
+
+# What zipfile raises, depending on where a file is damaged: a flipped bit may claim
+# encryption, another compression or a name that is no text.
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
+# What numpy raises besides at the arrays inside: a header is a piece of Python's syntax.
+ARRAY_DAMAGE = (
+    *ZIP_DAMAGE,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 class AppendFile:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eqcalc.simulate.cell_state import CellChange, CellState
+    from ase import Atoms
 
-__all__ = ["cell_as_json", "cell_pairs"]
+    from eqcalc.simulate.cell_state import CellChange
+
+__all__ = ["cell_as_json", "cell_pairs", "fixed_cell_pairs"]
 
 
 def cell_pairs(change: CellChange) -> dict[str, str]:
@@ -18,8 +21,19 @@ def cell_pairs(change: CellChange) -> dict[str, str]:
         "volume": f"{start.volume:.2f} → {end.volume:.2f} Å³ ({percent:+.2f} %)",
         "density": f"{start.density:.4f} → {end.density:.4f} g/cm³",
         "pressure": f"{start.pressure_gpa:.4g} → {end.pressure_gpa:.4g} GPa",
-        "cell at start": _cell(start),
-        "cell at end": _cell(end),
+        "cell at start": _cell(start.cell),
+        "cell at end": _cell(end.cell),
+    }
+
+
+def fixed_cell_pairs(atoms: Atoms) -> dict[str, str]:
+    """Return lines of a summary: volume, density and cell of a structure whose cell stayed."""
+    from eqcalc.simulate.cell_state import density
+
+    return {
+        "volume": f"{atoms.get_volume():.2f} Å³",
+        "density": f"{density(atoms):.4f} g/cm³",
+        "cell": _cell(tuple(atoms.cell.cellpar())),
     }
 
 
@@ -38,6 +52,6 @@ def cell_as_json(change: CellChange | None) -> dict[str, Any] | None:
     }
 
 
-def _cell(state: CellState) -> str:
-    a, b, c, alpha, beta, gamma = state.cell
+def _cell(cellpar: Sequence[float]) -> str:
+    a, b, c, alpha, beta, gamma = cellpar
     return f"{a:.4f} {b:.4f} {c:.4f} Å, {alpha:.2f} {beta:.2f} {gamma:.2f}°"

@@ -26,6 +26,7 @@ from eqcalc.errors import OutputError
 __all__ = [
     "be_quiet",
     "begin",
+    "finite",
     "has_lost_reader",
     "is_quiet",
     "is_unread",
@@ -153,7 +154,7 @@ def working(what: str) -> Iterator[None]:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; a number that is not finite becomes null."""
-    text = json.dumps(_finite(content), indent=2)
+    text = json.dumps(finite(content), indent=2)
     _print(_Console(highlight=False), Text(text), soft_wrap=True)
 
 
@@ -172,11 +173,12 @@ def _print(console: Console, what: RenderableType, **options: Any) -> None:
             raise OutputError(f"cannot print: {error.strerror or error}.") from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return content of JSON, numbers that are not finite as None."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if hasattr(value, "tolist"):  # numpy's arrays and numbers
-        return _finite(value.tolist())
+        return finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

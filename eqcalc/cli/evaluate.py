@@ -154,7 +154,7 @@ def print_errors(comparison: Comparison, before: Optional[Comparison] = None) ->
 
 def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
     """Say when the model was never trained on what it is judged on."""
-    from eqcalc.cli.model_choice import trained_on
+    from eqcalc.elements import trained_on
     from eqcalc.errors import listing
 
     if card.is_universal:

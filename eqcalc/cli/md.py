@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
-from eqcalc.cli.console import note, print_json, say, say_pairs
+from eqcalc.cli.cell_summary import cell_as_json, cell_pairs, fixed_cell_pairs
+from eqcalc.cli.console import note, print_json, say, say_pairs, working
+from eqcalc.cli.duration import duration
 from eqcalc.cli.guard_options import (
     AuditEvery,
     MaxDrift,
@@ -24,14 +26,29 @@ from eqcalc.cli.guard_options import (
     note_guards,
     say_guards,
 )
+from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, tell_minimization
+from eqcalc.cli.md_options import (
+    LogEvery,
+    LogEveryFs,
+    Minimize,
+    MinimizeFmax,
+    MinimizeSteps,
+    RampSteps,
+    ToPressure,
+    ToTemperature,
+    given_of,
+    require_use,
+)
 from eqcalc.cli.options import (
     AsJson,
     CalculatorOptions,
     Device,
     Dtype,
     Engine,
+    Index,
     MaxEdges,
     Model,
+    NoReport,
     Output,
     Overwrite,
     Quiet,
@@ -40,20 +57,13 @@ from eqcalc.cli.options import (
     TrajectoryFormat,
     Trust,
 )
+from eqcalc.cli.report import report_of_run
 from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
     from eqcalc.simulate import MDProgress, MDResult, MDRun, MDSettings
 
 __all__ = ["md"]
-
-_BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
-    "friction_per_fs": ("--friction", ("nvt-langevin",)),
-    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", "npt")),
-    "barostat_time_fs": ("--barostat-time", ("npt",)),
-    "pressure_gpa": ("--pressure", ("npt",)),
-}
-"""Setting -> its option and the ensembles that use it."""
 
 # A slope through less than this is the first swing of the vibrations.
 _SHORTEST_DRIFT_PS = 1.0
@@ -71,7 +81,12 @@ def md(
     model: Model = None,
     ensemble: Annotated[
         str,
-        typer.Option("--ensemble", "-e", metavar="NAME", help="nve, nvt-langevin, nvt-nhc or npt."),
+        typer.Option(
+            "--ensemble",
+            "-e",
+            metavar="NAME",
+            help="nve, nvt-langevin, nvt-nhc, npt, npt-anisotropic or npt-flexible.",
+        ),
     ] = "nvt-langevin",
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="fs.")] = 0.5,
@@ -90,9 +105,17 @@ def md(
         Optional[float], typer.Option(help="fs, of npt. Default: 1000.")
     ] = None,
     pressure: Annotated[Optional[float], typer.Option(help="GPa, of npt. Default: 0.")] = None,
+    to_temperature: ToTemperature = None,
+    to_pressure: ToPressure = None,
+    ramp_steps: RampSteps = None,
+    minimize: Minimize = False,
+    minimize_fmax: MinimizeFmax = None,
+    minimize_steps: MinimizeSteps = None,
+    index: Index = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
-    log_every: Annotated[int, typer.Option(help="Steps between two frames.")] = 10,
+    log_every: LogEvery = None,
+    log_every_fs: LogEveryFs = None,
     checkpoint_every: Annotated[
         int, typer.Option(help="Steps between two checkpoints, from which --resume goes on.")
     ] = 1000,
@@ -126,10 +149,11 @@ def md(
     threads: Threads = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
+    no_report: NoReport = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run molecular dynamics; leaves a folder with trajectory, thermo.csv and plot.
+    """Run molecular dynamics; leaves a folder with trajectory, thermo.csv, plot and report.html.
 
     Example: [bold]eqcalc md examples/ethanol.xyz --temperature 350 --steps 10000[/bold]
 
@@ -143,40 +167,51 @@ def md(
         from eqcalc.cli.resumed_run import resumed_run
 
         run = resumed_run(context, resume, trust)
-        _run_and_tell(run, resume, False, as_json, max_hours)
+        with report_of_run(resume, wanted=not no_report):
+            _run_and_tell(run, resume, False, as_json, max_hours)
         return
     if structure is None:
         raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
-    optional = {
-        "friction_per_fs": friction,
-        "thermostat_time_fs": thermostat_time,
-        "barostat_time_fs": barostat_time,
-        "pressure_gpa": pressure,
-    }
-    given: dict[str, Any] = {k: value for k, value in optional.items() if value is not None}
+    given = given_of(
+        friction_per_fs=friction,
+        thermostat_time_fs=thermostat_time,
+        barostat_time_fs=barostat_time,
+        pressure_gpa=pressure,
+        to_temperature_K=to_temperature,
+        to_pressure_gpa=to_pressure,
+        ramp_steps=ramp_steps,
+        minimize=minimize,
+        minimize_fmax=minimize_fmax,
+        minimize_steps=minimize_steps,
+        log_every=log_every,
+        log_every_fs=log_every_fs,
+    )
+    require_use(given, ensemble)
     settings = MDSettings(
         ensemble=ensemble,
         temperature_K=temperature,
         timestep_fs=timestep,
         n_steps=steps,
         seed=seed,
-        log_every=log_every,
         trajectory_format=trajectory_format,
         checkpoint_every=checkpoint_every,
         guards=chosen_guards(context.params),
         **given,
     )
-    _require_use(given, ensemble)
     from eqcalc.cli.setup_run import run_folder_of, set_up_run
 
     folder = run_folder_of(structure, "md", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
-    atoms, calculator, source = set_up_run(structure, options)
-    run = MDRun(atoms, calculator, settings, source)
+    atoms, calculator, source = set_up_run(structure, options, index)
+    with working("minimizing") if minimize else nullcontext():
+        run = MDRun(atoms, calculator, settings, source)
+    if run.minimization is not None:
+        tell_minimization(run.minimization, settings.minimize_fmax)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
-    _run_and_tell(run, folder, overwrite, as_json, max_hours)
+    with report_of_run(folder, wanted=not no_report):
+        _run_and_tell(run, folder, overwrite, as_json, max_hours)
 
 
 def _run_and_tell(
@@ -198,18 +233,6 @@ def _run_and_tell(
         print_json(_as_json(result, settings))
     else:
         _summarise(result, settings)
-
-
-def _require_use(given: dict[str, float], ensemble: str) -> None:
-    """Refuse what the user asked for and the ensemble would ignore.
-
-    Raises
-    ------
-    ConfigError : an option belongs to other ensembles.
-    """
-    for name, (option, ensembles) in _BELONGS_TO.items():
-        if name in given and ensemble not in ensembles:
-            raise ConfigError(f"{option} belongs to {' and '.join(ensembles)}, not {ensemble}.")
 
 
 def _about_kept_velocities(run: MDRun) -> str:
@@ -234,6 +257,7 @@ def _run_with_progress(
 ) -> MDResult:
     from eqcalc.cli.progress import StepProgress
 
+    limit = TimeLimit(folder)
     with StepProgress("md", settings.n_steps, line_every=settings.n_steps // 10) as display:
 
         def show(now: MDProgress) -> None:
@@ -242,7 +266,12 @@ def _run_with_progress(
             values = f"T {thermo.temperature_K:.0f} K  E_tot {thermo.total_energy:.4f} eV"
             if thermo.step > 0:
                 values += f"  {now.ns_per_day:.3g} ns/day"
+            if now.left_s and not display.has_bar:
+                values += f"  {duration(now.left_s)} left"
             display.show(thermo.step, values)
+            news = limit.news(now)
+            if news is not None:
+                display.say(news)
 
         return run.run(folder, overwrite=overwrite, progress=show, max_hours=max_hours)
 
@@ -256,12 +285,16 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         "wall time": f"{result.wall_s:.1f} s, {result.ms_per_step:.2f} ms/step",
         "speed": f"{result.ns_per_day:.3g} ns/day",
     }
+    pairs |= ramp_pairs(settings)
     if result.n_frames >= ENOUGH_FOR_A_MEAN:
         pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K over the second half"
     if result.drift_mev_per_atom_ps is not None and length_ps >= _SHORTEST_DRIFT_PS:
         pairs["energy drift"] = f"{result.drift_mev_per_atom_ps:.2g} meV/atom/ps"
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)
+    elif result.atoms.pbc.all():
+        pairs |= fixed_cell_pairs(result.atoms)
+    if result.mean_pressure_gpa is not None:
         pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
     pairs |= about_guards(result.guards)
     pairs["files"] = str(result.folder)
@@ -272,6 +305,7 @@ def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
     return {
         "status": "complete",
         "folder": str(result.folder),
+        "minimization": result.minimization,
         "steps": result.n_steps,
         "time_ps": result.time_fs / 1000,
         "frames": result.n_frames,

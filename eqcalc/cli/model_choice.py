@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from eqcalc.model_file import ModelCard
 
-__all__ = ["choose_model", "model_line", "trained_on"]
+__all__ = ["choose_model", "model_line"]
 
 
 def choose_model(atoms: Atoms) -> str:
@@ -26,6 +26,7 @@ def choose_model(atoms: Atoms) -> str:
     ------
     ConfigError : there is none; the message says which models there are.
     """
+    from eqcalc.elements import trained_on
     from eqcalc.model_file import available_models, read_card
 
     cards = {name: read_card(name) for name in available_models()}
@@ -65,22 +66,6 @@ def model_line(card: ModelCard, path: Path, *, was_chosen: bool) -> str:
     # Only formulas were compared.
     known = ", ".join(card.compositions)
     return f"model {card.name}: shipped, trained on {known} (isomers are not told apart)"
-
-
-def trained_on(compositions: list[str], atoms: Atoms) -> bool:
-    """Return whether the formula of ``atoms`` is among those of a model's card.
-
-    A crystal or a liquid is the same substance in a cell of any size; a cluster of
-    molecules is not the molecule.
-    """
-    from ase.formula import Formula
-
-    if _formula(atoms) in compositions:
-        return True
-    if not atoms.pbc.any():
-        return False
-    reduced = [Formula(c).reduce()[0].format("hill") for c in compositions]
-    return atoms.symbols.formula.reduce()[0].format("hill") in reduced
 
 
 def _formula(atoms: Atoms) -> str:

@@ -14,6 +14,8 @@ from eqcalc.errors import EqcalcError
 __all__ = ["naming_options"]
 
 _ELSEWHERE = {
+    "fit_ps": "fit",
+    "n_bins": "bins",
     "n_steps": "steps",
     "max_steps": "steps",
     "temperature_K": "temperature",
@@ -22,6 +24,8 @@ _ELSEWHERE = {
     "thermostat_time_fs": "thermostat_time",
     "barostat_time_fs": "barostat_time",
     "pressure_gpa": "pressure",
+    "to_temperature_K": "to_temperature",
+    "to_pressure_gpa": "to_pressure",
 }
 """Arguments of the package -> the parameter of a verb that they are filled from."""
 

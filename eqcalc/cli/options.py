@@ -16,8 +16,10 @@ __all__ = [
     "Device",
     "Dtype",
     "Engine",
+    "Index",
     "MaxEdges",
     "Model",
+    "NoReport",
     "Output",
     "Overwrite",
     "Quiet",
@@ -57,6 +59,16 @@ AsJson = Annotated[
 Structure = Annotated[
     Path, typer.Argument(help="Structure file: extxyz, traj, cif, POSCAR, ...; the last frame.")
 ]
+Index = Annotated[
+    Optional[str],
+    typer.Option(
+        "--index",
+        metavar="N",
+        help="Which frame of a structure file with several: 0 the first, -1 the last. "
+        "Default: the last.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     Optional[str],
     typer.Option(
@@ -78,6 +90,9 @@ Output = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run in that folder.")]
+NoReport = Annotated[
+    bool, typer.Option("--no-report", help="Do not write report.html, the page of the run.")
+]
 TrajectoryFormat = Annotated[
     str,
     typer.Option("--format", metavar="NAME", help="Format of the trajectory: traj or extxyz."),

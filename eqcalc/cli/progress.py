@@ -12,6 +12,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from eqcalc.cli.console import has_lost_reader, is_quiet, is_unread, text_console
 from eqcalc.errors import OutputError
@@ -61,6 +62,25 @@ class StepProgress:
         elif step >= self._next_line or step == self._n_steps:
             self._next_line = (step // self._line_every + 1) * self._line_every
             print_line(f"step {step}/{self._n_steps}  {values}")
+
+    def say(self, line: str) -> None:
+        """Print a line of its own, above the bar where there is one.
+
+        Raises
+        ------
+        See :func:`print_line`.
+        """
+        if is_quiet():
+            return
+        if self._console.is_terminal:
+            self._bar.console.print(Text(line), soft_wrap=True)
+        else:
+            print_line(line)
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar is shown, which tells the time left by itself."""
+        return self._console.is_terminal
 
     def __enter__(self) -> StepProgress:
         self._bar.start()

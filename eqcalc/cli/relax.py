@@ -26,6 +26,7 @@ from eqcalc.cli.options import (
     Device,
     Dtype,
     Engine,
+    Index,
     MaxEdges,
     Model,
     Output,
@@ -53,6 +54,7 @@ def relax(
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell as well.")] = False,
     pressure: Annotated[float, typer.Option(help="GPa, with --cell.")] = 0.0,
     optimizer: Annotated[str, typer.Option(metavar="NAME", help="bfgs, lbfgs or fire.")] = "bfgs",
+    index: Index = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
     on_alarm: OnAlarm = None,
@@ -95,7 +97,7 @@ def relax(
     folder = run_folder_of(structure, "relax", output)
     RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
-    atoms, calculator, source = set_up_run(structure, options)
+    atoms, calculator, source = set_up_run(structure, options, index)
     run = RelaxRun(atoms, calculator, settings, source)
     say_guards(run.guard_summary())
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["resumed_run"]
 
 # Options that say nothing of the trajectory.
-_ALLOWED = ("resume", "steps", "max_hours", "trust", "as_json", "quiet")
+_ALLOWED = ("resume", "steps", "max_hours", "trust", "no_report", "as_json", "quiet")
 
 
 def resumed_run(context: typer.Context, folder: Path, trust: bool) -> MDRun:
@@ -55,6 +55,9 @@ def resumed_run(context: typer.Context, folder: Path, trust: bool) -> MDRun:
     n_steps = context.params["steps"] if "steps" in given else None
     run = MDRun.resume(folder, calculator, n_steps=n_steps)
     say(f"going on at step {checkpoint.step} of {run.settings.n_steps}")
+    ramp_steps = run.settings.ramp_steps
+    if ramp_steps is not None and run.settings.n_steps > ramp_steps:
+        say(f"the ramp is one of {ramp_steps} steps; its end is held afterwards")
     for difference in run.not_exact:
         note(f"note: not bit for bit the run that would have been: {difference}")
     return run

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqcalc.cli.console import note, say
-from eqcalc.cli.model_choice import choose_model, model_line, trained_on
+from eqcalc.cli.engine_lines import say_engine
+from eqcalc.cli.model_choice import choose_model, model_line
 from eqcalc.cli.options import CalculatorOptions
+from eqcalc.errors import ConfigError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -20,9 +22,13 @@ __all__ = ["run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
 
 
 def set_up_run(
-    structure: Path, options: CalculatorOptions
+    structure: Path, options: CalculatorOptions, index: str | None = None
 ) -> tuple[Atoms, EqCalculator, dict[str, Any]]:
     """Read the structure, choose the model and build the calculator.
+
+    Parameters
+    ----------
+    index : what the user typed, of one frame as ASE counts; None is the last
 
     Returns
     -------
@@ -30,18 +36,23 @@ def set_up_run(
 
     Raises
     ------
-    StructureError : the structure cannot be read.
-    ConfigError : no model was given and no shipped one fits.
+    StructureError : the structure cannot be read, or there is no such frame.
+    ConfigError : no model was given and no shipped one fits; the index is not that of one frame.
     ModelFileError : the model is no potential, or cannot be read.
     NotEnoughMemoryError : memory does not suffice for the structure, not even in blocks.
     """
     from eqcalc.simulate.frame_content import unkept_constraints
     from eqcalc.simulate.structures import count_structures, read_structure
 
-    atoms = read_structure(structure)
+    number = -1 if index is None else _frame_of(index)
+    atoms = read_structure(structure, number)
     n_structures = count_structures(structure)
-    if n_structures is not None and n_structures > 1:
-        say(f"structure: the last of {n_structures} frames in {structure.name}")
+    if index is not None:
+        frames = "" if n_structures is None else f" of 0 to {n_structures - 1}"
+        from_start = number + n_structures if n_structures and number < 0 else number
+        say(f"structure: frame {from_start}{frames} in {structure.name}")
+    elif n_structures is not None and n_structures > 1:
+        say(f"structure: the last of {n_structures} frames in {structure.name} (--index)")
     lost = unkept_constraints(atoms)
     if lost:
         note(
@@ -54,7 +65,18 @@ def set_up_run(
         note(f"memory: {forecast}")
     elif forecast is not None:
         say(f"memory: {forecast}")
-    return atoms, calculator, {"structure": str(structure), **source}
+    return atoms, calculator, {"structure": str(structure), "frame": number, **source}
+
+
+def _frame_of(index: str) -> int:
+    """Return the number of one frame that the user typed."""
+    try:
+        return int(index)
+    except ValueError:
+        raise ConfigError(
+            f"--index takes the number of one frame (0 the first, -1 the last), not '{index}'; a "
+            "run starts from one structure."
+        ) from None
 
 
 def set_up_calculator(
@@ -67,6 +89,7 @@ def set_up_calculator(
     See :func:`set_up_run`.
     """
     from eqcalc.calculator import EqCalculator
+    from eqcalc.elements import trained_on
     from eqcalc.errors import listing
     from eqcalc.model_file import open_potential
     from eqcalc.simulate.doubts import doubts
@@ -101,7 +124,7 @@ def set_up_calculator(
         threads=options.threads,
         trust=options.trust,
     )
-    _say_engine(calculator, max(map(len, structures)))
+    say_engine(calculator, max(map(len, structures)), options)
     source = {
         "model": {"name": file.card.name, "path": str(file.path.absolute()), "sha256": file.sha256},
         "calculator": {
@@ -119,20 +142,6 @@ def set_up_calculator(
 def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
     """Return ``output``, or a folder in the working directory named after the structure."""
     return output if output is not None else Path(f"{structure.stem}-{verb}")
-
-
-def _say_engine(calculator: EqCalculator, n_atoms: int) -> None:
-    """Say what runs, and why nothing faster does."""
-    facts = calculator.engine_facts(n_atoms)
-    names = facts["engine"] if isinstance(facts["engine"], list) else [facts["engine"]]
-    line = f"engine {', '.join(dict.fromkeys(names))} on {facts['device']} in {facts['dtype']}"
-    if facts["threads"] is not None:
-        line += f", {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
-    say(line)
-    for name, why in facts["not_used"].items():
-        say(f"  not {name}: {why}", style="yellow")
-    if "together" in facts:
-        say(f"  {facts['together']}")
 
 
 def stopped_run(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from eqcalc.cli.console import is_quiet, note, say, text_console
+from eqcalc.cli.duration import duration
 from eqcalc.cli.options import Quiet, Trust
 from eqcalc.cli.progress import print_line
 from eqcalc.errors import import_extra
@@ -206,30 +207,16 @@ def _line_of(report: Report, clock: _EpochClock) -> str:
         where += f", batch {report.batch}/{report.n_batches}"
     parts = [where, _values(report)]
     if clock.per_epoch_s is not None and clock.left_s is not None:
-        parts.append(f"{_duration(clock.per_epoch_s)}/epoch")
+        parts.append(f"{duration(clock.per_epoch_s)}/epoch")
         if clock.left_s > 0:
-            parts.append(f"{_duration(clock.left_s)} left")
+            parts.append(f"{duration(clock.left_s)} left")
     return "  ".join(part for part in parts if part)
 
 
 def _about_compiling(report: Report) -> str:
     if report.event == "compiling":
         return "compiling loss and gradients, some minutes without a sign ..."
-    return f"compiled in {_duration(report.seconds)}"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time for people.
-
-    >>> _duration(0.25), _duration(75), _duration(7500)
-    ('0.25 s', '75 s', '2 h 5 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min"
+    return f"compiled in {duration(report.seconds)}"
 
 
 def _values(report: Report) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 import ase.db
 import ase.io
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+from ase.io.formats import UnknownFileTypeError, filetype
 
 from eqcalc.errors import DataError, did_you_mean
+from eqcalc.extxyz import fault_in_extxyz
 
 __all__ = ["ASE_FORMATS", "COMPRESSED", "OUTPUT_FORMATS", "format_of", "load_frames"]
 
@@ -87,11 +88,16 @@ def load_frames(path: Path, kind: str) -> list[Atoms]:
     DataError : the file is damaged, or holds no frames.
     """
     try:
+        fault = fault_in_extxyz(path) if kind == "extxyz" else None
         if kind == "db":
             frames = list(_from_database(path))
+        elif fault is not None:
+            raise DataError(f"{path}: {fault}.")
         else:
             images = ase.io.read(path, index=":", format=kind)
             frames = images if isinstance(images, list) else [images]
+    except DataError:
+        raise
     # ASE's parsers let through whatever a damaged file makes them stumble over.
     except Exception as error:
         raise DataError(
@@ -100,8 +106,6 @@ def load_frames(path: Path, kind: str) -> list[Atoms]:
         ) from error
     if not frames:
         raise DataError(f"{path} holds no frames.")
-    if kind == "extxyz":
-        _require_whole_file(path, frames)
     return frames
 
 
@@ -111,14 +115,3 @@ def _from_database(path: Path) -> Iterable[Atoms]:
         atoms.info.update(row.data)
         atoms.info.update(row.key_value_pairs)
         yield atoms
-
-
-def _require_whole_file(path: Path, frames: list[Atoms]) -> None:
-    """Refuse what ASE leaves out in silence: frames behind a blank line."""
-    with open_with_compression(str(path), "rt") as file:
-        lines = file.read().rstrip().splitlines()
-    n_read = sum(len(atoms) + 2 for atoms in frames)
-    if n_read < len(lines) and not lines[n_read].strip():
-        raise DataError(
-            f"{path}: a blank line {n_read + 1} ends the file before its last frame; remove it."
-        )

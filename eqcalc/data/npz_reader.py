@@ -20,8 +20,6 @@ its units in entries such as ``e_unit``, ``r_unit`` and ``f_unit``.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +41,7 @@ from eqcalc.data.frames import (
 from eqcalc.data.label_names import named_options, names_like
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
+from eqcalc.files import ARRAY_DAMAGE
 from eqcalc.units import ENERGY_UNITS, LENGTH_UNITS, energy_unit, force_unit, length_unit
 
 __all__ = ["open_npz"]
@@ -137,7 +136,7 @@ def open_npz(path: Path, request: LabelRequest) -> DataFile:
     with path.open("rb") as stream:
         try:
             file = np.load(stream, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except ARRAY_DAMAGE as error:
             raise DataError(
                 f"{path} is not a readable npz archive ({_first_line(error)}); "
                 "it may be truncated: fetch or write it again."
@@ -330,7 +329,7 @@ def _load(file: NpzFile, key: str, path: Path) -> NDArray[np.generic]:
         )
     try:
         return np.asarray(file[key])
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except ARRAY_DAMAGE as error:
         raise DataError(
             f"{path}: '{key}' cannot be read ({_first_line(error)}); pickled objects are never "
             "loaded, and a damaged file must be fetched or written again."

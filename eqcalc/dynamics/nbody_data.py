@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ase.constraints import FixBondLengths
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, DataError
-from eqcalc.files import write_whole
+from eqcalc.files import ARRAY_DAMAGE, write_whole
 from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["NBodyData", "NBodySystem", "read_nbody", "write_nbody"]
@@ -190,7 +189,7 @@ def read_nbody(path: Path) -> NBodyData:
                 float(content["frame_time"]),
                 int(content["seed"]),
             )
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except ARRAY_DAMAGE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"cannot read the n-body file '{path}': {error}.") from error

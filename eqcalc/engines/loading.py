@@ -31,6 +31,7 @@ __all__ = [
     "Model",
     "engines_on",
     "errors_of_the_program",
+    "faster_and_ready",
     "load_committee",
     "load_model",
     "reload_model",
@@ -222,6 +223,14 @@ def _load_with(kind: type[Engine], file: ModelFile, target: Target) -> Model:
 def engines_on(device: torch.device) -> list[str]:
     """Return the names of the engines that exist for a kind of device, fastest first."""
     return [name for name, engine in ENGINES.items() if device.type in engine.device_types]
+
+
+def faster_and_ready(model: Model) -> list[str]:
+    """Return the engines that could run a loaded model now, and are faster than its own."""
+    target = Target(model.device, model.dtype)
+    names = engines_on(model.device)
+    faster = names[: names.index(model.engine.name)]
+    return [name for name in faster if ENGINES[name].can_run(model.file, target) is None]
 
 
 def load_committee(

@@ -8,9 +8,11 @@ eqcalc's own :mod:`eqcalc.compiling` registers.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+
+import torch
 
 from eqcalc import __version__
 from eqcalc.engines.engine import Target
@@ -23,6 +25,7 @@ __all__ = [
     "Compiler",
     "find_exchange_package",
     "find_package",
+    "is_stale",
     "make_exchange_package",
     "make_package",
     "target_name",
@@ -98,6 +101,26 @@ def _make(files: Sequence[ModelFile], target: Target, *, exchanges: bool) -> Pat
     return PackageCache().make(_key(files, target, exchanges=exchanges), compile_to)
 
 
+def is_stale(key: Mapping[str, str]) -> bool:
+    """Return whether a package of the cache was made by what is not here any more.
+
+    By another torch, eqcalc or C++ library, for another processor or a GPU that is not there.
+    """
+    is_for_cpu = key.get("device") == "cpu"
+    try:
+        machine = machine_key(torch.device("cpu" if is_for_cpu else "cuda"))
+    except (RuntimeError, AssertionError):  # no GPU; torch without CUDA raises the latter
+        return True
+    wanted = {"eqcalc": _maker()} | machine
+    if is_for_cpu:
+        wanted |= {"kernels": library_checksum()}
+    return any(key.get(name) != value for name, value in wanted.items())
+
+
+def _maker() -> str:
+    return f"{__version__}, layout {_LAYOUT}"
+
+
 def target_name(target: Target) -> str:
     """Return what a package is compiled for, in words."""
     return f"{target.device}, {target.precision}"
@@ -161,7 +184,7 @@ def _key(files: Sequence[ModelFile], target: Target, *, exchanges: bool = False)
     models = ",".join(file.sha256 for file in files)
     key = {
         "model": f"{models}, exchange" if exchanges else models,
-        "eqcalc": f"{__version__}, layout {_LAYOUT}",
+        "eqcalc": _maker(),
         "dtype": target.precision,
     }
     if target.device.type == "cpu":

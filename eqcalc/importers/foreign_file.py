@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from eqcalc.errors import ModelFileError, UnknownModelError
+from eqcalc.files import ZIP_DAMAGE
 from eqcalc.importers.inert import read_inert
-from eqcalc.model_file.entries import ZIP_DAMAGE
 
 __all__ = ["ForeignFile", "read_foreign", "sha256_of"]
 

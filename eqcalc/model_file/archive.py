@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Union
 
 from eqcalc.errors import ModelFileError, UnknownModelError, did_you_mean
+from eqcalc.files import ZIP_DAMAGE
 from eqcalc.model_file.agreement import check_agreement, check_state, read_state
 from eqcalc.model_file.card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
 from eqcalc.model_file.entries import (
@@ -26,7 +27,6 @@ from eqcalc.model_file.entries import (
     INDEX,
     PASSPORT,
     WEIGHTS,
-    ZIP_DAMAGE,
     digest_of,
     pack,
     read_entries,

@@ -94,7 +94,7 @@ class ModelCard:
             "units": f"energy {self.units['energy']}, length {self.units['length']}, "
             "forces eV/Å, stress eV/Å³ (tension positive)",
             "reference energies": f"{', '.join(energies)} eV"
-            + " (a fit to totals; a single one means nothing)" * self._fitted_energies(),
+            + " (a fit to totals; a single one means nothing)" * self.has_fitted_energies,
             "scale": f"{self.scale:.6g} eV",
             **({"repulsion of nuclei": f"ZBL within {self.zbl['cutoff']:g} Å"} if self.zbl else {}),
             **({"gives up": " ".join(self.gives_up)} if self.gives_up else {}),
@@ -128,7 +128,9 @@ class ModelCard:
         closest = [f"{pair} {intervals[0][0]:.2f} Å" for pair, intervals in pairs if intervals]
         return f"{len(closest)} pairs of elements; closest {listing(closest)}"
 
-    def _fitted_energies(self) -> bool:
+    @property
+    def has_fitted_energies(self) -> bool:
+        """Whether reference energies are a fit to total energies: no atom alone has them."""
         return self.training_data.get("reference energies by") in ("least_squares", "shifted")
 
     @property

@@ -26,7 +26,6 @@ __all__ = [
     "INDEX",
     "PASSPORT",
     "WEIGHTS",
-    "ZIP_DAMAGE",
     "digest_of",
     "pack",
     "read_entries",
@@ -48,17 +47,6 @@ _LARGEST_PROGRAM = 2**24
 _MOST_ENTRIES = 100_000
 # Code packs five times; numbers hardly at all. The rest is for small archives.
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 20, 2**24
-# What zipfile raises, depending on where a file is damaged: a flipped bit may claim
-# encryption, another compression or a name that is no text.
-ZIP_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-)
 
 _ALIGNMENT = 64  # of a record's bytes, as torch writes them
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.][A-Za-z0-9_.\-]*)+", re.ASCII)

@@ -31,6 +31,7 @@ __all__ = [
     "Passport",
     "PassportFrame",
     "Tolerance",
+    "compare_frame",
     "read_passport",
     "record",
     "verify",
@@ -186,6 +187,34 @@ def read_passport(file: ModelFile) -> Passport:
         ) from error
 
 
+def compare_frame(
+    frame: PassportFrame,
+    tolerance: Tolerance,
+    evaluate: Evaluate,
+    cutoff: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, tuple[float, float, str]]:
+    """Return the difference from a frame's numbers, what is allowed, and the unit, by quantity."""
+    graph = build_graph(frame.atoms(), cutoff, dtype=dtype, device=device)
+    energies, gradients = evaluate(graph)
+    n_atoms = len(frame.numbers)
+    forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
+    expected = np.array(frame.forces)
+    return {
+        "energy": (
+            abs(float(energies.sum()) - frame.energy) / n_atoms,
+            tolerance.energy + tolerance.relative * abs(frame.interaction_energy) / n_atoms,
+            "eV/atom",
+        ),
+        "forces": (
+            float(np.abs(forces.detach().cpu().numpy() - expected).max()),
+            tolerance.forces + tolerance.relative * float(np.abs(expected).max()),
+            "eV/Å",
+        ),
+    }
+
+
 def verify(
     passport: Passport,
     evaluate: Evaluate,
@@ -207,37 +236,22 @@ def verify(
             f"{label}: the passport has no tolerance for {name}; "
             f"it knows {', '.join(passport.tolerances)}."
         )
-    tolerance = passport.tolerances[name]
     for index, frame in enumerate(passport.frames):
-        expected = np.array(frame.forces)
-        if not (np.isfinite(frame.energy) and np.isfinite(expected).all()):
+        if not (np.isfinite(frame.energy) and np.isfinite(frame.forces).all()):
             raise ModelFileError(
                 f"{label}: the model does not reproduce its own passport, whose numbers are not "
                 f"finite (frame {index}). Its weights come from a training that diverged: train "
                 "with a lower learning_rate and export again."
             )
-        graph = build_graph(frame.atoms(), cutoff, dtype=dtype, device=device)
-        energies, gradients = evaluate(graph)
-        n_atoms = len(frame.numbers)
-        forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
-        differences = {
-            "energy": (
-                abs(float(energies.sum()) - frame.energy) / n_atoms,
-                tolerance.energy + tolerance.relative * abs(frame.interaction_energy) / n_atoms,
-                "eV/atom",
-            ),
-            "forces": (
-                float(np.abs(forces.detach().cpu().numpy() - expected).max()),
-                tolerance.forces + tolerance.relative * float(np.abs(expected).max()),
-                "eV/Å",
-            ),
-        }
+        differences = compare_frame(
+            frame, passport.tolerances[name], evaluate, cutoff, dtype, device
+        )
         for quantity, (found, allowed, unit) in differences.items():
             if not found <= allowed:  # NaN fails too
                 raise ModelFileError(
                     f"{label}: the model does not reproduce its own passport. Frame {index} "
-                    f"({n_atoms} atoms): {quantity} differs by {found:.3g} {unit}, allowed "
-                    f"{allowed:.3g}, on {device} in {name} with torch {torch.__version__}. "
+                    f"({len(frame.numbers)} atoms): {quantity} differs by {found:.3g} {unit}, "
+                    f"allowed {allowed:.3g}, on {device} in {name} with torch {torch.__version__}. "
                     "This combination would give wrong results; try dtype='float64', "
                     "device='cpu' or engine='torchscript', or export the model again."
                 )

@@ -21,7 +21,14 @@ from eqcalc.errors import EngineError
 from eqcalc.native.operators import load_operators
 from eqcalc.native.package_cache import PackageCache, machine_key
 
-__all__ = ["build_library", "compile_sources", "find_library", "library_checksum", "load_library"]
+__all__ = [
+    "build_library",
+    "compile_sources",
+    "find_compiler",
+    "find_library",
+    "library_checksum",
+    "load_library",
+]
 
 _FOLDER = Path(__file__).parent
 
@@ -115,6 +122,19 @@ def _build(library: Path) -> None:
     compile_sources(SOURCES, library, FLAGS)
 
 
+def find_compiler() -> str:
+    """Return the C++ compiler: ``CXX`` of the environment, else g++ or clang++.
+
+    Raises
+    ------
+    EngineError : there is none.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise EngineError("there is no C++ compiler; install g++ or set CXX.")
+    return compiler
+
+
 def compile_sources(
     sources: Mapping[Path, Sequence[str]],
     library: Path,
@@ -134,9 +154,7 @@ def compile_sources(
     """
     from torch.utils import cpp_extension
 
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise EngineError("there is no C++ compiler; install g++ or set CXX.")
+    compiler = find_compiler()
     headers = [f"-I{folder}" for folder in cpp_extension.include_paths()]
     libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
     with tempfile.TemporaryDirectory() as folder:  # a new one, of mode 0700
@@ -159,7 +177,9 @@ def compile_sources(
 def _run(command: Sequence[str]) -> None:
     compiler = command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError as error:
         raise EngineError(f"cannot run the C++ compiler '{compiler}': {error}.") from error
     if done.returncode != 0:

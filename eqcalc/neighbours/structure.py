@@ -17,6 +17,9 @@ __all__ = ["COINCIDENT", "Structure", "check_structure"]
 COINCIDENT = 1e-3
 """Å; no two nuclei of a meaningful structure come this close."""
 
+_FARTHEST = 1e12
+"""Å; where float64 begins to tell no positions apart that a bond depends on."""
+
 _DEPENDENT = 1e-6  # volume of the box over the product of its edges; 0 for dependent vectors
 
 
@@ -40,8 +43,9 @@ def check_structure(atoms: Atoms) -> Structure:
 
     Raises
     ------
-    GraphError : zero atoms; a position or cell that is not finite; a periodic direction
-        without a proper lattice vector; an atomic number of no element.
+    GraphError : zero atoms; a position or lattice vector that is not finite or longer than
+        1e12 Å; a periodic direction without a proper lattice vector; an atomic number of no
+        element.
     """
     if len(atoms) == 0:
         raise GraphError("the structure has zero atoms; at least one is needed.")
@@ -61,6 +65,13 @@ def check_structure(atoms: Atoms) -> Structure:
         raise GraphError(f"the cell must be finite, found {atoms.cell.array.tolist()}.")
     pbc = np.array(atoms.pbc, dtype=np.bool_)
     lattice = np.where(pbc[:, None], atoms.cell.array, 0.0)
+    far = np.flatnonzero((np.abs(positions) > _FARTHEST).any(axis=1)).tolist()
+    if far or np.abs(lattice).max() > _FARTHEST:
+        found = f"positions of atoms {listing(far)}" if far else "lattice vectors"
+        raise GraphError(
+            f"lengths must be below {_FARTHEST:g} Å, where float64 still tells them apart; found "
+            f"longer ones in {found}."
+        )
     box = complete(lattice, pbc)
     flat = abs(np.linalg.det(box)) <= _DEPENDENT * np.linalg.norm(box, axis=1).prod()
     if flat or np.linalg.norm(reduced(box, pbc)[0], axis=1).min() < COINCIDENT:

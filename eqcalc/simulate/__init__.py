@@ -14,6 +14,7 @@ and optimizers are ASE's own; nothing here knows a network.
 1
 """
 
+from eqcalc.simulate.conversion import convert_run
 from eqcalc.simulate.guard_settings import GuardSettings
 from eqcalc.simulate.hessian import hessian
 from eqcalc.simulate.images import share_calculator
@@ -34,6 +35,7 @@ __all__ = [
     "RelaxSettings",
     "RelaxStep",
     "StopRequested",
+    "convert_run",
     "hessian",
     "read_structure",
     "resume_md",

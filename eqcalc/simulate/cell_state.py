@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ase import Atoms, units
 
-__all__ = ["CellChange", "CellState", "cell_state"]
+__all__ = ["CellChange", "CellState", "cell_state", "density"]
 
 _GRAM_PER_CM3 = units.kg / 1000 / (1e-2 * units.m) ** 3  # in amu/Å³
 
@@ -31,17 +31,21 @@ class CellChange(NamedTuple):
     end: CellState
 
 
-def cell_state(atoms: Atoms, pressure_gpa: float) -> CellState:
-    """Measure a structure that is periodic in three directions.
+def density(atoms: Atoms) -> float:
+    """Return the density of a structure that is periodic in three directions, in g/cm³.
 
     >>> from ase.build import bulk
-    >>> round(cell_state(bulk("Cu"), 0.0).density, 2)
+    >>> round(density(bulk("Cu")), 2)
     8.97
     """
-    volume = float(atoms.get_volume())
+    return float(atoms.get_masses().sum()) / float(atoms.get_volume()) / _GRAM_PER_CM3
+
+
+def cell_state(atoms: Atoms, pressure_gpa: float) -> CellState:
+    """Measure a structure that is periodic in three directions."""
     return CellState(
-        volume=volume,
-        density=float(atoms.get_masses().sum()) / volume / _GRAM_PER_CM3,
+        volume=float(atoms.get_volume()),
+        density=density(atoms),
         pressure_gpa=pressure_gpa,
         cell=tuple(float(value) for value in atoms.cell.cellpar()),
     )

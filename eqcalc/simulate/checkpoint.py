@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
 from eqcalc.errors import CheckpointError, OutputError
-from eqcalc.files import write_whole
+from eqcalc.files import ARRAY_DAMAGE, write_whole
 from eqcalc.simulate.frame_content import restore_constraints, store_constraints
 
 __all__ = [
@@ -43,16 +42,6 @@ EARLIER = "checkpoint.earlier"
 """Is there where the last one was written because the run was interrupted."""
 _FIRST_LINE = b"eqcalc md checkpoint 1\n"
 _ATOMS, _HELD = "atoms/", "constraints/"  # beginnings of names of arrays
-
-# What reading a file raises that has the right checksum, and was made by something else.
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -168,7 +157,7 @@ def _read(path: Path) -> MDCheckpoint:
         raise CheckpointError(f"'{path}' is damaged: its checksum is another one")
     try:
         return _checkpoint_of(arrays)
-    except _UNREADABLE as error:
+    except ARRAY_DAMAGE as error:
         raise CheckpointError(f"'{path}' cannot be read: {error}") from error
 
 

@@ -7,22 +7,20 @@ pressures in eV/Å³; the conversion happens here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ase import Atoms, units
 from ase.constraints import FixCom
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.nose_hoover_chain import (
-    IsotropicMTKNPT,
-    NoseHooverChainNVT,
-    NoseHooverChainThermostat,
-)
+from ase.md.nose_hoover_chain import NoseHooverChainNVT, NoseHooverChainThermostat
 from ase.md.verlet import VelocityVerlet
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, listing
-from eqcalc.simulate.settings import MDSettings
+from eqcalc.simulate.barostats import build_barostat, require_barostat_cell
+from eqcalc.simulate.settings import BAROSTATS, CHAINS, MDSettings
 
 __all__ = [
     "build_integrator",
@@ -40,7 +38,7 @@ __all__ = [
 _CARRIED = {
     "_thermostat": ("_eta", "_p_eta"),
     "_barostat": ("_xi", "_p_xi"),
-    "": ("_eps", "_p_eps", "_cell0", "_volume0"),
+    "": ("_eps", "_p_eps", "_cell0", "_volume0", "_h", "_p_g", "_p_c", "_h0_basis"),
 }
 
 
@@ -49,15 +47,17 @@ def check_fit(atoms: Atoms, settings: MDSettings) -> None:
 
     Raises
     ------
-    ConfigError : "npt" without three periodic directions or without a stress; a Nosé-Hoover
-        chain with constraints; masses that are not positive; constraints that push, or that
-        hold atoms that are not there.
+    ConfigError : constant pressure without three periodic directions, without a stress or for a
+        cell that it cannot change (:func:`require_barostat_cell`); a Nosé-Hoover chain with
+        constraints; masses that are not positive; constraints that push, or that hold atoms that
+        are not there.
     """
     _check_masses(atoms)
     _check_constraints(atoms)
-    if settings.ensemble == "npt":
-        require_cell(atoms, "ensemble 'npt'")
-    if settings.ensemble in ("nvt-nhc", "npt") and atoms.constraints:
+    if settings.ensemble in BAROSTATS:
+        require_cell(atoms, f"ensemble '{settings.ensemble}'")
+        require_barostat_cell(atoms, settings.ensemble)
+    if settings.ensemble in CHAINS and atoms.constraints:
         held = ", ".join(sorted({type(c).__name__ for c in atoms.constraints}))
         raise ConfigError(
             f"ensemble '{settings.ensemble}' ignores constraints, and this structure has "
@@ -161,18 +161,11 @@ def build_integrator(
             atoms, timestep, temperature_K=temperature, friction=friction, fixcm=False, rng=rng
         )
     damping = settings.thermostat_time_fs * units.fs
-    dynamics: NoseHooverChainNVT | IsotropicMTKNPT
-    if settings.ensemble == "nvt-nhc":
-        dynamics = NoseHooverChainNVT(atoms, timestep, temperature_K=temperature, tdamp=damping)
+    dynamics: Any
+    if settings.ensemble in BAROSTATS:
+        dynamics = build_barostat(atoms, settings)
     else:
-        dynamics = IsotropicMTKNPT(
-            atoms,
-            timestep,
-            temperature_K=temperature,
-            pressure_au=settings.pressure_gpa * units.GPa,
-            tdamp=damping,
-            pdamp=settings.barostat_time_fs * units.fs,
-        )
+        dynamics = NoseHooverChainNVT(atoms, timestep, temperature_K=temperature, tdamp=damping)
     # ASE's chain drives the kinetic energy to 3 n_atoms k_B T / 2, also when the
     # total momentum is zero and stays so: a molecule of nine atoms would run 28 %
     # too hot. The chain only ever uses three times the number of atoms.
@@ -182,7 +175,8 @@ def build_integrator(
         temperature_K=temperature,
         tdamp=damping,
     )
-    return dynamics
+    built: MolecularDynamics = dynamics
+    return built
 
 
 def conserved_energy(dynamics: MolecularDynamics) -> Callable[[], float] | None:
@@ -226,5 +220,7 @@ def _carried(dynamics: MolecularDynamics) -> list[tuple[str, object, str]]:
     found: list[tuple[str, object, str]] = []
     for part, keys in _CARRIED.items():
         owner = getattr(dynamics, part, None) if part else dynamics
-        found += [(f"{part}.{key}", owner, key) for key in keys if hasattr(owner, key)]
+        if owner is not None:
+            # What is computed of others, as a masked barostat's _p_g, is not carried.
+            found += [(f"{part}.{key}", owner, key) for key in keys if key in vars(owner)]
     return found

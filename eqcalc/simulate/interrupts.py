@@ -49,6 +49,7 @@ class StopOnSignal:
     Parameters
     ----------
     max_hours : after which :meth:`is_due`, as if a signal had come; counted from now
+    used_s : seconds of them that have passed already
 
     Raises
     ------
@@ -59,10 +60,12 @@ class StopOnSignal:
     False
     """
 
-    def __init__(self, max_hours: float | None = None) -> None:
+    def __init__(self, max_hours: float | None = None, *, used_s: float = 0.0) -> None:
         if max_hours is not None and not (math.isfinite(max_hours) and max_hours > 0):
             raise ConfigError(f"the hours of a run must be a number above 0, not {max_hours!r}.")
-        self._end = math.inf if max_hours is None else time.monotonic() + 3600.0 * max_hours
+        self._end = math.inf
+        if max_hours is not None:
+            self._end = time.monotonic() + 3600.0 * max_hours - used_s
         self.signal_number: int | None = None
         self._has_acted = False
         self._former: dict[int, Any] = {}
@@ -72,6 +75,11 @@ class StopOnSignal:
         if self.signal_number is None and time.monotonic() >= self._end:
             self.signal_number = _TIME_IS_OVER
         return self.signal_number is not None
+
+    @property
+    def limit_s(self) -> float | None:
+        """Seconds until the time is over; None without a limit."""
+        return None if math.isinf(self._end) else max(0.0, self._end - time.monotonic())
 
     def tell(self, progress: Callable[[_Report], None] | None, report: _Report) -> None:
         """Report progress; a display that nobody reads any more asks to stop, like a signal."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,7 +37,10 @@ from eqcalc.simulate.integrators import (
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
 from eqcalc.simulate.md_result import MDProgress, MDResult
+from eqcalc.simulate.minimization import minimize_positions
+from eqcalc.simulate.pace import Pace
 from eqcalc.simulate.plots import plot_md, require_plots
+from eqcalc.simulate.ramp import Ramp, targets_at
 from eqcalc.simulate.restart import (
     RunLock,
     differences,
@@ -48,13 +51,13 @@ from eqcalc.simulate.restart import (
     state_of,
 )
 from eqcalc.simulate.run_folder import RunFolder
-from eqcalc.simulate.settings import MDSettings
+from eqcalc.simulate.settings import BAROSTATS, MDSettings
 from eqcalc.simulate.thermo import (
     Thermo,
-    columns,
-    has_pressure,
     observe,
+    read_columns,
     read_table,
+    row_of,
     snapshot,
     temperature_of,
 )
@@ -76,7 +79,7 @@ from eqcalc.simulate.writers import (
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
 
 # What of a run its checkpoints keep as it is.
-_KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K")
+_KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K", "minimization")
 
 # Far above any chemistry: only a structure that flies apart gets there.
 _HOTTEST_K = 1e5
@@ -133,7 +136,8 @@ class MDRun:
     atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
     settings, n_dof; kept_velocities (whether the structure brought its own),
     projected_share (of their kinetic energy, taken away because constraints forbid it) and
-    start_temperature_K, that of the first velocities; not_exact (of a resumed run, in words:
+    start_temperature_K, that of the first velocities; minimization (what it did; None without);
+    not_exact (of a resumed run, in words:
     why it may not go on bit for bit)
 
     Raises
@@ -159,6 +163,14 @@ class MDRun:
                 "to have new ones drawn."
             )
         self.projected_share = 0.0
+        self.minimization: dict[str, Any] | None = None
+        if settings.minimize:
+            self.minimization = minimize_positions(
+                self.atoms, fmax=settings.minimize_fmax, max_steps=settings.minimize_steps
+            )
+            # Those of the structure belonged to other positions.
+            self.minimization["velocities_left_out"] = self.kept_velocities
+            self.kept_velocities = False
         if self.kept_velocities:
             self.projected_share = project_velocities(self.atoms)
         else:
@@ -169,7 +181,7 @@ class MDRun:
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
-        self._begin_dynamics()
+        self._begin_dynamics(0)
         self._rails = self._guard_rails()
 
     @classmethod
@@ -199,10 +211,10 @@ class MDRun:
         require_resumable(run.atoms, checkpoint)
         run.not_exact = differences(run.atoms, checkpoint)
         for name in _KEPT:
-            setattr(run, name, facts[name])
+            setattr(run, name, facts.get(name))  # an older version may not have kept all
         run.rng.bit_generator.state = facts["random"]
         run._clock = Clock(*facts.get("clock", run._clock))
-        run._begin_dynamics()
+        run._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, calculator, run.dynamics)
         run._resumed = run._begin = checkpoint
         run._folder = Path(folder)
@@ -227,6 +239,7 @@ class MDRun:
         self._constraints = list(self.atoms.constraints)
         self._last_frame: Atoms | None = None
         self._resumed: MDCheckpoint | None = None
+        self._columns: list[str] = []  # of the table
         self._begin: MDCheckpoint | None = None  # from which the present stretch goes on
         self._folder: Path | None = None  # in which a resumed run goes on
         self._is_regular = True  # the last checkpoint is one of a run that is not interrupted
@@ -234,15 +247,23 @@ class MDRun:
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
 
-    def _begin_dynamics(self) -> None:
-        """Make the integrator, with the timestep of now."""
+    def _begin_dynamics(self, step: int) -> None:
+        """Make the integrator with the targets of a step and the timestep of now.
+
+        Its momenta may come back afterwards.
+        """
         settings = replace(self.settings, timestep_fs=self._clock.timestep_fs)
         self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+        self._ramp = Ramp(self.dynamics, settings)
+        self._ramp.at(step)
 
     def _guard_rails(self, state: dict[str, Any] | None = None) -> GuardRails:
         """Make the guards; what they watch follows the present integrator."""
-        has_conserved = conserved_energy(self.dynamics) is not None
-        goal_K = self.settings.temperature_K
+        # A ramp does work on the system: what is conserved otherwise follows it.
+        has_conserved = (
+            self.settings.ramp_steps is None and conserved_energy(self.dynamics) is not None
+        )
+        goal_K = max(self.settings.temperature_K, self.settings.to_temperature_K or 0.0)
         if self.settings.ensemble == "nve":  # nothing cools what the structure brings
             goal_K = max(goal_K, self.start_temperature_K)
         motion = Motion(self.n_dof, goal_K, self._conserved if has_conserved else None)
@@ -276,7 +297,7 @@ class MDRun:
 
         Frames are written every ``log_every`` steps, at the first and the last. A resumed run
         goes on in its own folder, from which what came after the checkpoint is cut off. After
-        ``max_hours`` it ends as Ctrl-C ends it.
+        ``max_hours``, the minimization among them, it ends as Ctrl-C ends it.
 
         Raises
         ------
@@ -291,7 +312,10 @@ class MDRun:
         StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
             more, after all files were completed.
         """
-        stop = StopOnSignal(max_hours)
+        used_s = 0.0
+        if self._resumed is None and self.minimization is not None:
+            used_s = self.minimization["wall_s"]
+        stop = StopOnSignal(max_hours, used_s=used_s)
         if self._folder is not None and self._folder.resolve() != Path(folder).resolve():
             raise ConfigError(
                 f"this run goes on in its own folder, '{self._folder}', not in '{folder}'."
@@ -304,7 +328,8 @@ class MDRun:
                 "the forces on the first structure are NaN or infinite; check the structure, and "
                 "that the model was trained on such systems."
             )
-        start = self._cell_state(self._measure())
+        first = self._measure()
+        start, self._columns = self._cell_state(first), list(row_of(first))
         if self._resumed is None:
             self._rails.require_start()
             target.claim()
@@ -312,6 +337,7 @@ class MDRun:
             if self._resumed is not None:
                 require_unchanged(target.path, self._resumed)
                 target.require_sizes(self._sizes(self._resumed))
+                self._columns = read_columns(target / "thermo.csv", self._columns)
                 target.remove("final.xyz", "plot.png")
             return self._run_in(target, stop, start, progress)
 
@@ -328,6 +354,7 @@ class MDRun:
         start: CellState | None,
         progress: Callable[[MDProgress], None] | None,
     ) -> MDResult:
+        target.remove("report.html")  # that of an earlier end
         path = target / "manifest.json"
         parts = [] if self._resumed is None else earlier_parts(path)
         if self._resumed is not None and self._resumed.facts["start"] is not None:
@@ -389,7 +416,7 @@ class MDRun:
             self.rng = self._rails.new_random()
             if self.settings.ensemble != "nvt-langevin":  # which has its noise
                 redraw_velocities(self.atoms, self.rng)
-        self._begin_dynamics()
+        self._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, self.atoms.calc, self.dynamics)
         queued = {"queued": self._rails.queued}  # frames that are wanted, whatever became of them
         files, self._is_regular = {**checkpoint.facts["files"], **queued}, False
@@ -412,9 +439,9 @@ class MDRun:
         kept = {"table": None, "trajectory": None}
         if self._begin is not None:
             kept = self._begin.facts["files"]
-        names = columns(has_pressure(self.atoms))
+        pace = Pace(settings.n_steps)
         with (
-            closing(TableWriter(target / "thermo.csv", names, kept["table"])) as table,
+            closing(TableWriter(target / "thermo.csv", self._columns, kept["table"])) as table,
             closing(
                 open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
             ) as trajectory,
@@ -424,7 +451,7 @@ class MDRun:
             # explodes; the checks below say so in words.
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            for _ in self.dynamics.irun(settings.n_steps - first):
+            for _ in self._steps(settings.n_steps - first):
                 step = self.dynamics.nsteps
                 if self._begin is not None and step == first:
                     continue  # it is in the files
@@ -448,7 +475,16 @@ class MDRun:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
                     speed = self._ns_per_day(time.perf_counter() - begun, step)
-                    now = MDProgress(thermo, settings.n_steps, speed, tuple(rails.said()))
+                    pace.mark(step)
+                    now = MDProgress(
+                        thermo,
+                        settings.n_steps,
+                        speed,
+                        left_s=pace.left_s,
+                        limit_s=stop.limit_s,
+                        step_s=pace.step_s,
+                        said=tuple(rails.said()),
+                    )
                     stop.tell(progress, now)
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
@@ -463,13 +499,20 @@ class MDRun:
             trajectory.require_present()
         return None
 
+    def _steps(self, n_steps: int) -> Iterator[None]:
+        """Let the integrator go on, each step with its targets; also before the first."""
+        for _ in self.dynamics.irun(n_steps):
+            yield
+            self._ramp.at(self.dynamics.nsteps + 1)
+
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
         thermo = self._measure()
         frame = self._frame(step=thermo.step, time_fs=thermo.time_fs)
         self._last_frame = frame
         trajectory.write(frame)
-        table.write([value for value in thermo if value is not None])
+        row = row_of(thermo)
+        table.write([row[name] for name in table.columns])
         return thermo
 
     def _frame(self, **info: Any) -> Atoms:
@@ -506,17 +549,22 @@ class MDRun:
     def _measure(self) -> Thermo:
         """Return the present step; refuse one that no longer means anything."""
         step = self.dynamics.nsteps
-        thermo = observe(self.atoms, step, self._clock.at(step), self.n_dof)
+        targets = targets_at(self.settings, step)
+        thermo = observe(self.atoms, step, self._clock.at(step), self.n_dof)._replace(
+            target_temperature_K=targets.get("temperature_K"),
+            target_pressure_gpa=targets.get("pressure_gpa"),
+        )
         if not math.isfinite(thermo.total_energy):
             raise NonFiniteError(f"the energy is {thermo.total_energy}")
-        if thermo.temperature_K > max(_HOTTEST_K, 100 * self.settings.temperature_K):
+        hottest = max(self.settings.temperature_K, self.settings.to_temperature_K or 0.0)
+        if thermo.temperature_K > max(_HOTTEST_K, 100 * hottest):
             raise NonFiniteError(
                 f"the structure flies apart (temperature {thermo.temperature_K:.3g} K)"
             )
         return thermo
 
     def _cell_state(self, now: Thermo) -> CellState | None:
-        if self.settings.ensemble != "npt" or now.pressure_gpa is None:
+        if self.settings.ensemble not in BAROSTATS or now.pressure_gpa is None:
             return None
         return cell_state(self.atoms, now.pressure_gpa)
 
@@ -542,8 +590,11 @@ class MDRun:
             mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
+            minimization=self.minimization,
             mean_pressure_gpa=(
-                None if start is None else float(table["pressure_gpa"][second_half].mean())
+                float(table["pressure_gpa"][second_half].mean())
+                if "pressure_gpa" in table
+                else None
             ),
             guards=self.guard_summary(),
         )
@@ -577,6 +628,7 @@ class MDRun:
             "n_atoms": len(self.atoms),
             "degrees_of_freedom": self.n_dof,
             "constraints_not_kept": unkept_constraints(self.atoms),
+            **({"minimization": self.minimization} if self.minimization is not None else {}),
             "steps_done": self._first_step,
             "guards": self.guard_summary(),
             **({"earlier_parts": parts, **going_on} if self._resumed is not None else {}),

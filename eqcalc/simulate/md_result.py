@@ -18,12 +18,18 @@ __all__ = ["MDProgress", "MDResult"]
 class MDProgress:
     """What a progress display is told at every logged step.
 
-    said : what guards found and did since the step before, a sentence each
+    ``left_s`` is the time that the steps left will take at the present pace, None before
+    there is one; ``limit_s`` the time until ``max_hours`` are over, None without; ``step_s``
+    the time of a step at the present pace; ``said`` what guards found and did since the step
+    before, a sentence each.
     """
 
     thermo: Thermo
     n_steps: int
     ns_per_day: float
+    left_s: float | None = None
+    limit_s: float | None = None
+    step_s: float | None = None
     said: tuple[str, ...] = ()
 
 
@@ -34,9 +40,10 @@ class MDResult:
     ``mean_temperature_K`` is over the second half. ``drift_mev_per_atom_ps`` is
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
-    ``thermo.csv``, of which there is one a frame. ``cell_change`` and
-    ``mean_pressure_gpa``, over the second half, are None except for "npt". ``time_fs`` is the
-    time of the last step, ``guards`` what the manifest says of them.
+    ``thermo.csv``, of which there is one a frame. ``cell_change`` is None at constant cell,
+    ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
+    ``minimization`` (what that before the first step did) where there was none. ``time_fs`` is
+    the time of the last step, ``guards`` what the manifest says of them.
     """
 
     folder: Path
@@ -51,4 +58,5 @@ class MDResult:
     drift_mev_per_atom_ps: float | None
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
+    minimization: dict[str, Any] | None = None
     guards: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ _RUN_FILES = (
     "trajectory.traj",
     "trajectory.xyz",
     "plot.png",
+    "report.html",
     "thermo.csv",
     "final.xyz",
     "relax.csv",

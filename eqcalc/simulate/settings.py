@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.simulate.guard_settings import GuardSettings
 
-__all__ = ["ENSEMBLES", "OPTIMIZERS", "TRAJECTORY_SUFFIXES", "MDSettings", "RelaxSettings"]
+__all__ = [
+    "BAROSTATS",
+    "CHAINS",
+    "ENSEMBLES",
+    "OPTIMIZERS",
+    "TRAJECTORY_SUFFIXES",
+    "MDSettings",
+    "RelaxSettings",
+]
 
-ENSEMBLES: tuple[str, ...] = ("nve", "nvt-langevin", "nvt-nhc", "npt")
+BAROSTATS: tuple[str, ...] = ("npt", "npt-anisotropic", "npt-flexible")
+"""Ensembles at constant pressure."""
+CHAINS: tuple[str, ...] = ("nvt-nhc", *BAROSTATS)
+"""Ensembles with a Nosé-Hoover chain."""
+ENSEMBLES: tuple[str, ...] = ("nve", "nvt-langevin", *CHAINS)
 OPTIMIZERS: tuple[str, ...] = ("bfgs", "lbfgs", "fire")
 TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
 """Format of a trajectory -> suffix of its file."""
@@ -24,8 +36,9 @@ class MDSettings:
 
     Parameters
     ----------
-    ensemble : "nve", "nvt-langevin", "nvt-nhc" (Nosé-Hoover chain) or "npt"
-        (isotropic Martyna-Tobias-Klein, needs a cell periodic in three directions)
+    ensemble : "nve", "nvt-langevin", "nvt-nhc" (Nosé-Hoover chain), or Martyna-Tobias-Klein with
+        a cell periodic in three directions: "npt" (the volume changes), "npt-anisotropic" (the
+        lengths of axes at right angles) or "npt-flexible" (lengths and angles)
     temperature_K : of the thermostat, and of the first velocities where the
         structure brings none. An "nve" run that starts in a minimum settles near
         half of it: the other half goes into the bonds.
@@ -33,11 +46,19 @@ class MDSettings:
     n_steps : number of time steps
     seed : of the first velocities and of Langevin's noise
     friction_per_fs : of "nvt-langevin"; velocities forget themselves in its inverse, 100 fs
-    thermostat_time_fs : of "nvt-nhc" and "npt"
-    barostat_time_fs, pressure_gpa : of "npt"; a positive pressure compresses
-    log_every : steps between two frames of the trajectory and rows of the log
+    thermostat_time_fs : of "nvt-nhc" and "npt", "npt-anisotropic", "npt-flexible"
+    barostat_time_fs, pressure_gpa : of these three; a positive pressure compresses
+    log_every : steps between two frames of the trajectory and rows of the log; 10, unless
+        log_every_fs is given
+    log_every_fs : the same as a time, a multiple of the timestep; it becomes ``log_every``
+    to_temperature_K, to_pressure_gpa : to which the targets of thermostat and barostat change,
+        linearly, during the first ``ramp_steps`` steps; they stay there afterwards
+    ramp_steps : by default ``n_steps``; a run that is made longer keeps its ramp
     trajectory_format : "traj" or "extxyz"
     checkpoint_every : steps between two checkpoints, from which a run that ended can go on
+    minimize : relax the positions first, not the cell, with LBFGS; velocities are drawn for the
+        minimum, also where the structure brings some
+    minimize_fmax, minimize_steps : eV/Å below which all forces end that, and steps at most
     guards : limits at which the run stops, goes back or notes a frame, and self-audits
 
     Raises
@@ -54,30 +75,87 @@ class MDSettings:
     thermostat_time_fs: float = 100.0
     barostat_time_fs: float = 1000.0
     pressure_gpa: float = 0.0
-    log_every: int = 10
+    log_every: int = None  # type: ignore[assignment]  # always a number afterwards
     trajectory_format: str = "traj"
     checkpoint_every: int = 1000
+    minimize: bool = False
+    minimize_fmax: float = 0.05
+    minimize_steps: int = 500
+    log_every_fs: InitVar[float | None] = None
+    to_temperature_K: float | None = None
+    to_pressure_gpa: float | None = None
+    ramp_steps: int | None = None
     guards: GuardSettings = field(default_factory=GuardSettings)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, log_every_fs: float | None) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
         _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
-        if not (math.isfinite(self.temperature_K) and self.temperature_K >= 0):
-            raise ConfigError(f"the temperature must be 0 K or more, not {self.temperature_K} K.")
-        if self.temperature_K == 0 and self.ensemble in ("nvt-nhc", "npt"):
-            raise ConfigError(
-                f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
-                "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
-            )
+        self._require_temperature(self.temperature_K)
         self._require_timestep()
         _require_count("number of steps", self.n_steps, at_least=1)
         _require_count("seed", self.seed, at_least=0)
+        self._settle_log_every(log_every_fs)
         _require_count("log_every", self.log_every, at_least=1)
         _require_count("checkpoint_every", self.checkpoint_every, at_least=1)
+        _require_count("minimize_steps", self.minimize_steps, at_least=1)
+        _require_positive("minimize_fmax", self.minimize_fmax)
         for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
             _require_positive(name, getattr(self, name))
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+        self._settle_ramp()
+
+    def _require_temperature(self, temperature_K: float) -> None:
+        if not (math.isfinite(temperature_K) and temperature_K >= 0):
+            raise ConfigError(f"the temperature must be 0 K or more, not {temperature_K} K.")
+        if temperature_K == 0 and self.ensemble in CHAINS:
+            raise ConfigError(
+                f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
+                "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
+            )
+
+    def _settle_ramp(self) -> None:
+        """Check a ramp, and make it as long as the run where nothing else is said."""
+        if self.to_temperature_K is not None:
+            if self.ensemble == "nve":
+                raise ConfigError(
+                    "to_temperature_K is of a thermostat, and ensemble 'nve' has none; use "
+                    "nvt-langevin or nvt-nhc."
+                )
+            self._require_temperature(self.to_temperature_K)
+        if self.to_pressure_gpa is not None:
+            if self.ensemble not in BAROSTATS:
+                raise ConfigError(
+                    f"to_pressure_gpa is of a barostat, and ensemble '{self.ensemble}' has none; "
+                    "use npt."
+                )
+            if not math.isfinite(self.to_pressure_gpa):
+                raise ConfigError(
+                    f"to_pressure_gpa must be a number in GPa, not {self.to_pressure_gpa}."
+                )
+        if self.to_temperature_K is None and self.to_pressure_gpa is None:
+            if self.ramp_steps is not None:
+                raise ConfigError(
+                    "ramp_steps is of a ramp: give to_temperature_K or to_pressure_gpa as well."
+                )
+            return
+        steps = self.n_steps if self.ramp_steps is None else self.ramp_steps
+        _require_count("ramp_steps", steps, at_least=1)
+        object.__setattr__(self, "ramp_steps", steps)
+
+    def _settle_log_every(self, log_every_fs: float | None) -> None:
+        """Make steps of a time."""
+        if log_every_fs is None:
+            object.__setattr__(self, "log_every", 10 if self.log_every is None else self.log_every)
+            return
+        if self.log_every is not None:
+            raise ConfigError(
+                f"log_every={self.log_every} and log_every_fs={log_every_fs:g} do not go together: "
+                "give steps or a time."
+            )
+        _require_positive("log_every_fs", log_every_fs)
+        steps = _steps_of("log_every_fs", log_every_fs, self.timestep_fs)
+        object.__setattr__(self, "log_every", steps)
 
     def _require_timestep(self) -> None:
         _require_positive("timestep_fs", self.timestep_fs)
@@ -131,6 +209,20 @@ class RelaxSettings:
                 f"a pressure of {self.pressure_gpa} GPa acts on the cell, which stays fixed; "
                 "relax the cell too (cell=True) or leave the pressure out."
             )
+
+
+def _steps_of(what: str, time_fs: float, timestep_fs: float) -> int:
+    """Return how many steps a time is, of which it must be a multiple."""
+    steps = time_fs / timestep_fs
+    whole = round(steps)
+    if whole < 1 or abs(steps - whole) > 1e-6 * steps:
+        below, above = math.floor(steps) * timestep_fs, math.ceil(steps) * timestep_fs
+        near = f"{above:g}" if below == 0 else f"{below:g} or {above:g}"
+        raise ConfigError(
+            f"{what} must be a multiple of the timestep of {timestep_fs:g} fs, not {time_fs:g} fs; "
+            f"near it is {near} fs."
+        )
+    return whole
 
 
 def _require_guards_of_a_relaxation(guards: GuardSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 from ase import Atoms
 from ase.io.trajectory import Trajectory
 
+from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import HalfFrameWarning, StructureError
+from eqcalc.extxyz import fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_constraints
 from eqcalc.simulate.guessed_elements import refuse_guessed_elements
 from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
@@ -21,6 +24,7 @@ __all__ = ["count_structures", "read_structure", "read_structures"]
 _FULL = 0.999  # occupancy; files round
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
+_EXTXYZ = re.compile(r"\.(ext)?xyz(\.(gz|bz2|xz))?$", re.IGNORECASE)
 _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats that ASE reads"
 
 
@@ -30,7 +34,8 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     Parameters
     ----------
     path : any format that ASE recognises by name or content
-    index : which structure of a file that holds several; -1 is the last
+    index : which structure of a file that holds several, as ASE counts: 0 is the first, -1 the
+        last
 
     Raises
     ------
@@ -38,8 +43,27 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         with that index, or the structure has no atoms.
     """
     path = Path(path)
-    (atoms,) = _read(path, index, "" if index == -1 else f" (index {index})")
+    if index in (0, -1):
+        (atoms,) = _read(path, index, "" if index == -1 else f" (index {index})")
+        return atoms
+    # ASE's readers give the first frame for an index before it, and some ignore the index.
+    n_structures = count_structures(path)
+    if n_structures is None:  # unreadable, which this says, or large
+        every = _read(path, ":", f" (index {index})")
+        _require_frame(path, index, len(every))
+        return every[index]
+    _require_frame(path, index, n_structures)
+    (atoms,) = _read(path, index, f" (index {index})")
     return atoms
+
+
+def _require_frame(path: Path, index: int, n_structures: int) -> None:
+    if not -n_structures <= index < n_structures:
+        has = f"has {n_structures} frames" if n_structures > 1 else "has one frame"
+        raise StructureError(
+            f"'{path}' {has} and none with the index {index}: 0 is the first, "
+            f"{n_structures - 1} or -1 the last."
+        )
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
@@ -85,6 +109,7 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     for atoms in structures:
         if not isinstance(atoms, Atoms) or len(atoms) == 0:
             raise StructureError(f"the structure in '{path}' has no atoms.")
+        _refuse_no_numbers(atoms, path)
         refuse_guessed_elements(path, atoms)
         _refuse_disorder(atoms, path)
         restore_constraints(atoms)
@@ -94,6 +119,9 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
 def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
     """Read a file; of a killed run's trajectory what is whole, with a HalfFrameWarning."""
     if not is_of_a_run(path):
+        fault = fault_in_extxyz(path) if _EXTXYZ.search(path.name) else None
+        if fault is not None:
+            raise StructureError(f"cannot read a structure from '{path}': {fault}.")
         return ase.io.read(path, index=index)
     if path.suffix == ".xyz":
         whole = whole_part(path)
@@ -131,6 +159,23 @@ def _trajectory_beside(path: Path) -> str:
     return ""
 
 
+def _refuse_no_numbers(atoms: Atoms, path: Path) -> None:
+    """Refuse what a file may say and no structure has, before a calculation names it otherwise."""
+    for name, values in (
+        ("positions", atoms.positions),
+        ("cell", atoms.cell.array),
+        ("momenta", atoms.get_momenta()),
+        ("masses", atoms.arrays.get("masses", 0.0)),
+    ):
+        if not np.isfinite(values).all():
+            raise StructureError(f"the {name} in '{path}' hold NaN or infinity; mend the file.")
+    strange = atoms.numbers[(atoms.numbers < 0) | (atoms.numbers >= N_ELEMENTS)]
+    if len(strange) > 0:
+        raise StructureError(
+            f"'{path}' has atomic numbers of no element, such as {strange[0]}; it may be damaged."
+        )
+
+
 def _refuse_disorder(atoms: Atoms, path: Path) -> None:
     """Refuse sites that are shared or partly empty: one structure cannot say that."""
     partly = np.asarray(atoms.arrays.get("occupancy", 1.0), dtype=float)
@@ -143,8 +188,11 @@ def _refuse_disorder(atoms: Atoms, path: Path) -> None:
     if not isinstance(sites, dict):
         return
     for site, shares in sites.items():
-        if isinstance(shares, dict) and (len(shares) > 1 or sum(shares.values()) < _FULL):
-            found = ", ".join(f"{share:g} {symbol}" for symbol, share in shares.items())
+        if not isinstance(shares, dict):
+            continue
+        numbers = [share for share in shares.values() if isinstance(share, (int, float))]
+        if len(shares) > 1 or len(numbers) < len(shares) or sum(numbers) < _FULL:
+            found = ", ".join(f"{share} {symbol}" for symbol, share in shares.items())
             raise StructureError(
                 f"'{path}' is disordered: site {site} has the occupancy {found}. A simulation "
                 "needs whole atoms: choose one arrangement (a supercell with atoms placed and "

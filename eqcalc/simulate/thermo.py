@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +13,18 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from eqcalc.errors import HalfFrameWarning, OutputError
+from eqcalc.errors import HalfFrameWarning, OutputError, listing
+from eqcalc.simulate.cell_state import density
 from eqcalc.simulate.frame_content import drop_stale
 from eqcalc.units import EV_PER_A3_TO_GPA
 
 __all__ = [
     "Thermo",
-    "columns",
     "has_pressure",
     "observe",
+    "read_columns",
     "read_table",
+    "row_of",
     "snapshot",
     "temperature_of",
 ]
@@ -30,9 +33,10 @@ __all__ = [
 class Thermo(NamedTuple):
     """One row of ``thermo.csv``.
 
-    Energies in eV. ``pressure_gpa`` includes the kinetic part; it and
-    ``volume`` (Å³) are None unless the structure is fully periodic and the
-    calculator gives a stress.
+    Energies in eV. ``volume`` (Å³), ``density`` (g/cm³) and ``cell`` (a, b, c in Å and alpha,
+    beta, gamma in degrees) are None unless the structure is fully periodic; ``pressure_gpa``,
+    which includes the kinetic part, also where the calculator gives no stress. The targets of
+    thermostat and barostat are None unless they change.
     """
 
     step: int
@@ -43,19 +47,35 @@ class Thermo(NamedTuple):
     total_energy: float
     volume: float | None
     pressure_gpa: float | None
+    density: float | None = None
+    cell: tuple[float, ...] | None = None
+    target_temperature_K: float | None = None
+    target_pressure_gpa: float | None = None
 
 
-def columns(with_pressure: bool) -> list[str]:
-    """Return the header of ``thermo.csv``."""
-    names = [
-        "step",
-        "time_fs",
-        "temperature_K",
-        "potential_energy_eV",
-        "kinetic_energy_eV",
-        "total_energy_eV",
-    ]
-    return [*names, "volume_A3", "pressure_gpa"] if with_pressure else names
+_COLUMNS = {
+    "step": "step",
+    "time_fs": "time_fs",
+    "temperature_K": "temperature_K",
+    "potential_energy_eV": "potential_energy",
+    "kinetic_energy_eV": "kinetic_energy",
+    "total_energy_eV": "total_energy",
+    "volume_A3": "volume",
+    "pressure_gpa": "pressure_gpa",
+    "density_g_per_cm3": "density",
+}
+"""Columns of ``thermo.csv`` -> what of a step they hold. New ones come last, and old runs go on
+without them."""
+_TARGETS = ("target_temperature_K", "target_pressure_gpa")
+_CELL_COLUMNS = ("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg")
+
+
+def row_of(thermo: Thermo) -> dict[str, float]:
+    """Return a row of ``thermo.csv`` by column, without what is not defined."""
+    row = {name: getattr(thermo, field) for name, field in _COLUMNS.items()}
+    row |= dict(zip(_CELL_COLUMNS, thermo.cell or (), strict=False))
+    row |= {name: getattr(thermo, name) for name in _TARGETS}
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def has_pressure(atoms: Atoms) -> bool:
@@ -82,10 +102,10 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
     """
     potential = float(atoms.get_potential_energy())
     kinetic = float(atoms.get_kinetic_energy())
-    volume = pressure_gpa = None
+    periodic = bool(atoms.pbc.all())
+    pressure_gpa = None
     if has_pressure(atoms):
         stress = atoms.get_stress(include_ideal_gas=True)
-        volume = float(atoms.get_volume())
         # ASE's stress is positive under tension, a pressure under compression.
         pressure_gpa = float(-stress[:3].mean() * EV_PER_A3_TO_GPA)
     return Thermo(
@@ -95,8 +115,10 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
         potential_energy=potential,
         kinetic_energy=kinetic,
         total_energy=potential + kinetic,
-        volume=volume,
+        volume=float(atoms.get_volume()) if periodic else None,
         pressure_gpa=pressure_gpa,
+        density=density(atoms) if periodic else None,
+        cell=tuple(float(value) for value in atoms.cell.cellpar()) if periodic else None,
     )
 
 
@@ -124,6 +146,32 @@ def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:
     return frame
 
 
+def read_columns(path: Path, known: Iterable[str]) -> list[str]:
+    """Return the columns of a table that goes on; older versions wrote fewer.
+
+    Parameters
+    ----------
+    known : what can be written now
+
+    Raises
+    ------
+    OutputError : the file cannot be read, or has a column that is not known.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = file.readline().rstrip("\n").split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"cannot read '{path}': {error}.") from error
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise OutputError(
+            f"'{path}' has the columns {listing(unknown)}, which this version does not write for "
+            "such a run; go on with the version that wrote them, or start a new run from the "
+            "last frame."
+        )
+    return names
+
+
 def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     """Return the columns of a csv file written by a run, by name.
 
@@ -148,7 +196,8 @@ def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     header, _, body = whole.partition("\n")
     names = header.split(",")
     try:
-        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2)
+        # numpy warns of an empty table, as a run leaves it that was killed at its first step.
+        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2) if body else np.empty(0)
         return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))
     except ValueError as error:
         raise OutputError(f"'{path}' is no table of a run: {error}.") from error

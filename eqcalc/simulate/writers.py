@@ -81,6 +81,7 @@ class TableWriter:
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int | None = None):
+        self.columns = list(columns)
         self._file = AppendFile(path, keep)
         if keep is None:
             self._file.append((",".join(columns) + "\n").encode())

@@ -2,8 +2,9 @@
 
 :func:`check_contract` holds a potential to every law and returns a report. What belongs here: laws
 (``symmetry``, ``derivative``, ``locality``, ``conduct``), the structures on which they are tested
-(``geometries``), their tolerances, and broken networks that they must reject (``twins``). Nothing
-else in eqcalc imports this folder.
+(``geometries``), their tolerances, and broken networks that they must reject (``twins``).
+``eqcalc.verification`` holds a user's model and structure to the same laws; nothing else imports
+this folder.
 """
 
 from eqcalc.concessions import Concessions

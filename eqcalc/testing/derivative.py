@@ -12,6 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eqcalc.blockwise.grouping import MAX_EDGES, grouped, size_of
 from eqcalc.derivatives import forces_from_edge_gradients
 from eqcalc.elements import atomic_number
 from eqcalc.errors import ContractError
@@ -19,6 +20,8 @@ from eqcalc.export.frames import element_clusters
 from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.potential import Potential
 from eqcalc.testing import geometries
+from eqcalc.testing.geometries import Structures
+from eqcalc.testing.measurements import keep
 from eqcalc.testing.preparation import perturb
 from eqcalc.testing.subjects import (
     Subject,
@@ -47,9 +50,19 @@ __all__ = [
 _STEP = 5e-5
 
 
-def assert_forces_are_derivatives(subject: Subject) -> None:
-    """Forces equal -dE/dr by finite differences, whatever the boundary. (float64 only.)"""
-    for case, atoms in geometries.generic().items():
+def assert_forces_are_derivatives(
+    subject: Subject, structures: Structures | None = None, most: int | None = None
+) -> None:
+    """Forces equal -dE/dr by finite differences, whatever the boundary. (float64 only.)
+
+    Parameters
+    ----------
+    most : components of a structure's forces that are compared, drawn at random; None: all
+    """
+    for case, atoms in (structures or geometries.generic()).items():
+        components = np.arange(3 * len(atoms))
+        if most is not None and most < len(components):
+            components = np.random.default_rng(9).choice(components, most, replace=False)
 
         def displaced(k: int, step: float, atoms: Atoms = atoms) -> Atoms:
             moved = atoms.copy()
@@ -57,23 +70,24 @@ def assert_forces_are_derivatives(subject: Subject) -> None:
             return moved
 
         found = evaluate(subject, atoms, case)
-        slopes = _finite_differences(subject, displaced, 3 * len(atoms), case)
-        expected = -slopes.reshape(-1, 3)
+        slopes = _finite_differences(subject, displaced, components, case)
         assert_close(
-            found.forces,
-            expected,
+            found.forces.reshape(-1)[torch.from_numpy(components)],
+            -slopes,
             DERIVATIVE,
             f"{subject.label}: {case}, against finite differences of the energy",
             "forces",
         )
 
 
-def assert_stress_is_derivative(subject: Subject) -> None:
+def assert_stress_is_derivative(subject: Subject, structures: Structures | None = None) -> None:
     """Stress equals dE/dε / V by finite differences; None where a direction is open.
 
     float64 only. All nine strains: an antisymmetric one is a rotation and costs nothing.
     """
-    for case, atoms in geometries.periodic_in_three().items():
+    for case, atoms in (structures or geometries.generic()).items():
+        if not atoms.pbc.all():
+            continue
 
         def strained(k: int, step: float, atoms: Atoms = atoms) -> Atoms:
             strain = np.eye(3)
@@ -83,7 +97,7 @@ def assert_stress_is_derivative(subject: Subject) -> None:
             return moved
 
         found = evaluate(subject, atoms, case)
-        slopes = _finite_differences(subject, strained, 9, case)
+        slopes = _finite_differences(subject, strained, np.arange(9), case)
         if found.stress is None:
             raise ContractError(f"{subject.label}: {case} has no stress")
         assert_close(
@@ -93,36 +107,46 @@ def assert_stress_is_derivative(subject: Subject) -> None:
             f"{subject.label}: {case}, against finite differences of the energy",
             "stress",
         )
-    for case, atoms in geometries.generic().items():
+    for case, atoms in (structures or geometries.generic()).items():
         if not atoms.pbc.all():
             stress = evaluate(subject, atoms, case).stress
             require(stress is None, f"{subject.label}: {case} is open and has a stress")
 
 
-def assert_smooth_at_symmetric_sites(subject: Subject) -> None:
-    """The force on an atom off a perfect site is -k u with one k for every small u.
+def assert_smooth_at_symmetric_sites(
+    subject: Subject, structures: Structures | None = None
+) -> None:
+    """The force on an atom off a perfect site changes by -k u with one k for every small u.
 
     float64 only. A length √(Σv² + 1e-8) has a kink where v vanishes by symmetry: there k falls
     by an order of magnitude within 1e-3 Å, perfect crystals do not relax, phonons are wrong.
-    A network that declares it is held to displacements a thousand times smaller.
+    A network that declares it is held to displacements a thousand times smaller. The site is that
+    of each structure's first atom; k is the mean over u and -u.
     """
     is_smooth = subject.concessions.smooth_at_symmetric_sites
     displacements = [u if is_smooth else 1e-3 * u for u in SMALL_DISPLACEMENTS]
-    for case, atoms in geometries.perfect_crystals().items():
+    for case, atoms in (structures or geometries.perfect_crystals()).items():
         constants = []
         for u in displacements:
-            moved = atoms.copy()
-            moved.positions[0, 0] += u
-            found = evaluate(subject, moved, f"{case}, an atom displaced by {u:g} Å")
-            constants.append(-float(found.forces[0, 0]) / u)
+            ahead, behind = (_force_on_first(subject, atoms, case, step) for step in (u, -u))
+            constants.append((behind - ahead) / (2.0 * u))
         largest = max(map(abs, constants))
         spread = max(constants) - min(constants)
         shown = ", ".join(f"{k:.4g}" for k in constants)
+        allowed = FORCE_CONSTANT_SPREAD * largest + FORCE_CONSTANT_FLOOR
+        keep(f"{case}: spread of force constants", spread, allowed, "eV/Å²")
         require(
-            spread <= FORCE_CONSTANT_SPREAD * largest + FORCE_CONSTANT_FLOOR,
+            spread <= allowed,
             f"{subject.label}: {case}: the force constant of an atom displaced by "
             f"{', '.join(f'{u:g}' for u in displacements)} Å is {shown} eV/Å²: a kink",
         )
+
+
+def _force_on_first(subject: Subject, atoms: Atoms, case: str, u: float) -> float:
+    moved = atoms.copy()
+    moved.positions[0, 0] += u
+    found = evaluate(subject, moved, f"{case}, an atom displaced by {u:g} Å")
+    return float(found.forces[0, 0])
 
 
 def assert_every_parameter_learns(subject: Subject) -> None:
@@ -245,14 +269,19 @@ def _weights(tensor: Tensor) -> Tensor:
 
 
 def _finite_differences(
-    subject: Subject, displaced: Callable[[int, float], Atoms], n_directions: int, case: str
+    subject: Subject, displaced: Callable[[int, float], Atoms], directions: NDArray, case: str
 ) -> NDArray:
-    """Return dE/dx along each direction by the central formula of fourth order."""
+    """Return dE/dx along each numbered direction by the central formula of fourth order."""
     weights = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
-    graphs = [
-        subject.graph(displaced(k, multiple * _STEP))
-        for k in range(n_directions)
+    graphs = (
+        subject.graph(displaced(int(k), multiple * _STEP))
+        for k in directions
         for multiple in weights
-    ]
-    energy = evaluate(subject, batch_graphs(graphs), case).energy.numpy()
-    return energy.reshape(n_directions, len(weights)) @ np.array(list(weights.values())) / _STEP
+    )
+    energy = np.concatenate(
+        [
+            evaluate(subject, batch_graphs(group), case).energy.numpy()
+            for group in grouped(graphs, size_of, MAX_EDGES)
+        ]
+    )
+    return energy.reshape(len(directions), len(weights)) @ np.array(list(weights.values())) / _STEP

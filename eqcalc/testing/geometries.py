@@ -6,7 +6,7 @@ the same positions with elements of its own (:func:`substitution`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ELEMENTS",
+    "Structures",
     "acetylene",
     "benzene",
     "dimer",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 ELEMENTS = ("H", "C", "O", "Na", "Cl", "Cu")
+
+Structures = Mapping[str, Atoms]
+"""Structures by what messages call them."""
 
 _NEIGHBOURS = (("C", "O"), ("H", "O"), ("C", "H"), ("Na", "Cl"), ("Cu", "H"))
 """Pairs that a structure relies on to be two elements."""

@@ -28,6 +28,7 @@ from eqcalc.graph import AtomicGraph, sum_over_structures
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Evaluation, Potential
 from eqcalc.testing.geometries import ELEMENTS, substituted, substitution
+from eqcalc.testing.measurements import keep
 from eqcalc.testing.tolerances import TOLERANCES, Tolerance
 
 __all__ = [
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 
+_UNITS = {"energy": "eV", "energies": "eV", "forces": "eV/Å", "stress": "eV/Å³"}
+
+
 @dataclass(frozen=True)
 class Subject:
     """A potential as the laws see it.
@@ -56,6 +60,7 @@ class Subject:
     potential : the eager potential, which the laws of training differentiate
     isolated_energies : eV by symbol, which an atom alone is promised to have; None where nothing
         is promised
+    negligible : eV; effects at the cutoff that are no larger are taken for rounding
     """
 
     label: str
@@ -67,6 +72,7 @@ class Subject:
     concessions: Concessions = NO_CONCESSIONS
     potential: Potential | None = None
     isolated_energies: Mapping[str, float] | None = None
+    negligible: float = 0.0
 
     @property
     def tolerance(self) -> Tolerance:
@@ -318,6 +324,7 @@ def assert_close(
     difference = float((found - expected).abs().max())
     allowed = tolerance.energy if is_energy else tolerance.derivative
     allowed += tolerance.relative * float(expected.abs().max())
+    keep(f"{what}: {quantity}", difference, allowed, _UNITS[quantity])
     require(
         difference <= allowed,
         f"{what}: {quantity} differ by {difference:.3g}, allowed {allowed:.3g}",

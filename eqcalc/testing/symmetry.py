@@ -1,4 +1,7 @@
-"""Laws of symmetry: nothing depends on how a structure is turned, placed, numbered or wrapped."""
+"""Laws of symmetry: nothing depends on how a structure is turned, placed, numbered or wrapped.
+
+Those with ``structures`` take structures by name in place of :func:`geometries.generic`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 
 from eqcalc.potential import Evaluation
 from eqcalc.testing import geometries
+from eqcalc.testing.geometries import Structures
 from eqcalc.testing.subjects import Subject, assert_same_evaluation, evaluate
 
 __all__ = [
@@ -21,9 +25,9 @@ __all__ = [
 ]
 
 
-def assert_rotation(subject: Subject) -> None:
+def assert_rotation(subject: Subject, structures: Structures | None = None) -> None:
     """Energies stay, forces and stress turn with the structure."""
-    for case, atoms in geometries.generic().items():
+    for case, atoms in (structures or geometries.generic()).items():
         expected = evaluate(subject, atoms, case)
         for seed in (11, 12):
             _assert_turns(
@@ -35,22 +39,22 @@ def assert_rotation(subject: Subject) -> None:
             )
 
 
-def assert_reflection(subject: Subject) -> None:
+def assert_reflection(subject: Subject, structures: Structures | None = None) -> None:
     """Mirror images have the same energies and mirrored forces."""
     mirrors = {
         "mirror x": np.diag([-1.0, 1.0, 1.0]),
         "inversion": -np.eye(3),
         "general improper rotation": -geometries.rotation_matrix(13),
     }
-    for case, atoms in geometries.generic().items():
+    for case, atoms in (structures or geometries.generic()).items():
         expected = evaluate(subject, atoms, case)
         for name, mirror in mirrors.items():
             _assert_turns(subject, atoms, expected, mirror, f"{case}, {name}")
 
 
-def assert_translation(subject: Subject) -> None:
+def assert_translation(subject: Subject, structures: Structures | None = None) -> None:
     """Nothing changes when all atoms move together."""
-    for case, atoms in geometries.generic().items():
+    for case, atoms in (structures or geometries.generic()).items():
         expected = evaluate(subject, atoms, case)
         moved = atoms.copy()
         moved.translate([12.34, -5.6, 7.89])
@@ -58,9 +62,9 @@ def assert_translation(subject: Subject) -> None:
         assert_same_evaluation(subject, found, expected, f"{case}, translated")
 
 
-def assert_atom_permutation(subject: Subject) -> None:
+def assert_atom_permutation(subject: Subject, structures: Structures | None = None) -> None:
     """Renumbering the atoms renumbers energies and forces."""
-    for case, atoms in geometries.generic().items():
+    for case, atoms in (structures or geometries.generic()).items():
         expected = evaluate(subject, atoms, case)
         order = np.random.default_rng(5).permutation(len(atoms))
         found = evaluate(subject, atoms[order], case)
@@ -86,9 +90,9 @@ def assert_edge_permutation(subject: Subject) -> None:
         assert_same_evaluation(subject, found, expected, f"{case}, edges permuted")
 
 
-def assert_lattice_shift(subject: Subject) -> None:
+def assert_lattice_shift(subject: Subject, structures: Structures | None = None) -> None:
     """An atom may be replaced by any of its periodic images."""
-    for case, atoms in geometries.generic().items():
+    for case, atoms in (structures or geometries.generic()).items():
         if not atoms.pbc.any():
             continue
         expected = evaluate(subject, atoms, case)

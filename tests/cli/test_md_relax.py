@@ -22,8 +22,9 @@ import eqcalc.cli
 from eqcalc.blockwise import MemoryForecast
 from eqcalc.cli import main
 from eqcalc.cli.md import md
-from eqcalc.cli.model_choice import choose_model, trained_on
+from eqcalc.cli.model_choice import choose_model
 from eqcalc.cli.relax import relax
+from eqcalc.elements import trained_on
 from eqcalc.errors import ConfigError, EngineError, StructureError
 from eqcalc.simulate import MDSettings, RelaxSettings, run_md
 from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES
@@ -83,6 +84,7 @@ def test_md_with_defaults_takes_the_shipped_model(folder, capsys):
         "final.xyz",
         "manifest.json",
         "plot.png",
+        "report.html",
         "thermo.csv",
         "trajectory.traj",
     ]
@@ -170,11 +172,94 @@ def test_memory_of_large_structures_is_foretold(verb, forecast, line, folder, ca
         ("-e nve --friction 1", "--friction belongs to nvt-langevin, not nve."),
         ("--thermostat-time 5", "--thermostat-time belongs to nvt-nhc and npt, not nvt-langevin."),
         ("-e nvt-nhc --barostat-time 5", "--barostat-time belongs to npt, not nvt-nhc."),
+        (
+            "-e nve --to-temperature 400",
+            "--to-temperature belongs to nvt-langevin, nvt-nhc and npt, not nve.",
+        ),
+        ("--to-pressure 1", "--to-pressure belongs to npt, not nvt-langevin."),
+        (
+            "--ramp-steps 5",
+            "--ramp-steps is of a ramp: give --to-temperature or --to-pressure as well.",
+        ),
+        (
+            "--log-every-fs 0.7",
+            "--log-every-fs must be a multiple of the timestep of 0.5 fs, not "
+            "0.7 fs; near it is 0.5 or 1 fs.",
+        ),
+        (
+            "--log-every 3 --log-every-fs 5",
+            "--log-every 3 and --log-every-fs 5 do not go together: give steps or a time.",
+        ),
+        (
+            "--minimize-fmax 0.1",
+            "--minimize-fmax goes together with --minimize, which is not given.",
+        ),
     ],
 )
 def test_option_of_another_ensemble_is_refused(folder, capsys, words, message):
     assert run("md", "ethanol.xyz", *words.split()) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_minimization_before_a_run_is_told(folder, capsys):
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=1)
+    ase.io.write("rattled.xyz", atoms)
+    assert run("md", "rattled.xyz", "-n", 2, "--minimize", "--json") == 0
+    captured = capsys.readouterr()
+    assert "minimizing ...\n" in captured.err
+    assert "\nminimized in " in captured.err
+    assert "velocities" not in captured.err
+    assert json.loads(captured.out)["minimization"]["converged"] is True
+    words = "--minimize --minimize-steps 1 --minimize-fmax 0.001 --overwrite"
+    assert run("md", "rattled.xyz", "-n", 2, *words.split()) == 0
+    out = capsys.readouterr().out
+    assert "note: the minimization did not converge in 1 step: energy -" in out
+    assert "and 0.001 was asked for; the run begins from there. More steps: --minim" in out
+    ase.io.write("moving.xyz", ase.io.read("rattled-md/final.xyz"))
+    assert run("md", "moving.xyz", "-n", 2, "--minimize") == 0
+    out = capsys.readouterr().out
+    assert "velocities of the file belong to other positions: new ones are drawn\n" in out
+
+
+@pytest.mark.parametrize("verb", ["md", "relax"])
+def test_frame_of_a_file_with_several_is_chosen_and_told(verb, folder, capsys):
+    frames = [molecule("CH3CH2OH") for _ in range(3)]
+    for k, atoms in enumerate(frames):
+        atoms.positions[:, 0] += 10.0 * k
+    ase.io.write("three.xyz", frames)
+    place = f"three-{verb}"
+    for words, line, frame, x in (
+        ([], "the last of 3 frames in three.xyz (--index)", -1, 20.0),
+        (["--index", "1"], "frame 1 of 0 to 2 in three.xyz", 1, 10.0),
+        (["--index", "-3"], "frame 0 of 0 to 2 in three.xyz", -3, 0.0),
+    ):
+        assert run(verb, "three.xyz", "-n", 2, "--overwrite", *words) == 0
+        assert f"structure: {line}\n" in capsys.readouterr().out
+        assert json.loads((folder / place / "manifest.json").read_text())["frame"] == frame
+        first = ase.io.read(folder / place / "trajectory.traj", 0)
+        assert first.positions[:, 0].mean() == pytest.approx(
+            frames[0].positions[:, 0].mean() + x, abs=1e-6
+        )
+
+
+def test_ramp_is_summarised(folder, capsys):
+    words = "md ethanol.xyz -n 10 -T 100 --to-temperature 300 --overwrite"
+    assert run(*words.split()) == 0
+    assert "  thermostat  100 → 300 K over 10 steps\n" in capsys.readouterr().out
+    assert run(*words.split(), "--ramp-steps", 4) == 0
+    assert "  thermostat  100 → 300 K over the first 4 steps\n" in capsys.readouterr().out
+    assert run(*words.split(), "--ramp-steps", 40) == 0
+    assert "100 → 300 K over 40 steps, of which 10 were made\n" in capsys.readouterr().out
+    assert run("md", "--resume", "ethanol-md", "-n", 50) == 0
+    out = capsys.readouterr().out
+    assert "the ramp is one of 40 steps; its end is held afterwards\n" in out
+
+
+def test_frames_are_spaced_by_a_time(folder):
+    assert run("md", "ethanol.xyz", "-n", 8, "--log-every-fs", 2) == 0
+    steps = [a.info["step"] for a in ase.io.read(folder / "ethanol-md" / "trajectory.traj", ":")]
+    assert steps == [0, 4, 8]
 
 
 def test_option_of_the_ensemble_reaches_the_settings(folder):
@@ -199,6 +284,9 @@ def test_model_trained_on_something_else_runs_with_a_note(folder, capsys, model,
         ("md nowhere.xyz", "error: no structure file 'nowhere.xyz'"),
         ("md ethanol.xyz -e nvt", "error: unknown ensemble 'nvt'"),
         ("md ethanol.xyz -e npt", "error: ensemble 'npt' changes the cell"),
+        ("md ethanol.xyz --index 0:5", "error: --index takes the number of one frame (0 the"),
+        ("md ethanol.xyz --index 1", "error: 'ethanol.xyz' has one frame and none with the"),
+        ("md ethanol.xyz --index -2", "error: 'ethanol.xyz' has one frame and none with the"),
         ("relax ethanol.xyz --optimizer newton", "error: unknown optimizer 'newton'"),
         ("relax ethanol.xyz --cell", "error: relaxing the cell changes the cell"),
     ],
@@ -348,8 +436,14 @@ def test_the_start_and_the_manifest_say_engine_threads_and_device(
                 "barostat_time": "barostat_time_fs",
                 "pressure": "pressure_gpa",
                 "log_every": "log_every",
+                "to_temperature": "to_temperature_K",
+                "to_pressure": "to_pressure_gpa",
+                "ramp_steps": "ramp_steps",
                 "trajectory_format": "trajectory_format",
                 "checkpoint_every": "checkpoint_every",
+                "minimize": "minimize",
+                "minimize_fmax": "minimize_fmax",
+                "minimize_steps": "minimize_steps",
             },
         ),
         (
@@ -370,11 +464,14 @@ def test_defaults_of_the_verb_are_those_of_the_settings(verb, settings, names):
     # Those of the guards are in test_guard_options.py.
     assert {*names.values(), "guards"} == {f.name for f in fields(settings)}
     parameters = inspect.signature(verb).parameters
+    hints = get_type_hints(verb, include_extras=True)
     for option, field in names.items():
         default = parameters[option].default
         expected = getattr(settings, field)
+        if default is None and expected is None:
+            continue
         if default is None:  # to tell whether it was given; the help says the settings' own
-            help_text = parameters[option].annotation
+            help_text = hints[option].__metadata__[0].help
             assert f"Default: {expected:g}." in help_text
         else:
             assert default == expected, option
@@ -494,6 +591,7 @@ def test_engine_that_the_user_asked_for_and_is_gone_is_named(folder, monkeypatch
         ("md", "md needs a structure file, or --resume and the folder of a run"),
         ("md --resume nowhere", "there is no checkpoint in 'nowhere'"),
         ("md --resume there -T 400", "--temperature does not go together with --resume"),
+        ("md --resume there --index 0", "--index does not go together with --resume"),
         ("md ethanol.xyz --resume there", "a structure file does not go together with --resume"),
         ("md --resume there", "is at step 4 of 4: nothing is left to do"),
     ],
@@ -527,6 +625,18 @@ def test_hours_that_are_over_end_a_run_with_142(folder, capsys):
     assert "eqcalc md --resume there goes on from there" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_lines_say_the_time_left_and_whether_it_fits(folder, capsys):
+    words = "md ethanol.xyz -m nequip-ethanol -n 100 --device cpu --max-hours 1"
+    assert run(*words.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    steps = [line for line in lines if line.startswith("step ")]
+    assert steps[1].startswith("step 10/100")
+    assert all(line.endswith(" left") for line in steps[1:-1])
+    assert not steps[-1].endswith(" left")
+    (verdict,) = [line for line in lines if "--max-hours" in line]
+    assert verdict.startswith("the run fits into --max-hours: ")
 
 
 def test_run_that_was_started_from_python_is_resumed_there(folder, capsys):

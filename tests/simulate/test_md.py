@@ -132,6 +132,32 @@ def test_npt_volume_follows_the_pressure(tmp_path, pressure_gpa, sign):
     assert abs(table["pressure_gpa"][-5:].mean() - pressure_gpa) < abs(pressure_gpa)
 
 
+def test_table_has_volume_density_and_cell_of_periodic_structures(tmp_path):
+    atoms = bulk("Cu", "hcp", a=2.6, c=4.2, orthorhombic=False)
+    result = run_md(atoms, EMT(), MDSettings("nve", n_steps=2), tmp_path / "run")
+    table = read_table(result.folder / "thermo.csv")
+    assert list(table)[-7:] == [
+        "density_g_per_cm3", "a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg",
+    ]  # fmt: skip
+    cell = [table[name][-1] for name in list(table)[-6:]]
+    assert cell == pytest.approx([2.6, 2.6, 4.2, 90, 90, 120])
+    assert table["volume_A3"][0] == pytest.approx(atoms.get_volume())
+    expected = atoms.get_masses().sum() / atoms.get_volume() * 1.66053907
+    assert table["density_g_per_cm3"][0] == pytest.approx(expected, rel=1e-6)
+    assert result.mean_pressure_gpa == pytest.approx(table["pressure_gpa"][-1:].mean(), abs=1.0)
+
+
+def test_table_of_a_calculator_without_stress_has_the_volume(tmp_path):
+    atoms = ethanol()
+    atoms.set_cell([20, 20, 20])
+    atoms.pbc = True
+    result = run_md(atoms, Springs(atoms), MDSettings("nve", n_steps=2), tmp_path / "run")
+    table = read_table(result.folder / "thermo.csv")
+    assert table["volume_A3"][0] == pytest.approx(8000)
+    assert "pressure_gpa" not in table
+    assert result.mean_pressure_gpa is None
+
+
 def test_pressure_has_the_sign_of_compression(tmp_path):
     squeezed = bulk("Cu", a=3.4, cubic=True)
     settings = MDSettings(ensemble="nve", n_steps=1, temperature_K=1.0)

@@ -1,5 +1,7 @@
 """What a user may ask for, and what is refused with a reason."""
 
+from dataclasses import asdict, replace
+
 import pytest
 
 from eqcalc.errors import ConfigError
@@ -23,11 +25,33 @@ from eqcalc.simulate import MDSettings, RelaxSettings
         ({"friction_per_fs": -0.1}, "friction_per_fs must be a number above 0"),
         ({"thermostat_time_fs": 0.0}, "thermostat_time_fs must be"),
         ({"pressure_gpa": float("inf")}, "pressure must be a number in GPa"),
+        ({"ensemble": "nve", "to_temperature_K": 400.0}, "of a thermostat, and ensemble 'nve' has"),
+        ({"to_temperature_K": -1.0}, "temperature must be 0 K or more, not -1.0"),
+        ({"ensemble": "nvt-nhc", "to_temperature_K": 0.0}, "needs a temperature above 0 K"),
+        ({"to_pressure_gpa": 1.0}, "of a barostat, and ensemble 'nvt-langevin' has none"),
+        ({"ensemble": "npt", "to_pressure_gpa": float("nan")}, "to_pressure_gpa must be a number"),
+        ({"ramp_steps": 100}, "ramp_steps is of a ramp: give to_temperature_K or to_pressure_gpa"),
+        ({"to_temperature_K": 400.0, "ramp_steps": 0}, "ramp_steps must be a whole number >= 1"),
+        ({"log_every_fs": 0.0}, "log_every_fs must be a number above 0"),
+        ({"log_every_fs": 0.2}, r"multiple of the timestep of 0.5 fs, not 0.2 fs; near .* 0.5 fs"),
+        ({"log_every_fs": 1.3}, r"multiple of .* 0.5 fs, not 1.3 fs; near it is 1 or 1.5 fs"),
+        ({"log_every_fs": 5.0, "log_every": 10}, r"log_every=10 and log_every_fs=5 do not go tog"),
+        ({"log_every_fs": 5.0, "log_every": 20}, r"log_every=20 and log_every_fs=5 do not go tog"),
+        ({"minimize_fmax": 0.0}, "minimize_fmax must be a number above 0"),
+        ({"minimize_steps": 0}, "minimize_steps must be a whole number >= 1"),
     ],
 )
 def test_md_settings_refuse_with_a_reason(wrong, message):
     with pytest.raises(ConfigError, match=message):
         MDSettings(**wrong)
+
+
+def test_time_between_frames_becomes_steps():
+    assert MDSettings().log_every == 10
+    settings = MDSettings(timestep_fs=0.1, log_every_fs=0.7)  # no whole number in binary
+    assert settings.log_every == 7
+    assert MDSettings(**asdict(settings)) == settings
+    assert replace(settings, timestep_fs=0.05).log_every == 7
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -31,9 +32,10 @@ from eqcalc import EqCalculator
 from eqcalc.errors import CheckpointError, ConfigError, OutputError, OutputLostError
 from eqcalc.export import export_model
 from eqcalc.simulate import GuardSettings, MDRun, MDSettings, StopRequested, resume_md, run_md
-from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint
+from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint, write_checkpoint
 from eqcalc.simulate.integrators import restore_integrator
 from eqcalc.simulate.restart import RunLock
+from eqcalc.simulate.settings import BAROSTATS
 
 N_STEPS = 40
 
@@ -67,13 +69,15 @@ def stop_at(step: int):
 
 
 def start_of(ensemble: str) -> Atoms:
-    atoms = crystal() if ensemble == "npt" else ethanol()
+    atoms = crystal() if ensemble in BAROSTATS else ethanol()
+    if ensemble == "npt-anisotropic":
+        atoms.set_cell([5.1, 4.8, 5.4], scale_atoms=True)
     atoms.info["name"] = "start"
     return atoms
 
 
 @pytest.mark.parametrize("trajectory_format", ["traj", "extxyz"])
-@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc", "npt"])
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc", *BAROSTATS])
 def test_run_that_was_stopped_goes_on_bit_for_bit(ensemble, trajectory_format, models, tmp_path):
     settings = MDSettings(
         ensemble,
@@ -170,6 +174,46 @@ def test_row_that_is_there_because_a_run_ended_is_none_of_the_run_that_goes_on(m
         tmp_path / "whole",
     )
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+
+
+def test_run_of_a_version_with_fewer_columns_goes_on_with_those(models, tmp_path):
+    make, folder = functools.partial(EqCalculator, models[0]), tmp_path / "old"
+    settings = MDSettings("npt", n_steps=10, log_every=5)
+    run_md(crystal(), make(), settings, folder)
+    table = [line.split(",")[:8] for line in (folder / "thermo.csv").read_text().splitlines()]
+    assert table[0][-1] == "pressure_gpa"
+    text = "".join(",".join(line) + "\n" for line in table)
+    (folder / "thermo.csv").write_text(text)
+    checkpoint = read_checkpoint(folder)
+    checkpoint.facts["files"]["table"] = len(text)
+    for name in ("minimize", "minimize_fmax", "minimize_steps", "ramp_steps"):
+        del checkpoint.facts["settings"][name]
+    del checkpoint.facts["minimization"]
+    write_checkpoint(folder, checkpoint)
+    result = resume_md(folder, make(), n_steps=20)
+    assert result.n_frames == 5
+    whole = dataclasses.replace(settings, n_steps=20)
+    run_md(crystal(), make(), whole, tmp_path / "whole")
+    now = [line.split(",") for line in (tmp_path / "whole/thermo.csv").read_text().splitlines()]
+    assert [line.split(",") for line in (folder / "thermo.csv").read_text().splitlines()] == [
+        line[:8] for line in now
+    ]
+    assert now[0][8:] == ["density_g_per_cm3", "a_A", "b_A", "c_A", *ANGLES]
+
+
+ANGLES = ["alpha_deg", "beta_deg", "gamma_deg"]
+
+
+def test_table_with_a_column_of_a_later_version_is_refused(stopped, models):
+    path = stopped / "thermo.csv"
+    path.write_text(path.read_text().replace("time_fs", "time_of"))
+    before = files_of(stopped)
+    with pytest.raises(OutputError, match=r"thermo\.csv' has the columns time_of, which this ver"):
+        resume_md(stopped, EqCalculator(models[0]))
+    assert files_of(stopped) == before
+    path.write_bytes(b"\xff" * 10000)
+    with pytest.raises(OutputError, match=r"cannot read '.*thermo\.csv'"):
+        resume_md(stopped, EqCalculator(models[0]))
 
 
 def test_run_ends_in_good_order_when_its_hours_are_over(models, tmp_path):

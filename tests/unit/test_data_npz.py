@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,29 @@ def test_npz_with_damaged_entry_is_refused(tmp_path):
     content[start : start + 8] = b"\xff" * 8
     path.write_bytes(bytes(content))
     with pytest.raises(DataError, match=r"'coords' cannot be read .*CRC"):
+        read_dataset(path)
+
+
+def test_npz_of_an_unknown_version_of_zip_is_refused(tmp_path):
+    path = save(tmp_path / "damaged.npz", arrays())
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 200  # the version that is needed to extract
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"not a readable npz archive \(zip file version 20"):
+        read_dataset(path)
+
+
+def test_npz_with_half_a_header_is_refused(tmp_path):
+    path = tmp_path / "damaged.npz"
+    save(path, arrays())
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    header = entries["coords.npy"]
+    entries["coords.npy"] = header.replace(b"(", b"\0", 1)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=r"'coords' cannot be read"):
         read_dataset(path)
 
 

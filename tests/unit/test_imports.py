@@ -19,17 +19,22 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 CHAINS = """
-errors -> units, files, devices, elements, host_memory, threads, concessions -> graph, native
+errors -> units, files, extxyz, devices, elements -> graph, native
+errors -> host_memory, threads, concessions -> graph, native
 graph -> nn -> architectures
 graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -> calculator
 architectures, derivatives -> potential
 architectures, native -> tabulated
 tabulated, potential, model_file -> export
-export, engines -> compiling, testing
+export, engines -> compiling
+export, blockwise -> testing
+testing, calculator -> verification
 architectures, export -> importers
 derivatives, neighbours -> data
 data, blockwise -> evaluation
 calculator -> simulate -> bench, hosts
+hosts -> doctor
+simulate -> analysis -> report
 export, evaluation -> training -> dynamics
 """
 """The layers: what stands right of an arrow may import what stands left of it, and so on.
@@ -68,6 +73,7 @@ LAZY: dict[str, set[str]] = {
 """Further imports, allowed inside functions or under TYPE_CHECKING only."""
 
 HEAVY = {
+    "MDAnalysis",
     "e3nn",
     "h5py",
     "ipi",

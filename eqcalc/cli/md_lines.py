@@ -1,0 +1,79 @@
+"""Lines that ``eqcalc md`` prints around a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqcalc.cli.console import note, say
+from eqcalc.cli.duration import duration
+
+if TYPE_CHECKING:
+    from eqcalc.simulate import MDProgress, MDSettings
+
+__all__ = ["TimeLimit", "ramp_pairs", "tell_minimization"]
+
+# A pace varies by this: closer to the limit than that, nobody knows.
+_UNCERTAIN = 0.1
+
+
+def tell_minimization(done: dict[str, Any], fmax: float) -> None:
+    """Say how the minimization before a run ended; where it did not converge, as a note."""
+    change = done["energy_after_eV"] - done["energy_before_eV"]
+    steps = f"{done['steps']} step{'s' * (done['steps'] != 1)}"
+    line = f"in {steps}: energy {change:+.4g} eV, largest force {done['fmax_eV_per_A']:.3g} eV/Å"
+    if done["converged"]:
+        say(f"minimized {line}")
+    else:
+        note(
+            f"note: the minimization did not converge {line}, and {fmax:g} was asked for; the "
+            "run begins from there. More steps: --minimize-steps."
+        )
+    if done["velocities_left_out"]:
+        say("velocities of the file belong to other positions: new ones are drawn")
+
+
+def ramp_pairs(settings: MDSettings) -> dict[str, str]:
+    """Return lines of a summary: what the targets of thermostat and barostat did."""
+    if settings.ramp_steps is None:
+        return {}
+    over = f"over the first {settings.ramp_steps} steps"
+    if settings.ramp_steps == settings.n_steps:
+        over = f"over {settings.n_steps} steps"
+    elif settings.ramp_steps > settings.n_steps:
+        over = f"over {settings.ramp_steps} steps, of which {settings.n_steps} were made"
+    pairs = {}
+    if settings.to_temperature_K is not None:
+        begin, end = settings.temperature_K, settings.to_temperature_K
+        pairs["thermostat"] = f"{begin:g} → {end:g} K {over}"
+    if settings.to_pressure_gpa is not None:
+        begin, end = settings.pressure_gpa, settings.to_pressure_gpa
+        pairs["barostat"] = f"{begin:g} → {end:g} GPa {over}"
+    return pairs
+
+
+class TimeLimit:
+    """Says whether a run will fit into ``--max-hours``: once, and again when that changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fits: bool | None = None
+
+    def news(self, now: MDProgress) -> str | None:
+        """Return a line that has not been said yet, or None."""
+        if now.limit_s is None or not now.left_s or now.step_s is None:
+            return None
+        if abs(now.left_s - now.limit_s) < _UNCERTAIN * now.limit_s:
+            return None  # a decision is made later, or by the clock
+        fits = now.left_s < now.limit_s
+        if fits == self._fits:
+            return None
+        self._fits = fits
+        left, limit = duration(now.left_s), duration(now.limit_s)
+        if fits:
+            return f"the run fits into --max-hours: {left} left of {limit}"
+        last = now.thermo.step + int(now.limit_s / now.step_s)
+        return (
+            f"the run does not fit into --max-hours: {left} left, and it ends in {limit}, near "
+            f"step {last} of {now.n_steps}; then: eqcalc md --resume {self._folder}"
+        )

@@ -1,0 +1,121 @@
+"""What ASE's reader of extended xyz passes over in silence, found in the text itself.
+
+The format: https://github.com/libAtoms/extxyz. A frame is a number of atoms, a line of key=value,
+and for each atom a row of the columns that ``Properties`` names; without it, of an element, a
+position, and whatever else the writer liked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase.io.extxyz import key_val_str_to_dict
+from ase.io.formats import open_with_compression
+
+__all__ = ["fault_in_extxyz"]
+
+_KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+_PAIR = re.compile(r"""([^\s="']+)=("[^"]*"|'[^']*'|[^\s"']+)""")
+_MEASURED = re.compile("lattice|energy|stress|virial", re.IGNORECASE)  # a run_id=1_0 is none
+_LEAST, _MOST = 4, 100_000  # columns of a row: an element and a position, and beyond reason
+
+
+class _Columns(NamedTuple):
+    """What a row holds: how many columns, and which of them are numbers."""
+
+    n_columns: int
+    numeric: tuple[int, ...]
+
+
+def fault_in_extxyz(path: Path) -> str | None:
+    """Return what is wrong with a file though ASE reads it, in a sentence; None where nothing is.
+
+    A row of more columns than there are, whose numbers would move to others; a misspelt key, whose
+    cell would be missing; directions that are no flags, and would all become periodic; digits that
+    only Python takes for a number; a blank line, which would end the file.
+    """
+    with open_with_compression(str(path), "rt") as file:
+        lines = enumerate(file, start=1)
+        for number, line in lines:
+            if not line.strip():
+                if any(other.strip() for _, other in lines):
+                    return f"a blank line {number} ends the file before its last frame; remove it"
+                return None
+            if not line.split()[0].isdigit():  # vectors of a cell behind the atoms, an old custom
+                continue
+            fault = _fault_in_frame(int(line.split()[0]), lines)
+            if fault is not None:
+                return fault
+    return None
+
+
+def _fault_in_frame(n_atoms: int, lines: Iterator[tuple[int, str]]) -> str | None:
+    number, comment = next(lines, (0, ""))
+    try:
+        keys = key_val_str_to_dict(comment)
+    except ValueError:
+        return None  # ASE refuses it too
+    fault = _fault_in_keys(keys, comment, number)
+    columns = _columns(keys.get("Properties"))
+    for _ in range(n_atoms if fault is None else 0):
+        number, line = next(lines, (0, ""))
+        if number == 0:
+            return None  # too short, which ASE refuses
+        row = line.split()
+        if columns is None:
+            columns = _Columns(max(len(row), _LEAST), (1, 2, 3))
+        fault = _fault_in_row(row, columns, line, number)
+        if fault is not None:
+            break
+    return fault
+
+
+def _columns(properties: object) -> _Columns | None:
+    """Return what ``Properties`` names; None where it is left out or is none."""
+    if not isinstance(properties, str):
+        return None
+    words = properties.split(":")
+    counts = [int(count) if count.isdigit() else 0 for count in words[2::3]]
+    if sum(counts) > _MOST:
+        return _Columns(sum(counts), ())
+    kinds = "".join(kind * count for kind, count in zip(words[1::3], counts, strict=False))
+    return _Columns(sum(counts), tuple(k for k, kind in enumerate(kinds) if kind in "RI"))
+
+
+def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | None:
+    for key in keys:
+        meant = _KEYS.get(re.sub("[^a-z]", "", key.lower()))
+        if meant is not None and key != meant:
+            return f"line {number} says '{key}', which is read as {meant} only where written so"
+    if re.sub(r"\\.", "", comment).count('"') % 2:
+        return f"line {number} has a quotation mark without an end"
+    flags = keys.get("pbc", True)
+    if isinstance(flags, str) or not np.isin(flags, (0, 1)).all():
+        return f"line {number} says pbc='{flags}'; three of T and F are meant"
+    names = str(keys.get("Properties", "species:pos")).split(":")
+    if not {"species", "Z", "numbers", "symbols"} & set(names):
+        return f"line {number} names no column of elements (species:S:1) in Properties"
+    if "_" in comment or not comment.isascii():
+        for key, value in _PAIR.findall(comment):
+            stripped = value.replace("_JSON", "")
+            odd = _MEASURED.search(key) and ("_" in stripped or not value.isascii())
+            if odd and not isinstance(keys.get(key, ""), (str, dict, list)):
+                return f"line {number} says {key}={value}, which only Python takes for a number"
+    return None
+
+
+def _fault_in_row(row: list[str], columns: _Columns, line: str, number: int) -> str | None:
+    if len(row) != columns.n_columns:
+        return (
+            f"line {number} has {len(row)} columns, where the frame has {columns.n_columns}: "
+            "numbers would be taken for others"
+        )
+    if "_" in line or not line.isascii():
+        for column in columns.numeric:
+            if "_" in row[column] or not row[column].isascii():
+                return f"line {number} says '{row[column]}', where a number is meant"
+    return None

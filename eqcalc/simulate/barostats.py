@@ -1,0 +1,111 @@
+"""Constant pressure: ASE's Martyna-Tobias-Klein integrators, and the cells that they may change.
+
+| ensemble | what changes | integrator |
+|---|---|---|
+| npt | the volume, at constant shape | IsotropicMTKNPT |
+| npt-anisotropic | the lengths of three axes at right angles, each by itself | MaskedMTKNPT |
+| npt-flexible | lengths and angles | MTKNPT |
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.md import nose_hoover_chain
+from ase.md.md import MolecularDynamics
+from numpy.typing import NDArray
+
+from eqcalc.errors import ConfigError, MissingDependencyError
+from eqcalc.simulate.settings import MDSettings
+
+__all__ = ["build_barostat", "require_barostat_cell"]
+
+_WIDEST_GAP = 10.0  # Å; beyond every interaction that could hold a cell together
+_RIGHT = 1e-4  # cosine up to which an angle counts as a right one; files round
+
+_CLASSES = {
+    "npt": "IsotropicMTKNPT",
+    "npt-anisotropic": "MaskedMTKNPT",
+    "npt-flexible": "MTKNPT",
+}
+_SINCE = "3.28"  # of ASE: MaskedMTKNPT, and with it a count of the cell's degrees of freedom
+
+# Of a symmetric matrix. ASE's MTKNPT counts 9 components of the cell's momentum; three pairs of
+# them are equal and stay so, and the chain would keep the cell half as hot again as the atoms.
+_FLEXIBLE_DOF = 6
+
+
+def require_barostat_cell(atoms: Atoms, ensemble: str) -> None:
+    """Refuse a cell whose volume means nothing, or that the ensemble cannot change.
+
+    Parameters
+    ----------
+    atoms : periodic in three directions
+
+    Raises
+    ------
+    ConfigError : a layer of vacuum goes through the cell, as beside a slab or a molecule in a
+        box; "npt-anisotropic" with axes that are not at right angles.
+    """
+    for axis, gap in zip("abc", _gaps(atoms), strict=True):
+        if gap > _WIDEST_GAP:
+            raise ConfigError(
+                f"ensemble '{ensemble}' changes the volume, and that of this structure means "
+                f"nothing: along {axis} there is a layer of {gap:.1f} Å without atoms, as beside a "
+                "slab or around a molecule. Use nvt-langevin or nvt-nhc, or a cell that is filled."
+            )
+    axes = atoms.cell.array / atoms.cell.lengths()[:, None]
+    skew = np.abs(axes @ axes.T - np.eye(3)).max()
+    if ensemble == "npt-anisotropic" and skew > _RIGHT:
+        angles = " ".join(f"{angle:.2f}" for angle in atoms.cell.angles())
+        raise ConfigError(
+            f"ensemble 'npt-anisotropic' changes three axes at right angles, and this cell has the "
+            f"angles {angles}°; use npt-flexible, npt, or an orthogonal supercell."
+        )
+
+
+def _gaps(atoms: Atoms) -> NDArray[np.float64]:
+    """Return the widest layer without atoms (3,), Å, along each axis of the cell."""
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    places = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)  # (n_atoms, 3)
+    between = np.diff(places, axis=0, append=places[:1] + 1.0)
+    return np.asarray(between.max(axis=0) * heights)
+
+
+def build_barostat(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
+    """Return the integrator of one of the ensembles at constant pressure.
+
+    Raises
+    ------
+    MissingDependencyError : this version of ASE does not have it.
+    """
+    if settings.ensemble != "npt" and not hasattr(nose_hoover_chain, "MaskedMTKNPT"):
+        raise MissingDependencyError(
+            f"ensemble '{settings.ensemble}' needs ASE {_SINCE} or later, and this is ASE "
+            f"{version('ase')}: pip install -U ase."
+        )
+    kind = getattr(nose_hoover_chain, _CLASSES[settings.ensemble])
+    options: dict[str, Any] = {}
+    if settings.ensemble == "npt-anisotropic":
+        options["mask"] = np.array([True, True, True])
+    dynamics: MolecularDynamics = kind(
+        atoms,
+        settings.timestep_fs * units.fs,
+        temperature_K=settings.temperature_K,
+        pressure_au=settings.pressure_gpa * units.GPa,
+        tdamp=settings.thermostat_time_fs * units.fs,
+        pdamp=settings.barostat_time_fs * units.fs,
+        **options,
+    )
+    if settings.ensemble == "npt-flexible":
+        _count_a_symmetric_momentum(dynamics)
+    return dynamics
+
+
+def _count_a_symmetric_momentum(dynamics: Any) -> None:
+    barostat = dynamics._barostat
+    barostat._R[0] *= _FLEXIBLE_DOF / barostat._cell_dof
+    barostat._cell_dof = _FLEXIBLE_DOF

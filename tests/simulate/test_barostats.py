@@ -1,0 +1,168 @@
+"""Constant pressure with cells that change in one, three or six ways."""
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.md import nose_hoover_chain
+
+from eqcalc.errors import ConfigError, MissingDependencyError
+from eqcalc.simulate import MDRun, MDSettings, run_md
+from eqcalc.simulate.settings import BAROSTATS
+from eqcalc.simulate.thermo import read_table
+
+NEW = ["npt-anisotropic", "npt-flexible"]
+
+
+def settings_of(ensemble: str, **changes) -> MDSettings:
+    words = {"timestep_fs": 4.0, "thermostat_time_fs": 50.0, "barostat_time_fs": 300.0, "seed": 1}
+    return MDSettings(ensemble, **{**words, **changes})
+
+
+def copper(n: int = 1) -> Atoms:
+    return bulk("Cu", cubic=True) * (2, n, n)
+
+
+def largest_change(run: MDRun, n_steps: int) -> float:
+    energies = [run.dynamics.get_conserved_energy() for _ in run.dynamics.irun(n_steps)]
+    return float(np.abs(np.array(energies) - energies[0]).max())
+
+
+@pytest.mark.parametrize("ensemble", NEW)
+def test_changing_cell_conserves_its_energy_to_second_order(ensemble):
+    def change(timestep_fs: float) -> float:
+        settings = settings_of(
+            ensemble, pressure_gpa=-10.0, timestep_fs=timestep_fs, barostat_time_fs=100.0
+        )
+        return largest_change(MDRun(copper(), EMT(), settings), int(200 / timestep_fs))
+
+    assert change(4.0) / change(2.0) == pytest.approx(4.0, rel=0.15)
+
+
+def stretched() -> Atoms:
+    """Return copper whose axes are too long, right and too short, at right angles."""
+    atoms = copper(2)
+    atoms.set_cell(atoms.cell.lengths() * [1.03, 1.0, 0.97], scale_atoms=True)
+    return atoms
+
+
+@pytest.mark.parametrize("ensemble", BAROSTATS)
+def test_axes_change_by_themselves_where_they_may(ensemble, tmp_path):
+    settings = settings_of(ensemble, temperature_K=100.0, n_steps=400, log_every=4)
+    result = run_md(stretched(), EMT(), settings, tmp_path / "run")
+    table = read_table(result.folder / "thermo.csv")
+    lengths = np.array([table[name] for name in ("a_A", "b_A", "c_A")])
+    angles = np.array([table[name] for name in ("alpha_deg", "beta_deg", "gamma_deg")])
+    mean = lengths[:, 50:].mean(axis=1)
+    assert np.ptp(table["volume_A3"]) > 1.0
+    assert result.cell_change.end.cell == pytest.approx([*lengths[:, -1], *angles[:, -1]], rel=1e-9)
+    if ensemble == "npt":
+        assert mean / mean[1] == pytest.approx([1.03, 1.0, 0.97], rel=1e-9)
+    else:
+        assert mean / mean[1] == pytest.approx([1.0, 1.0, 1.0], abs=0.015)
+    if ensemble == "npt-flexible":
+        assert np.ptp(angles) > 0.1
+    else:
+        assert angles == pytest.approx(np.full_like(angles, 90.0), abs=1e-9)
+
+
+def test_flexible_cell_does_not_turn():
+    run = MDRun(stretched(), EMT(), settings_of("npt-flexible"))
+    for _ in run.dynamics.irun(50):
+        momentum = run.dynamics._p_g
+        assert np.allclose(momentum, momentum.T, atol=1e-9 * np.abs(momentum).max())
+    assert np.abs(run.dynamics._p_g).max() > 0
+
+
+def blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and its error over ten blocks of what follows the first quarter."""
+    means = np.array([part.mean(axis=0) for part in np.array_split(values[len(values) // 4 :], 10)])
+    return means.mean(axis=0), means.std(axis=0, ddof=1) / np.sqrt(10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ensemble", "n_ways"), [("npt-anisotropic", 3), ("npt-flexible", 6)])
+def test_stress_is_the_pressure_and_the_cell_as_warm_as_the_atoms(ensemble, n_ways):
+    """ASE counts nine ways for a flexible cell, and would have it half as hot again."""
+    run = MDRun(copper(2), EMT(), settings_of(ensemble, pressure_gpa=2.0))
+    stress, warmth, kelvin = [], [], []
+    for _ in run.dynamics.irun(4000):
+        stress.append(-run.atoms.get_stress(include_ideal_gas=True) / units.GPa)
+        warmth.append(2 * run.dynamics._get_cell_kinetic_energy() / (300 * units.kB))
+        kelvin.append(run.atoms.get_temperature() * 3 * len(run.atoms) / run.n_dof)
+    pressure, error = blocks(np.array(stress))
+    assert np.all(np.abs(pressure[:3] - 2.0) < 4 * error[:3])
+    assert error[:3].max() < 0.1
+    if ensemble == "npt-flexible":
+        assert np.all(np.abs(pressure[3:]) < 4 * error[3:])
+        assert error[3:].max() < 0.1
+    mean, error = blocks(np.array(warmth))
+    assert abs(mean - n_ways) < 3 * error
+    assert error < 0.2 * n_ways
+    mean, error = blocks(np.array(kelvin))
+    assert abs(mean - 300) < 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ensemble", NEW)
+def test_stress_of_a_network_drives_the_cell_as_its_energy_does(ensemble):
+    """Were it not the stress of the energy, nothing would be conserved to second order."""
+    from eqcalc import EqCalculator
+
+    atoms = bulk("MgO", "rocksalt", a=4.25, cubic=True)
+    calculator = EqCalculator("sevennet-0", dtype="float64", engine="torchscript")
+
+    def change(timestep_fs: float) -> float:
+        settings = settings_of(
+            ensemble, timestep_fs=timestep_fs, barostat_time_fs=100.0, pressure_gpa=10.0
+        )
+        return largest_change(MDRun(atoms, calculator, settings), int(60 / timestep_fs))
+
+    assert change(2.0) / change(1.0) == pytest.approx(4.0, rel=0.15)
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ensemble", BAROSTATS)
+def test_cell_with_a_layer_of_vacuum_is_refused(ensemble):
+    slab = fcc111("Cu", (2, 2, 3), vacuum=8.0, orthogonal=True)
+    slab.pbc = True
+    with pytest.raises(ConfigError, match=r"along c there is a layer of 16\.0 Å without atoms, as"):
+        MDRun(slab, EMT(), settings_of(ensemble))
+    box = molecule("N2", cell=[12, 12, 12], pbc=True)
+    with pytest.raises(ConfigError, match=r"'npt.*' changes the volume, .* along a there is a lay"):
+        MDRun(box, EMT(), settings_of(ensemble))
+
+
+@pytest.mark.parametrize("ensemble", NEW)
+def test_open_directions_are_refused(ensemble):
+    slab = fcc111("Cu", (2, 2, 3), vacuum=8.0, orthogonal=True)
+    with pytest.raises(ConfigError, match=rf"'{ensemble}' changes the cell and needs a structure"):
+        MDRun(slab, EMT(), settings_of(ensemble))
+
+
+def test_layer_across_the_end_of_the_cell_is_no_vacuum():
+    atoms = bulk("Cu", cubic=True) * (1, 1, 8)  # 29 Å, and an edge within the crystal
+    atoms.positions[:, 2] += 1.0
+    MDRun(atoms, EMT(), settings_of("npt-anisotropic"))
+
+
+def test_axes_that_are_not_at_right_angles_are_refused():
+    with pytest.raises(ConfigError, match=r"the angles 60\.00 60\.00 60\.00°; use npt-flexible"):
+        MDRun(bulk("Cu") * 2, EMT(), settings_of("npt-anisotropic"))
+    turned = copper()
+    turned.rotate(33, (1, 2, 3), rotate_cell=True)
+    MDRun(turned, EMT(), settings_of("npt-anisotropic"))
+    MDRun(bulk("Cu") * 2, EMT(), settings_of("npt-flexible"))
+
+
+@pytest.mark.parametrize("ensemble", NEW)
+def test_older_ase_without_the_integrator_is_named(ensemble, monkeypatch):
+    monkeypatch.delattr(nose_hoover_chain, "MaskedMTKNPT")
+    with pytest.raises(
+        MissingDependencyError, match=r"needs ASE 3\.28 or later, and this is ASE 3"
+    ):
+        MDRun(copper(), EMT(), settings_of(ensemble))
+    MDRun(copper(), EMT(), settings_of("npt"))

@@ -1,0 +1,94 @@
+"""What ASE's reader of extended xyz passes over is told, by readers of data and of structures."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from eqcalc.data import read_dataset
+from eqcalc.errors import DataError, StructureError
+from eqcalc.extxyz import fault_in_extxyz
+from eqcalc.simulate import read_structure
+
+WATER = """3
+Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:forces:R:3 energy=-2.5 pbc="T T F"
+O 0.00 0.00 0.12 0.0 0.0 0.4
+H 0.00 0.76 -0.48 0.0 0.1 -0.2
+H 0.00 -0.76 -0.48 0.0 -0.1 -0.2
+"""
+PLAIN = """2
+a comment, no_keys 1_0
+H 0.0 0.0 0.0
+H 0.0 0.0 0.7
+"""
+
+
+@pytest.mark.parametrize("name", ["water.xyz", "water.extxyz", "water.XYZ", "water.xyz.gz"])
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("H 0.00 0.76", "H 0.00 0.76 0.76", "line 4 has 8 columns, where the frame has 7"),
+        ("Lattice", "lattice", "line 2 says 'lattice', which is read as Lattice only where"),
+        ("Properties", "#Properties", "line 2 says '#Properties'"),
+        ('"T T F"', '"T T no"', "line 2 says pbc='T T no'; three of T and F are meant"),
+        ('"T T F"', '"T T F', "line 2 has a quotation mark without an end"),
+        ('"T T F"', '"1 1 2"', "three of T and F are meant"),
+        ("species", "spezies", "line 2 names no column of elements"),
+        ("-2.5", "-2_5", "line 2 says energy=-2_5, which only Python takes for a number"),
+        ('"9 0', '"１ 0', "which only Python takes for a number"),
+        ("0.76", "0_7", "line 4 says '0_7', where a number is meant"),
+        ("0.76", "１", "line 4 says '１', where a number is meant"),
+    ],
+)
+def test_what_would_be_read_otherwise_than_it_is_meant_is_refused(
+    before, after, said, name, tmp_path
+):
+    path = tmp_path / name
+    content = WATER.replace(before, after, 1).encode()
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(DataError, match=said):
+        read_dataset(path)
+    with pytest.raises(StructureError, match=said):
+        read_structure(path)
+
+
+def test_a_blank_line_before_the_last_frame_is_refused_everywhere(tmp_path):
+    path = tmp_path / "water.xyz"
+    path.write_text(WATER + "\n" + WATER.replace("0.76", "0.77"))
+    match = "a blank line 6 ends the file before its last frame; remove it"
+    with pytest.raises(DataError, match=match):
+        read_dataset(path)
+    with pytest.raises(StructureError, match=match):
+        read_structure(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WATER,
+        WATER + WATER + "\n \n",
+        PLAIN,
+        PLAIN.replace("0.0\n", "0.0 0.4\n").replace("0.7\n", "0.7 0.4\n"),  # a charge behind it
+        WATER.replace("energy", "run_id=1_0 energy"),
+        PLAIN + "VEC1 9.0 0.0 0.0\n",
+    ],
+)
+def test_what_is_meant_so_passes(text, tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text(text)
+    assert fault_in_extxyz(path) is None
+
+
+def test_rows_of_a_plain_file_have_as_many_columns_as_the_first(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text(PLAIN.replace("0.7\n", "0.7 0.4\n"))
+    with pytest.raises(StructureError, match="line 4 has 5 columns, where the frame has 4"):
+        read_structure(path)
+
+
+def test_a_number_of_columns_beyond_reason_is_refused_at_once(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text(WATER.replace("forces:R:3", "forces:R:999999999999"))
+    with pytest.raises(StructureError, match="has 7 columns, where the frame has 1000000000003"):
+        read_structure(path)
