@@ -86,7 +86,8 @@ def write_checkpoint(folder: Path, checkpoint: MDCheckpoint, *, instead: bool = 
     new = folder / f"{CHECKPOINT}.new"
     write_whole(new, _FIRST_LINE + digest + content.getvalue())
     try:
-        if not checkpoint.facts.get("regular", True) and not instead and (folder / PREVIOUS).exists():
+        is_regular = checkpoint.facts.get("regular", True)
+        if not is_regular and not instead and (folder / PREVIOUS).exists():
             os.replace(folder / PREVIOUS, folder / EARLIER)
         if (folder / CHECKPOINT).exists() and not instead:
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
