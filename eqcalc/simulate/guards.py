@@ -24,11 +24,12 @@ from eqcalc.simulate.guard_kinds import (
     Temperature,
 )
 from eqcalc.simulate.guard_settings import GuardSettings
+from eqcalc.simulate.settings import CHAINS
 
 __all__ = ["CONSERVING", "Alarm", "Guards", "has_spread"]
 
-CONSERVING: tuple[str, ...] = ("nve", "nvt-nhc", "npt")
-"""Ensembles whose integrator conserves a quantity."""
+CONSERVING: tuple[str, ...] = ("nve", *CHAINS)
+"""Ensembles whose integrator conserves a quantity, unless its targets change."""
 
 _DRIFT_MEV_PER_ATOM_PS = 5.0
 _SPREAD = 1.0  # eV/Å; active learning takes frames from 0.1 to 0.3 on

@@ -515,3 +515,18 @@ def test_new_velocities_leave_fixed_atoms_at_rest(ethanol):
     redraw_velocities(ethanol, np.random.default_rng(4))
     assert not ethanol.get_momenta()[:2].any()
     assert ethanol.get_kinetic_energy() == pytest.approx(energy, rel=1e-12)
+
+
+@pytest.mark.parametrize("action", ["roll-back", "halve"])
+def test_ramp_goes_back_too_bit_for_bit_when_interrupted(action, painn, ethanol, tmp_path):
+    guards = only(max_temperature_K=520.0, on_alarm=action, max_roll_backs=30, every=5)
+    settings = MDSettings(
+        "nvt-langevin",
+        to_temperature_K=400.0,
+        n_steps=160,
+        log_every=10,
+        checkpoint_every=25,
+        guards=replace(guards, max_halvings=6),
+        seed=1,
+    )
+    require_the_same_in_parts(ethanol, painn, settings, tmp_path)
