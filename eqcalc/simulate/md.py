@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint, write_checkpoint
+from eqcalc.simulate.checkpoint import (
+    MDCheckpoint,
+    read_checkpoint,
+    restore_previous,
+    write_checkpoint,
+)
 from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.guard_rails import Clock, GuardRails, sizes_of_guards
+from eqcalc.simulate.guards import Alarm, Motion
 from eqcalc.simulate.integrators import (
     build_integrator,
     check_fit,
+    conserved_energy,
     hold_center_of_mass,
 )
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -53,6 +61,7 @@ from eqcalc.simulate.velocities import (
     conserved_zero_momenta,
     has_velocities,
     project_velocities,
+    redraw_velocities,
     set_velocities,
 )
 from eqcalc.simulate.writers import (
@@ -159,7 +168,8 @@ class MDRun:
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
-        self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+        self._begin_dynamics()
+        self._rails = self._guard_rails()
 
     @classmethod
     def resume(
@@ -190,9 +200,13 @@ class MDRun:
         for name in _KEPT:
             setattr(run, name, facts[name])
         run.rng.bit_generator.state = facts["random"]
-        run.dynamics = build_integrator(run.atoms, settings, run.n_dof, run.rng)
+        run._clock = Clock(*facts.get("clock", run._clock))
+        run._begin_dynamics()
         restore_state(checkpoint, calculator, run.dynamics)
-        run._resumed, run._folder = checkpoint, Path(folder)
+        run._resumed = run._begin = checkpoint
+        run._folder = Path(folder)
+        run._is_regular = facts.get("regular", True)
+        run._rails = run._guard_rails(facts.get("guards"))
         return run
 
     def _take(
@@ -212,9 +226,42 @@ class MDRun:
         self._constraints = list(self.atoms.constraints)
         self._last_frame: Atoms | None = None
         self._resumed: MDCheckpoint | None = None
+        self._begin: MDCheckpoint | None = None  # from which the present stretch goes on
         self._folder: Path | None = None  # in which a resumed run goes on
+        self._is_regular = True  # the last checkpoint is one of a run that is not interrupted
+        self._clock = Clock(0, 0.0, float(settings.timestep_fs))
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
+
+    def _begin_dynamics(self) -> None:
+        """Make the integrator, with the timestep of now."""
+        settings = replace(self.settings, timestep_fs=self._clock.timestep_fs)
+        self.dynamics = build_integrator(self.atoms, settings, self.n_dof, self.rng)
+
+    def _guard_rails(self, state: dict[str, Any] | None = None) -> GuardRails:
+        """Make the guards; what they watch follows the present integrator."""
+        has_conserved = conserved_energy(self.dynamics) is not None
+        goal_K = self.settings.temperature_K
+        if self.settings.ensemble == "nve":  # nothing cools what the structure brings
+            goal_K = max(goal_K, self.start_temperature_K)
+        motion = Motion(self.n_dof, goal_K, self._conserved if has_conserved else None)
+        settings = self.settings
+        return GuardRails(
+            self.atoms,
+            settings.guards,
+            motion,
+            n_steps=settings.n_steps,
+            seed=settings.seed,
+            state=state,
+        )
+
+    def guard_summary(self) -> dict[str, Any]:
+        """Return what is watched, what is not and why, and what happened, as in the manifest."""
+        return self._rails.summary(self._clock.timestep_fs)
+
+    def _conserved(self) -> float:
+        compute = conserved_energy(self.dynamics)
+        return math.nan if compute is None else compute()
 
     def run(
         self,
@@ -238,6 +285,7 @@ class MDRun:
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
+        GuardError : a guard rail or a failed self-audit stopped the run.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
         StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
             more, after all files were completed.
@@ -257,6 +305,7 @@ class MDRun:
             )
         start = self._cell_state(self._measure())
         if self._resumed is None:
+            self._rails.require_start()
             target.claim()
         with closing(RunLock(target.path, required=self._resumed is not None)):
             if self._resumed is not None:
@@ -268,7 +317,8 @@ class MDRun:
     def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:
         files = checkpoint.facts["files"]
         name = trajectory_name(self.settings.trajectory_format)
-        return {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
+        sizes = {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
+        return sizes | sizes_of_guards(files)
 
     def _run_in(
         self,
@@ -285,7 +335,7 @@ class MDRun:
         final_path = target / "final.xyz"
         rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
         with stop, manifest, rescue:
-            wall_s = self._all_steps(target, stop, manifest, progress, start)
+            wall_s = self._all_stretches(target, stop, manifest, progress, start)
             result = self._finish(target, wall_s, start)
             trajectory = trajectory_name(self.settings.trajectory_format)
             target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
@@ -298,7 +348,7 @@ class MDRun:
                 )
         return result
 
-    def _all_steps(
+    def _all_stretches(
         self,
         target: RunFolder,
         stop: StopOnSignal,
@@ -306,19 +356,68 @@ class MDRun:
         progress: Callable[[MDProgress], None] | None,
         start_state: CellState | None,
     ) -> float:
-        """Run until the end or a signal; return the seconds it took."""
-        settings, first = self.settings, self._first_step
+        """Run until the end or a signal, also where guards take it back; return the seconds."""
+        begun = time.perf_counter()
+        try:
+            while True:
+                try:
+                    alarm = self._all_steps(target, stop, manifest, progress, start_state, begun)
+                except NonFiniteError as error:
+                    if self._rails.settings.on_alarm not in ("halve", "roll-back"):
+                        raise
+                    alarm = self._rails.of_error(error, self.dynamics.nsteps)
+                if alarm is None:
+                    return time.perf_counter() - begun
+                self._go_back(target, alarm, start_state)
+        finally:
+            manifest.update(guards=self.guard_summary())
+
+    def _go_back(self, target: RunFolder, alarm: Alarm, start_state: CellState | None) -> None:
+        """Take the state of the last good checkpoint, changed as the alarm's action says."""
+        step = self.dynamics.nsteps
+        checkpoint = self._rails.checkpoint_to_go_back_to(alarm, step, target.path)
+        halving = self._rails.action(alarm) == "halve"
+        timestep_fs = self._clock.timestep_fs / (2 if halving else 1)
+        time_fs = Clock(*checkpoint.facts["clock"]).at(checkpoint.step)
+        self._clock = Clock(checkpoint.step, time_fs, timestep_fs)
+        self.atoms.set_cell(checkpoint.atoms.cell)
+        for name in ("positions", "momenta"):
+            self.atoms.arrays[name][:] = checkpoint.atoms.arrays[name]
+        self.rng.bit_generator.state = checkpoint.facts["random"]
+        if not halving:
+            self.rng = self._rails.new_random()
+            if self.settings.ensemble != "nvt-langevin":  # which has its noise
+                redraw_velocities(self.atoms, self.rng)
+        self._begin_dynamics()
+        restore_state(checkpoint, self.atoms.calc, self.dynamics)
+        queued = {"queued": self._rails.queued}  # frames that are wanted, whatever became of them
+        files, self._is_regular = {**checkpoint.facts["files"], **queued}, False
+        self._begin = self._keep_state(target, files, start_state)
+        if self._rails.was_interrupted:
+            restore_previous(target.path)
+
+    def _all_steps(
+        self,
+        target: RunFolder,
+        stop: StopOnSignal,
+        manifest: RunManifest,
+        progress: Callable[[MDProgress], None] | None,
+        start_state: CellState | None,
+        begun: float,
+    ) -> Alarm | None:
+        """Run until the end, a signal, or an alarm for which the run has to go back."""
+        settings, first = self.settings, 0 if self._begin is None else self._begin.step
         trajectory_path = target / trajectory_name(settings.trajectory_format)
         kept = {"table": None, "trajectory": None}
-        if self._resumed is not None:
-            kept = self._resumed.facts["files"]
+        if self._begin is not None:
+            kept = self._begin.facts["files"]
         names = columns(has_pressure(self.atoms))
-        start = time.perf_counter()
         with (
             closing(TableWriter(target / "thermo.csv", names, kept["table"])) as table,
             closing(
                 open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
             ) as trajectory,
+            closing(self._rails.open(target.path, kept)) as rails,
             telling_where(self.dynamics, trajectory),
             # ASE's barostat overflows, and then takes inf times 0, where a structure
             # explodes; the checks below say so in words.
@@ -326,7 +425,7 @@ class MDRun:
         ):
             for _ in self.dynamics.irun(settings.n_steps - first):
                 step = self.dynamics.nsteps
-                if self._resumed is not None and step == first:
+                if self._begin is not None and step == first:
                     continue  # it is in the files
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
@@ -334,16 +433,24 @@ class MDRun:
                 stopping = stop.is_due()
                 ending = stopping or step == settings.n_steps
                 regular = step % settings.log_every == 0
+                keeping = step % settings.checkpoint_every == 0
+                # Not where a signal has come: a run that goes on has to find the same.
+                if rails.is_due(step) or regular or keeping or step == settings.n_steps:
+                    alarm = rails.look(step, self._clock.at(step), self._frame)
+                    if alarm is not None:
+                        return alarm
                 # A row that is there only because the run ends here is none of a run that goes on.
                 files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or regular:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
-                    speed = self._ns_per_day(time.perf_counter() - start, step - first)
-                    stop.tell(progress, MDProgress(thermo, settings.n_steps, speed))
+                    speed = self._ns_per_day(time.perf_counter() - begun, step)
+                    now = MDProgress(thermo, settings.n_steps, speed, tuple(rails.said()))
+                    stop.tell(progress, now)
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
-                if ending or step % settings.checkpoint_every == 0:
+                files |= rails.extents()
+                if ending or keeping:
                     table.require_present()
                     trajectory.require_present()
                     self._keep_state(target, files, start_state)
@@ -351,21 +458,28 @@ class MDRun:
                     break
             table.require_present()
             trajectory.require_present()
-        return time.perf_counter() - start
+        return None
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
         thermo = self._measure()
-        frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
+        frame = self._frame(step=thermo.step, time_fs=thermo.time_fs)
         self._last_frame = frame
         trajectory.write(frame)
         table.write([value for value in thermo if value is not None])
         return thermo
 
+    def _frame(self, **info: Any) -> Atoms:
+        return snapshot(self.atoms, self._constraints, **info)
+
     def _keep_state(
         self, target: RunFolder, files: dict[str, Any], start: CellState | None
-    ) -> None:
-        """Write a checkpoint of the present step."""
+    ) -> MDCheckpoint:
+        """Write a checkpoint of the present step and return it.
+
+        One that is there because a run was interrupted makes room for the next.
+        """
+        regular = self.dynamics.nsteps % self.settings.checkpoint_every == 0
         atoms = self.atoms.copy()
         atoms.set_constraint(self._constraints)
         checkpoint = state_of(
@@ -377,15 +491,19 @@ class MDRun:
             random=self.rng.bit_generator.state,
             start=None if start is None else start._asdict(),
             source=self.source,
+            clock=list(self._clock),
+            guards=self._rails.state(),
+            regular=regular,
             **{name: getattr(self, name) for name in _KEPT},
         )
-        write_checkpoint(target.path, checkpoint)
+        write_checkpoint(target.path, checkpoint, instead=not self._is_regular)
+        self._is_regular = regular
+        return checkpoint
 
     def _measure(self) -> Thermo:
         """Return the present step; refuse one that no longer means anything."""
         step = self.dynamics.nsteps
-        time_fs = step * float(self.settings.timestep_fs)
-        thermo = observe(self.atoms, step, time_fs, self.n_dof)
+        thermo = observe(self.atoms, step, self._clock.at(step), self.n_dof)
         if not math.isfinite(thermo.total_energy):
             raise NonFiniteError(f"the energy is {thermo.total_energy}")
         if thermo.temperature_K > max(_HOTTEST_K, 100 * self.settings.temperature_K):
@@ -415,13 +533,16 @@ class MDRun:
             n_steps=self.dynamics.nsteps,
             n_frames=len(temperature),
             wall_s=wall_s,
-            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps - self._first_step),
+            time_fs=self._clock.at(self.dynamics.nsteps),
+            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps),
+            ms_per_step=1000 * wall_s / max(1, self.dynamics.nsteps - self._first_step),
             mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
             mean_pressure_gpa=(
                 None if start is None else float(table["pressure_gpa"][second_half].mean())
             ),
+            guards=self.guard_summary(),
         )
 
     def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:
@@ -435,9 +556,12 @@ class MDRun:
     def _first_step(self) -> int:
         return 0 if self._resumed is None else self._resumed.step
 
-    def _ns_per_day(self, wall_s: float, n_steps: int) -> float:
-        simulated_ns = n_steps * self.settings.timestep_fs * 1e-6
-        return simulated_ns / max(wall_s, 1e-9) * 86400
+    def _ns_per_day(self, wall_s: float, step: int) -> float:
+        """Return the speed since this process began; steps that were taken back count as time."""
+        begun_fs = 0.0
+        if self._resumed is not None:
+            begun_fs = Clock(*self._resumed.facts.get("clock", self._clock)).at(self._first_step)
+        return (self._clock.at(step) - begun_fs) * 1e-6 / max(wall_s, 1e-9) * 86400
 
     def _manifest_fields(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
         going_on = {"resumed_at_step": self._first_step, "not_exact": self.not_exact}
@@ -451,5 +575,6 @@ class MDRun:
             "degrees_of_freedom": self.n_dof,
             "constraints_not_kept": unkept_constraints(self.atoms),
             "steps_done": self._first_step,
+            "guards": self.guard_summary(),
             **({"earlier_parts": parts, **going_on} if self._resumed is not None else {}),
         }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
@@ -15,11 +16,15 @@ __all__ = ["MDProgress", "MDResult"]
 
 @dataclass(frozen=True)
 class MDProgress:
-    """What a progress display is told at every logged step."""
+    """What a progress display is told at every logged step.
+
+    said : what guards found and did since the step before, a sentence each
+    """
 
     thermo: Thermo
     n_steps: int
     ns_per_day: float
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class MDResult:
     the slope of a straight line through the total energy, None except for "nve";
     over less than a picosecond it says little. ``n_frames`` counts the rows of
     ``thermo.csv``, of which there is one a frame. ``cell_change`` and
-    ``mean_pressure_gpa``, over the second half, are None except for "npt".
+    ``mean_pressure_gpa``, over the second half, are None except for "npt". ``time_fs`` is the
+    time of the last step, ``guards`` what the manifest says of them.
     """
 
     folder: Path
@@ -38,8 +44,11 @@ class MDResult:
     n_steps: int
     n_frames: int
     wall_s: float
+    time_fs: float
     ns_per_day: float
+    ms_per_step: float
     mean_temperature_K: float
     drift_mev_per_atom_ps: float | None
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
+    guards: dict[str, Any] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -100,7 +100,7 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
     )
 
 
-def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
+def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:
     """Return a frame: a copy with the calculator's energy, forces and stress, and ``info``.
 
     The energy is that of the forces beside it: what a constraint adds (a spring) is in the
