@@ -12,7 +12,7 @@ from eqcalc.errors import CacheError, EqcalcError
 
 __all__ = ["cache", "engines", "lammps", "library"]
 
-_LARGE = 5_000_000_000  # bytes
+_LARGE = 1_000_000_000  # bytes
 
 
 def cache() -> Remark:
@@ -31,13 +31,17 @@ def cache() -> Remark:
         return Remark("cache", State.NOTE, found, remedy)
     if not folder.exists():
         return Remark("cache", State.OK, f"{folder} (made when something is compiled)")
-    keys = PackageCache(folder).keys_with()
-    n_stale = sum(map(is_stale, keys))
-    size = _size_of(folder)
-    found = f"{folder}: {size / 1e6:.0f} MB, {len(keys)} packages, {n_stale} of them stale"
-    if n_stale > 0 and size > _LARGE:
-        return Remark("cache", State.NOTE, found, "remove the folder and compile again, to free it")
-    return Remark("cache", State.OK, found)
+    packages = PackageCache(folder)
+    keys = packages.keys_with()
+    stale = [packages.path(key) for key in keys if is_stale(key)]
+    lost = sum(map(_size, stale))
+    found = f"{folder}: {_size_of(folder) / 1e6:.0f} MB, {len(keys)} packages"
+    if not stale:
+        return Remark("cache", State.OK, found)
+    found += f", {len(stale)} of them stale ({lost / 1e6:.0f} MB)"
+    if lost < _LARGE:
+        return Remark("cache", State.OK, found)
+    return Remark("cache", State.NOTE, found, "remove the folder and compile again, to free it")
 
 
 def _require_usable(folder: Path) -> None:
@@ -63,14 +67,14 @@ def _require_usable(folder: Path) -> None:
 
 def _size_of(folder: Path) -> int:
     """Return the bytes of all files below a folder; what cannot be looked at is left out."""
-    total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(base, name)).st_size
-            except OSError:  # removed meanwhile by another process
-                continue
-    return total
+    return sum(_size(Path(base, name)) for base, _, names in os.walk(folder) for name in names)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:  # removed meanwhile by another process
+        return 0
 
 
 def library() -> Remark:

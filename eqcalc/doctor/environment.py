@@ -138,7 +138,7 @@ def _version(package: str) -> str | None:
         return metadata.version(package) or "unknown"
     except metadata.PackageNotFoundError:
         return None
-    except KeyError:  # there are metadata, and no version in them
+    except (KeyError, ValueError):  # there are metadata, and no version in them, or no text
         return "unknown"
 
 

@@ -172,8 +172,8 @@ def _judged(
 ) -> tuple[Finding, list[Approach]]:
     """Evaluate the paths; the finding is that of the lowest wall."""
     advice = (
-        "A hole in the wall: hot or crowded atoms fall into it. Train with such distances or with "
-        "ZBL (docs/architectures.md), and watch minimum distances in runs."
+        "A hole in the wall: hot or crowded atoms fall into it. Train with such distances, or "
+        "with ZBL (zbl_cutoff, docs/training.md), and watch the shortest distance in runs."
     )
     try:
         found = [

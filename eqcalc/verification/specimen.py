@@ -19,18 +19,19 @@ from eqcalc.concessions import Concessions
 from eqcalc.elements import N_ELEMENTS, atomic_number
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError
-from eqcalc.graph import AtomicGraph, sum_over_structures
+from eqcalc.graph import AtomicGraph, batch_graphs, sum_over_structures
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.passport import read_passport
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Evaluation
 from eqcalc.testing.geometries import dimer
-from eqcalc.testing.subjects import Subject, exported_subject
+from eqcalc.testing.subjects import Subject, evaluate, exported_subject
 
 __all__ = ["Specimen", "bond_length", "default_structure", "reference_energies_of", "specimen_of"]
 
 _RATTLE = 0.03  # Å; off every symmetry, which hides mistakes, and not into another structure
 _FEWEST = 4  # atoms of a periodic structure; smaller cells are repeated
+_SCALES = np.linspace(0.9, 1.5, 7)  # of a crystal whose neighbours are a bond's length apart
 _CLUSTER = 6  # atoms
 _ROUNDING = 1e-11  # eV, at the cutoff; no simulation sees it
 
@@ -102,11 +103,22 @@ class Specimen:
             return found
         if other != commonest:
             salt = bulk(commonest + other, "rocksalt", a=2.0 * bond, cubic=True)
-            found[f"{commonest} in rock salt with {other}"] = salt
-        else:  # neighbours of a metal are a tenth farther apart than a bond is long
-            side = 1.1 * np.sqrt(2.0) * bond
-            found[f"{commonest} in an fcc crystal"] = bulk(commonest, "fcc", a=side, cubic=True)
+            found[f"{commonest} in rock salt with {other}"] = self._at_rest(salt)
+        else:
+            metal = bulk(commonest, "fcc", a=np.sqrt(2.0) * bond, cubic=True)
+            found[f"{commonest} in an fcc crystal"] = self._at_rest(metal)
         return found
+
+    def _at_rest(self, crystal: Atoms) -> Atoms:
+        """Scale a crystal to the lowest energy: compressed, it is wild and shows no kink."""
+        scaled = []
+        for factor in _SCALES:
+            atoms = crystal.copy()
+            atoms.set_cell(factor * crystal.cell.array, scale_atoms=True)
+            scaled.append(atoms)
+        graph = batch_graphs([self.subject.graph(atoms) for atoms in scaled])
+        energies = evaluate(self.subject, graph, "a crystal of its elements").energy
+        return scaled[int(energies.argmin())]
 
 
 def bond_length(first: str, second: str) -> float:

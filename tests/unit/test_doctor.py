@@ -21,7 +21,7 @@ from eqcalc.engines.packages import is_stale
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.native import package_cache, private_folder
 from eqcalc.native.build import find_compiler, library_checksum
-from eqcalc.native.package_cache import machine_key
+from eqcalc.native.package_cache import PackageCache, machine_key
 
 
 def says(remark: Remark, state: State, found: str, advice: str = "") -> None:
@@ -73,6 +73,11 @@ def test_first_module_that_fails_is_named(tmp_path, monkeypatch):
     assert first_that_fails(["json", "sound_one"]) is None
     found = first_that_fails(["sound_one", "broken_one", "json"])
     assert found == ("broken_one", "ImportError: undefined symbol: x")
+
+
+def test_doctor_itself_needs_neither_torch_nor_ase():
+    program = "import eqcalc.doctor; print(sorted({'torch', 'ase', 'numpy'} & set(sys.modules)))"
+    assert ask(program) == (["[]"], "")
 
 
 # --- packages
@@ -325,18 +330,21 @@ def test_cache_that_is_not_there_is_not_left_behind(cache):
     assert not cache.parent.exists()
 
 
-def test_cache_counts_packages_and_stale_ones(cache):
+def test_cache_counts_packages_and_stale_ones(cache, monkeypatch):
     cache.mkdir(parents=True, mode=0o700)
     cache.parent.chmod(0o700)
     current = {"eqcalc": f"{eqcalc.__version__}, layout 2", "kernels": library_checksum()}
     current |= machine_key(torch.device("cpu"))
-    keys = {"a": current, "b": current | {"torch": "1.0"}, "c": current | {"device": "cuda"}}
-    for name, key in keys.items():
-        (cache / f"{name}.pt2").write_bytes(bytes(1000))
-        (cache / f"{name}.json").write_text(json.dumps({"key": key, "sha256": ""}))
+    keys = [current, current | {"torch": "1.0"}, current | {"device": "cuda"}]
+    for key in keys:
+        path = PackageCache(cache).path(key)
+        path.write_bytes(bytes(2_000_000))
+        path.with_suffix(".json").write_text(json.dumps({"key": key, "sha256": ""}))
     (cache / "odd.json").write_text("no entry")
-    assert [is_stale(key) for key in keys.values()] == [False, True, True]
-    says(engines.cache(), State.OK, "3 packages, 2 of them stale")
+    assert [is_stale(key) for key in keys] == [False, True, True]
+    says(engines.cache(), State.OK, "6 MB, 3 packages, 2 of them stale (4 MB)")
+    monkeypatch.setattr(engines, "_LARGE", 1)
+    says(engines.cache(), State.NOTE, "2 of them stale", "remove the folder")
 
 
 def test_cache_in_the_place_of_a_file_says_so(tmp_path, monkeypatch):
