@@ -29,8 +29,8 @@ class Verdict(str, Enum):
 class Finding:
     """One check of a model on a structure.
 
-    found, allowed : in ``unit``; None where nothing was measured. Within means found <= allowed,
-        where ``at_least`` is False
+    found, allowed : in ``unit``; None where nothing was measured or nothing is judged
+    at_least : ``allowed`` is the smallest value, not the largest
     detail : in which case, or why it was not applied
     advice : what to do, where it failed
     """
