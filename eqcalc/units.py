@@ -13,6 +13,7 @@ from eqcalc.errors import ConfigError, did_you_mean
 __all__ = [
     "ENERGY_UNITS",
     "EV_PER_A3_TO_GPA",
+    "GRAM_PER_CM3",
     "LENGTH_UNITS",
     "STRESS_UNITS",
     "customary_force_unit",
@@ -53,6 +54,9 @@ STRESS_UNITS: dict[str, float] = {
 """Name of a unit of stress -> its value in eV/Å³."""
 
 EV_PER_A3_TO_GPA: float = 1.0 / _ase.GPa
+
+GRAM_PER_CM3: float = _ase.kg / 1000 / (1e-2 * _ase.m) ** 3
+"""In amu/Å³."""
 
 _ALIASES = {
     "ev": "eV",

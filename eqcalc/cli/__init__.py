@@ -30,6 +30,8 @@ VERBS: tuple[str, ...] = (
     "relax",
     "convert",
     "energy",
+    "analyse",
+    "report",
     "models",
     "info",
     "train",

@@ -14,6 +14,8 @@ from eqcalc.errors import EqcalcError
 __all__ = ["naming_options"]
 
 _ELSEWHERE = {
+    "fit_ps": "fit",
+    "n_bins": "bins",
     "n_steps": "steps",
     "max_steps": "steps",
     "temperature_K": "temperature",

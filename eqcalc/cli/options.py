@@ -19,6 +19,7 @@ __all__ = [
     "Index",
     "MaxEdges",
     "Model",
+    "NoReport",
     "Output",
     "Overwrite",
     "Quiet",
@@ -89,6 +90,9 @@ Output = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run in that folder.")]
+NoReport = Annotated[
+    bool, typer.Option("--no-report", help="Do not write report.html, the page of the run.")
+]
 TrajectoryFormat = Annotated[
     str,
     typer.Option("--format", metavar="NAME", help="Format of the trajectory: traj or extxyz."),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["resumed_run"]
 
 # Options that say nothing of the trajectory.
-_ALLOWED = ("resume", "steps", "max_hours", "trust", "as_json", "quiet")
+_ALLOWED = ("resume", "steps", "max_hours", "trust", "no_report", "as_json", "quiet")
 
 
 def resumed_run(context: typer.Context, folder: Path, trust: bool) -> MDRun:

@@ -16,7 +16,7 @@ from eqcalc.neighbours.cell_list import find_pairs
 from eqcalc.neighbours.lattice import complete, reduced
 from eqcalc.neighbours.structure import Structure
 
-__all__ = ["ROUNDING", "pairs_of"]
+__all__ = ["ROUNDING", "distances_of", "pairs_of"]
 
 ROUNDING = 1e-9  # Å; far above the float64 rounding of any distance
 _MAX_BINS = 1e5  # vesin's MAX_NUMBER_OF_CELLS
@@ -45,6 +45,23 @@ def pairs_of(
         return find_pairs(positions, structure.lattice, structure.pbc, radius)
     receivers, senders, shifts = map(torch.from_numpy, _search(structure, radius))
     return receivers.to(device), senders.to(device), shifts.to(device)
+
+
+def distances_of(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDArray]:
+    """Return the atoms i, j and the distance (Å) of each pair within the radius, in no order.
+
+    Each pair stands there once, an atom and an image of itself too; on the CPU.
+
+    Raises
+    ------
+    GraphError : so many pairs are expected that lengths cannot be in Å.
+    """
+    _refuse_crowded(structure, radius)
+    box, _, inside, _, _ = _closed_box(structure, radius)
+    finder = vesin.NeighborList(cutoff=_search_radius(box, radius), full_list=False)
+    i, j, distances = finder.compute(inside, box, periodic=True, quantities="ijd")
+    near = distances < radius
+    return i[near].astype(np.int64), j[near].astype(np.int64), distances[near]
 
 
 def _refuse_crowded(structure: Structure, radius: float) -> None:
@@ -87,21 +104,10 @@ def _searches(device: torch.device, n_atoms: int) -> bool:
 def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDArray]:
     """Return receivers, senders (n_edges,) and shifts (n_edges, 3) in order, all int64.
 
-    vesin sees a closed box with the atoms inside. Open directions it would bin over
-    their whole extent (two molecules 1e5 Å apart over a slab take a minute, and before
-    0.5.8 pairs get lost); its int32 shifts lose atoms more than 2e9 cells apart.
+    The caller compares the true distances.
     """
     _, positions, lattice, pbc = structure
-    box, combination = reduced(complete(lattice, pbc), pbc)
-    wraps = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
-    inside = positions - wraps @ box
-    for axis in np.flatnonzero(~pbc):
-        heights = positions @ box[axis]
-        squeezed = _squeeze(heights, 2.0 * radius)
-        inside += np.outer(squeezed - heights, box[axis])
-        box[axis] *= squeezed.max() + 2.0 * radius
-    # Moving atoms inside rounds them; the caller compares the true distances.
-    margin = ROUNDING * np.abs(box).sum() + 1e-14 * np.abs(positions).max()
+    box, combination, inside, wraps, margin = _closed_box(structure, radius)
     finder = vesin.NeighborList(cutoff=_search_radius(box, radius + margin), full_list=True)
     found = finder.compute(inside, box, periodic=True, quantities="ijS")
     i, j, inner = (array.astype(np.int64) for array in found)
@@ -112,6 +118,33 @@ def _search(structure: Structure, radius: float) -> tuple[NDArray, NDArray, NDAr
     i, j, shifts = i[near], j[near], shifts[near]
     order = np.lexsort((*shifts.T[::-1], j, i))
     return i[order], j[order], shifts[order]
+
+
+def _closed_box(
+    structure: Structure, radius: float
+) -> tuple[NDArray, NDArray, NDArray, NDArray, float]:
+    """Return a box that is periodic in all directions and has all atoms inside.
+
+    Open directions vesin would bin over their whole extent (two molecules 1e5 Å apart over a
+    slab take a minute, and before 0.5.8 pairs get lost); its int32 shifts lose atoms more than
+    2e9 cells apart.
+
+    Returns
+    -------
+    box (3, 3), the integers that make it, positions inside, the boxes by which they were moved,
+    and by how much (Å) that may have rounded a distance
+    """
+    _, positions, lattice, pbc = structure
+    box, combination = reduced(complete(lattice, pbc), pbc)
+    wraps = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
+    inside = positions - wraps @ box
+    for axis in np.flatnonzero(~pbc):
+        heights = positions @ box[axis]
+        squeezed = _squeeze(heights, 2.0 * radius)
+        inside += np.outer(squeezed - heights, box[axis])
+        box[axis] *= squeezed.max() + 2.0 * radius
+    margin = ROUNDING * np.abs(box).sum() + 1e-14 * np.abs(positions).max()
+    return box, combination, inside, wraps, margin
 
 
 def _squeeze(heights: NDArray, gap: float) -> NDArray:

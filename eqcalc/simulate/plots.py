@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ENOUGH_FOR_A_MEAN", "plot_md", "plot_relaxation", "require_plots"]
+__all__ = [
+    "ENOUGH_FOR_A_MEAN",
+    "plot_md",
+    "plot_relaxation",
+    "require_plots",
+    "running_mean",
+]
 
 ENOUGH_FOR_A_MEAN = 20
 """Frames below which a mean temperature is mostly chance, and not shown."""
@@ -69,7 +75,7 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
         second_half = temperature[len(temperature) // 2 :].mean()
         panels[1].plot(
             time_ps,
-            _running_mean(temperature),
+            running_mean(temperature),
             color=_GREEN,
             linewidth=1.8,
             label=f"running mean (second half: {second_half:.0f} K)",
@@ -168,7 +174,7 @@ def _legend(panel: Axes) -> None:
     )
 
 
-def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return centred means over a twentieth of the run, shorter at its ends."""
     half = max(1, len(values) // 40)
     sums = np.concatenate([[0.0], np.cumsum(values)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
-from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS
+from eqcalc.simulate.checkpoint import CHECKPOINT, EARLIER, PREVIOUS
 
 __all__ = ["RunFolder"]
 
@@ -14,12 +14,16 @@ _RUN_FILES = (
     "trajectory.traj",
     "trajectory.xyz",
     "plot.png",
+    "report.html",
     "thermo.csv",
     "final.xyz",
     "relax.csv",
     "relaxed.xyz",
+    "queued.extxyz",
+    "audit.csv",
     CHECKPOINT,
     PREVIOUS,
+    EARLIER,
 )
 
 

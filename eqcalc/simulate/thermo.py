@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -122,7 +122,7 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
     )
 
 
-def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
+def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:
     """Return a frame: a copy with the calculator's energy, forces and stress, and ``info``.
 
     The energy is that of the forces beside it: what a constraint adds (a spring) is in the
@@ -196,7 +196,8 @@ def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     header, _, body = whole.partition("\n")
     names = header.split(",")
     try:
-        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2)
+        # numpy warns of an empty table, as a run leaves it that was killed at its first step.
+        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2) if body else np.empty(0)
         return dict(zip(names, rows.reshape(-1, len(names)).T, strict=True))
     except ValueError as error:
         raise OutputError(f"'{path}' is no table of a run: {error}.") from error

@@ -16,6 +16,8 @@ from ase.build import bulk, fcc111, molecule
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.graph import validate_graph
 from eqcalc.neighbours import SkinList, build_graph
+from eqcalc.neighbours.search import distances_of, pairs_of
+from eqcalc.neighbours.structure import check_structure
 
 ATOL = 1e-12  # Å; two orders of summation in float64 at molecular coordinates
 ALL_PBC = list(itertools.product([False, True], repeat=3))
@@ -182,6 +184,29 @@ def test_build_graph_survives_long_and_flat_boxes(box, open_z):
     atoms = water(cell=box, pbc=(True, True, not open_z))
     atoms.positions += [0.0, 0.0, -0.5]
     assert_brute(build_graph(atoms, 4.5), atoms, 4.5, atol=1e-9)
+
+
+@pytest.mark.parametrize("pbc", list(itertools.product((0, 1), repeat=3)))
+@pytest.mark.parametrize("radius", [0.9, 3.0, 7.0])
+def test_distances_are_those_of_the_ordered_pairs_each_once(pbc, radius):
+    rng = np.random.default_rng(sum(pbc))
+    atoms = random_atoms(rng, pbc)
+    atoms.positions += rng.integers(-3, 4, size=(len(atoms), 3)) @ (atoms.cell * atoms.pbc[:, None])
+    structure = check_structure(atoms)
+    i, j, distances = distances_of(structure, radius)
+    receivers, senders, shifts = pairs_of(structure, radius, torch.device("cpu"))
+    vectors = structure.positions[senders] - structure.positions[receivers]
+    ordered = np.linalg.norm(vectors + shifts.numpy() @ structure.lattice, axis=1)
+    near = ordered < radius
+    both = np.concatenate([np.stack([i, j, distances]), np.stack([j, i, distances])], axis=1)
+    expected = np.stack([receivers.numpy()[near], senders.numpy()[near], ordered[near]])
+    assert both.shape == expected.shape
+    for left, right in zip(
+        both.T[np.lexsort(both.round(6)[::-1])],
+        expected.T[np.lexsort(expected.round(6)[::-1])],
+        strict=True,
+    ):
+        np.testing.assert_allclose(left, right, atol=1e-9)
 
 
 @pytest.mark.parametrize("pbc", ALL_PBC)

@@ -10,7 +10,10 @@ from setuptools import Distribution
 from eqcalc.model_file import available_models
 
 ROOT = Path(__file__).parents[2]
-NAMED = ("LICENSE", "CMakeLists.txt")
+NAMED = ("LICENSE", "CMakeLists.txt", "3Dmol-LICENSE.txt")
+
+
+ASSETS = (".html", ".css", ".js")
 
 
 @pytest.fixture
@@ -53,7 +56,14 @@ def test_sources_of_the_library_and_the_marker_of_types_are_shipped(shipped):
     assert "eqcalc/py.typed" in shipped
 
 
+def test_what_a_report_is_made_of_is_shipped(shipped):
+    assets = ROOT / "eqcalc" / "report" / "assets"
+    found = {path.relative_to(ROOT).as_posix() for path in assets.iterdir()}
+    assert {path.rpartition("/")[2] for path in found} >= {"3Dmol-min.js", "3Dmol-LICENSE.txt"}
+    assert found <= shipped
+
+
 def test_nothing_but_the_package_is_shipped(shipped):
     assert {path.split("/")[0] for path in shipped} == {"eqcalc"}
     suffixes = {Path(p).suffix for p in shipped - {"eqcalc/py.typed"} if Path(p).name not in NAMED}
-    assert suffixes <= {".py", ".cpp", ".h", ".pt", ".md", ".toml", ".json"}
+    assert suffixes <= {".py", ".cpp", ".h", ".pt", ".md", ".toml", ".json", *ASSETS}
