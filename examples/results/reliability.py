@@ -1,6 +1,6 @@
 """What a run must survive, tried; write reliability.md and reliability.json.
 
-    python examples/results/reliability.py [--only kills|files|sequences] [--kills 50] [--fuzz 1000]
+    python examples/results/reliability.py [--only KIND] [--kills 50] [--fuzz 1000]
 
 ``kills`` : dynamics in each ensemble is ended by SIGKILL at random moments, from the start of the
 process on, and goes on by ``eqcalc md --resume``; what is left in the end is compared, byte by
@@ -9,6 +9,9 @@ byte, with a run that nobody killed.
 (tests/fuzz/test_files.py).
 ``sequences`` : calculators are called for random structures in sequence, beside new ones
 (tests/fuzz/test_sequences.py), of ``--fuzz`` structures each.
+
+``mistakes`` : the tests that exclude what users of other calculators met, and what may happen to a
+run's folder and processes, are run.
 
 What was found before is kept in reliability.json.
 """
@@ -37,6 +40,8 @@ from eqcalc.simulate.checkpoint import read_checkpoint
 HERE = Path(__file__).parent
 TABLE, RESULTS = HERE / "reliability.md", HERE / "reliability.json"
 COMPARED = ("thermo.csv", "trajectory.traj", "trajectory.xyz", "final.xyz")
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "slow or not slow"]
+PYTEST += ["-p", "no:cacheprovider"]
 MD = [sys.executable, "-m", "eqcalc", "md"]
 
 
@@ -62,7 +67,7 @@ WORKS = (
 def main() -> None:
     """Try, and rewrite the page after each kind."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", choices=["", "kills", "files", "sequences"])
+    parser.add_argument("--only", default="", choices=["", *SECTIONS])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--fuzz", type=int, default=1000)
     options = parser.parse_args()
@@ -72,6 +77,8 @@ def main() -> None:
     for kind in ("files", "sequences"):
         if options.only in ("", kind):
             found[kind] = tests_of(kind, options.fuzz)
+    if options.only in ("", "mistakes"):
+        found["mistakes"] = mistakes()
     where = machine(torch.device("cpu"))
     found["machine"] = f"{where['cpu']}, {where['cores']} cores, torch {where['torch']}"
     write_whole(RESULTS, (json.dumps(found, indent=1) + "\n").encode())
@@ -124,9 +131,8 @@ def tests_of(kind: str, n_cases: int) -> list[dict[str, Any]]:
     test = HERE.parents[1] / "tests" / "fuzz" / f"test_{kind}.py"
     with tempfile.TemporaryDirectory() as name:
         report = Path(name) / "report.xml"
-        options = ["-q", "-n", "0", "-m", "slow or not slow", "-p", "no:cacheprovider"]
-        options += ["--fuzz", str(n_cases), "--junitxml", str(report), "-o", "junit_family=xunit1"]
-        subprocess.run([sys.executable, "-m", "pytest", *options, str(test)], check=True)
+        options = ["--fuzz", str(n_cases), "--junitxml", str(report), "-o", "junit_family=xunit1"]
+        subprocess.run([*PYTEST, *options, str(test)], check=True)
         cases = ElementTree.parse(report).iter("testcase")
         return [
             {
@@ -147,14 +153,27 @@ def step_of(folder: Path) -> int | None:
     return read_checkpoint(folder).step if list(folder.glob("checkpoint*")) else None
 
 
+def mistakes() -> list[dict[str, Any]]:
+    """Run the tests that exclude each mistake; return how many passed."""
+    rows = []
+    for group, tests_by_mistake in (("mistake", MISTAKES), ("situation", SITUATIONS)):
+        for what, tests in tests_by_mistake.items():
+            paths = [str(HERE.parents[1] / "tests" / test) for test in tests]
+            command = [*PYTEST, *paths]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            closing = done.stdout.strip().splitlines()[-1]
+            if done.returncode != 0:
+                raise SystemExit(f"{what}: {closing}")
+            n_passed = int(closing.split()[0])
+            rows.append({"group": group, "what": what, "tests": list(tests), "passed": n_passed})
+            print(f"{what}: {n_passed} passed", flush=True)
+    return rows
+
+
 def page(found: dict[str, Any]) -> str:
     """Return the results page."""
     lines = ["# What runs survive", "", f"{found['machine']}."]
-    for kind, section in (
-        ("kills", section_on_kills),
-        ("files", section_on_files),
-        ("sequences", section_on_sequences),
-    ):
+    for kind, section in SECTIONS.items():
         if kind in found:
             lines += ["", *section(found[kind])]
     return "\n".join(lines) + "\n"
@@ -222,6 +241,121 @@ def section_on_sequences(rows: list[dict[str, Any]]) -> list[str]:
         "| calculator | structures | calls | disagreements |",
         "|---|---|---|---|",
     ] + [f"| {row['of']} | {row['structures']:.0f} | {row['calls']:.0f} | 0 |" for row in rows]
+
+
+def section_on_mistakes(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the sections on what others met, and on what happens to runs."""
+    titles = {
+        "mistake": ("What users of other calculators met", "seen elsewhere"),
+        "situation": ("Folders, disks and processes", "what happens"),
+    }
+    lines: list[str] = []
+    for group, (title, head) in titles.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "    python examples/results/reliability.py --only mistakes",
+        ]
+        lines += ["", f"| {head} | the tests that exclude it | passed |", "|---|---|---|"]
+        for row in rows:
+            if row["group"] == group:
+                tests = ", ".join(f"`{test.rpartition('::')[2]}`" for test in row["tests"])
+                lines.append(f"| {row['what']} | {tests} | {row['passed']} |")
+    return lines[1:]
+
+
+CALCULATOR = "unit/test_calculator.py::"
+MISTAKES = {
+    "an unknown element has an embedding of nothing": (
+        f"{CALCULATOR}test_an_unknown_element_is_named_with_its_atoms",
+        f"{CALCULATOR}test_an_element_set_in_place_is_refused",
+        "unit/test_export.py::test_elements_left_out_of_the_export_are_unknown_to_the_file",
+    ),
+    "a factor of lengths acts on results, not on positions": (
+        "imports/test_import_schnetpack.py::test_an_imported_model_gives_the_numbers_of_schnetpack",
+        "imports/test_import_nequip.py::test_units_have_to_be_said_and_lengths_are_angstrom",
+    ),
+    "the list goes stale with the cell, by wrapping, or beyond half of the skin": (
+        "unit/test_neighbours.py::test_skin_list_sees_an_edge_that_only_the_cell_change_creates",
+        "unit/test_neighbours.py::test_skin_list_follows_atoms_wrapped_at_each_step",
+        "unit/test_neighbours.py::test_skin_list_proof_is_tight_under_uniaxial_compression",
+    ),
+    "a slab is taken for a molecule or a crystal": (
+        "unit/test_neighbours.py::test_build_graph_agrees_with_brute_force",
+        "unit/test_neighbours.py::test_skin_list_follows_a_slab_whose_cell_changes",
+    ),
+    "the stress of a molecule or a slab is invented": (
+        f"{CALCULATOR}test_stress_without_three_periodic_directions_is_not_implemented",
+    ),
+    "the stress is in another shape, order or unit": (
+        f"{CALCULATOR}test_stress_equals_finite_differences_in_a_triclinic_cell",
+        f"{CALCULATOR}test_stress_comes_as_a_symmetric_matrix_too",
+    ),
+    "the user's Atoms are changed": (
+        f"{CALCULATOR}test_atoms_are_not_changed",
+        f"{CALCULATOR}test_atoms_may_be_read_only",
+    ),
+    "fast kernels give the energy, and other forces": (
+        "unit/test_compiled.py::test_forces_of_the_package_are_the_gradient_of_its_energy",
+        "unit/test_compiled.py::test_a_package_that_fails_the_passport_is_not_run",
+    ),
+    "a constructor changes torch's defaults or the environment": (
+        f"{CALCULATOR}test_globals_are_left_as_they_were",
+        f"{CALCULATOR}test_a_default_dtype_of_float64_changes_nothing",
+    ),
+    "arrays with other strides are read wrongly": (
+        f"{CALCULATOR}test_results_do_not_depend_on_how_arrays_lie_in_memory",
+    ),
+    "properties are advertised that the model lacks": (
+        f"{CALCULATOR}test_a_property_that_no_model_has_is_not_implemented",
+    ),
+    "old results are returned after a change of elements": (
+        f"{CALCULATOR}test_a_change_in_place_gives_a_new_result",
+        f"{CALCULATOR}test_after_an_error_no_old_result_is_returned_and_the_next_call_works",
+    ),
+}
+SITUATIONS = {
+    "the disk is full": (
+        "simulate/test_run_survives.py::test_full_disk_stops_the_run_with_whole_frames",
+        "simulate/test_output_lost.py::test_full_disk_rescues_the_structure_and_leaves_no_half_files",
+        "unit/test_checkpoints.py::test_full_disk_ends_a_training_with_an_error",
+    ),
+    "nothing new can be written": (
+        "simulate/test_output_lost.py::test_status_is_true_on_a_disk_that_takes_no_new_file",
+        "simulate/test_output_lost.py::test_without_any_place_the_first_reason_is_told",
+        "unit/test_compiled.py::test_a_cache_that_cannot_be_written_is_refused",
+    ),
+    "the folder or a file of the run is removed, moved or cut": (
+        "simulate/test_output_lost.py::"
+        "test_removed_folder_ends_the_run_with_the_structure_beside_it",
+        "simulate/test_output_lost.py::test_moved_and_replaced_files_are_not_the_run_s",
+        "simulate/test_output_lost.py::test_a_file_that_somebody_cuts_during_the_run_is_an_error",
+    ),
+    "signals, a closed terminal, a display that nobody reads": (
+        "simulate/test_output_lost.py::test_signal_ends_the_run_with_all_files",
+        "simulate/test_output_lost.py::"
+        "test_closed_terminal_of_the_command_line_ends_the_run_in_order",
+        "simulate/test_output_lost.py::test_display_that_nobody_reads_stops_the_run",
+    ),
+    "threads": (
+        "unit/test_threads.py::test_calculators_of_other_threads_share_no_number",
+        "unit/test_threads.py::test_results_do_not_depend_on_the_number_of_threads",
+    ),
+    "fork and spawn": (
+        "unit/test_shared_models.py::"
+        "test_forked_processes_do_not_wait_for_threads_that_are_not_there",
+        "unit/test_shared_models.py::"
+        "test_a_process_that_is_forked_while_a_thread_calculates_does_not_wait_for_it",
+        "unit/test_shared_models.py::test_spawned_processes_get_the_calculator_and_its_numbers",
+    ),
+}
+SECTIONS = {
+    "kills": section_on_kills,
+    "files": section_on_files,
+    "sequences": section_on_sequences,
+    "mistakes": section_on_mistakes,
+}
 
 
 if __name__ == "__main__":
