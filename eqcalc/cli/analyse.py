@@ -145,6 +145,7 @@ def _range(text: str) -> tuple[float, float]:
 
 def _tell(found: Averages, folder: Path, as_json: bool) -> None:
     from eqcalc.analysis import summary_of
+    from eqcalc.cli.option_names import with_options
 
     if as_json:
         for text in found.notes:
@@ -153,7 +154,7 @@ def _tell(found: Averages, folder: Path, as_json: bool) -> None:
         return
     say_pairs({**_results(found), "files": str(folder)})
     for name, why in found.left_out.items():
-        say(f"  no {name}: {why}", style="yellow")
+        say(f"  no {name}: {with_options(why, analyse)}", style="yellow")
     for text in found.notes:
         note(f"note: {text}")
 

@@ -11,7 +11,7 @@ from typer.models import ArgumentInfo
 
 from eqcalc.errors import EqcalcError
 
-__all__ = ["naming_options"]
+__all__ = ["naming_options", "with_options"]
 
 _ELSEWHERE = {
     "fit_ps": "fit",
@@ -45,12 +45,17 @@ def naming_options(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             verb(*args, **kwargs)
         except EqcalcError as error:
-            message = _renamed(str(error), _options(verb))
+            message = with_options(str(error), verb)
             if message == str(error):
                 raise
             raise type(error)(message) from error
 
     return renamed
+
+
+def with_options(message: str, verb: Callable[..., None]) -> str:
+    """Return a message that names the options of a verb in place of the package's arguments."""
+    return _renamed(message, _options(verb))
 
 
 def _options(verb: Callable[..., None]) -> set[str]:

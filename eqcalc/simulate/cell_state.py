@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ase import Atoms, units
+from ase import Atoms
+
+from eqcalc.units import GRAM_PER_CM3
 
 __all__ = ["CellChange", "CellState", "cell_state", "density"]
-
-_GRAM_PER_CM3 = units.kg / 1000 / (1e-2 * units.m) ** 3  # in amu/Å³
 
 
 class CellState(NamedTuple):
@@ -38,7 +38,7 @@ def density(atoms: Atoms) -> float:
     >>> round(density(bulk("Cu")), 2)
     8.97
     """
-    return float(atoms.get_masses().sum()) / float(atoms.get_volume()) / _GRAM_PER_CM3
+    return float(atoms.get_masses().sum()) / float(atoms.get_volume()) / GRAM_PER_CM3
 
 
 def cell_state(atoms: Atoms, pressure_gpa: float) -> CellState:
