@@ -35,6 +35,7 @@ from eqcalc.blockwise.grouping import (
 from eqcalc.calculator.atom_order import AtomOrder
 from eqcalc.calculator.exact_cache import ExactCache, State
 from eqcalc.calculator.groups import evaluate_group, named_graphs
+from eqcalc.calculator.hessian import hessian
 from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
 from eqcalc.derivatives import (
     atomic_virials_from_edge_gradients,
@@ -429,6 +430,17 @@ class EqCalculator(ExactCache):
         for group in grouped(graphs, lambda named: size_of(named.graph), largest):
             results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
         return results
+
+    def get_hessian(
+        self,
+        atoms: Atoms,
+        *,
+        indices: Optional[Sequence[int]] = None,
+        displacement: float = 0.01,
+        max_edges: Optional[int] = None,
+    ) -> NDArray:
+        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.simulate.hessian`."""
+        return hessian(atoms, self, indices=indices, displacement=displacement, max_edges=max_edges)
 
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""

@@ -41,6 +41,14 @@ def test_hessian_is_that_of_ase_vibrations(make, indices, calculator, tmp_path):
     assert np.abs(expected).max() > 1e-2
 
 
+def test_method_of_the_calculator_gives_the_same_matrix(calculator):
+    found = calculator.get_hessian(slab(), indices=[4, 1], displacement=0.02, max_edges=50)
+    expected = hessian(slab(), calculator, indices=[4, 1], displacement=0.02, max_edges=50)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, found.T)
+    assert found.shape == (6, 6)
+
+
 def test_vibrations_data_take_the_hessian(calculator, tmp_path):
     expected = by_ase(ethanol(), calculator, tmp_path).get_energies()
     found = VibrationsData.from_2d(
