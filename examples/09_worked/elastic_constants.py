@@ -20,13 +20,17 @@ MEASURED = {"C11": 165.8, "C12": 63.9, "C44": 79.6}  # GPa
 STRAINS = np.linspace(-0.01, 0.01, 9)
 
 parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", default="sevennet-l3i5")
 parser.add_argument("--picture", type=Path, default=Path("elastic_constants.png"))
-picture = parser.parse_args().picture
+options = parser.parse_args()
+if not options.picture.parent.is_dir() or options.picture.suffix not in (".png", ".pdf", ".svg"):
+    parser.error(f"--picture wants .png, .pdf or .svg in an existing folder, not {options.picture}")
 
-calculator = EqCalculator("sevennet-0", dtype="float64")
+calculator = EqCalculator(options.model, dtype="float64")
 crystal = bulk("Si", a=5.47, cubic=True)  # its axes are those of the strains
 crystal.calc = calculator
-BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-4, steps=200)
+if not BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-4, steps=200):
+    raise SystemExit("the crystal does not relax within 200 steps")
 print(f"relaxed: a = {crystal.cell.lengths()[0]:.4f} Å")
 
 
@@ -49,7 +53,7 @@ across = np.array([stress(e * shear) for e in STRAINS])
 curves = {"C11": along[:, 0], "C12": along[:, 1:3].mean(axis=1), "C44": across[:, 3]}
 
 found, fits = {}, {}
-print(f"{'GPa':4s}{'sevennet-0':>17s}{'measured':>10s}")
+print(f"{'GPa':4s}{'model':>17s}{'measured':>10s}")
 for name, values in curves.items():
     # The slope at zero strain; the square takes up what is not linear within a percent.
     fits[name], covariance = np.polyfit(STRAINS, values, 2, cov=True)
@@ -69,7 +73,7 @@ for name, values in curves.items():
     axes.plot(100 * STRAINS, values, "o", color=line.get_color(), label=name)
     axes.plot(100 * STRAINS, MEASURED[name] * STRAINS, ":", color=line.get_color())
 axes.plot([], [], ":", color="grey", label="measured slope")
-axes.set(xlabel="strain (%)", ylabel="stress (GPa)", title="silicon, sevennet-0")
+axes.set(xlabel="strain (%)", ylabel="stress (GPa)", title=f"silicon, {options.model}")
 axes.legend(frameon=False)
-figure.savefig(picture, dpi=150)
-print(f"picture: {picture}")
+figure.savefig(options.picture, dpi=150)
+print(f"picture: {options.picture}")

@@ -18,11 +18,14 @@ from matplotlib.figure import Figure
 from eqcalc import EqCalculator
 
 parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--model", default="sevennet-l3i5")
 parser.add_argument("--picture", type=Path, default=Path("equation_of_state.png"))
-picture = parser.parse_args().picture
+options = parser.parse_args()
+if not options.picture.parent.is_dir() or options.picture.suffix not in (".png", ".pdf", ".svg"):
+    parser.error(f"--picture wants .png, .pdf or .svg in an existing folder, not {options.picture}")
 
 crystal = bulk("Si", a=5.47)
-calculator = EqCalculator("sevennet-0", dtype="float64")
+calculator = EqCalculator(options.model, dtype="float64")
 strained = []
 for factor in np.linspace(0.94, 1.06, 13):  # of the volume
     atoms = crystal.copy()
@@ -47,7 +50,7 @@ def lattice_constant(volume_per_atom: float) -> float:
     return (8 * volume_per_atom) ** (1 / 3)
 
 
-print(f"{'':12s}{'sevennet-0':>12s}{'PBE':>9s}{'measured':>10s}")
+print(f"{'':12s}{'model':>12s}{'PBE':>9s}{'measured':>10s}")
 of_pbe, measured = reference["wien2k_volume"], reference["exp_volume"]
 print(
     f"a (Å)       {lattice_constant(volume):12.4f}{lattice_constant(of_pbe):9.4f}"
@@ -62,10 +65,10 @@ figure = Figure(figsize=(5.2, 3.6), layout="constrained")
 axes = figure.subplots()
 curve = np.linspace(volumes[0], volumes[-1], 200)
 axes.plot(curve, 1e3 * (fit.func(curve, *fit.eos_parameters) - energy), label="Birch-Murnaghan")
-axes.plot(volumes, 1e3 * (energies - energy), "o", label="sevennet-0")
+axes.plot(volumes, 1e3 * (energies - energy), "o", label=options.model)
 for value, name, style in ((of_pbe, "PBE", "--"), (measured, "measured", ":")):
     axes.axvline(value, color="grey", linestyle=style, label=f"{name}: minimum")
 axes.set(xlabel="volume (Å³ an atom)", ylabel="energy (meV an atom)", title="silicon")
 axes.legend(frameon=False)
-figure.savefig(picture, dpi=150)
-print(f"picture: {picture}")
+figure.savefig(options.picture, dpi=150)
+print(f"picture: {options.picture}")

@@ -1,4 +1,4 @@
-"""Phonons of silicon by phonopy (extra [phonons]): dispersion, density of states, heat capacity.
+"""Phonons of silicon by phonopy (extra [phonons]): dispersion and density of states.
 
 Measured by neutrons at room temperature, as collected by Giannozzi et al., Phys. Rev. B 43, 7231
 (1991), doi:10.1103/PhysRevB.43.7231, from Dolling (1963) and Nilsson and Nelin, Phys. Rev. B 6,
@@ -35,15 +35,18 @@ def size(text: str) -> int:
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--model", default="sevennet-0")
+parser.add_argument("--model", default="sevennet-l3i5")
 parser.add_argument("--supercell", type=size, default=2, help="primitive cells along each vector")
 parser.add_argument("--picture", type=Path, default=Path("phonons.png"))
 options = parser.parse_args()
+if not options.picture.parent.is_dir() or options.picture.suffix not in (".png", ".pdf", ".svg"):
+    parser.error(f"--picture wants .png, .pdf or .svg in an existing folder, not {options.picture}")
 
 calculator = EqCalculator(options.model, dtype="float64")
 crystal = bulk("Si", a=5.47)
 crystal.calc = calculator
-BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-4, steps=200)
+if not BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-4, steps=200):
+    raise SystemExit("the crystal does not relax within 200 steps")
 print(f"relaxed: a = {np.sqrt(2) * crystal.cell.lengths()[0]:.4f} Å")
 
 cell = PhonopyAtoms(
@@ -84,23 +87,23 @@ if bands.min() < -0.1:
 
 phonons.run_mesh([20, 20, 20], is_gamma_center=True)
 phonons.run_total_dos(sigma=0.2)
-phonons.run_thermal_properties(t_min=300, t_max=300, t_step=1)
-capacity = phonons.thermal_properties.heat_capacity[0] / len(crystal)
-print(f"heat capacity at 300 K and constant volume: {capacity:.2f} J/mol/K (3 R is 24.94)")
 
 figure = Figure(figsize=(7.0, 3.8), layout="constrained")
 axes, dos = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
 distances, ticks, labels = path.get_linear_kpoint_axis()
 axes.plot(distances, bands, color="tab:blue", linewidth=1)
+named: dict[float, str] = {}
 for tick, label in zip(ticks, labels, strict=True):
+    named[tick] = f"{named[tick]}|{label}" if tick in named else label.replace("G", "Γ")
     axes.axvline(tick, color="grey", linewidth=0.5)
     for _, measured in MEASURED.get(label, {}).values():
         axes.plot(tick, measured, "o", color="tab:orange", clip_on=False)
 axes.plot([], [], color="tab:blue", label=options.model)
 axes.plot([], [], "o", color="tab:orange", label="measured")
-axes.set(xticks=ticks, xticklabels=labels, xlim=(0, distances[-1]), ylabel="frequency (THz)")
-axes.legend(loc="lower right", frameon=False)
+axes.set_xticks(list(named), list(named.values()))
+axes.set(xlim=(0, distances[-1]), ylabel="frequency (THz)")
+axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 dos.plot(phonons.total_dos.dos, phonons.total_dos.frequency_points, color="tab:blue")
-dos.set(xlabel="states (1/THz)", xlim=(0, None), ylim=(min(0, bands.min()), 17))
+dos.set(xlabel="states (1/THz)", xlim=(0, None), ylim=(min(0, bands.min()), None))
 figure.savefig(options.picture, dpi=150)
 print(f"picture: {options.picture}")

@@ -28,12 +28,15 @@ JOULE_PER_MOL = units.J / units.mol
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--picture", type=Path, default=Path("vibrations.png"))
 picture = parser.parse_args().picture
+if not picture.parent.is_dir() or picture.suffix not in (".png", ".pdf", ".svg"):
+    parser.error(f"--picture wants .png, .pdf or .svg in an existing folder, not {picture}")
 
 atoms = read(Path(__file__).parents[1] / "ethanol.xyz")
 # Second derivatives by differences want float64, and a minimum that is one.
 calculator = EqCalculator("painn-ethanol", dtype="float64")
 atoms.calc = calculator
-BFGS(atoms, logfile=None).run(fmax=1e-5, steps=500)
+if not BFGS(atoms, logfile=None).run(fmax=1e-5, steps=500):
+    raise SystemExit("the molecule does not relax within 500 steps")
 torsion = atoms.get_dihedral(1, 0, 2, int(np.argmin(atoms.get_distances(2, range(3, 9)))) + 3)
 print(f"relaxed: the torsion C-C-O-H is {torsion:.1f}°, 180° is trans")
 
