@@ -441,7 +441,11 @@ class EqCalculator(ExactCache):
         displacement: float = 0.01,
         max_edges: Optional[int] = None,
     ) -> NDArray:
-        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.simulate.hessian`."""
+        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.simulate.hessian`.
+
+        By central differences of forces. Constraints are ignored; ``indices`` names the n atoms
+        that move, all by default. Neither atoms nor results change.
+        """
         return hessian(atoms, self, indices=indices, displacement=displacement, max_edges=max_edges)
 
     def get_descriptors(self, atoms: Atoms) -> NDArray:

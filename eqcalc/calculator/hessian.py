@@ -39,8 +39,9 @@ def hessian(
     Parameters
     ----------
     indices : of the n atoms that move, in the order of rows and columns; all by default
-    displacement : Å, to either side; wants a model in float64 (``dtype="float64"``): float32
-        rounds forces, and a difference over 0.02 Å fifty times as much
+    displacement : Å, to either side. The error of the differences falls with its square, and
+        rounding grows with its inverse: below 0.01 take a model in float64 (``dtype="float64"``).
+        In float32 ethanol's Hessian is off by 4e-4 eV/Å² at 0.01 Å, and by 2e-3 at 0.003 Å.
     max_edges : see :meth:`eqcalc.EqCalculator.calculate_many`
 
     Raises
