@@ -26,6 +26,9 @@ attributes ``mirror_symmetric``, ``vanishing_derivatives`` and ``smooth_at_symme
 attribute ``no_exchange``
     why the ranks of a host cannot exchange features of its atoms, in words; a network that reads
     its neighbours by :mod:`eqcalc.nn.scatter` alone has none
+attribute ``readout_modules``
+    of the class, a tuple of names of the modules (``*`` stands for any) that read the energy out
+    of each atom's features; what enters them, rotation invariant, are the atoms' descriptors
 """
 
 from __future__ import annotations

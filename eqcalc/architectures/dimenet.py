@@ -144,6 +144,8 @@ class DirectionalNetwork(nn.Module):
         "layers reach (n_hops times the cutoff)."
     )
 
+    readout_modules = ("first_output.out", "outputs.*.out")
+
     def __init__(
         self,
         config: Any,

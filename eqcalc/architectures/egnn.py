@@ -108,6 +108,8 @@ class EGNN(nn.Module):
     ConfigError : a size is not a positive number.
     """
 
+    readout_modules = ("readout",)
+
     def __init__(
         self,
         hidden_dim: int,

@@ -121,6 +121,7 @@ class GVP(nn.Module):
     ConfigError : a size is not a positive number, or drop_rate is no fraction.
     """
 
+    readout_modules = ("readout",)
     centres: Tensor
 
     def __init__(

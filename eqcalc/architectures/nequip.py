@@ -195,6 +195,7 @@ class NequIP(nn.Module):
     ConfigError : an option is unknown or out of range.
     """
 
+    readout_modules = ("readout",)
     species_of: Tensor
 
     def __init__(self, l_max: int, parity: bool, **options: Any) -> None:

@@ -122,6 +122,8 @@ class PaiNN(nn.Module):
     ConfigError : a size is not a positive number.
     """
 
+    readout_modules = ("readout",)
+
     def __init__(
         self,
         embedding_dim: int,

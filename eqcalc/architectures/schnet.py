@@ -130,6 +130,7 @@ class SchNet(nn.Module):
     ConfigError : a size is not a positive number.
     """
 
+    readout_modules = ("readout",)
     centres: Tensor
 
     def __init__(

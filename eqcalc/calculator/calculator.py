@@ -33,8 +33,10 @@ from eqcalc.blockwise.grouping import (
     size_of,
 )
 from eqcalc.calculator.atom_order import AtomOrder
+from eqcalc.calculator.descriptors import Descriptors
 from eqcalc.calculator.exact_cache import ExactCache, State
 from eqcalc.calculator.groups import evaluate_group, named_graphs
+from eqcalc.calculator.hessian import hessian
 from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
 from eqcalc.derivatives import (
     atomic_virials_from_edge_gradients,
@@ -147,6 +149,7 @@ class EqCalculator(ExactCache):
         """Take loaded models, which other calculators may use too."""
         self._sum_forces = resolve_reduction(self._arguments["reduction"])
         self.models = models
+        self._descriptors = Descriptors(models)
         dtypes = {member.dtype for member in self.models}
         if len(dtypes) > 1:
             raise ConfigError(
@@ -451,6 +454,40 @@ class EqCalculator(ExactCache):
         for group in grouped(graphs, lambda named: size_of(named.graph), largest):
             results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
         return results
+
+    def get_hessian(
+        self,
+        atoms: Atoms,
+        *,
+        indices: Optional[Sequence[int]] = None,
+        displacement: float = 0.01,
+        max_edges: Optional[int] = None,
+    ) -> NDArray:
+        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.simulate.hessian`.
+
+        By central differences of forces. Constraints are ignored; ``indices`` names the n atoms
+        that move, all by default. Neither atoms nor results change.
+        """
+        return hessian(atoms, self, indices=indices, displacement=displacement, max_edges=max_edges)
+
+    def get_descriptors(self, atoms: Atoms) -> NDArray:
+        """Return what the network knows of each atom: (n_atoms, n_features) float64, no unit.
+
+        Features that enter the last layers, those that read the energy out of each atom; which
+        they are in each architecture says docs/architectures.md. They do not change when the
+        structure is turned, moved or mirrored (mirrored: unless the card says that mirror images
+        differ), and change their order with the atoms. Neither atoms nor results change.
+
+        The network is rebuilt from the file's card and weights at the first call, which takes
+        its time and replays the passport. A structure is evaluated in one pass, not in blocks.
+
+        Raises
+        ------
+        ConfigError : a committee, or an architecture that does not say where they are.
+        ModelFileError : the network cannot be rebuilt; one of your own has to be registered.
+        GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does.
+        """
+        return self._descriptors(atoms)
 
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""

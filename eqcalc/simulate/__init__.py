@@ -14,9 +14,9 @@ and optimizers are ASE's own; nothing here knows a network.
 1
 """
 
+from eqcalc.calculator.hessian import hessian
 from eqcalc.simulate.conversion import convert_run
 from eqcalc.simulate.guard_settings import GuardSettings
-from eqcalc.simulate.hessian import hessian
 from eqcalc.simulate.images import share_calculator
 from eqcalc.simulate.interrupts import StopRequested
 from eqcalc.simulate.md import MDProgress, MDResult, MDRun, resume_md, run_md

@@ -69,6 +69,8 @@ ALLOWED = _layers()
 LAZY: dict[str, set[str]] = {
     # ``from eqcalc import EqCalculator`` without the cost in ``import eqcalc``.
     "": {"calculator", "engines", "model_file"},
+    # Descriptors are inside the network, which is rebuilt when they are asked for.
+    "calculator": {"export"},
 }
 """Further imports, allowed inside functions or under TYPE_CHECKING only."""
 

@@ -41,6 +41,22 @@ def test_hessian_is_that_of_ase_vibrations(make, indices, calculator, tmp_path):
     assert np.abs(expected).max() > 1e-2
 
 
+def test_method_of_the_calculator_gives_the_same_matrix(calculator):
+    found = calculator.get_hessian(slab(), indices=[4, 1], displacement=0.02, max_edges=50)
+    expected = hessian(slab(), calculator, indices=[4, 1], displacement=0.02, max_edges=50)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, found.T)
+    assert found.shape == (6, 6)
+
+
+def test_hessian_of_a_committee_is_the_mean_of_its_members(tmp_path):
+    paths = [export_small(tmp_path / f"{seed}.pt", seed=seed) for seed in (0, 1)]
+    alone = [EqCalculator(path, device="cpu").get_hessian(ethanol()) for path in paths]
+    together = EqCalculator(paths, device="cpu").get_hessian(ethanol())
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-9)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-2
+
+
 def test_vibrations_data_take_the_hessian(calculator, tmp_path):
     expected = by_ase(ethanol(), calculator, tmp_path).get_energies()
     found = VibrationsData.from_2d(

@@ -1,9 +1,9 @@
 """The Hessian by central differences of the forces, many displacements per model call.
 
 from ase.vibrations import VibrationsData
-from eqcalc.simulate import hessian
 
-modes = VibrationsData.from_2d(atoms, hessian(atoms, EqCalculator("painn-ethanol")))
+calculator = EqCalculator("painn-ethanol", dtype="float64")
+modes = VibrationsData.from_2d(atoms, calculator.get_hessian(atoms))
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import ConfigError, listing
 
 if TYPE_CHECKING:
-    from eqcalc.calculator import EqCalculator
+    from eqcalc.calculator.calculator import EqCalculator
 
 __all__ = ["hessian"]
 
@@ -33,12 +33,15 @@ def hessian(
 ) -> NDArray:
     """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², the mean with its transpose, as ``ase.vibrations`` does.
 
-    Constraints are ignored: name the atoms that move instead.
+    Constraints are ignored, fixed atoms too: name the atoms that move instead, which leaves the
+    others where they are and their rows and columns out. Of a committee: of its mean energy.
 
     Parameters
     ----------
-    indices : of the n atoms that move, all by default
-    displacement : Å, to either side; wants a model in float64 (``dtype="float64"``)
+    indices : of the n atoms that move, in the order of rows and columns; all by default
+    displacement : Å, to either side. The error of the differences falls with its square, and
+        rounding grows with its inverse: below 0.01 take a model in float64 (``dtype="float64"``).
+        In float32 ethanol's Hessian is off by 4e-4 eV/Å² at 0.01 Å, and by 2e-3 at 0.003 Å.
     max_edges : see :meth:`eqcalc.EqCalculator.calculate_many`
 
     Raises
