@@ -11,7 +11,7 @@ import typer
 from eqcalc.cli.cell_summary import cell_as_json, cell_pairs, fixed_cell_pairs
 from eqcalc.cli.console import note, print_json, say, say_pairs, working
 from eqcalc.cli.duration import duration
-from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, tell_minimization
+from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, spread_pairs, tell_minimization
 from eqcalc.cli.md_options import (
     LogEvery,
     LogEveryFs,
@@ -32,7 +32,7 @@ from eqcalc.cli.options import (
     Engine,
     Index,
     MaxEdges,
-    Model,
+    Models,
     NoReport,
     Output,
     Overwrite,
@@ -63,7 +63,7 @@ def md(
             "None with --resume.",
         ),
     ] = None,
-    model: Model = None,
+    model: Models = None,
     ensemble: Annotated[
         str,
         typer.Option(
@@ -269,6 +269,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         pairs |= fixed_cell_pairs(result.atoms)
     if result.mean_pressure_gpa is not None:
         pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
+    pairs |= spread_pairs(result.spread)
     pairs["files"] = str(result.folder)
     say_pairs(pairs)
 
@@ -292,5 +293,6 @@ def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
         "mean_temperature_K": result.mean_temperature_K,
         "drift_meV_per_atom_ps": result.drift_mev_per_atom_ps,
         "mean_pressure_gpa": result.mean_pressure_gpa,
+        "spread": result.spread,
         "cell": cell_as_json(result.cell_change),
     }

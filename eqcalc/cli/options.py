@@ -19,6 +19,7 @@ __all__ = [
     "Index",
     "MaxEdges",
     "Model",
+    "Models",
     "NoReport",
     "Output",
     "Overwrite",
@@ -75,6 +76,17 @@ Model = Annotated[
         "--model",
         "-m",
         help="Name of a shipped model or path of a model file. "
+        "Default: the shipped model that was trained on this composition.",
+        show_default=False,
+        autocompletion=_shipped_models,
+    ),
+]
+Models = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of a shipped model or path of a model file; given several times, a committee. "
         "Default: the shipped model that was trained on this composition.",
         show_default=False,
         autocompletion=_shipped_models,
@@ -150,7 +162,7 @@ Trust = Annotated[
 class CalculatorOptions:
     """What the user chose about the calculator; the fields are EqCalculator's."""
 
-    model: str | None
+    model: str | list[str] | None
     device: str
     dtype: str | None
     engine: str

@@ -40,7 +40,8 @@ class MDResult:
     over less than a picosecond it says little. ``n_frames`` counts the rows of
     ``thermo.csv``, of which there is one a frame. ``cell_change`` is None at constant cell,
     ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
-    ``minimization`` (what that before the first step did) where there was none.
+    ``minimization`` (what that before the first step did) where there was none. ``spread`` is
+    what :func:`~eqcalc.simulate.thermo.spread_summary` says of a committee.
     """
 
     folder: Path
@@ -54,3 +55,4 @@ class MDResult:
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
     minimization: dict[str, Any] | None = None
+    spread: dict[str, float] | None = None
