@@ -1,4 +1,4 @@
-"""Several models as a committee at the command line: md and its log."""
+"""Several models as a committee at the command line: md and its log, evaluate, select."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from small_models import ethanol
+from small_models import ETHANOL_FRAMES, ethanol
 
 from eqcalc import EqCalculator
 from eqcalc.cli import main
@@ -78,3 +78,94 @@ def test_md_of_a_model_twice_is_refused(folder, capsys):
         "\n", " "
     )
     assert not Path("ethanol-md").exists()
+
+
+# --- evaluate ----------------------------------------------------------------------------
+
+
+def test_evaluate_of_a_committee_writes_its_calibration(folder, capsys):
+    assert run("evaluate", "a.pt", "b.pt", ETHANOL_FRAMES, "-o", "out") == 0
+    said = capsys.readouterr().out
+    assert "of 2 members, 1 degrees of freedom" in said
+    assert "spread of" in said
+    content = json.loads(Path("out/errors.json").read_text())
+    assert len(content["members"]) == 2
+    forces = content["calibration"]["forces"]
+    assert forces["n"] == 6 * 27
+    assert 0 <= forces["within_1"] <= forces["within_2"] <= 1
+    assert forces["within_2_expected"] == pytest.approx(0.70483, abs=1e-5)
+    lines = Path("out/calibration.csv").read_text().splitlines()
+    assert lines[0] == "quantity,unit,n,rms_spread,rms_error"
+    assert sum(int(line.split(",")[2]) for line in lines if line.startswith("forces")) == 162
+    assert Path("out/calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert run("evaluate", "a.pt", "b.pt", ETHANOL_FRAMES, "-o", "out") == 2
+    assert "calibration.csv" in capsys.readouterr().err
+
+
+def test_evaluate_of_a_committee_as_json_has_members_and_mean(folder, capsys):
+    assert run("evaluate", "a.pt", ETHANOL_FRAMES, "--json") == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert "calibration" not in alone
+    assert run("evaluate", "a.pt", "b.pt", ETHANOL_FRAMES, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["members"][0] == alone["errors"]
+    assert found["errors"] != alone["errors"]
+
+
+def test_evaluate_of_a_model_twice_is_refused(folder, capsys):
+    assert run("evaluate", "a.pt", "a.pt", ETHANOL_FRAMES) == 2
+    assert "needs different models" in capsys.readouterr().err.replace("\n", " ")
+
+
+# --- select ------------------------------------------------------------------------------
+
+
+def select(*words: object) -> int:
+    """Select from the committee's run and from the frames of ethanol."""
+    return run("select", "run", ETHANOL_FRAMES, "-m", "a.pt", "-m", "b.pt", *words)
+
+
+def test_select_writes_frames_with_their_source_and_step(folder, capsys):
+    assert md("-n", 6) == 0
+    capsys.readouterr()
+    assert select("-n", 5, "--min-distance", 0.001, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    frames = ase.io.read("selected.xyz", ":")
+    assert found["frames"] == 4 + 6
+    assert len(frames) == len(found["selected"]) == 5
+    sources = {Path(frame.info["source_file"]).name for frame in frames}
+    assert ETHANOL_FRAMES.name in sources
+    of_run = [frame for frame in frames if "source_step" in frame.info]
+    written = ase.io.read("run/trajectory.traj", ":")
+    for frame in of_run:
+        same = written[frame.info["source_frame"]]
+        np.testing.assert_allclose(frame.positions, same.positions, atol=1e-7)
+        assert frame.info["source_step"] == same.info["step"]
+    assert select("-n", 5) == 2
+    assert "'selected.xyz' exists; pass --overwrite" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_select_leaves_out_frames_that_have_labels(folder, capsys):
+    assert md("-n", 2) == 0
+    assert select("-n", 4, "--known", ETHANOL_FRAMES, "--known", "ethanol.xyz") == 1
+    assert "no frame is worth a label" in capsys.readouterr().out
+    assert not Path("selected.xyz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("data.xyz -m a.pt -n 1", "select needs a committee: two models or more"),
+        ("data.xyz -n 1", "each with --model, trained with different seeds or on different data"),
+        ("data.xyz -m a.pt -m b.pt", "--frames asks for 50 frames, and there are 6"),
+        ("data.xyz -m a.pt -m b.pt -n 0", "--frames must be an integer >= 1"),
+        ("data.xyz -m a.pt -m b.pt -n 1 -o out.traj", "its name must end in .xyz"),
+        ("nothing.xyz -m a.pt -m b.pt -n 1", "no structure file 'nothing.xyz'"),
+        (". -m a.pt -m b.pt -n 1", "holds no trajectory of a run"),
+    ],
+)
+def test_select_refuses_what_it_cannot_choose_from(folder, capsys, words, message):
+    Path("data.xyz").write_bytes(ETHANOL_FRAMES.read_bytes())
+    assert run("select", *words.split()) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not Path("selected.xyz").exists()
