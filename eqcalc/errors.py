@@ -22,6 +22,7 @@ __all__ = [
     "EngineError",
     "EqcalcError",
     "GraphError",
+    "GuardError",
     "HalfFrameWarning",
     "HostError",
     "MissingDependencyError",
@@ -92,6 +93,10 @@ class EngineError(EqcalcError, RuntimeError):
 
 class NonFiniteError(EqcalcError, ArithmeticError):
     """NaN or infinity from a model, or a structure that flies apart."""
+
+
+class GuardError(EqcalcError, RuntimeError):
+    """A run that a guard rail or a failed self-audit has stopped."""
 
 
 class NotEnoughMemoryError(EqcalcError, MemoryError):

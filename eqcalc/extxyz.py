@@ -62,9 +62,12 @@ def _fault_in_frame(n_atoms: int, lines: Iterator[tuple[int, str]]) -> str | Non
     fault = _fault_in_keys(keys, comment, number)
     columns = _columns(keys.get("Properties"))
     for _ in range(n_atoms if fault is None else 0):
-        number, line = next(lines, (0, ""))
-        if number == 0:
-            return None  # too short, which ASE refuses
+        following = next(lines, None)
+        if following is None:  # ASE would go on looking for every atom there is said to be
+            return (
+                f"it is cut off in line {number}: a frame of {n_atoms} atoms ends before its last"
+            )
+        number, line = following
         row = line.split()
         if columns is None:
             columns = _Columns(max(len(row), _LEAST), (1, 2, 3))

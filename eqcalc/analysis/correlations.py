@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft
 
-from eqcalc.blockwise.memory import available_memory
 from eqcalc.errors import NotEnoughMemoryError
 
 __all__ = ["autocorrelation", "mean_square_displacement", "require_memory"]
@@ -30,6 +29,8 @@ def require_memory(n_frames: int, n_atoms: int, what: str) -> None:
     ------
     NotEnoughMemoryError : three numbers of each atom in each frame take more than there is.
     """
+    from eqcalc.blockwise.memory import available_memory  # needs engines, the page of a run none
+
     needed = int(_COPIES * 24 * n_frames * n_atoms)
     there = available_memory(torch.device("cpu"))
     if there is not None and needed > there:

@@ -58,6 +58,7 @@ from eqcalc.errors import (
 )
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelCard, Source
+from eqcalc.model_file.passport import Tolerance, read_passport
 from eqcalc.neighbours import SkinList
 from eqcalc.threads import using_threads
 
@@ -242,6 +243,23 @@ class EqCalculator(ExactCache):
         """
         return self._order.order
 
+    def reference(self) -> EqCalculator:
+        """Return a calculator of the same models that goes the longest way, to compare with.
+
+        In float64, on TorchScript, with a fresh neighbour list at every call.
+
+        Raises
+        ------
+        ModelFileError : a path holds another model by now, or none.
+        """
+        exact = {"dtype": "float64", "engine": "torchscript", "skin": 0.0}
+        return _restored(EqCalculator, self._arguments | exact, self._files())
+
+    def tolerance(self) -> Tolerance:
+        """Return how far from the reference the passport lets results be, in this precision."""
+        tolerances = read_passport(self.models[0].file).tolerances
+        return tolerances[str(self.models[0].dtype).removeprefix("torch.")]
+
     def keep_atom_order(self, atoms: Atoms, order: NDArray | None) -> None:
         """Sum the atoms of a structure in the order of an earlier run (:attr:`atom_order`)."""
         self._order.keep(atoms.numbers, order)
@@ -268,12 +286,16 @@ class EqCalculator(ExactCache):
         return self.__copy__()
 
     def __reduce__(self) -> Any:
-        # Where it is read, the path may hold another model, and another folder be the present
-        # one: the checksum says which model was meant.
-        paths = [os.path.abspath(model.file.path) for model in self.models]
-        models = [(path, model.file.sha256) for path, model in zip(paths, self.models, strict=True)]
         state = {"results": self.results, "_last": self._last}
-        return _restored, (type(self), self._arguments, models), state
+        return _restored, (type(self), self._arguments, self._files()), state
+
+    def _files(self) -> list[tuple[str, str]]:
+        """Return path and checksum of every member.
+
+        Where they are read, the path may hold another model, and another folder be the present
+        one: the checksum says which model was meant.
+        """
+        return [(os.path.abspath(m.file.path), m.file.sha256) for m in self.models]
 
     def _begin_after_fork(self) -> None:
         """Start anew where a thread that this process does not have was calculating."""

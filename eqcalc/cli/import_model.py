@@ -52,6 +52,14 @@ def import_model(
     level_of_theory: Annotated[
         Optional[str], typer.Option(help="Of the training data, such as PBE; for the card.")
     ] = None,
+    trained_on: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            help="Frames of its training data (extxyz, traj, ...), where they are at hand: the "
+            "card keeps their pairs, distances and numbers of neighbours, for guards of runs.",
+        ),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -71,7 +79,9 @@ def import_model(
     Angstrom[/bold]
     """
     from eqcalc.importers import import_model as convert
+    from eqcalc.simulate.structures import read_structures
 
+    known = [] if trained_on is None else read_structures(trained_on)
     with working(f"importing {file}"):
         model = convert(
             file,
@@ -83,6 +93,7 @@ def import_model(
             elements=None if elements is None else elements.replace(",", " ").split(),
             licence=licence,
             level_of_theory=level_of_theory,
+            trained_on=known,
             overwrite=overwrite,
         )
     _say_summary(model)
@@ -103,6 +114,7 @@ def _say_summary(model: ImportedModel) -> None:
             "elements": listing(card.elements, limit=20),
             "range": f"cutoff {card.cutoff:g} Å, {card.n_hops} message-passing steps",
             "level": card.origin["level of theory"],
+            "seen": card.seen_in_training,
             "licence": card.origin["licence"],
             "gives up": " ".join(card.gives_up) or "nothing",
             "source": f"{card.origin['file']}, sha256 {card.origin['sha256']}",

@@ -11,6 +11,21 @@ import typer
 from eqcalc.cli.cell_summary import cell_as_json, cell_pairs, fixed_cell_pairs
 from eqcalc.cli.console import note, print_json, say, say_pairs, working
 from eqcalc.cli.duration import duration
+from eqcalc.cli.guard_options import (
+    AuditEvery,
+    MaxDrift,
+    MaxForce,
+    MaxRollBacks,
+    MaxTemperature,
+    MinDistance,
+    NoGuards,
+    OnAlarm,
+    OnDoubt,
+    about_guards,
+    chosen_guards,
+    note_guards,
+    say_guards,
+)
 from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, spread_pairs, tell_minimization
 from eqcalc.cli.md_options import (
     LogEvery,
@@ -117,6 +132,15 @@ def md(
             metavar="HOURS", help="End in good order after so long, before a batch system's limit."
         ),
     ] = None,
+    on_alarm: OnAlarm = None,
+    on_doubt: OnDoubt = None,
+    min_distance: MinDistance = None,
+    max_force: MaxForce = None,
+    max_temperature: MaxTemperature = None,
+    max_drift: MaxDrift = None,
+    audit_every: AuditEvery = None,
+    max_roll_backs: MaxRollBacks = None,
+    no_guards: NoGuards = False,
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",
@@ -171,6 +195,7 @@ def md(
         seed=seed,
         trajectory_format=trajectory_format,
         checkpoint_every=checkpoint_every,
+        guards=chosen_guards(context.params),
         **given,
     )
     from eqcalc.cli.setup_run import run_folder_of, set_up_run
@@ -196,6 +221,7 @@ def _run_and_tell(
     from eqcalc.simulate import StopRequested
 
     settings = run.settings
+    say_guards(run.guard_summary())
     try:
         result = _run_with_progress(run, settings, folder, overwrite, max_hours)
     except StopRequested as stop:
@@ -236,6 +262,7 @@ def _run_with_progress(
 
         def show(now: MDProgress) -> None:
             thermo = now.thermo
+            note_guards(now.said)
             values = f"T {thermo.temperature_K:.0f} K  E_tot {thermo.total_energy:.4f} eV"
             if thermo.step > 0:
                 values += f"  {now.ns_per_day:.3g} ns/day"
@@ -252,10 +279,10 @@ def _run_with_progress(
 def _summarise(result: MDResult, settings: MDSettings) -> None:
     from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
 
-    length_ps = result.n_steps * settings.timestep_fs / 1000
+    length_ps = result.time_fs / 1000
     pairs = {
-        "steps": f"{result.n_steps} of {settings.timestep_fs:g} fs, {length_ps:g} ps",
-        "wall time": f"{result.wall_s:.1f} s, {_ms_of_a_step(result, settings):.2f} ms/step",
+        "steps": f"{result.n_steps} of {result.guards['timestep_fs']:g} fs, {length_ps:g} ps",
+        "wall time": f"{result.wall_s:.1f} s, {result.ms_per_step:.2f} ms/step",
         "speed": f"{result.ns_per_day:.3g} ns/day",
     }
     pairs |= ramp_pairs(settings)
@@ -270,13 +297,9 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
     if result.mean_pressure_gpa is not None:
         pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
     pairs |= spread_pairs(result.spread)
+    pairs |= about_guards(result.guards)
     pairs["files"] = str(result.folder)
     say_pairs(pairs)
-
-
-def _ms_of_a_step(result: MDResult, settings: MDSettings) -> float:
-    """Return the time of a step: of those that were made now, where a run went on."""
-    return 1e3 * 86400 * settings.timestep_fs * 1e-6 / result.ns_per_day
 
 
 def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
@@ -285,7 +308,7 @@ def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
         "folder": str(result.folder),
         "minimization": result.minimization,
         "steps": result.n_steps,
-        "time_ps": result.n_steps * settings.timestep_fs / 1000,
+        "time_ps": result.time_fs / 1000,
         "frames": result.n_frames,
         "wall_s": result.wall_s,
         "ns_per_day": result.ns_per_day,
@@ -295,4 +318,5 @@ def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
         "mean_pressure_gpa": result.mean_pressure_gpa,
         "spread": result.spread,
         "cell": cell_as_json(result.cell_change),
+        "guards": result.guards,
     }

@@ -9,6 +9,17 @@ import typer
 
 from eqcalc.cli.cell_summary import cell_as_json, cell_pairs
 from eqcalc.cli.console import note, print_json, say, say_pairs
+from eqcalc.cli.guard_options import (
+    AuditEvery,
+    MaxForce,
+    MinDistance,
+    NoGuards,
+    OnAlarm,
+    OnDoubt,
+    about_guards,
+    chosen_guards,
+    say_guards,
+)
 from eqcalc.cli.options import (
     AsJson,
     CalculatorOptions,
@@ -35,6 +46,7 @@ __all__ = ["relax"]
 
 
 def relax(
+    context: typer.Context,
     structure: Structure,
     model: Model = None,
     fmax: Annotated[float, typer.Option(help="eV/Å; all forces below it.")] = 0.01,
@@ -45,6 +57,12 @@ def relax(
     index: Index = None,
     output: Output = None,
     trajectory_format: TrajectoryFormat = "traj",
+    on_alarm: OnAlarm = None,
+    on_doubt: OnDoubt = None,
+    min_distance: MinDistance = None,
+    max_force: MaxForce = None,
+    audit_every: AuditEvery = None,
+    no_guards: NoGuards = False,
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",
@@ -72,6 +90,7 @@ def relax(
         pressure_gpa=pressure,
         optimizer=optimizer,
         trajectory_format=trajectory_format,
+        guards=chosen_guards(context.params),
     )
     from eqcalc.cli.setup_run import run_folder_of, set_up_run, stopped_run
 
@@ -80,6 +99,7 @@ def relax(
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options, index)
     run = RelaxRun(atoms, calculator, settings, source)
+    say_guards(run.guard_summary())
     try:
         result = _run_with_progress(run, settings, folder, overwrite)
     except StopRequested as stop:
@@ -127,6 +147,7 @@ def _summarise(result: RelaxResult) -> None:
     }
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)
+    pairs |= about_guards(result.guards)
     say_pairs({**pairs, "files": str(result.folder)})
 
 
@@ -139,4 +160,5 @@ def _as_json(result: RelaxResult) -> dict[str, Any]:
         "energy_eV": result.energy,
         "fmax_eV_per_A": result.fmax,
         "cell": cell_as_json(result.cell_change),
+        "guards": result.guards,
     }

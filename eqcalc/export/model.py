@@ -8,7 +8,7 @@ import copy
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -70,6 +70,7 @@ def export_model(
     training_data: Optional[Mapping[str, Any]] = None,
     errors: Optional[Mapping[str, Any]] = None,
     origin: Optional[Mapping[str, str]] = None,
+    seen: Optional[Mapping[str, Any]] = None,
     overwrite: bool = False,
 ) -> ModelCard:
     """Script a potential, prove the result and write it whole or not at all.
@@ -82,6 +83,8 @@ def export_model(
     name : for the card; the file's or folder's name by default
     frames : structures for the passport; clusters of the elements by default
     origin : where imported weights came from; see :class:`eqcalc.model_file.ModelCard`
+    seen : pairs, distances and neighbours of the training data, as
+        :func:`eqcalc.model_file.seen.seen_in` returns them
     overwrite : replace an existing file
 
     Returns
@@ -105,6 +108,7 @@ def export_model(
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
     card = _card(potential, numbers, dtype, name or _default_name(path))
     card = _with_texts(card, description, licence, training_data, errors, origin)
+    card = replace(card, seen=dict(seen or {}))
 
     reference = copy.deepcopy(potential).double()
     passport = record(

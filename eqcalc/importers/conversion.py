@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert
 from eqcalc.model_file import ModelCard
 from eqcalc.model_file.archive import MODEL_NAME, read_card
+from eqcalc.model_file.seen import seen_in
 from eqcalc.potential import Potential
 
 __all__ = ["IMPORTERS", "ImportedModel", "find_importer", "import_model"]
@@ -65,6 +66,7 @@ def import_model(
     level_of_theory: str | None = None,
     training_data: Mapping[str, Any] | None = None,
     frames: Sequence[Atoms] = (),
+    trained_on: Iterable[Atoms] = (),
     overwrite: bool = False,
 ) -> ImportedModel:
     """Make a model of a network that another package trained. Nothing of its file is run.
@@ -81,6 +83,8 @@ def import_model(
     licence, level_of_theory : for the card; None means what the file or its package says
     training_data : for the card; see :func:`eqcalc.export.export_model`
     frames : structures for the passport, besides those of all elements
+    trained_on : frames of the training data where they are at hand: the card keeps which pairs,
+        distances and numbers of neighbours they hold; without them it says that it does not
     overwrite : replace a model that is there
 
     Raises
@@ -106,6 +110,7 @@ def import_model(
     level = imported.level_of_theory if level_of_theory is None else level_of_theory
     default_name = target.resolve().parent.name if target.name == MODEL_NAME else target.stem
     numbers = [atomic_number(symbol) for symbol in imported.elements]
+    known = list(trained_on)
     card = export_model(
         imported.potential,
         target,
@@ -116,6 +121,7 @@ def import_model(
         licence=licence,
         training_data=training_data,
         origin=_origin(imported, file, licence, level),
+        seen=seen_in(known, imported.potential.cutoff) if known else None,
         overwrite=overwrite,
     )
     if target.name == MODEL_NAME:

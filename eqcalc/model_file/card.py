@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from eqcalc.errors import listing
 from eqcalc.model_file.fields import require_card
 
 __all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
@@ -31,6 +32,8 @@ class ModelCard:
         for all compositions of its elements has ``universal`` (true), and says by
         ``level of theory``, ``data`` and ``not good for`` what to expect of it
     errors : free form, with units in the keys
+    seen : pairs, distances and numbers of neighbours of the training data, see
+        :func:`eqcalc.model_file.seen.seen_in`; empty where that is not recorded
     origin : of a model that was imported: package, version, file, sha256 (of that file), licence
         and level of theory, each a text; empty for a model that eqcalc trained
     kind : "potential" or "propagator"
@@ -58,6 +61,7 @@ class ModelCard:
     zbl: dict[str, Any] = field(default_factory=dict)
     gives_up: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:
@@ -94,6 +98,7 @@ class ModelCard:
             "scale": f"{self.scale:.6g} eV",
             **({"repulsion of nuclei": f"ZBL within {self.zbl['cutoff']:g} Å"} if self.zbl else {}),
             **({"gives up": " ".join(self.gives_up)} if self.gives_up else {}),
+            "seen in training": self.seen_in_training,
             "licence": self.licence or "not stated",
             "written by": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
         }
@@ -113,6 +118,15 @@ class ModelCard:
             if content:
                 sections.append(f"## {title}\n\n{_markdown_list(content)}")
         return "\n\n".join(section for section in sections if section) + "\n"
+
+    @property
+    def seen_in_training(self) -> str:
+        """What is recorded of pairs and distances, in a line."""
+        if not self.seen:
+            return "distances and numbers of neighbours are not recorded"
+        pairs = self.seen["distances"].items()
+        closest = [f"{pair} {intervals[0][0]:.2f} Å" for pair, intervals in pairs if intervals]
+        return f"{len(closest)} pairs of elements; closest {listing(closest)}"
 
     @property
     def has_fitted_energies(self) -> bool:

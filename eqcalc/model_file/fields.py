@@ -13,6 +13,8 @@ from typing import Any
 
 from ase.data import atomic_numbers
 
+from eqcalc.model_file.seen import require_seen
+
 __all__ = ["require_card", "require_number", "require_numbers"]
 
 _DTYPES = ("float32", "float64")
@@ -75,6 +77,7 @@ def require_card(values: Mapping[str, Any]) -> None:
     for name in ("units", "versions", "origin"):
         for key, text in values[name].items():
             _require(isinstance(text, str), f"{name} of {key}", "a text", text)
+    require_seen(values["seen"])
     compositions = values["training_data"].get("compositions", [])
     is_list = isinstance(compositions, list) and all(isinstance(c, str) for c in compositions)
     _require(is_list, "compositions", "a list of formulas", compositions)

@@ -10,11 +10,10 @@ from ase import Atoms
 
 from eqcalc.analysis.trajectory import trajectory_of_run
 from eqcalc.errors import StructureError
+from eqcalc.simulate.guard_rails import QUEUE
 from eqcalc.simulate.structures import read_structures
 
 __all__ = ["Candidate", "read_candidates"]
-
-_QUEUE = "queued.extxyz"  # frames that guards of a run have set aside for labelling
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def _files_of(path: Path) -> list[Path]:
             f"'{path}' holds no trajectory of a run; expected folders of eqcalc md, or files of "
             "frames."
         )
-    queue = path / _QUEUE
+    queue = path / QUEUE
     return [trajectory, *([queue] if queue.is_file() and queue.stat().st_size > 0 else [])]
 
 

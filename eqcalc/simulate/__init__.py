@@ -15,6 +15,7 @@ and optimizers are ASE's own; nothing here knows a network.
 """
 
 from eqcalc.simulate.conversion import convert_run
+from eqcalc.simulate.guard_settings import GuardSettings
 from eqcalc.simulate.hessian import hessian
 from eqcalc.simulate.images import share_calculator
 from eqcalc.simulate.interrupts import StopRequested
@@ -24,6 +25,7 @@ from eqcalc.simulate.settings import MDSettings, RelaxSettings
 from eqcalc.simulate.structures import read_structure
 
 __all__ = [
+    "GuardSettings",
     "MDProgress",
     "MDResult",
     "MDRun",

@@ -8,6 +8,7 @@ It also says how much of trajectory and table was written by then; what came lat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -25,9 +26,20 @@ from eqcalc.errors import CheckpointError, OutputError
 from eqcalc.files import ARRAY_DAMAGE, write_whole
 from eqcalc.simulate.frame_content import restore_constraints, store_constraints
 
-__all__ = ["CHECKPOINT", "PREVIOUS", "MDCheckpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "CHECKPOINT",
+    "EARLIER",
+    "PREVIOUS",
+    "MDCheckpoint",
+    "read_checkpoint",
+    "read_earlier",
+    "restore_previous",
+    "write_checkpoint",
+]
 
 CHECKPOINT, PREVIOUS = "checkpoint", "checkpoint.previous"
+EARLIER = "checkpoint.earlier"
+"""Is there where the last one was written because the run was interrupted."""
 _FIRST_LINE = b"eqcalc md checkpoint 1\n"
 _ATOMS, _HELD = "atoms/", "constraints/"  # beginnings of names of arrays
 
@@ -47,8 +59,15 @@ class MDCheckpoint:
     facts: dict[str, Any]
 
 
-def write_checkpoint(folder: Path, checkpoint: MDCheckpoint) -> None:
+def write_checkpoint(folder: Path, checkpoint: MDCheckpoint, *, instead: bool = False) -> None:
     """Write a checkpoint; the one before becomes the previous one.
+
+    Where ``facts["regular"]`` is false, the previous one stays as an earlier one: the last two
+    regular ones are there, with those that a run has which was never interrupted.
+
+    Parameters
+    ----------
+    instead : it takes the place of the one before, and the previous one stays
 
     Raises
     ------
@@ -67,7 +86,10 @@ def write_checkpoint(folder: Path, checkpoint: MDCheckpoint) -> None:
     new = folder / f"{CHECKPOINT}.new"
     write_whole(new, _FIRST_LINE + digest + content.getvalue())
     try:
-        if (folder / CHECKPOINT).exists():
+        is_regular = checkpoint.facts.get("regular", True)
+        if not is_regular and not instead and (folder / PREVIOUS).exists():
+            os.replace(folder / PREVIOUS, folder / EARLIER)
+        if (folder / CHECKPOINT).exists() and not instead:
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
         os.replace(new, folder / CHECKPOINT)
     except OSError as error:
@@ -96,6 +118,31 @@ def read_checkpoint(folder: Path) -> MDCheckpoint:
         except CheckpointError as error:
             reasons.append(str(error))
     raise CheckpointError("; ".join(reasons))
+
+
+def read_earlier(folder: Path) -> list[MDCheckpoint]:
+    """Return what can be read of the previous and the earlier checkpoint, in this order."""
+    found = []
+    for name in (PREVIOUS, EARLIER):
+        with contextlib.suppress(CheckpointError):
+            found.append(_read(folder / name))
+    return found
+
+
+def restore_previous(folder: Path) -> None:
+    """Let the earlier checkpoint be the previous one again; nothing where there is none.
+
+    Raises
+    ------
+    OutputError : it cannot be moved.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder / EARLIER, folder / PREVIOUS)
+    except OSError as error:
+        raise OutputError(
+            f"cannot put '{folder / PREVIOUS}' in place: {error.strerror or error}"
+        ) from error
 
 
 def _read(path: Path) -> MDCheckpoint:

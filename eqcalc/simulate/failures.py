@@ -19,13 +19,13 @@ from eqcalc.errors import (
 )
 from eqcalc.simulate.writers import FrameWriter, write_structure
 
-__all__ = ["rescuing", "telling_where"]
+__all__ = ["ADVICE_MD", "ADVICE_RELAX", "rescuing", "telling_where"]
 
-_ADVICE_MD = (
+ADVICE_MD = (
     "Start from a structure relaxed with this model, or take a shorter timestep; the model may "
     "also be far from what it was trained on."
 )
-_ADVICE_RELAX = (
+ADVICE_RELAX = (
     "Start from a structure in which no atoms overlap; the model may also be far from what it "
     "was trained on."
 )
@@ -53,7 +53,7 @@ def telling_where(
     except (GraphError, NonFiniteError) as error:
         if trajectory.n_frames == 0:
             raise
-        advice = _ADVICE_RELAX if isinstance(dynamics, Optimizer) else _ADVICE_MD
+        advice = ADVICE_RELAX if isinstance(dynamics, Optimizer) else ADVICE_MD
         reason = str(error).rstrip(".")
         raise NonFiniteError(
             f"stopped after step {dynamics.nsteps}: {reason}. The last good frame is in "

@@ -6,6 +6,7 @@ pressures in eV/Å³; the conversion happens here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from eqcalc.simulate.settings import BAROSTATS, CHAINS, MDSettings
 __all__ = [
     "build_integrator",
     "check_fit",
+    "conserved_energy",
     "hold_center_of_mass",
     "integrator_state",
     "require_atoms_of_constraints",
@@ -175,6 +177,18 @@ def build_integrator(
     )
     built: MolecularDynamics = dynamics
     return built
+
+
+def conserved_energy(dynamics: MolecularDynamics) -> Callable[[], float] | None:
+    """Return what computes the quantity (eV) that an integrator conserves.
+
+    None where it conserves nothing (Langevin), and where the calculator lacks the free energy
+    that ASE's integrators ask for.
+    """
+    if isinstance(dynamics, VelocityVerlet):
+        return lambda: float(dynamics.atoms.get_total_energy())
+    found = getattr(dynamics, "get_conserved_energy", None)
+    return found if "free_energy" in dynamics.atoms.calc.implemented_properties else None
 
 
 def integrator_state(dynamics: MolecularDynamics) -> dict[str, NDArray[np.float64]]:

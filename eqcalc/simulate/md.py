@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -16,22 +15,19 @@ from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
-from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint, write_checkpoint
+from eqcalc.simulate.cell_state import CellChange, CellState
+from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
 from eqcalc.simulate.failures import rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
-from eqcalc.simulate.integrators import (
-    build_integrator,
-    check_fit,
-    hold_center_of_mass,
-)
+from eqcalc.simulate.guard_rails import Clock, sizes_of_guards
+from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
 from eqcalc.simulate.md_result import MDProgress, MDResult
+from eqcalc.simulate.md_state import KEPT, MDState
 from eqcalc.simulate.minimization import minimize_positions
 from eqcalc.simulate.pace import Pace
 from eqcalc.simulate.plots import plot_md, require_plots
-from eqcalc.simulate.ramp import Ramp, targets_at
 from eqcalc.simulate.restart import (
     RunLock,
     differences,
@@ -39,13 +35,11 @@ from eqcalc.simulate.restart import (
     require_unchanged,
     restore_state,
     settings_to_go_on,
-    state_of,
 )
 from eqcalc.simulate.run_folder import RunFolder
-from eqcalc.simulate.settings import BAROSTATS, MDSettings
+from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
     Thermo,
-    observe,
     read_columns,
     read_table,
     row_of,
@@ -68,12 +62,6 @@ from eqcalc.simulate.writers import (
 )
 
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
-
-# What of a run its checkpoints keep as it is.
-_KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K", "minimization")
-
-# Far above any chemistry: only a structure that flies apart gets there.
-_HOTTEST_K = 1e5
 
 
 def run_md(
@@ -104,7 +92,7 @@ def resume_md(
     return run.run(folder, progress=progress, max_hours=max_hours)
 
 
-class MDRun:
+class MDRun(MDState):
     """A molecular dynamics run: atoms, integrator and random numbers.
 
     The run works on a copy of ``atoms``. Velocities that the structure brings are
@@ -173,6 +161,7 @@ class MDRun:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
         self._begin_dynamics(0)
+        self._rails = self._guard_rails()
 
     @classmethod
     def resume(
@@ -200,41 +189,17 @@ class MDRun:
         run._take(checkpoint.atoms, calculator, settings, facts["source"])
         require_resumable(run.atoms, checkpoint)
         run.not_exact = differences(run.atoms, checkpoint)
-        for name in _KEPT:
+        for name in KEPT:
             setattr(run, name, facts.get(name))  # an older version may not have kept all
         run.rng.bit_generator.state = facts["random"]
+        run._clock = Clock(*facts.get("clock", run._clock))
         run._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, calculator, run.dynamics)
-        run._resumed, run._folder = checkpoint, Path(folder)
+        run._resumed = run._begin = checkpoint
+        run._folder = Path(folder)
+        run._is_regular = facts.get("regular", True)
+        run._rails = run._guard_rails(facts.get("guards"))
         return run
-
-    def _take(
-        self,
-        atoms: Atoms,
-        calculator: Calculator,
-        settings: MDSettings,
-        source: dict[str, Any] | None,
-    ) -> None:
-        """Take what a new run and a resumed one are given."""
-        self.settings = settings
-        self.source = dict(source or {})
-        self.rng = np.random.default_rng(settings.seed)
-        self.atoms = atoms.copy()
-        self.atoms.calc = calculator
-        self.not_exact: list[str] = []
-        self._constraints = list(self.atoms.constraints)
-        self._last_frame: Atoms | None = None
-        self._resumed: MDCheckpoint | None = None
-        self._columns: list[str] = []  # of the table
-        self._folder: Path | None = None  # in which a resumed run goes on
-        check_fit(self.atoms, settings)
-        hold_center_of_mass(self.atoms, settings)
-
-    def _begin_dynamics(self, step: int) -> None:
-        """Make the integrator with the targets of a step; its momenta may come back afterwards."""
-        self.dynamics = build_integrator(self.atoms, self.settings, self.n_dof, self.rng)
-        self._ramp = Ramp(self.dynamics, self.settings)
-        self._ramp.at(step)
 
     def run(
         self,
@@ -258,6 +223,7 @@ class MDRun:
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN.
+        GuardError : a guard rail or a failed self-audit stopped the run.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
         StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
             more, after all files were completed.
@@ -281,6 +247,7 @@ class MDRun:
         first = self._measure()
         start, self._columns = self._cell_state(first), list(row_of(first))
         if self._resumed is None:
+            self._rails.require_start()
             target.claim()
         with closing(RunLock(target.path, required=self._resumed is not None)):
             if self._resumed is not None:
@@ -293,7 +260,8 @@ class MDRun:
     def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:
         files = checkpoint.facts["files"]
         name = trajectory_name(self.settings.trajectory_format)
-        return {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
+        sizes = {"thermo.csv": files["table"], name: files["trajectory"]["size"]}
+        return sizes | sizes_of_guards(files)
 
     def _run_in(
         self,
@@ -311,7 +279,7 @@ class MDRun:
         final_path = target / "final.xyz"
         rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
         with stop, manifest, rescue:
-            wall_s = self._all_steps(target, stop, manifest, progress, start)
+            wall_s = self._all_stretches(target, stop, manifest, progress, start)
             result = self._finish(target, wall_s, start)
             trajectory = trajectory_name(self.settings.trajectory_format)
             target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
@@ -324,7 +292,7 @@ class MDRun:
                 )
         return result
 
-    def _all_steps(
+    def _all_stretches(
         self,
         target: RunFolder,
         stop: StopOnSignal,
@@ -332,18 +300,44 @@ class MDRun:
         progress: Callable[[MDProgress], None] | None,
         start_state: CellState | None,
     ) -> float:
-        """Run until the end or a signal; return the seconds it took."""
-        settings, first = self.settings, self._first_step
+        """Run until the end or a signal, also where guards take it back; return the seconds."""
+        begun = time.perf_counter()
+        try:
+            while True:
+                try:
+                    alarm = self._all_steps(target, stop, manifest, progress, start_state, begun)
+                except NonFiniteError as error:
+                    if self._rails.settings.on_alarm not in ("halve", "roll-back"):
+                        raise
+                    alarm = self._rails.of_error(error, self.dynamics.nsteps)
+                if alarm is None:
+                    return time.perf_counter() - begun
+                self._go_back(target, alarm, start_state)
+        finally:
+            manifest.update(guards=self.guard_summary())
+
+    def _all_steps(
+        self,
+        target: RunFolder,
+        stop: StopOnSignal,
+        manifest: RunManifest,
+        progress: Callable[[MDProgress], None] | None,
+        start_state: CellState | None,
+        begun: float,
+    ) -> Alarm | None:
+        """Run until the end, a signal, or an alarm for which the run has to go back."""
+        settings, first = self.settings, 0 if self._begin is None else self._begin.step
         trajectory_path = target / trajectory_name(settings.trajectory_format)
         kept = {"table": None, "trajectory": None}
-        if self._resumed is not None:
-            kept = self._resumed.facts["files"]
-        start, pace = time.perf_counter(), Pace(settings.n_steps)
+        if self._begin is not None:
+            kept = self._begin.facts["files"]
+        pace = Pace(settings.n_steps)
         with (
             closing(TableWriter(target / "thermo.csv", self._columns, kept["table"])) as table,
             closing(
                 open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
             ) as trajectory,
+            closing(self._rails.open(target.path, kept)) as rails,
             telling_where(self.dynamics, trajectory),
             # ASE's barostat overflows, and then takes inf times 0, where a structure
             # explodes; the checks below say so in words.
@@ -351,7 +345,7 @@ class MDRun:
         ):
             for _ in self._steps(settings.n_steps - first):
                 step = self.dynamics.nsteps
-                if self._resumed is not None and step == first:
+                if self._begin is not None and step == first:
                     continue  # it is in the files
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
@@ -359,12 +353,20 @@ class MDRun:
                 stopping = stop.is_due()
                 ending = stopping or step == settings.n_steps
                 regular = step % settings.log_every == 0
+                keeping = step % settings.checkpoint_every == 0
+                # Not where a signal has come: a run that goes on has to find the same.
+                at_end = step == settings.n_steps
+                if rails.is_due(step) or regular or keeping or at_end:
+                    now_fs, closely = self._clock.at(step), keeping or at_end
+                    alarm = rails.look(step, now_fs, self._frame, closely=closely)
+                    if alarm is not None:
+                        return alarm
                 # A row that is there only because the run ends here is none of a run that goes on.
                 files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or regular:
                     thermo = self._record(table, trajectory)
                     manifest.update(steps_done=step)
-                    speed = self._ns_per_day(time.perf_counter() - start, step - first)
+                    speed = self._ns_per_day(time.perf_counter() - begun, step)
                     pace.mark(step)
                     now = MDProgress(
                         thermo,
@@ -373,11 +375,13 @@ class MDRun:
                         left_s=pace.left_s,
                         limit_s=stop.limit_s,
                         step_s=pace.step_s,
+                        said=tuple(rails.said()),
                     )
                     stop.tell(progress, now)
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
-                if ending or step % settings.checkpoint_every == 0:
+                files |= rails.extents()
+                if ending or keeping:
                     table.require_present()
                     trajectory.require_present()
                     self._keep_state(target, files, start_state)
@@ -385,65 +389,17 @@ class MDRun:
                     break
             table.require_present()
             trajectory.require_present()
-        return time.perf_counter() - start
-
-    def _steps(self, n_steps: int) -> Iterator[None]:
-        """Let the integrator go on, each step with its targets; also before the first."""
-        for _ in self.dynamics.irun(n_steps):
-            yield
-            self._ramp.at(self.dynamics.nsteps + 1)
+        return None
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
         thermo = self._measure()
-        frame = snapshot(self.atoms, self._constraints, step=thermo.step, time_fs=thermo.time_fs)
+        frame = self._frame(step=thermo.step, time_fs=thermo.time_fs)
         self._last_frame = frame
         trajectory.write(frame)
         row = row_of(thermo)
         table.write([row[name] for name in table.columns])
         return thermo
-
-    def _keep_state(
-        self, target: RunFolder, files: dict[str, Any], start: CellState | None
-    ) -> None:
-        """Write a checkpoint of the present step."""
-        atoms = self.atoms.copy()
-        atoms.set_constraint(self._constraints)
-        checkpoint = state_of(
-            atoms,
-            self.atoms.calc,
-            self.dynamics,
-            self.settings,
-            files=files,
-            random=self.rng.bit_generator.state,
-            start=None if start is None else start._asdict(),
-            source=self.source,
-            **{name: getattr(self, name) for name in _KEPT},
-        )
-        write_checkpoint(target.path, checkpoint)
-
-    def _measure(self) -> Thermo:
-        """Return the present step; refuse one that no longer means anything."""
-        step = self.dynamics.nsteps
-        time_fs = step * float(self.settings.timestep_fs)
-        targets = targets_at(self.settings, step)
-        thermo = observe(self.atoms, step, time_fs, self.n_dof)._replace(
-            target_temperature_K=targets.get("temperature_K"),
-            target_pressure_gpa=targets.get("pressure_gpa"),
-        )
-        if not math.isfinite(thermo.total_energy):
-            raise NonFiniteError(f"the energy is {thermo.total_energy}")
-        hottest = max(self.settings.temperature_K, self.settings.to_temperature_K or 0.0)
-        if thermo.temperature_K > max(_HOTTEST_K, 100 * hottest):
-            raise NonFiniteError(
-                f"the structure flies apart (temperature {thermo.temperature_K:.3g} K)"
-            )
-        return thermo
-
-    def _cell_state(self, now: Thermo) -> CellState | None:
-        if self.settings.ensemble not in BAROSTATS or now.pressure_gpa is None:
-            return None
-        return cell_state(self.atoms, now.pressure_gpa)
 
     def _finish(self, target: RunFolder, wall_s: float, start: CellState | None) -> MDResult:
         settings = self.settings
@@ -461,7 +417,9 @@ class MDRun:
             n_steps=self.dynamics.nsteps,
             n_frames=len(temperature),
             wall_s=wall_s,
-            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps - self._first_step),
+            time_fs=self._clock.at(self.dynamics.nsteps),
+            ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps),
+            ms_per_step=1000 * wall_s / max(1, self.dynamics.nsteps - self._first_step),
             mean_temperature_K=float(temperature[second_half].mean()),
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
@@ -472,6 +430,7 @@ class MDRun:
                 if "pressure_gpa" in table
                 else None
             ),
+            guards=self.guard_summary(),
         )
 
     def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:
@@ -485,9 +444,12 @@ class MDRun:
     def _first_step(self) -> int:
         return 0 if self._resumed is None else self._resumed.step
 
-    def _ns_per_day(self, wall_s: float, n_steps: int) -> float:
-        simulated_ns = n_steps * self.settings.timestep_fs * 1e-6
-        return simulated_ns / max(wall_s, 1e-9) * 86400
+    def _ns_per_day(self, wall_s: float, step: int) -> float:
+        """Return the speed since this process began; steps that were taken back count as time."""
+        begun_fs = 0.0
+        if self._resumed is not None:
+            begun_fs = Clock(*self._resumed.facts.get("clock", self._clock)).at(self._first_step)
+        return (self._clock.at(step) - begun_fs) * 1e-6 / max(wall_s, 1e-9) * 86400
 
     def _manifest_fields(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
         going_on = {"resumed_at_step": self._first_step, "not_exact": self.not_exact}
@@ -502,5 +464,6 @@ class MDRun:
             "constraints_not_kept": unkept_constraints(self.atoms),
             **({"minimization": self.minimization} if self.minimization is not None else {}),
             "steps_done": self._first_step,
+            "guards": self.guard_summary(),
             **({"earlier_parts": parts, **going_on} if self._resumed is not None else {}),
         }

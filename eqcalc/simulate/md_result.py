@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ class MDProgress:
 
     ``left_s`` is the time that the steps left will take at the present pace, None before
     there is one; ``limit_s`` the time until ``max_hours`` are over, None without; ``step_s``
-    the time of a step at the present pace.
+    the time of a step at the present pace; ``said`` what guards found and did since the step
+    before, a sentence each.
     """
 
     thermo: Thermo
@@ -29,6 +30,7 @@ class MDProgress:
     left_s: float | None = None
     limit_s: float | None = None
     step_s: float | None = None
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class MDResult:
     over less than a picosecond it says little. ``n_frames`` counts the rows of
     ``thermo.csv``, of which there is one a frame. ``cell_change`` is None at constant cell,
     ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
-    ``minimization`` (what that before the first step did) where there was none. ``spread`` is
+    ``minimization`` (what that before the first step did) where there was none. ``time_fs`` is
+    the time of the last step, ``guards`` what the manifest says of them, and ``spread``
     what :func:`~eqcalc.simulate.thermo.spread_summary` says of a committee.
     """
 
@@ -49,10 +52,13 @@ class MDResult:
     n_steps: int
     n_frames: int
     wall_s: float
+    time_fs: float
     ns_per_day: float
+    ms_per_step: float
     mean_temperature_K: float
     drift_mev_per_atom_ps: float | None
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
     minimization: dict[str, Any] | None = None
     spread: dict[str, float] | None = None
+    guards: dict[str, Any] = field(default_factory=dict)

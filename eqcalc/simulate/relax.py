@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ase.optimize import BFGS, FIRE, LBFGS
 from eqcalc.errors import NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
 from eqcalc.simulate.failures import rescuing, telling_where
+from eqcalc.simulate.guard_rails import GuardRails
 from eqcalc.simulate.integrators import require_atoms_of_constraints, require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, engine_fields
@@ -62,7 +63,8 @@ class RelaxStep(NamedTuple):
 class RelaxResult:
     """A finished relaxation; ``converged`` tells whether it reached a minimum.
 
-    ``cell_change`` is None unless the cell was relaxed as well.
+    ``cell_change`` is None unless the cell was relaxed as well; ``guards`` is what the manifest
+    says of them.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class RelaxResult:
     energy: float
     fmax: float
     cell_change: CellChange | None = None
+    guards: dict[str, Any] = field(default_factory=dict)
 
 
 def run_relax(
@@ -107,7 +110,8 @@ class RelaxRun:
     Raises
     ------
     ConfigError : a cell is to be relaxed that is not periodic in three
-        directions, or without a stress; a constraint holds an atom that is not there.
+        directions, or without a stress; a constraint holds an atom that is not there; a guard
+        is asked for that the calculator cannot have.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class RelaxRun:
             )
         self._first_energy: float | None = None
         self._last_frame: Atoms | None = None
+        self._rails = GuardRails(self.atoms, settings.guards, None, n_steps=settings.max_steps)
         self.optimizer = _OPTIMIZERS[settings.optimizer](self._target, logfile=None)
 
     def run(
@@ -150,6 +155,7 @@ class RelaxRun:
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure collapsed or flew apart, or the model returned NaN.
+        GuardError : a guard rail or a failed self-audit stopped the relaxation.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
         StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
             all files were completed.
@@ -162,7 +168,10 @@ class RelaxRun:
         final_path = target / "relaxed.xyz"
         rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
         with StopOnSignal() as stop, manifest, rescue:
-            last = self._all_steps(target, stop, progress)
+            try:
+                last = self._all_steps(target, stop, progress)
+            finally:
+                manifest.update(guards=self.guard_summary())
             converged = last.fmax < self.settings.fmax
             manifest.update(steps_done=last.step, converged=converged)
             final = snapshot(self.atoms, list(self.atoms.constraints), step=last.step)
@@ -184,7 +193,16 @@ class RelaxRun:
                 )
         end = self._cell_state(last)
         change = None if start is None or end is None else CellChange(start, end)
-        return RelaxResult(target.path, final, converged, last.step, last.energy, last.fmax, change)
+        return RelaxResult(
+            folder=target.path,
+            atoms=final,
+            converged=converged,
+            n_steps=last.step,
+            energy=last.energy,
+            fmax=last.fmax,
+            cell_change=change,
+            guards=self.guard_summary(),
+        )
 
     def _all_steps(
         self,
@@ -193,6 +211,7 @@ class RelaxRun:
         progress: Callable[[RelaxStep], None] | None,
     ) -> RelaxStep:
         settings = self.settings
+        self._rails.guards.forgive()
         names = ["step", "energy_eV", "fmax"]
         if settings.cell:
             names += ["enthalpy_eV", "volume_A3", "pressure_gpa"]
@@ -200,9 +219,13 @@ class RelaxRun:
         with (
             closing(TableWriter(target / "relax.csv", names)) as table,
             closing(open_trajectory(path, settings.trajectory_format)) as trajectory,
+            closing(self._rails.open(target.path, {})) as rails,
             telling_where(self.optimizer, trajectory),
         ):
             for _ in self.optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
+                alarm = rails.look(self.optimizer.nsteps, 0.0, self._frame, closely=True)
+                if alarm is not None:
+                    rails.stop(alarm, self.optimizer.nsteps)
                 last = self._record(table, trajectory)
                 stop.tell(progress, last)
                 if stop.signal_number is not None:
@@ -213,10 +236,17 @@ class RelaxRun:
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> RelaxStep:
         row = self._measure()
-        self._last_frame = snapshot(self.atoms, list(self.atoms.constraints), step=row.step)
+        self._last_frame = self._frame(step=row.step)
         trajectory.write(self._last_frame)
         table.write([value for value in row if value is not None])
         return row
+
+    def _frame(self, **info: Any) -> Atoms:
+        return snapshot(self.atoms, list(self.atoms.constraints), **info)
+
+    def guard_summary(self) -> dict[str, Any]:
+        """Return what is watched, what is not and why, and what happened, as in the manifest."""
+        return self._rails.summary()
 
     def _cell_state(self, now: RelaxStep) -> CellState | None:
         return None if now.pressure_gpa is None else cell_state(self.atoms, now.pressure_gpa)
@@ -262,4 +292,5 @@ class RelaxRun:
             "n_atoms": len(self.atoms),
             "steps_done": 0,
             "converged": False,
+            "guards": self.guard_summary(),
         }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import CheckpointError, ConfigError
 from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
 from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.guard_settings import GuardSettings
 from eqcalc.simulate.integrators import integrator_state, restore_integrator
 from eqcalc.simulate.manifest import engine_fields, package_versions
 from eqcalc.simulate.settings import MDSettings
@@ -137,9 +138,11 @@ def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettin
     ConfigError : there are no steps left.
     """
     stored = checkpoint.facts["settings"]
-    settings = MDSettings(
-        **{**stored, "n_steps": stored["n_steps"] if n_steps is None else n_steps}
-    )
+    changed = {
+        "n_steps": stored["n_steps"] if n_steps is None else n_steps,
+        "guards": GuardSettings.of_stored(stored.get("guards")),
+    }
+    settings = MDSettings(**{**stored, **changed})
     if settings.n_steps <= checkpoint.step:
         raise ConfigError(
             f"the run is at step {checkpoint.step} of {settings.n_steps}: nothing is left to do. "

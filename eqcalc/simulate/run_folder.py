@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
-from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS
+from eqcalc.simulate.checkpoint import CHECKPOINT, EARLIER, PREVIOUS
 
 __all__ = ["RunFolder"]
 
@@ -19,8 +19,11 @@ _RUN_FILES = (
     "final.xyz",
     "relax.csv",
     "relaxed.xyz",
+    "queued.extxyz",
+    "audit.csv",
     CHECKPOINT,
     PREVIOUS,
+    EARLIER,
 )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 
 from eqcalc.errors import ConfigError, did_you_mean
+from eqcalc.simulate.guard_settings import GuardSettings
 
 __all__ = [
     "BAROSTATS",
@@ -58,6 +59,7 @@ class MDSettings:
     minimize : relax the positions first, not the cell, with LBFGS; velocities are drawn for the
         minimum, also where the structure brings some
     minimize_fmax, minimize_steps : eV/Å below which all forces end that, and steps at most
+    guards : limits at which the run stops, goes back or notes a frame, and self-audits
 
     Raises
     ------
@@ -83,6 +85,7 @@ class MDSettings:
     to_temperature_K: float | None = None
     to_pressure_gpa: float | None = None
     ramp_steps: int | None = None
+    guards: GuardSettings = field(default_factory=GuardSettings)
 
     def __post_init__(self, log_every_fs: float | None) -> None:
         _require_choice("ensemble", self.ensemble, ENSEMBLES)
@@ -177,10 +180,12 @@ class RelaxSettings:
     pressure_gpa : external pressure, only with ``cell``; positive compresses
     optimizer : "bfgs", "lbfgs" or "fire"
     trajectory_format : "traj" or "extxyz"
+    guards : of which a relaxation has those of distance, force, spread and ranges; what the first
+        structure has is not held against it
 
     Raises
     ------
-    ConfigError : a value is unknown or out of range.
+    ConfigError : a value is unknown or out of range; a guard that needs a dynamics.
     """
 
     fmax: float = 0.01
@@ -189,11 +194,13 @@ class RelaxSettings:
     pressure_gpa: float = 0.0
     optimizer: str = "bfgs"
     trajectory_format: str = "traj"
+    guards: GuardSettings = field(default_factory=GuardSettings)
 
     def __post_init__(self) -> None:
         _require_choice("optimizer", self.optimizer, OPTIMIZERS)
         _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
         _require_positive("fmax", self.fmax)
+        _require_guards_of_a_relaxation(self.guards)
         _require_count("number of steps", self.max_steps, at_least=1)
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
@@ -216,6 +223,19 @@ def _steps_of(what: str, time_fs: float, timestep_fs: float) -> int:
             f"near it is {near} fs."
         )
     return whole
+
+
+def _require_guards_of_a_relaxation(guards: GuardSettings) -> None:
+    for name in ("on_alarm", "on_doubt"):
+        action = getattr(guards, name)
+        if action not in ("stop", "queue"):
+            raise ConfigError(
+                f"{name} = '{action}' needs a timestep and checkpoints, which a relaxation does "
+                "not have; take 'stop' or 'queue'."
+            )
+    for name in ("max_temperature_K", "max_atom_kinetic_eV", "max_drift_mev_per_atom_ps"):
+        if getattr(guards, name):
+            raise ConfigError(f"{name} watches moving atoms; a relaxation has none. Leave it out.")
 
 
 def _require_choice(what: str, value: str, options: tuple[str, ...] | dict[str, str]) -> None:

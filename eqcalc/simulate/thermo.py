@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -163,7 +163,7 @@ def spread_summary(table: dict[str, NDArray[np.float64]]) -> dict[str, float] | 
     }
 
 
-def snapshot(atoms: Atoms, constraints: list[object], **info: float) -> Atoms:
+def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:
     """Return a frame: a copy with the calculator's energy, forces and stress, and ``info``.
 
     The energy is that of the forces beside it: what a constraint adds (a spring) is in the

@@ -19,6 +19,7 @@ __all__ = [
     "conserved_zero_momenta",
     "has_velocities",
     "project_velocities",
+    "redraw_velocities",
     "set_velocities",
 ]
 
@@ -91,6 +92,37 @@ def set_velocities(
         raise ConfigError("the constraints of the structure leave no atom free to move.")
     wanted = 0.5 * n_dof * units.kB * temperature_K
     atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / kinetic))
+
+
+def redraw_velocities(atoms: Atoms, rng: np.random.Generator) -> None:
+    """Draw the velocities anew, in place: with the same kinetic energy.
+
+    The motion of the centre of mass, and the rotation of an isolated molecule, stay as they are,
+    whether zero or not; where constraints hold atoms, only the kinetic energy does.
+    """
+    kinetic, before = atoms.get_kinetic_energy(), atoms.get_momenta()
+    internal = atoms.copy()  # with the constraints
+    momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
+    rigid = np.zeros_like(before)
+    if not atoms.constraints and len(atoms) > 1:
+        _remove_rigid_motion(internal)
+        rigid = before - internal.get_momenta()
+        wanted = internal.get_kinetic_energy()
+        internal.set_momenta(momenta)
+        _remove_rigid_motion(internal)
+    else:
+        wanted = kinetic
+        internal.set_momenta(momenta)  # constraints act here
+    found = internal.get_kinetic_energy()
+    if found > 0:
+        scaled = internal.get_momenta() * np.sqrt(wanted / found)
+        atoms.set_momenta(rigid + scaled, apply_constraint=False)
+
+
+def _remove_rigid_motion(atoms: Atoms) -> None:
+    _remove_drift(atoms)
+    if not atoms.pbc.any():
+        _remove_rotation(atoms)
 
 
 def conserved_zero_momenta(atoms: Atoms) -> int:

@@ -26,6 +26,7 @@ from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model
 from eqcalc.files import write_whole
 from eqcalc.model_file import MODEL_NAME, ModelCard
+from eqcalc.model_file.seen import seen_in
 from eqcalc.potential import Potential
 from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
@@ -112,6 +113,7 @@ def export_run(
         description=config.description,
         licence=licence,
         training_data=about,
+        seen=seen_in((frame.atoms for frame in data.train.frames), potential.cutoff),
     )
     write(overwrite=overwrite)
     comparison = evaluate(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from eqcalc.elements import trained_on
 from eqcalc.errors import listing
+from eqcalc.model_file.seen import SeenRanges
+from eqcalc.neighbours import build_graph
 from eqcalc.testing.geometries import isolated
 from eqcalc.testing.subjects import evaluate
 from eqcalc.verification.finding import Finding, Verdict, skipped
@@ -68,8 +72,25 @@ def composition(specimen: Specimen) -> Finding:
 
 
 def distances(specimen: Specimen) -> Finding:
-    """Say whether atoms are as close as they were in training, where the card knows."""
-    return skipped("distances seen in training", "not recorded on the card")
+    """Say whether distances and numbers of neighbours are among those of the training data."""
+    name = "distances seen in training"
+    card, atoms = specimen.model.card, specimen.atoms
+    if not card.seen:
+        return skipped(name, "not recorded on the card")
+    graph = build_graph(atoms, card.cutoff)
+    senders, receivers = graph.edge_index.numpy()
+    lengths = np.linalg.norm(graph.edge_vectors.numpy(), axis=1)
+    ranges = SeenRanges(card.seen, card.cutoff)
+    outside = ranges.outside(atoms.numbers, senders, receivers, lengths)
+    if outside is None:
+        return Finding(name, Verdict.OK, card.seen_in_training)
+    what, where = outside
+    return Finding(
+        name,
+        Verdict.NOTED,
+        f"{what} (atoms {listing(where)})",
+        advice="The model answers out of nothing there: label such frames and train on them.",
+    )
 
 
 def _declared(sentences: Sequence[str]) -> float:

@@ -31,7 +31,7 @@ from ase.optimize import LBFGS
 from eqcalc import EqCalculator
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
-from eqcalc.errors import NonFiniteError, import_extra
+from eqcalc.errors import GuardError, NonFiniteError, import_extra
 from eqcalc.evaluation import Calibrations, evaluate_committee
 from eqcalc.evaluation.plots import calibration_plot
 from eqcalc.selection import SelectionSettings, frames_to_label, read_candidates, select_frames
@@ -170,7 +170,10 @@ def explore(committee: EqCalculator, start: Atoms, sizes: Sizes, folder: Path, s
     )
     try:
         result = run_md(start, committee, settings, folder)
-    except NonFiniteError as error:  # a poor model: its frames until then say where it is poor
+    except (
+        GuardError,
+        NonFiniteError,
+    ) as error:  # a poor model: its frames until then say where it is poor
         return f"fell apart ({error})"
     assert result.spread is not None
     return f"force spread at most {result.spread['max_force_spread_eV_per_A']:.2f} eV/Å"

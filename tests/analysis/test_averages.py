@@ -214,7 +214,7 @@ def test_fit_that_does_not_fit_is_refused():
 
 
 def test_memory_is_looked_at_before_frames_are_read(monkeypatch):
-    monkeypatch.setattr("eqcalc.analysis.correlations.available_memory", lambda device: 1000)
+    monkeypatch.setattr("eqcalc.blockwise.memory.available_memory", lambda device: 1000)
     with pytest.raises(NotEnoughMemoryError, match="the positions of 10 atoms in 100 frames take"):
         Displacements(Atoms("Ar10"), 100, is_unwrapped=True)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from torch import nn
 
 from eqcalc import EqCalculator
@@ -28,6 +29,7 @@ from eqcalc.importers import schnetpack as importer
 from eqcalc.importers.conversion import find_importer
 from eqcalc.model_file import open_model_file, read_card
 from eqcalc.model_file.card import ModelCard
+from eqcalc.model_file.seen import seen_in
 
 FOLDER = Path(__file__).parents[1] / "data" / "imports" / "schnetpack"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())["models"]
@@ -46,6 +48,18 @@ def imported(tmp_path_factory):
         level_of_theory="PBE",
         training_data={"compositions": ["C2H6O"]},
     )
+
+
+def test_card_of_an_import_has_what_its_training_data_held_where_they_are_at_hand(
+    imported, tmp_path
+):
+    assert imported.card.seen == {}
+    page = imported.card.to_markdown()
+    assert "seen in training: distances and numbers of neighbours are not recorded" in page
+    frames = [molecule("CH3CH2OH"), molecule("H2O")]
+    known = import_model(SOURCE, tmp_path / "mine", **UNITS, trained_on=frames)
+    assert known.card.seen == seen_in(frames, known.card.cutoff)
+    assert set(known.card.seen["neighbours"]) == {"H", "C", "O"}
 
 
 @pytest.mark.parametrize("kind", list(EXPECTED))
@@ -229,6 +243,15 @@ def _cli(*words: object) -> int:
     with pytest.raises(SystemExit) as left:
         main([str(word) for word in words])
     return int(left.value.code or 0)
+
+
+def test_the_verb_takes_frames_of_the_training(tmp_path, capsys):
+    molecule("CH3CH2OH").write(tmp_path / "data.xyz")
+    words = ["import", SOURCE, "-o", tmp_path / "mine", "--energy-unit", "Hartree"]
+    words += ["--length-unit", "Bohr", "--trained-on", tmp_path / "data.xyz"]
+    assert _cli(*words) == 0
+    assert "5 pairs of elements; closest H-" in capsys.readouterr().out
+    assert read_card(tmp_path / "mine" / "model.pt").seen["neighbours"].keys() == {"H", "C", "O"}
 
 
 def test_the_verb_imports_and_sums_up(tmp_path, capsys):

@@ -19,7 +19,7 @@ from eqcalc.errors import (
     OutputError,
     OutputExistsError,
 )
-from eqcalc.simulate import MDRun, MDSettings, plots, run_md
+from eqcalc.simulate import GuardSettings, MDRun, MDSettings, plots, run_md
 from eqcalc.simulate.thermo import read_table
 
 
@@ -323,7 +323,7 @@ def test_nan_energy_stops_the_run(tmp_path):
 def test_structure_that_flies_apart_stops_the_run(tmp_path):
     atoms = ethanol()
     calculator = Springs(atoms, stiffness=3000.0)
-    settings = MDSettings(ensemble="nve", n_steps=500, timestep_fs=5.0)
+    settings = MDSettings(ensemble="nve", n_steps=500, timestep_fs=5.0, guards=GuardSettings.off())
     expected = r"flies apart \(temperature.*last good frame.*shorter timestep"
     with pytest.raises(NonFiniteError, match=expected):
         run_md(atoms, calculator, settings, tmp_path / "run")

@@ -13,8 +13,8 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from springs import Springs, ethanol
 
-from eqcalc.errors import ConfigError, NonFiniteError, OutputExistsError
-from eqcalc.simulate import RelaxRun, RelaxSettings, StopRequested, run_relax
+from eqcalc.errors import ConfigError, GuardError, NonFiniteError, OutputExistsError
+from eqcalc.simulate import GuardSettings, RelaxRun, RelaxSettings, StopRequested, run_relax
 from eqcalc.simulate.thermo import read_table
 
 
@@ -140,11 +140,20 @@ class Abyss(Calculator):
 
 def test_collapse_stops_the_relaxation_with_advice_that_fits(tmp_path):
     atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1]])
-    settings = RelaxSettings(optimizer="fire")
+    settings = RelaxSettings(optimizer="fire", guards=GuardSettings.off())
     expected = r"after step \d+: the (structure falls apart|largest).*no atoms overlap"
     with pytest.raises(NonFiniteError, match=expected):
         run_relax(atoms, Abyss(100.0), settings, tmp_path)
     assert np.isfinite(read_table(tmp_path / "relax.csv")["energy_eV"]).all()
+
+
+def test_guard_stops_a_collapse_with_advice_that_fits(tmp_path):
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1]])
+    expected = r"stopped at step \d+: atoms 1 \(H\) and 0 \(H\) are .* below 0.31.*atoms overlap"
+    with pytest.raises(GuardError, match=expected):
+        run_relax(atoms, Abyss(100.0), RelaxSettings(optimizer="fire"), tmp_path)
+    alarms = json.loads((tmp_path / "manifest.json").read_text())["guards"]["alarms"]
+    assert [(alarm["guard"], alarm["action"]) for alarm in alarms] == [("distance", "stop")]
 
 
 def test_energy_far_below_the_first_is_refused(tmp_path):

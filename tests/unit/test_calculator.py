@@ -335,6 +335,29 @@ def test_atoms_are_not_changed(calculator):
     assert atoms.calc is calculator
 
 
+@pytest.mark.parametrize("make", [ethanol, crystal])
+@pytest.mark.parametrize(
+    "laid_out",
+    [
+        np.asfortranarray,
+        lambda positions: np.repeat(positions, 2, axis=1)[:, ::2],
+        lambda positions: positions[::-1].copy()[::-1],
+        lambda positions: positions.astype(">f8"),
+    ],
+    ids=["columns", "strides", "backwards", "other order of bytes"],
+)
+def test_results_do_not_depend_on_how_arrays_lie_in_memory(make, laid_out, calculator):
+    atoms = make()
+    expected = calculator.get_forces(atoms), calculator.get_potential_energy(atoms)
+    other = make()
+    other.arrays["positions"] = laid_out(other.positions)
+    other.arrays["numbers"] = np.repeat(other.numbers, 2)[::2]
+    assert not other.numbers.flags["C_CONTIGUOUS"]
+    calculator.reset()
+    np.testing.assert_array_equal(calculator.get_forces(other), expected[0])
+    assert calculator.get_potential_energy(other) == expected[1]
+
+
 def test_atoms_may_be_read_only(calculator):
     atoms = crystal()
     for array in (atoms.positions, atoms.numbers, atoms.cell.array):

@@ -32,6 +32,7 @@ H 0.0 0.0 0.7
         ("Lattice", "lattice", "line 2 says 'lattice', which is read as Lattice only where"),
         ("Properties", "#Properties", "line 2 says '#Properties'"),
         ('"T T F"', '"T T no"', "line 2 says pbc='T T no'; three of T and F are meant"),
+        ("3\n", "1000000000\n", "it is cut off in line 5: a frame of 1000000000 atoms ends"),
         ('"T T F"', '"T T F', "line 2 has a quotation mark without an end"),
         ('"T T F"', '"1 1 2"', "three of T and F are meant"),
         ("species", "spezies", "line 2 names no column of elements"),

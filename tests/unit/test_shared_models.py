@@ -206,6 +206,20 @@ if __name__ == "__main__":
 """
 
 
+def test_spawned_processes_get_the_calculator_and_its_numbers(models, tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(FORK.replace('"fork"', '"spawn"').replace("and n == 1 ", ""))
+    done = subprocess.run(
+        [sys.executable, str(script), str(models["double"])],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.stdout.startswith("done"), done.stderr[-800:]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_processes_do_not_wait_for_threads_that_are_not_there(models):
     environment = os.environ | {"OMP_NUM_THREADS": "2"}

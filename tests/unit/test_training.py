@@ -41,6 +41,7 @@ from eqcalc.errors import (
 )
 from eqcalc.evaluation import evaluate
 from eqcalc.model_file import open_model_file
+from eqcalc.model_file.seen import seen_in
 from eqcalc.neighbours import build_graph
 from eqcalc.training.averaging import decay_after
 from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
@@ -1242,6 +1243,7 @@ def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_ru
     assert (card.name, card.licence, card.description) == ("tiny", "CC0-1.0", "a test")
     assert card.compositions == ["C2H6O"]
     assert card.training_data["training rows"] == "0:1"
+    assert card.seen == seen_in([ase.io.read(ETHANOL_FRAMES, 0)], card.cutoff)
     frames = json.loads(open_model_file(tmp_path / "tiny").passport)["frames"]
     assert len(frames) == 2  # the validation frames
 

@@ -23,6 +23,7 @@ from eqcalc.errors import ConfigError, GraphError, ModelFileError, UnsupportedEl
 from eqcalc.export import model as export
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import open_model_file
+from eqcalc.model_file.seen import seen_in
 from eqcalc.verification import Finding, Verdict, agreement, approach, card, laws, verify_model
 from eqcalc.verification.approach import Approach
 from eqcalc.verification.dynamics import nve_slope
@@ -221,6 +222,24 @@ def test_a_low_wall_between_lone_atoms_is_noted_of_a_special_model_and_fails_a_u
     assert universal.verdict is Verdict.FAILED
     assert universal.found == special.found
     assert "hole in the wall" in universal.advice
+
+
+@pytest.mark.parametrize(
+    ("scale", "verdict", "detail"),
+    [
+        (1.0, Verdict.OK, r"5 pairs of elements; closest .*H-C 1\.\d\d Å"),
+        (0.8, Verdict.NOTED, r"no \w-\w at 0\.\d\d Å in the training data \(atoms \d, \d\)"),
+    ],
+)
+def test_distances_are_compared_with_those_of_the_card(tmp_path, scale, verdict, detail):
+    path = wrong.exported(wrong.Morse, tmp_path, seen=seen_in([ethanol()], 4.0))
+    calculator = EqCalculator(path, device="cpu", dtype="float64", engine="torchscript")
+    atoms = ethanol()
+    atoms.positions *= scale
+    found = card.distances(specimen_of(calculator, atoms))
+    assert found.verdict is verdict
+    assert re.search(detail, found.detail)
+    assert bool(found.advice) == (verdict is Verdict.NOTED)
 
 
 # --- walls
