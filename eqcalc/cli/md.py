@@ -47,7 +47,7 @@ from eqcalc.cli.options import (
     Engine,
     Index,
     MaxEdges,
-    Models,
+    Model,
     NoReport,
     Output,
     Overwrite,
@@ -78,7 +78,7 @@ def md(
             "None with --resume.",
         ),
     ] = None,
-    model: Models = None,
+    model: Model = None,
     ensemble: Annotated[
         str,
         typer.Option(

@@ -19,7 +19,6 @@ __all__ = [
     "Index",
     "MaxEdges",
     "Model",
-    "Models",
     "NoReport",
     "Output",
     "Overwrite",
@@ -71,17 +70,6 @@ Index = Annotated[
     ),
 ]
 Model = Annotated[
-    Optional[str],
-    typer.Option(
-        "--model",
-        "-m",
-        help="Name of a shipped model or path of a model file. "
-        "Default: the shipped model that was trained on this composition.",
-        show_default=False,
-        autocompletion=_shipped_models,
-    ),
-]
-Models = Annotated[
     Optional[list[str]],
     typer.Option(
         "--model",

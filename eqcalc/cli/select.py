@@ -15,7 +15,7 @@ from eqcalc.cli.options import (
     Dtype,
     Engine,
     MaxEdges,
-    Models,
+    Model,
     Quiet,
     Threads,
     Trust,
@@ -34,7 +34,7 @@ def select(
         list[Path],
         typer.Argument(help="Folders of eqcalc md, or files of frames (traj, extxyz, ...)."),
     ],
-    model: Models = None,
+    model: Model = None,
     n_frames: Annotated[
         int, typer.Option("--frames", "-n", help="How many frames to select, at most.")
     ] = 50,

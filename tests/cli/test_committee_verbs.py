@@ -170,3 +170,22 @@ def test_select_refuses_what_it_cannot_choose_from(folder, capsys, words, messag
     assert run("select", *words.split()) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not Path("selected.xyz").exists()
+
+
+# --- verbs that take the mean ------------------------------------------------------------
+
+
+def test_energy_of_several_models_is_their_mean(folder, capsys):
+    found = []
+    for words in ("-m a.pt", "-m b.pt", "-m a.pt -m b.pt"):
+        assert run("energy", "ethanol.xyz", *words.split(), "--json") == 0
+        found.append(json.loads(capsys.readouterr().out)["frames"][0]["energy_eV"])
+    assert found[2] == pytest.approx((found[0] + found[1]) / 2, abs=1e-9)
+    assert abs(found[0] - found[1]) > 1e-3
+
+
+def test_relax_takes_several_models_and_says_which(folder):
+    some = ("--steps", 1, "-o", "relaxed")
+    assert run("relax", "ethanol.xyz", "-m", "a.pt", "-m", "b.pt", *some) == 1  # one step
+    manifest = json.loads(Path("relaxed/manifest.json").read_text())
+    assert len(manifest["model"]["members"]) == 2
