@@ -37,7 +37,14 @@ from eqcalc.calculator.descriptors import Descriptors
 from eqcalc.calculator.exact_cache import ExactCache, State
 from eqcalc.calculator.groups import evaluate_group, named_graphs
 from eqcalc.calculator.hessian import hessian
-from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
+from eqcalc.calculator.results import (
+    SPREADS,
+    MemberResult,
+    combined,
+    refuse_not_finite,
+    refuse_twins,
+    spread,
+)
 from eqcalc.derivatives import (
     atomic_virials_from_edge_gradients,
     resolve_reduction,
@@ -73,8 +80,12 @@ class EqCalculator(ExactCache):
     Results, in eV and Å: ``energy``, ``free_energy`` (the same), ``energies``,
     ``forces``, and ``stress`` and ``stresses`` where all three directions are
     periodic (elsewhere ASE's PropertyNotImplementedError). ``stresses`` sum to
-    ``stress``. A committee adds ``energy_spread`` and ``forces_spread``, the
-    standard deviations over its members.
+    ``stress``. Of a committee these are means over its members, and beside them stand the
+    spreads ``energy_spread`` (eV), ``energies_spread`` (n_atoms,), ``forces_spread`` (n_atoms, 3)
+    in eV/Å, and where there is a stress ``stress_spread`` (6,) and ``stresses_spread``
+    (n_atoms, 6) in eV/Å³: sample standard deviations of each component, with n_members - 1
+    degrees of freedom. ``get_property("forces_spread", atoms)`` computes where it must, as ASE
+    does; ``results`` has those of the last structure.
 
     Parameters
     ----------
@@ -97,8 +108,8 @@ class EqCalculator(ExactCache):
     ------
     MissingDependencyError : torch-scatter is asked for and cannot be imported.
     ModelFileError, DeviceError, ConfigError : see :func:`eqcalc.load_model`.
-    ConfigError : an empty committee, or one whose members differ in dtype or share
-        no element; ``max_edges`` or ``threads`` below 1.
+    ConfigError : an empty committee, or one that holds a model twice or whose members differ in
+        dtype or share no element; ``max_edges`` or ``threads`` below 1.
     """
 
     name = "eqcalc"
@@ -156,6 +167,7 @@ class EqCalculator(ExactCache):
                 f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
                 " pass dtype='float32' or 'float64'."
             )
+        refuse_twins(self.models)
         self._together: Optional[CommitteeEngine] = None
         self._why_together = ""
         if len(self.models) > 1:
@@ -299,9 +311,23 @@ class EqCalculator(ExactCache):
     def get_property(
         self, name: str, atoms: Optional[Atoms] = None, allow_calculation: bool = True
     ) -> Any:
-        """Return a result, as ASE asks for it; one thread at a time."""
+        """Return a result, as ASE asks for it, or a committee's spread; one thread at a time."""
         with self._lock:  # else another thread's structure could come between asking and reading
-            return super().get_property(name, atoms, allow_calculation)
+            if not name.endswith("_spread"):
+                return super().get_property(name, atoms, allow_calculation)
+            self._require_spread(name)
+            mean = super().get_property(name.removesuffix("_spread"), atoms, allow_calculation)
+            return None if mean is None else copy.copy(self.results[name])
+
+    def _require_spread(self, name: str) -> None:
+        if name.removesuffix("_spread") not in SPREADS:
+            names = listing([f"{each}_spread" for each in SPREADS])
+            raise PropertyNotImplementedError(f"there is no '{name}'; spreads are {names}.")
+        if len(self.models) < 2:
+            raise PropertyNotImplementedError(
+                f"'{name}' is that of a committee, and this calculator has one model; pass several "
+                "to EqCalculator."
+            )
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Refuse every option: ASE's own method would store it and change nothing.
@@ -517,14 +543,25 @@ class EqCalculator(ExactCache):
         if len(of_members) > 1:
             gradients = torch.stack(of_members).mean(dim=0)
         volume = atoms.get_volume()
+
+        def whole(of: Tensor) -> NDArray:  # (6,)
+            return voigt(virials_from_edge_gradients(of, graph)[0]).cpu().numpy() / volume
+
+        def of_atoms(of: Tensor) -> NDArray:  # (n_atoms, 6)
+            virials = atomic_virials_from_edge_gradients(
+                of, graph.edge_vectors, graph.edge_index, graph.n_owned
+            )
+            return self._order.restored(voigt(virials).cpu().numpy()) / volume
+
+        found: dict[str, Any] = {}
+        if len(of_members) > 1:
+            found["stress_spread"] = spread([whole(each) for each in of_members])
+            if per_atom:
+                found["stresses_spread"] = spread([of_atoms(each) for each in of_members])
         if not per_atom:
-            virial = virials_from_edge_gradients(gradients, graph)[0]
-            return {"stress": voigt(virial).cpu().numpy() / volume}
-        virials = atomic_virials_from_edge_gradients(
-            gradients, graph.edge_vectors, graph.edge_index, graph.n_owned
-        )
-        stresses = self._order.restored(voigt(virials).cpu().numpy()) / volume  # (n_atoms, 6)
-        return {"stresses": stresses, "stress": stresses.sum(axis=0)}
+            return found | {"stress": whole(gradients)}
+        stresses = of_atoms(gradients)
+        return found | {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
     def _require_elements(self, atoms: Atoms, numbers: bytes) -> None:
         if numbers != self._checked_numbers:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eqcalc.blockwise import Blockwise
 from eqcalc.blockwise.blocks import box_coordinates, side_by_side
 from eqcalc.blockwise.grouping import collect, on_device
-from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite
+from eqcalc.calculator.results import MemberResult, combined, refuse_not_finite, spread
 from eqcalc.derivatives import ForceSum
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
@@ -95,7 +95,8 @@ def evaluate_group(
         collect(graph, *call(model, graph, coordinates), sum_forces)
         for model, call in zip(models, calls, strict=True)
     ]
-    stress = np.mean([prediction.stress for prediction in predictions], axis=0)
+    of_members = np.array([prediction.stress for prediction in predictions])
+    stress = of_members.mean(axis=0)
     results = []
     first = 0
     for k, (name, single, periodic, _) in enumerate(group):
@@ -111,5 +112,7 @@ def evaluate_group(
         found = combined(members)
         if periodic:
             found["stress"] = stress[k].copy()
+            if len(models) > 1:
+                found["stress_spread"] = spread(of_members[:, k])
         results.append(found)
     return results

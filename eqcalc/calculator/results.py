@@ -1,20 +1,35 @@
 """What the models of a calculator say of a structure, and the results that ASE knows.
 
 Shapes: n_atoms.
+
+The spread of a committee is the sample standard deviation of its members' values, component by
+component, with n_members - 1 degrees of freedom: its square is the unbiased estimate of the
+variance among networks of that training. Every host has the same definition.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eqcalc.engines import Model
-from eqcalc.errors import NonFiniteError
+from eqcalc.errors import ConfigError, NonFiniteError
 
-__all__ = ["MemberResult", "combined", "refuse_not_finite"]
+__all__ = [
+    "SPREADS",
+    "MemberResult",
+    "combined",
+    "refuse_not_finite",
+    "refuse_twins",
+    "spread",
+]
+
+SPREADS = ("energy", "energies", "forces", "stress", "stresses")
+"""Results of which a committee has the spread too, as ``NAME_spread``."""
 
 
 class MemberResult:
@@ -51,9 +66,37 @@ def combined(members: list[MemberResult]) -> dict[str, Any]:
     energies = np.mean([member.energies for member in members], axis=0)
     forces = np.mean([member.forces for member in members], axis=0)
     return _named(float(energies.sum()), energies, forces) | {
-        "energy_spread": float(np.std([member.energy for member in members])),
-        "forces_spread": np.std([member.forces for member in members], axis=0),
+        "energy_spread": float(spread([member.energy for member in members])),
+        "energies_spread": spread([member.energies for member in members]),
+        "forces_spread": spread([member.forces for member in members]),
     }
+
+
+def spread(of_members: Sequence[Any] | NDArray) -> NDArray:
+    """Return the sample standard deviation over the first axis, which is that of the members.
+
+    >>> spread([[1.0, 2.0], [3.0, 2.0]]).round(3).tolist()
+    [1.414, 0.0]
+    """
+    return np.asarray(np.std(of_members, axis=0, ddof=1))
+
+
+def refuse_twins(models: Sequence[Model]) -> None:
+    """Refuse a committee that holds a file twice: the twins agree whatever the error is.
+
+    Raises
+    ------
+    ConfigError : it does.
+    """
+    seen: dict[str, Model] = {}
+    for model in models:
+        twin = seen.setdefault(model.file.sha256, model)
+        if twin is not model:
+            raise ConfigError(
+                f"a committee needs different models, and '{model.file.path}' is the same as "
+                f"'{twin.file.path}': their spread is zero whatever their error is. Give models "
+                "trained with different seeds or on different data."
+            )
 
 
 def _named(energy: float, energies: NDArray, forces: NDArray) -> dict[str, Any]:

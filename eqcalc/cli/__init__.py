@@ -36,6 +36,7 @@ VERBS: tuple[str, ...] = (
     "info",
     "train",
     "evaluate",
+    "select",
     "verify",
     "export",
     "import",

@@ -1,10 +1,10 @@
-"""``eqcalc evaluate``: errors of a model on a data set."""
+"""``eqcalc evaluate``: errors of a model, or of a committee and its spread, on a data set."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -14,12 +14,14 @@ from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
-    from eqcalc.evaluation import Comparison
+    from eqcalc.engines import Model
+    from eqcalc.evaluation import Calibrations, Comparison
     from eqcalc.model_file import ModelCard
 
 __all__ = ["evaluate"]
 
 _OUTPUTS = ("errors.json", "parity.png")
+_OF_COMMITTEES = ("calibration.csv", "calibration.png")
 
 # Written out, because eqcalc.units would load ASE for every --help.
 _ENERGY_UNITS = "If the file does not say: eV, meV, kcal/mol, kJ/mol, Hartree or Rydberg."
@@ -29,7 +31,10 @@ _STRESS_UNITS = "Such as GPa or kbar. Default: energy/length^3."
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
+    model: Annotated[
+        list[str],
+        typer.Argument(help="A shipped model's name or a model file; several are a committee."),
+    ],
     data: Annotated[
         Path,
         typer.Argument(help='npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'),
@@ -61,7 +66,11 @@ def evaluate(
     ] = False,
     output: Annotated[
         Optional[Path],
-        typer.Option("--output", "-o", help="Folder for errors.json and parity.png."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for errors.json and parity.png; of a committee calibration.csv and .png.",
+        ),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -75,21 +84,26 @@ def evaluate(
 ) -> None:
     """Print MAE and RMSE of energy, forces and stress; draw a parity plot.
 
+    Of several models also whether their spread tells the error of their mean, with a picture.
+
     Example: [bold]eqcalc evaluate painn-ethanol rmd17_ethanol.npz --rows 1000:2000[/bold]
     """
+    from eqcalc.calculator.results import refuse_twins
     from eqcalc.data import read_dataset
     from eqcalc.engines import load_model
 
     if output is not None:
-        _refuse_existing(output, overwrite)
+        _refuse_existing(output, overwrite, is_committee=len(model) > 1)
         import_extra("matplotlib.figure", "plot", "the parity plot of --output")
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)  # the process belongs to the command line
-    loaded = load_model(
-        model, device=device, dtype=dtype, engine=engine, threads=threads, trust=trust
-    )
+    models = [
+        load_model(each, device=device, dtype=dtype, engine=engine, threads=threads, trust=trust)
+        for each in model
+    ]
+    refuse_twins(models)
     dataset = read_dataset(
         data,
         rows=rows,
@@ -106,30 +120,84 @@ def evaluate(
         stress_unit=stress_unit,
         trust_data=trust_data,
     )
-    _note_foreign_compositions(loaded.card, dataset)
-    _note_training_rows(loaded.card, dataset)
-    from eqcalc.cli.progress import StepProgress
-    from eqcalc.evaluation import evaluate as compare
-
-    n_frames = len(dataset.frames)
-    with StepProgress("evaluate", n_frames, line_every=max(n_frames // 4, 1)) as display:
-        comparison = compare(
-            loaded,
-            dataset.frames,
-            progress=lambda done: display.show(done, "frames"),
-            source=data.name,
-            max_edges=max_edges,
-        )
-    title = f"{loaded.card.name} on {data.name}"
+    for loaded in models:
+        _note_foreign_compositions(loaded.card, dataset)
+        _note_training_rows(loaded.card, dataset)
+    comparison, calibrations = _compare(models, dataset, data.name, max_edges)
+    name, n_frames = ", ".join(loaded.card.name for loaded in models), len(dataset.frames)
+    title = f"{name} on {data.name}"
     if not as_json:
         say(f"{title}, {n_frames} frames")
         print_errors(comparison)
+        if calibrations is not None:
+            print_calibrations(calibrations)
     if output is not None:
-        _write(output, comparison, title)
-        say(f"written: {output / _OUTPUTS[0]}, {output / _OUTPUTS[1]}")
+        written = _write(output, comparison, calibrations, title)
+        say(f"written: {', '.join(str(path) for path in written)}")
     if as_json:
-        content = {"model": loaded.card.name, "data": data.name, "frames": n_frames}
-        print_json({**content, "errors": comparison.summary()})
+        content = {"model": name, "data": data.name, "frames": n_frames}
+        print_json({**content, "errors": comparison.summary(), **_of_committee(calibrations)})
+
+
+def _compare(
+    models: list[Model], dataset: Dataset, source: str, max_edges: Optional[int]
+) -> tuple[Comparison, Optional[Calibrations]]:
+    """Return the comparison of a model, or of a committee's mean with the calibrations."""
+    from eqcalc.cli.progress import StepProgress
+    from eqcalc.evaluation import evaluate as compare
+    from eqcalc.evaluation import evaluate_committee
+
+    n_calls = len(models) * len(dataset.frames)
+    with StepProgress("evaluate", n_calls, line_every=max(n_calls // 4, 1)) as display:
+
+        def progress(done: int) -> None:
+            display.show(done, "frames")
+
+        if len(models) == 1:
+            return compare(models[0], dataset.frames, progress, source, max_edges), None
+        found = evaluate_committee(
+            models, dataset.frames, progress, source=source, max_edges=max_edges
+        )
+        return found.mean, found
+
+
+def _of_committee(calibrations: Optional[Calibrations]) -> dict[str, Any]:
+    """Return what the json holds of a committee besides the errors of its mean."""
+    if calibrations is None:
+        return {}
+    return {
+        "members": [each.summary() for each in calibrations.members],
+        "calibration": {each.name: each.summary() for each in calibrations.quantities},
+    }
+
+
+def print_calibrations(calibrations: Calibrations) -> None:
+    """Print the table of spreads beside errors."""
+    from rich.table import Table
+
+    table = Table("spread of", box=None, pad_edge=False)
+    for column in ("rms", "rms error", "corr.", "rank corr.", "scale", "in 1", "in 2"):
+        table.add_column(column, justify="right")
+    table.add_column("unit")
+    for each in calibrations.quantities:
+        spread, error = (1e3 * float((v**2).mean() ** 0.5) for v in (each.spread, each.error))
+        table.add_row(
+            each.name.replace("_", " "),
+            f"{spread:.2f}",
+            f"{error:.2f}",
+            f"{each.correlation:.2f}",
+            f"{each.rank_correlation:.2f}",
+            f"{each.scale:.2f}",
+            *(f"{100 * each.share_within(n):.0f} %" for n in (1, 2)),
+            f"m{each.unit}",
+        )
+    show(table)
+    first = calibrations.quantities[0]
+    one, two = (100 * first.expected_share(n) for n in (1, 2))
+    say(
+        f"of {first.n_members} members, {first.n_members - 1} degrees of freedom; a calibrated "
+        f"spread has the scale 1 and {one:.0f} and {two:.0f} % of the errors within 1 and 2 spreads"
+    )
 
 
 def print_errors(comparison: Comparison, before: Optional[Comparison] = None) -> None:
@@ -195,10 +263,11 @@ def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
         )
 
 
-def _refuse_existing(output: Path, overwrite: bool) -> None:
+def _refuse_existing(output: Path, overwrite: bool, *, is_committee: bool) -> None:
     from eqcalc.errors import OutputExistsError
 
-    existing = [name for name in _OUTPUTS if (output / name).exists()]
+    names = [*_OUTPUTS, *(_OF_COMMITTEES if is_committee else ())]
+    existing = [name for name in names if (output / name).exists()]
     if existing and not overwrite:
         raise OutputExistsError(
             f"'{output}' already holds {', '.join(existing)}; choose another folder (--output) "
@@ -206,9 +275,12 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         )
 
 
-def _write(output: Path, comparison: Comparison, title: str) -> None:
+def _write(
+    output: Path, comparison: Comparison, calibrations: Optional[Calibrations], title: str
+) -> list[Path]:
+    """Write the outputs and return their paths."""
     from eqcalc.errors import OutputError
-    from eqcalc.evaluation.plots import parity_plot
+    from eqcalc.evaluation.plots import calibration_plot, parity_plot
     from eqcalc.files import write_whole
 
     try:
@@ -216,5 +288,26 @@ def _write(output: Path, comparison: Comparison, title: str) -> None:
     except OSError as error:
         raise OutputError(f"cannot create '{output}': {error}.") from error
     content = {"title": title, "n_frames": comparison.n_frames, **comparison.summary()}
-    write_whole(output / _OUTPUTS[0], (json.dumps(content, indent=2) + "\n").encode())
-    write_whole(output / _OUTPUTS[1], parity_plot(comparison, title))
+    content |= _of_committee(calibrations)
+    contents = {
+        _OUTPUTS[0]: (json.dumps(content, indent=2) + "\n").encode(),
+        _OUTPUTS[1]: parity_plot(comparison, title),
+    }
+    if calibrations is not None:
+        table, picture = _OF_COMMITTEES
+        contents[table] = _bins_as_csv(calibrations).encode()
+        contents[picture] = calibration_plot(calibrations, title)
+    for name, text in contents.items():
+        write_whole(output / name, text)
+    return [output / name for name in contents]
+
+
+def _bins_as_csv(calibrations: Calibrations) -> str:
+    lines = ["quantity,unit,n,rms_spread,rms_error"]
+    for each in calibrations.quantities:
+        lines += [
+            f"{each.name},{each.unit.replace('Å', 'A').replace('³', '3')},{part.n},"
+            f"{part.spread:.8g},{part.error:.8g}"
+            for part in each.bins()
+        ]
+    return "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ from eqcalc.cli.guard_options import (
     note_guards,
     say_guards,
 )
-from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, tell_minimization
+from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, spread_pairs, tell_minimization
 from eqcalc.cli.md_options import (
     LogEvery,
     LogEveryFs,
@@ -296,6 +296,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         pairs |= fixed_cell_pairs(result.atoms)
     if result.mean_pressure_gpa is not None:
         pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
+    pairs |= spread_pairs(result.spread)
     pairs |= about_guards(result.guards)
     pairs["files"] = str(result.folder)
     say_pairs(pairs)
@@ -315,6 +316,7 @@ def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
         "mean_temperature_K": result.mean_temperature_K,
         "drift_meV_per_atom_ps": result.drift_mev_per_atom_ps,
         "mean_pressure_gpa": result.mean_pressure_gpa,
+        "spread": result.spread,
         "cell": cell_as_json(result.cell_change),
         "guards": result.guards,
     }

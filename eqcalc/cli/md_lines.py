@@ -11,7 +11,7 @@ from eqcalc.cli.duration import duration
 if TYPE_CHECKING:
     from eqcalc.simulate import MDProgress, MDSettings
 
-__all__ = ["TimeLimit", "ramp_pairs", "tell_minimization"]
+__all__ = ["TimeLimit", "ramp_pairs", "spread_pairs", "tell_minimization"]
 
 # A pace varies by this: closer to the limit than that, nobody knows.
 _UNCERTAIN = 0.1
@@ -50,6 +50,18 @@ def ramp_pairs(settings: MDSettings) -> dict[str, str]:
         begin, end = settings.pressure_gpa, settings.to_pressure_gpa
         pairs["barostat"] = f"{begin:g} → {end:g} GPa {over}"
     return pairs
+
+
+def spread_pairs(spread: dict[str, float] | None) -> dict[str, str]:
+    """Return lines of a summary: how far the members of a committee were apart."""
+    if spread is None:
+        return {}
+    largest, step = spread["max_force_spread_eV_per_A"], spread["at_step"]
+    return {
+        "force spread": f"at most {largest:.3g} eV/Å, at step {step:.0f}; of the worst atom in "
+        f"the mean {spread['mean_max_force_spread_eV_per_A']:.3g}",
+        "energy spread": f"{spread['mean_energy_spread_eV']:.3g} eV in the mean",
+    }
 
 
 class TimeLimit:

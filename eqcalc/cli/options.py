@@ -70,11 +70,11 @@ Index = Annotated[
     ),
 ]
 Model = Annotated[
-    Optional[str],
+    Optional[list[str]],
     typer.Option(
         "--model",
         "-m",
-        help="Name of a shipped model or path of a model file. "
+        help="Name of a shipped model or path of a model file; given several times, a committee. "
         "Default: the shipped model that was trained on this composition.",
         show_default=False,
         autocompletion=_shipped_models,
@@ -150,7 +150,7 @@ Trust = Annotated[
 class CalculatorOptions:
     """What the user chose about the calculator; the fields are EqCalculator's."""
 
-    model: str | None
+    model: str | list[str] | None
     device: str
     dtype: str | None
     engine: str

@@ -73,10 +73,10 @@ def _calculator_of(checkpoint: MDCheckpoint, trust: bool) -> EqCalculator:
     from eqcalc.cli.setup_run import set_up_calculator
 
     source = checkpoint.facts["source"]
-    path = Path(source["model"]["path"])
+    members = source["model"].get("members", [source["model"]])
     # A shipped model moves with the package; the checksum is compared afterwards.
-    model = str(path) if path.exists() else source["model"]["name"]
-    options = CalculatorOptions(model, **source["calculator"], trust=trust)
+    models = [m["path"] if Path(m["path"]).exists() else m["name"] for m in members]
+    options = CalculatorOptions(models, **source["calculator"], trust=trust)
     ran = replace(options, engine=_engine_that_ran(checkpoint.facts) or options.engine)
     try:
         calculator, _ = set_up_calculator([checkpoint.atoms], ran)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from eqcalc.calculator import EqCalculator
+    from eqcalc.model_file import ModelFile
 
 __all__ = ["run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
 
@@ -98,24 +99,27 @@ def set_up_calculator(
         import torch
 
         torch.set_num_threads(options.threads)  # the process belongs to the command line
-    model = choose_model(structures[0]) if options.model is None else options.model
-    file = open_potential(model, trust=options.trust)
-    say(model_line(file.card, file.path, was_chosen=options.model is None))
-    foreign = {
-        atoms.get_chemical_formula(mode="hill"): None
-        for atoms in structures
-        if not file.card.is_universal and not trained_on(file.card.compositions, atoms)
-    }
-    if foreign:
-        known = ", ".join(file.card.compositions) or "compositions that its card does not name"
-        note(
-            f"note: it was trained on {known}, not on {listing(list(foreign))}; check its results."
-        )
+    names = [options.model] if isinstance(options.model, str) else options.model
+    chosen = names or [choose_model(structures[0])]
+    files = [open_potential(model, trust=options.trust) for model in chosen]
+    for file in files:
+        say(model_line(file.card, file.path, was_chosen=not names))
+        foreign = {
+            atoms.get_chemical_formula(mode="hill"): None
+            for atoms in structures
+            if not file.card.is_universal and not trained_on(file.card.compositions, atoms)
+        }
+        if foreign:
+            known = ", ".join(file.card.compositions) or "compositions that its card does not name"
+            note(
+                f"note: it was trained on {known}, not on {listing(list(foreign))}; check its "
+                "results."
+            )
     if len(structures) == 1:
-        for doubt in doubts(structures[0], file.card.cutoff):
+        for doubt in doubts(structures[0], max(file.card.cutoff for file in files)):
             note(f"note: {doubt}")
     calculator = EqCalculator(
-        model,
+        chosen[0] if len(chosen) == 1 else chosen,
         device=options.device,
         dtype=options.dtype,
         engine=options.engine,
@@ -126,7 +130,7 @@ def set_up_calculator(
     )
     say_engine(calculator, max(map(len, structures)), options)
     source = {
-        "model": {"name": file.card.name, "path": str(file.path.absolute()), "sha256": file.sha256},
+        "model": _about(files),
         "calculator": {
             "device": options.device,
             "dtype": options.dtype,
@@ -137,6 +141,17 @@ def set_up_calculator(
         },
     }
     return calculator, source
+
+
+def _about(files: Sequence[ModelFile]) -> dict[str, Any]:
+    """Return what a manifest says of a model, or of a committee and its members."""
+    members = [
+        {"name": file.card.name, "path": str(file.path.absolute()), "sha256": file.sha256}
+        for file in files
+    ]
+    if len(members) == 1:
+        return members[0]
+    return {"name": ", ".join(member["name"] for member in members), "members": members}
 
 
 def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures of a model's errors."""
+"""Pictures of a model's errors, and of a committee's spread beside them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from eqcalc.errors import import_extra
+from eqcalc.evaluation.calibration import Calibration, Calibrations
 from eqcalc.evaluation.comparison import Comparison, Quantity
 
-__all__ = ["parity_plot"]
+__all__ = ["calibration_plot", "parity_plot"]
 
 _COLOURS = {"energy_per_atom": "#4059ad", "forces": "#2a9d6f", "stress": "#c8553d"}
 _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "stress": "Stress"}
@@ -78,3 +79,74 @@ def _panel(axes: Any, quantity: Quantity) -> None:
 
 def _three_digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def calibration_plot(calibrations: Calibrations, title: str) -> bytes:
+    """Return a PNG of errors of the mean against spreads, on log axes, one panel per quantity.
+
+    Raises
+    ------
+    MissingDependencyError : matplotlib cannot be imported.
+    """
+    import_extra("matplotlib.figure", "plot", "a picture of the calibration")
+    from matplotlib.figure import Figure
+
+    shown = calibrations.quantities
+    figure = Figure(figsize=(4.4 * len(shown), 4.9), dpi=150)
+    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
+    for axes, each in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _calibration_panel(axes, each)
+    n_members = len(calibrations.members)
+    subtitle = f"{title}, {calibrations.mean.n_frames} frames, {n_members} members"
+    figure.suptitle(subtitle, fontsize=10, color="0.3")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _calibration_panel(axes: Any, calibration: Calibration) -> None:
+    colour = _COLOURS[calibration.name]
+    axes.set_title(_TITLES[calibration.name])
+    spread, error = calibration.spread, np.abs(calibration.error)
+    seen = (spread > 0) & (error > 0)
+    if not seen.any():
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no spread", ha="center", transform=axes.transAxes)
+        return
+    x, y = 1e3 * spread[seen], 1e3 * error[seen]
+    bins = calibration.bins()
+    # Of points that lie far below everything, the last percent is outside the picture.
+    both = np.concatenate([x, y])
+    low = min(np.quantile(x, 0.001), np.quantile(y, 0.02)) / 1.5
+    limits = np.array([low, both.max() * 1.5])
+    axes.plot(x, y, "o", ms=2.2, mew=0, color=colour, alpha=_alpha(len(x)), rasterized=True)
+    axes.plot(limits, limits, color="0.35", lw=1.2, label="calibrated")
+    scale = calibration.scale
+    if np.isfinite(scale):
+        axes.plot(limits, scale * limits, "--", color="0.35", lw=1, label=f"spread × {scale:.2g}")
+    axes.plot(
+        [1e3 * each.spread for each in bins],
+        [1e3 * each.error for each in bins],
+        "o-",
+        ms=5,
+        lw=1.2,
+        color=colour,
+        mec="white",
+        mew=0.8,
+        label="bins, root mean squares",
+    )
+    unit = calibration.unit
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=limits,
+        ylim=limits,
+        aspect="equal",
+        xlabel=f"spread (m{unit})",
+        ylabel=f"|mean - reference| (m{unit})",
+    )
+    axes.legend(loc="lower right", fontsize=8, framealpha=0.85)
+
+
+def _alpha(n_points: int) -> float:
+    return float(np.clip(30.0 / np.sqrt(n_points), 0.03, 0.5))

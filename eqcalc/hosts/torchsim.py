@@ -249,8 +249,8 @@ def _combined(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     stacked = {name: torch.stack([member[name] for member in members]) for name in members[0]}
     results = {name: values.mean(dim=0) for name, values in stacked.items()}
     for name in ("energy", "forces"):
-        if name in stacked:
-            results[f"{name}_spread"] = stacked[name].std(dim=0, correction=0)
+        if name in stacked:  # n_members - 1 degrees of freedom, as EqCalculator has it
+            results[f"{name}_spread"] = stacked[name].std(dim=0, correction=1)
     return results
 
 

@@ -41,7 +41,8 @@ class GuardSettings:
         eV, above the strongest bond (CO, 11 eV), or more where heat alone gives it
     max_drift_mev_per_atom_ps : of the conserved quantity of "nve", "nvt-nhc" and "npt", from one
         picosecond to the next. None: 5, which is 20 K/ps; Langevin conserves nothing
-    max_spread : eV/Å, standard deviation of the force on an atom over a committee. None: 1
+    max_spread : eV/Å, spread of the force on an atom: the length of its components' sample standard
+        deviations over a committee (n_members - 1 degrees of freedom). None: 1
     ranges : whether pairs, distances and numbers of neighbours are compared with those of the
         training data, where the model's card has them
     max_roll_backs : in all, halvings among them; then the run stops

@@ -44,6 +44,7 @@ from eqcalc.simulate.thermo import (
     read_table,
     row_of,
     snapshot,
+    spread_summary,
     temperature_of,
 )
 from eqcalc.simulate.velocities import (
@@ -423,6 +424,7 @@ class MDRun(MDState):
             drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
             cell_change=None if start is None or end is None else CellChange(start, end),
             minimization=self.minimization,
+            spread=spread_summary(table),
             mean_pressure_gpa=(
                 float(table["pressure_gpa"][second_half].mean())
                 if "pressure_gpa" in table

@@ -43,7 +43,8 @@ class MDResult:
     ``thermo.csv``, of which there is one a frame. ``cell_change`` is None at constant cell,
     ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
     ``minimization`` (what that before the first step did) where there was none. ``time_fs`` is
-    the time of the last step, ``guards`` what the manifest says of them.
+    the time of the last step, ``guards`` what the manifest says of them, and ``spread``
+    what :func:`~eqcalc.simulate.thermo.spread_summary` says of a committee.
     """
 
     folder: Path
@@ -59,4 +60,5 @@ class MDResult:
     cell_change: CellChange | None = None
     mean_pressure_gpa: float | None = None
     minimization: dict[str, Any] | None = None
+    spread: dict[str, float] | None = None
     guards: dict[str, Any] = field(default_factory=dict)

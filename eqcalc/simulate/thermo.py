@@ -26,6 +26,7 @@ __all__ = [
     "read_table",
     "row_of",
     "snapshot",
+    "spread_summary",
     "temperature_of",
 ]
 
@@ -36,7 +37,9 @@ class Thermo(NamedTuple):
     Energies in eV. ``volume`` (Å³), ``density`` (g/cm³) and ``cell`` (a, b, c in Å and alpha,
     beta, gamma in degrees) are None unless the structure is fully periodic; ``pressure_gpa``,
     which includes the kinetic part, also where the calculator gives no stress. The targets of
-    thermostat and barostat are None unless they change.
+    thermostat and barostat are None unless they change. ``energy_spread`` (eV) and
+    ``max_force_spread`` (eV/Å, of an atom the length of the standard deviations of its three
+    components; that of the largest) are a committee's, None elsewhere.
     """
 
     step: int
@@ -51,6 +54,8 @@ class Thermo(NamedTuple):
     cell: tuple[float, ...] | None = None
     target_temperature_K: float | None = None
     target_pressure_gpa: float | None = None
+    energy_spread: float | None = None
+    max_force_spread: float | None = None
 
 
 _COLUMNS = {
@@ -67,6 +72,10 @@ _COLUMNS = {
 """Columns of ``thermo.csv`` -> what of a step they hold. New ones come last, and old runs go on
 without them."""
 _TARGETS = ("target_temperature_K", "target_pressure_gpa")
+_SPREADS = {
+    "energy_spread_eV": "energy_spread",
+    "max_force_spread_eV_per_A": "max_force_spread",
+}
 _CELL_COLUMNS = ("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg")
 
 
@@ -75,6 +84,7 @@ def row_of(thermo: Thermo) -> dict[str, float]:
     row = {name: getattr(thermo, field) for name, field in _COLUMNS.items()}
     row |= dict(zip(_CELL_COLUMNS, thermo.cell or (), strict=False))
     row |= {name: getattr(thermo, name) for name in _TARGETS}
+    row |= {name: getattr(thermo, field) for name, field in _SPREADS.items()}
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -119,7 +129,38 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
         pressure_gpa=pressure_gpa,
         density=density(atoms) if periodic else None,
         cell=tuple(float(value) for value in atoms.cell.cellpar()) if periodic else None,
+        **_spreads(atoms),
     )
+
+
+def _spreads(atoms: Atoms) -> dict[str, float]:
+    """Return what a committee's members say of the present step, whose energy was asked for."""
+    results = getattr(atoms.calc, "results", {})
+    if "forces_spread" not in results:
+        return {}
+    return {
+        "energy_spread": float(results["energy_spread"]),
+        "max_force_spread": float(np.linalg.norm(results["forces_spread"], axis=1).max()),
+    }
+
+
+def spread_summary(table: dict[str, NDArray[np.float64]]) -> dict[str, float] | None:
+    """Return the largest spreads of a run and their mean, by name; None without a committee.
+
+    Parameters
+    ----------
+    table : columns of ``thermo.csv``
+    """
+    if not _SPREADS.keys() <= table.keys():
+        return None
+    forces = table["max_force_spread_eV_per_A"]
+    largest = int(forces.argmax())
+    return {
+        "max_force_spread_eV_per_A": float(forces[largest]),
+        "at_step": int(table["step"][largest]),
+        "mean_max_force_spread_eV_per_A": float(forces.mean()),
+        "mean_energy_spread_eV": float(table["energy_spread_eV"].mean()),
+    }
 
 
 def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:

@@ -605,18 +605,56 @@ def test_a_committee_returns_mean_and_spread_of_its_members(models):
         np.testing.assert_allclose(
             committee.results[name], mean, rtol=1e-11, atol=1e-12, err_msg=name
         )
-    for name in ("energy", "forces"):
-        spread = np.std([member.results[name] for member in members], axis=0)
+    for name in ("energy", "energies", "forces", "stress", "stresses"):
+        spread = np.std([member.results[name] for member in members], axis=0, ddof=1)
         np.testing.assert_allclose(
             committee.results[f"{name}_spread"], spread, rtol=1e-8, atol=1e-11, err_msg=name
         )
-    assert committee.results["forces_spread"].shape == (len(atoms), 3)
+        assert np.shape(committee.results[f"{name}_spread"]) == np.shape(mean_of(members, name))
     assert committee.results["energy_spread"] > 1e-3
+
+
+def mean_of(members: list[EqCalculator], name: str) -> np.ndarray:
+    return np.mean([member.results[name] for member in members], axis=0)
 
 
 def test_a_single_model_has_no_spread(calculator):
     calculator.get_forces(ethanol())
     assert set(calculator.results) == {"energy", "free_energy", "energies", "forces"}
+    with pytest.raises(PropertyNotImplementedError, match="that of a committee, and this calc"):
+        calculator.get_property("forces_spread", ethanol())
+
+
+def test_ase_asks_for_a_spread_as_for_a_property(models):
+    committee = EqCalculator([models["double"], models["other"]])
+    atoms = crystal()
+    first = committee.get_property("forces_spread", atoms)
+    atoms.rattle(0.05, seed=1)
+    assert committee.get_property("forces_spread", atoms, allow_calculation=False) is None
+    second = committee.get_property("forces_spread", atoms)
+    assert np.abs(second - first).max() > 1e-4
+    np.testing.assert_array_equal(second, committee.results["forces_spread"])
+    second[:] = 0.0  # a copy
+    assert committee.results["forces_spread"].min() > 0.0
+    assert committee.get_property("stresses_spread", atoms).shape == (8, 6)
+    assert committee.get_property("stress_spread", atoms).shape == (6,)
+
+
+def test_a_spread_of_what_is_not_defined_is_refused(models):
+    committee = EqCalculator([models["double"], models["other"]])
+    with pytest.raises(
+        PropertyNotImplementedError, match="no 'dipole_spread'; spreads are energy_"
+    ):
+        committee.get_property("dipole_spread", ethanol())
+    with pytest.raises(PropertyNotImplementedError, match="'stress' is defined where all three"):
+        committee.get_property("stress_spread", ethanol())
+
+
+def test_a_committee_that_holds_a_model_twice_is_refused(models, tmp_path):
+    twin = tmp_path / "twin.pt"
+    twin.write_bytes(models["double"].read_bytes())
+    with pytest.raises(ConfigError, match=r"twin\.pt' is the same as .*double\.pt': their spread"):
+        EqCalculator([models["double"], models["other"], twin])
 
 
 @pytest.mark.parametrize("make", [ethanol, crystal, slab])

@@ -34,7 +34,7 @@ derivatives, neighbours -> data
 data, blockwise -> evaluation
 calculator -> simulate -> bench, hosts
 hosts -> doctor
-simulate -> analysis -> report
+simulate -> analysis -> report, selection
 export, evaluation -> training -> dynamics
 """
 """The layers: what stands right of an arrow may import what stands left of it, and so on.

@@ -537,7 +537,8 @@ void PairEqcalc::add_forces() {
   }
 }
 
-// A committee's spread: per atom the length of the standard deviations of its force's components;
+// A committee's spread: per atom the length of the standard deviations of its force's components,
+// with one degree of freedom less than there are members;
 // of all, the standard deviation of the energy, and the largest of the atoms' spreads.
 void PairEqcalc::add_member_forces() {
   const int n_all = atom->nlocal + atom->nghost, width = 3 * n_members_;
@@ -564,7 +565,7 @@ void PairEqcalc::add_member_forces() {
       double mean = 0.0;
       for (int m = 0; m < n_members_; ++m) mean += forces[3 * m + x] / n_members_;
       for (int m = 0; m < n_members_; ++m)
-        variance += (forces[3 * m + x] - mean) * (forces[3 * m + x] - mean) / n_members_;
+        variance += (forces[3 * m + x] - mean) * (forces[3 * m + x] - mean) / (n_members_ - 1);
     }
     spread_[i] = per_ev_ * std::sqrt(variance);
     largest = std::max(largest, spread_[i]);
@@ -575,7 +576,7 @@ void PairEqcalc::add_member_forces() {
   double all_largest = 0.0, mean = 0.0, variance = 0.0;
   MPI_Allreduce(&largest, &all_largest, 1, MPI_DOUBLE, MPI_MAX, world);
   for (const double energy : energies) mean += energy / n_members_;
-  for (const double energy : energies) variance += (energy - mean) * (energy - mean) / n_members_;
+  for (const double energy : energies) variance += (energy - mean) * (energy - mean) / (n_members_ - 1);
   // compute pair adds up what the ranks have.
   pvector[0] = comm->me == 0 ? per_ev_ * std::sqrt(variance) : 0.0;
   pvector[1] = comm->me == 0 ? all_largest : 0.0;
