@@ -5,6 +5,8 @@
 ``kills`` : dynamics in each ensemble is ended by SIGKILL at random moments, from the start of the
 process on, and goes on by ``eqcalc md --resume``; what is left in the end is compared, byte by
 byte, with a run that nobody killed.
+``trainings`` : likewise a training, which goes on by ``eqcalc train --resume``; weights, optimizer
+and metrics are compared.
 ``files`` : files of every kind are damaged ``--fuzz`` times each, and read
 (tests/fuzz/test_files.py).
 ``sequences`` : calculators are called for random structures in sequence, beside new ones
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +39,7 @@ from ase.build import bulk, molecule
 from eqcalc.bench import machine
 from eqcalc.files import write_whole
 from eqcalc.simulate.checkpoint import read_checkpoint
+from eqcalc.training.checkpoints import whole_epoch
 
 HERE = Path(__file__).parent
 TABLE, RESULTS = HERE / "reliability.md", HERE / "reliability.json"
@@ -43,6 +47,26 @@ COMPARED = ("thermo.csv", "trajectory.traj", "trajectory.xyz", "final.xyz")
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "slow or not slow"]
 PYTEST += ["-p", "no:cacheprovider"]
 MD = [sys.executable, "-m", "eqcalc", "md"]
+
+
+TRAINING = """
+name = "killed"
+seed = 1
+[data]
+path = "{data}"
+train_rows = "0:4"
+validation_rows = "4:6"
+[architecture]
+name = "painn"
+n_channels = 16
+n_layers = 2
+cutoff = 4.0
+[training]
+batch_size = 2
+max_epochs = {n_epochs}
+ema_decay = 0.99
+schedule = "cosine"
+"""
 
 
 class Work(NamedTuple):
@@ -74,6 +98,8 @@ def main() -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if options.only in ("", "kills"):
         found["kills"] = [kills(work, k, options.kills) for k, work in enumerate(WORKS)]
+    if options.only in ("", "trainings"):
+        found["trainings"] = killed_training(max(1, options.kills // 5))
     for kind in ("files", "sequences"):
         if options.only in ("", kind):
             found[kind] = tests_of(kind, options.fuzz)
@@ -124,6 +150,64 @@ def kills(work: Work, seed: int, n_kills_of_all: int) -> dict[str, Any]:
             for each in names
         ]
     return {**work._asdict(), "kills": n_kills, **moments, "files": names, "same": same}
+
+
+def killed_training(n_kills: int) -> dict[str, Any]:
+    """Kill a training again and again; return what came of it."""
+    rng, n_epochs, n_new = random.Random(0), 150, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = HERE.parents[1] / "tests" / "data" / "ethanol_rmd17_frames.xyz"
+        (folder / "train.toml").write_text(TRAINING.format(data=data, n_epochs=n_epochs))
+        command = [sys.executable, "-m", "eqcalc", "train", "train.toml", "-q", "-o"]
+        begun = time.perf_counter()
+        run([*command, "whole"], folder)
+        whole_s = time.perf_counter() - begun
+        for _ in range(n_kills):
+            before = epochs_in(folder / "parts")
+            again = ["--overwrite"] if before == 0 else ["--resume"]
+            with subprocess.Popen([*command, "parts", *again], cwd=folder) as process:
+                time.sleep(rng.uniform(0.2, whole_s))
+                process.kill()
+            n_new += epochs_in(folder / "parts") > before
+            if process.returncode == 0:
+                break
+        again = ["--overwrite"] if epochs_in(folder / "parts") == 0 else ["--resume"]
+        run([*command, "parts", *again], folder)
+        whole, parts = (
+            torch.load(folder / each / "last.ckpt", weights_only=True)
+            for each in ("whole", "parts")
+        )
+        metrics = [(folder / each / "metrics.csv").read_text() for each in ("whole", "parts")]
+    same = {
+        "weights": equal(whole["state_dict"], parts["state_dict"]),
+        "optimizer": equal(whole["optimizer_states"], parts["optimizer_states"]),
+        "metrics.csv": without_times(metrics[0]) == without_times(metrics[1]),
+    }
+    return {"epochs": n_epochs, "kills": n_kills, "after new epochs": n_new, "same": same}
+
+
+def epochs_in(folder: Path) -> int:
+    """Return how many epochs the last readable checkpoint of a training has behind it."""
+    return whole_epoch(folder / "last.ckpt") or 0
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Return whether nested tables and lists hold the same numbers, to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def without_times(table: str) -> list[list[str]]:
+    """Return the rows of a csv file without the columns of seconds."""
+    rows = [line.split(",") for line in table.splitlines()]
+    kept = [k for k, name in enumerate(rows[0]) if "time" not in name and "_s" not in name[-2:]]
+    return [[row[k] for k in kept] for row in rows]
 
 
 def tests_of(kind: str, n_cases: int) -> list[dict[str, Any]]:
@@ -195,6 +279,23 @@ def section_on_kills(rows: list[dict[str, Any]]) -> list[str]:
         f"| {row['ensemble']} | {row['model']} | {row['n_steps']} | {row['kills']} "
         f"| {row['at work']} | {sum(row['same'])} of {len(row['same'])} |"
         for row in rows
+    ]
+
+
+def section_on_trainings(found: dict[str, Any]) -> list[str]:
+    """Return the section on killed trainings."""
+    same = ", ".join(
+        f"{name} {'the same' if is_same else 'DIFFERENT'}"
+        for name, is_same in found["same"].items()
+    )
+    return [
+        "## Killed trainings",
+        "",
+        "    python examples/results/reliability.py --only trainings",
+        "",
+        f"PaiNN on ethanol, {found['epochs']} epochs, SIGKILL at {found['kills']} random moments "
+        f"({found['after new epochs']} of them after new epochs), each time `eqcalc train "
+        f"--resume`; beside a training that nobody killed: {same}.",
     ]
 
 
@@ -350,8 +451,9 @@ SITUATIONS = {
         "unit/test_shared_models.py::test_spawned_processes_get_the_calculator_and_its_numbers",
     ),
 }
-SECTIONS = {
+SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "kills": section_on_kills,
+    "trainings": section_on_trainings,
     "files": section_on_files,
     "sequences": section_on_sequences,
     "mistakes": section_on_mistakes,
