@@ -21,13 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.io import read
 from matplotlib.figure import Figure
 
 from eqcalc import EqCalculator
 from eqcalc.bench import machine
 from eqcalc.files import write_whole
-from eqcalc.simulate import MDProgress, MDSettings, run_md
+from eqcalc.simulate import MDProgress, MDSettings, read_structure, run_md
 
 HERE = Path(__file__).parent
 RESULTS, PICTURE, PAGE = (HERE / f"long_run{suffix}" for suffix in (".json", ".png", ".md"))
@@ -83,7 +82,7 @@ def run(calculator: EqCalculator) -> list[dict[str, Any]]:
     settings = MDSettings("nvt-langevin", n_steps=N_STEPS, timestep_fs=TIMESTEP_FS, log_every=10)
     with tempfile.TemporaryDirectory() as folder:
         run_md(
-            read(HERE.parent / "ethanol.xyz"),
+            read_structure(HERE.parent / "ethanol.xyz"),
             calculator,
             settings,
             Path(folder) / "run",
@@ -94,7 +93,7 @@ def run(calculator: EqCalculator) -> list[dict[str, Any]]:
 
 def in_turn(calculator: EqCalculator) -> list[dict[str, Any]]:
     """Call for one structure after the other; return ms per call, MB and open files per look."""
-    ethanol: Any = read(HERE.parent / "ethanol.xyz")
+    ethanol = read_structure(HERE.parent / "ethanol.xyz")
     box = ethanol.copy()
     box.set_cell([7.0, 8.0, 9.0])
     box.pbc = True
