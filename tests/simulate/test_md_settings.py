@@ -50,7 +50,7 @@ def test_time_between_frames_becomes_steps():
     assert MDSettings().log_every == 10
     settings = MDSettings(timestep_fs=0.1, log_every_fs=0.7)  # no whole number in binary
     assert settings.log_every == 7
-    assert MDSettings(**asdict(settings)) == settings
+    assert MDSettings(**{**asdict(settings), "guards": settings.guards}) == settings
     assert replace(settings, timestep_fs=0.05).log_every == 7
 
 

@@ -19,7 +19,7 @@ from eqcalc.doctor.environment import Requirement
 from eqcalc.doctor.fresh_process import Answer, ask, first_that_fails
 from eqcalc.engines.packages import is_stale
 from eqcalc.errors import EngineError, ModelFileError
-from eqcalc.native import package_cache, private_folder
+from eqcalc.native import build, package_cache, private_folder
 from eqcalc.native.build import find_compiler, library_checksum
 from eqcalc.native.package_cache import PackageCache, machine_key
 
@@ -381,6 +381,7 @@ def test_user_without_a_home_is_told(monkeypatch):
 
     monkeypatch.delenv("EQCALC_CACHE", raising=False)
     monkeypatch.setattr(package_cache.Path, "expanduser", homeless)
+    monkeypatch.setattr(build, "_loaded", [])  # as in a new process
     says(engines.cache(), State.NOTE, "no place for compiled models", "set EQCALC_CACHE")
     says(engines.library(), State.NOTE, "no place for compiled models", "see the cache")
 
