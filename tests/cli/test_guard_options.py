@@ -127,7 +127,7 @@ def test_relaxation_from_bad_contacts_is_no_alarm(folder, capsys):
     found = manifest(folder / "close-relax")
     assert found["status"] == "complete"
     assert found["guards"]["alarms"] == []
-    assert found["guards"]["watched"] == ["distance", "force"]
+    assert found["guards"]["watched"] == ["distance", "force", "range"]
 
 
 def test_relaxation_is_audited(folder, capsys):
