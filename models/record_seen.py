@@ -2,8 +2,8 @@
 
     python models/record_seen.py models/painn-ethanol DATA ROWS
 
-DATA and ROWS are those of the folder's train.toml. Weights and numbers stay as they are; the file is
-loaded, and its passport replayed, before and after.
+DATA and ROWS are those of the folder's train.toml. Weights and numbers stay as they are; the file
+is loaded, and its passport replayed, before and after.
 """
 
 import json
