@@ -84,7 +84,7 @@ WORKS = (
     Work("nve", "ethanol", "painn-ethanol", 60_000, 500, "traj"),
     Work("nvt-langevin", "ethanol", "painn-ethanol", 60_000, 500, "extxyz"),
     Work("nvt-nhc", "ethanol", "painn-ethanol", 60_000, 500, "traj"),
-    Work("npt", "silicon", "sevennet-0", 2_000, 20, "extxyz"),
+    Work("npt", "silicon", "sevennet-0", 4_000, 20, "extxyz"),
 )
 
 
