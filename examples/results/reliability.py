@@ -337,7 +337,7 @@ def section_on_sequences(rows: list[dict[str, Any]]) -> list[str]:
         "Random structures of up to 16 atoms, periodic along some directions; between two calls "
         "atoms move, are wrapped, exchanged, added and removed, cells change, directions open and "
         "close. Energies, forces, energies of atoms and stress beside a new calculator's: to "
-        "1e-11 of the largest in float64, to 1e-5 in float32. A single disagreement fails the test, "
+        "1e-11 of the largest in float64, to 1e-5 in float32. One disagreement fails the test, "
         "and nothing is written: these calls had none.",
         "",
         "| calculator | structures | calls |",
