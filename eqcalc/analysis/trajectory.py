@@ -19,6 +19,7 @@ from ase.io.trajectory import Trajectory as AseTrajectory
 from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, StructureError
+from eqcalc.extxyz import fault_in_extxyz
 from eqcalc.simulate.guessed_elements import refuse_guessed_elements
 from eqcalc.simulate.half_frames import is_of_a_run
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
@@ -211,6 +212,9 @@ class _Extxyz:
                     f"numbers of atoms (the first has {int(self._head)})."
                 )
             _say_left_out(path, f"{end - starts[-1]} bytes of half a frame", len(starts) - 1)
+        fault = None if of_a_run else fault_in_extxyz(path)
+        if fault is not None:
+            raise StructureError(f"cannot read '{path}': {fault}.")
 
     def close(self) -> None:
         self._content.close()

@@ -6,6 +6,7 @@ import gzip
 
 import pytest
 
+from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.data import read_dataset
 from eqcalc.errors import DataError, StructureError
 from eqcalc.extxyz import fault_in_extxyz
@@ -52,6 +53,13 @@ def test_what_would_be_read_otherwise_than_it_is_meant_is_refused(
         read_dataset(path)
     with pytest.raises(StructureError, match=said):
         read_structure(path)
+
+
+def test_what_is_averaged_over_frames_is_refused_too(tmp_path):
+    path = tmp_path / "water.xyz"
+    path.write_text(WATER + WATER.replace("H 0.00 0.76", "H 0.00 0.76 0.76"))
+    with pytest.raises(StructureError, match="line 9 has 8 columns, where the frame has 7"):
+        Trajectory(path)
 
 
 def test_a_blank_line_before_the_last_frame_is_refused_everywhere(tmp_path):
