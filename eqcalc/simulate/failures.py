@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import ase.io
+import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import Optimizer
@@ -14,12 +18,24 @@ from ase.optimize.optimize import Optimizer
 from eqcalc.errors import (
     EqcalcError,
     GraphError,
+    GuardError,
     NonFiniteError,
     OutputError,
+    StructureError,
 )
+from eqcalc.simulate.frame_content import restore_constraints
+from eqcalc.simulate.manifest import RunManifest
+from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.writers import FrameWriter, write_structure
 
-__all__ = ["ADVICE_MD", "ADVICE_RELAX", "rescuing", "telling_where"]
+__all__ = [
+    "ADVICE_MD",
+    "ADVICE_RELAX",
+    "frame_until",
+    "last_structure",
+    "rescuing",
+    "telling_where",
+]
 
 ADVICE_MD = (
     "Start from a structure relaxed with this model, or take a shorter timestep; the model may "
@@ -63,37 +79,95 @@ def telling_where(
 
 @contextmanager
 def rescuing(
-    path: Path, last_frame: Callable[[], Atoms | None], is_in_place: Callable[[], bool]
+    path: Path, last_frame: Callable[[], Atoms | None], manifest: RunManifest
 ) -> Iterator[None]:
-    """Write the last whole structure where a run ends before it could write its end.
+    """Write the last structure that can be trusted where a run ends before it could itself.
 
     It goes to its own place; where that takes nothing more (a full disk) or is gone, beside
     the run's folder, else into the working directory, else into the system's folder for
-    temporary files, never over a file that is there.
+    temporary files, never over a file that is there. The manifest says where, and of which step
+    it is.
 
     Parameters
     ----------
     path : where a run that ends well writes its last structure
-    last_frame : returns it; None before the first
-    is_in_place : tells whether the folder still is the run's
+    last_frame : returns it; None where there is none
+    manifest : of the run
 
     Raises
     ------
-    OutputError : in place of an OutputError, and it says where the structure is.
+    OutputError, GuardError, NonFiniteError : in place of one of the same class, and it says
+        where the structure is.
     """
     try:
         yield
-    except OutputError as error:
-        place = _write_somewhere(path, last_frame(), is_in_place())
-        if place is None:
+    except EqcalcError as error:
+        frame, place = _rescue(path, last_frame, manifest)
+        if frame is None or place is None:
             raise
         reason = str(error).rstrip(".")
-        raise type(error)(f"{reason}. The last structure is in '{place}'.") from error
-    except EqcalcError:
-        raise  # of the structure or the model; the frames until then are in the trajectory
-    except BaseException:  # whatever ends the run: a second signal, a caller's callback
-        _write_somewhere(path, last_frame(), is_in_place())
+        if isinstance(error, OutputError):
+            raise type(error)(f"{reason}. The last structure is in '{place}'.") from error
+        if isinstance(error, (GuardError, NonFiniteError)):
+            raise type(error)(
+                f"{reason}. The last structure that can be trusted, of step "
+                f"{frame.info['step']}, is in '{place}'."
+            ) from error
         raise
+    except BaseException:  # whatever ends the run: a second signal, a caller's callback
+        _rescue(path, last_frame, manifest)
+        raise
+
+
+def frame_until(trajectory: Path, table: Path, step: int | None) -> Atoms | None:
+    """Return the last frame of a run's trajectory up to a step; None where there is none.
+
+    Parameters
+    ----------
+    table : of the run, with a row for every frame
+    step : None for the last frame that there is
+
+    Raises
+    ------
+    StructureError : it cannot be read.
+    """
+    try:
+        steps = read_table(table)["step"]
+        n_frames = len(steps) if step is None else int(np.searchsorted(steps, step, "right"))
+        if n_frames == 0:
+            return None
+        frame = ase.io.read(trajectory, index=n_frames - 1)
+    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        raise StructureError(f"cannot read a frame of '{trajectory}': {error}.") from error
+    assert isinstance(frame, Atoms)  # an index that is a number gives one
+    restore_constraints(frame)
+    return frame
+
+
+def _rescue(
+    path: Path, last_frame: Callable[[], Atoms | None], manifest: RunManifest
+) -> tuple[Atoms | None, Path | None]:
+    """Write the last frame; return it and where it is, None where it is nowhere."""
+    frame = None
+    with contextlib.suppress(StructureError):  # the user needs the first reason
+        frame = last_frame()
+    if frame is None:
+        return None, None
+    in_place = manifest.is_in_place()
+    place = _write_somewhere(path, frame, in_place)
+    if place is not None:
+        manifest.update(last_structure=last_structure(path, place, frame))
+    return frame, place
+
+
+def last_structure(path: Path, place: Path, frame: Atoms) -> dict[str, Any]:
+    """Return what a manifest says of a run's last structure: its file, and of which step it is.
+
+    Parameters
+    ----------
+    path, place : where it should be, and where it is
+    """
+    return {"file": path.name if place == path else str(place), "step": int(frame.info["step"])}
 
 
 def _write_somewhere(path: Path, frame: Atoms | None, in_place: bool) -> Path | None:

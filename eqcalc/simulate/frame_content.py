@@ -163,7 +163,8 @@ def _is_readable_entry(key: Any, value: Any) -> bool:
         return False
     if isinstance(value, str):
         return bool(value) and value.isprintable()
-    values = np.asarray(value) if isinstance(value, (bool, int, float, np.ndarray)) else None
+    kinds = (bool, int, float, np.number, np.ndarray)  # numbers of a file that was read are numpy's
+    values = np.asarray(value) if isinstance(value, kinds) else None
     return values is not None and values.size > 0 and _are_readable_numbers(values)
 
 

@@ -62,6 +62,8 @@ class GuardRails:
     ----------
     was_interrupted : whether the checkpoint gone back to was not the last that there is
     queued : how much of ``queued.extxyz`` there was when it was closed
+    trusted_until : the last step up to which nothing was wrong, where something is now; None
+        while nothing is
     guards; n_roll_backs (halvings among them), n_halvings, n_queued; alarms : what happened, a
     table each
 
@@ -97,6 +99,7 @@ class GuardRails:
         is_audited = 0 < self.audit_every <= n_steps
         self._audit = SelfAudit(atoms, seed) if is_audited else None
         self.was_interrupted = False
+        self.trusted_until: int | None = None
         self.queued: dict[str, int] | None = None
         self._queue: FrameWriter | None = None
         self._table: TableWriter | None = None
@@ -284,6 +287,7 @@ class GuardRails:
     ) -> NoReturn:
         reason = "; ".join(found.failures)
         alarm = Alarm("audit", reason)
+        self.trusted_until = step - self.audit_every  # passed, or the first structure
         self._keep(alarm, step, "stop")
         self._enqueue(snapshot(step=step, time_fs=time_fs, guard="audit", reason=reason))
         raise GuardError(
@@ -334,6 +338,14 @@ class GuardRails:
         known = earlier if self.was_interrupted and earlier else [last, *earlier[:1]]
         return next((each for each in known if each.step != self._gone_back_to), known[0])
 
+    def distrust(self, step: int) -> None:
+        """Trust no more than what all guards had looked at before a step that is wrong.
+
+        Where no guard looks, every frame that could be made is as good as the others.
+        """
+        if self.guards.watched:
+            self.trusted_until = max(0, (step - 1) // self._every * self._every)
+
     def new_random(self) -> np.random.Generator:
         """Return new random numbers, others for every time the run went back."""
         return np.random.default_rng([self._seed, self.n_roll_backs])
@@ -345,6 +357,7 @@ class GuardRails:
         ------
         GuardError : always.
         """
+        self.distrust(step)
         frame = f"That frame is the last in {self._folder / QUEUE}. "
         raise GuardError(
             f"stopped at step {step}{after}: {alarm.reason}. "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState
 from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
-from eqcalc.simulate.failures import rescuing, telling_where
+from eqcalc.simulate.failures import frame_until, last_structure, rescuing, telling_where
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.guard_rails import Clock, sizes_of_guards
 from eqcalc.simulate.guards import Alarm
@@ -43,7 +43,6 @@ from eqcalc.simulate.thermo import (
     read_columns,
     read_table,
     row_of,
-    snapshot,
     spread_summary,
     temperature_of,
 )
@@ -222,7 +221,8 @@ class MDRun(MDState):
             or has done so meanwhile; the hours are no time.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
-        NonFiniteError : the structure flew apart, or the model returned NaN.
+        NonFiniteError : the structure flew apart, or the model returned NaN; final.xyz is the
+            last structure that can be trusted, as it is after a GuardError.
         GuardError : a guard rail or a failed self-audit stopped the run.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
         StopRequested : Ctrl-C, SIGTERM, SIGHUP, the time limit or a display that nobody reads any
@@ -255,6 +255,7 @@ class MDRun(MDState):
                 target.require_sizes(self._sizes(self._resumed))
                 self._columns = read_columns(target / "thermo.csv", self._columns)
                 target.remove("final.xyz", "plot.png")
+                self._last_frame = self._frame(step=first.step, time_fs=first.time_fs)
             return self._run_in(target, stop, start, progress)
 
     def _sizes(self, checkpoint: MDCheckpoint) -> dict[str, int]:
@@ -277,10 +278,11 @@ class MDRun(MDState):
             start = CellState(**self._resumed.facts["start"])
         manifest = RunManifest(path, self._manifest_fields(parts))
         final_path = target / "final.xyz"
-        rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
+        rescue = rescuing(final_path, lambda: self._trusted_frame(target), manifest)
         with stop, manifest, rescue:
             wall_s = self._all_stretches(target, stop, manifest, progress, start)
             result = self._finish(target, wall_s, start)
+            manifest.update(last_structure=last_structure(final_path, final_path, result.atoms))
             trajectory = trajectory_name(self.settings.trajectory_format)
             target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
@@ -308,6 +310,7 @@ class MDRun(MDState):
                     alarm = self._all_steps(target, stop, manifest, progress, start_state, begun)
                 except NonFiniteError as error:
                     if self._rails.settings.on_alarm not in ("halve", "roll-back"):
+                        self._rails.distrust(self.dynamics.nsteps)
                         raise
                     alarm = self._rails.of_error(error, self.dynamics.nsteps)
                 if alarm is None:
@@ -401,9 +404,18 @@ class MDRun(MDState):
         table.write([row[name] for name in table.columns])
         return thermo
 
+    def _trusted_frame(self, target: RunFolder) -> Atoms | None:
+        """Return the last frame of the trajectory, or that before something was wrong."""
+        last, until = self._last_frame, self._rails.trusted_until
+        if last is not None and (until is None or last.info["step"] <= until):
+            return last
+        trajectory = target / trajectory_name(self.settings.trajectory_format)
+        return frame_until(trajectory, target / "thermo.csv", until)
+
     def _finish(self, target: RunFolder, wall_s: float, start: CellState | None) -> MDResult:
         settings = self.settings
-        final = snapshot(self.atoms, self._constraints, step=self.dynamics.nsteps)
+        step = self.dynamics.nsteps
+        final = self._frame(step=step, time_fs=self._clock.at(step))
         write_structure(target / "final.xyz", final)
         table = read_table(target / "thermo.csv")
         goal = None if settings.ensemble == "nve" else settings.temperature_K

@@ -140,6 +140,7 @@ class MDState:
         restore_state(checkpoint, self.atoms.calc, self.dynamics)
         queued = {"queued": self._rails.queued}  # frames that are wanted, whatever became of them
         files, self._is_regular = {**checkpoint.facts["files"], **queued}, False
+        self._last_frame = None  # it may be one that is taken back
         self._begin = self._keep_state(target, files, start_state)
         if self._rails.was_interrupted:
             restore_previous(target.path)

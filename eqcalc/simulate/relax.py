@@ -16,7 +16,7 @@ from ase.optimize import BFGS, FIRE, LBFGS
 
 from eqcalc.errors import NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.failures import rescuing, telling_where
+from eqcalc.simulate.failures import frame_until, last_structure, rescuing, telling_where
 from eqcalc.simulate.guard_rails import GuardRails
 from eqcalc.simulate.integrators import require_atoms_of_constraints, require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -154,7 +154,8 @@ class RelaxRun:
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
-        NonFiniteError : the structure collapsed or flew apart, or the model returned NaN.
+        NonFiniteError : the structure collapsed or flew apart, or the model returned NaN;
+            relaxed.xyz is the last structure that can be trusted, as it is after a GuardError.
         GuardError : a guard rail or a failed self-audit stopped the relaxation.
         OutputLostError : the folder or a file in it was removed; the last structure is rescued.
         StopRequested : Ctrl-C, SIGTERM, SIGHUP or a display that nobody reads any more, after
@@ -166,7 +167,7 @@ class RelaxRun:
         target.claim()
         manifest = RunManifest(target / "manifest.json", self._manifest_fields())
         final_path = target / "relaxed.xyz"
-        rescue = rescuing(final_path, lambda: self._last_frame, manifest.is_in_place)
+        rescue = rescuing(final_path, lambda: self._trusted_frame(target), manifest)
         with StopOnSignal() as stop, manifest, rescue:
             try:
                 last = self._all_steps(target, stop, progress)
@@ -174,8 +175,9 @@ class RelaxRun:
                 manifest.update(guards=self.guard_summary())
             converged = last.fmax < self.settings.fmax
             manifest.update(steps_done=last.step, converged=converged)
-            final = snapshot(self.atoms, list(self.atoms.constraints), step=last.step)
-            write_structure(target / "relaxed.xyz", final)
+            final = self._frame(step=last.step)
+            write_structure(final_path, final)
+            manifest.update(last_structure=last_structure(final_path, final_path, final))
             plot_relaxation(
                 target / "plot.png",
                 read_table(target / "relax.csv"),
@@ -240,6 +242,14 @@ class RelaxRun:
         trajectory.write(self._last_frame)
         table.write([value for value in row if value is not None])
         return row
+
+    def _trusted_frame(self, target: RunFolder) -> Atoms | None:
+        """Return the last frame of the trajectory, or that before something was wrong."""
+        last, until = self._last_frame, self._rails.trusted_until
+        if last is None or until is None or last.info["step"] <= until:
+            return last
+        trajectory = target / trajectory_name(self.settings.trajectory_format)
+        return frame_until(trajectory, target / "relax.csv", until)
 
     def _frame(self, **info: Any) -> Atoms:
         return snapshot(self.atoms, list(self.atoms.constraints), **info)
