@@ -2,15 +2,17 @@
 
 A committee of two small PaiNN learns from a few frames near the minimum, runs dynamics at 500 K,
 and the frames on which its members disagree most, each unlike the others, are labelled and learnt.
-The test set is dynamics by xTB itself at 500 K, which the loop never sees.
+Beside it, as a control, committees learn from as many frames of the same dynamics drawn at random.
+The test set is dynamics by xTB itself at 500 K, which neither sees.
 
-    python examples/08_active_learning/loop.py                       # two rounds, a minute
+    python examples/08_active_learning/loop.py                       # two rounds, two minutes
     python examples/08_active_learning/loop.py --full -o results     # what is recorded there
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import tempfile
@@ -71,17 +73,18 @@ forces_weight = 10.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything: rounds, frames a round, steps of training and dynamics."""
+    """How much of everything: rounds, draws of the control, frames a round, steps."""
 
     n_rounds: int
+    n_draws: int
     n_frames: int
     training_steps: int
     md_steps: int
     n_test: int
 
 
-SMALL = Sizes(n_rounds=2, n_frames=8, training_steps=400, md_steps=400, n_test=40)
-FULL = Sizes(n_rounds=4, n_frames=10, training_steps=1000, md_steps=2000, n_test=100)
+SMALL = Sizes(n_rounds=2, n_draws=1, n_frames=8, training_steps=400, md_steps=400, n_test=40)
+FULL = Sizes(n_rounds=4, n_draws=2, n_frames=10, training_steps=1000, md_steps=2000, n_test=100)
 
 
 def label(atoms: Atoms) -> Atoms | None:
@@ -152,10 +155,13 @@ def train_committee(frames: list[Atoms], sizes: Sizes, folder: Path) -> list[Pat
     return models
 
 
-def judge(models: list[Path], test: Path) -> Calibrations:
-    """Return errors and spreads of a committee on the test set."""
+def judge(models: list[Path], test: Path) -> tuple[dict[str, Any], Calibrations]:
+    """Return errors and spreads of a committee on the test set, as a row and in full."""
     loaded = [load_model(path, device="cpu") for path in models]
-    return evaluate_committee(loaded, read_dataset(test).frames)
+    found = evaluate_committee(loaded, read_dataset(test).frames)
+    forces = next(each for each in found.quantities if each.name == "forces")
+    spreads = {f"forces_{name}": value for name, value in forces.summary().items()}
+    return {**found.mean.summary(), **spreads}, found
 
 
 def explore(committee: EqCalculator, start: Atoms, sizes: Sizes, folder: Path, seed: int) -> str:
@@ -179,6 +185,41 @@ def explore(committee: EqCalculator, start: Atoms, sizes: Sizes, folder: Path, s
     return f"force spread at most {result.spread['max_force_spread_eV_per_A']:.2f} eV/Å"
 
 
+def draw(run: Path, n_frames: int, rng: np.random.Generator) -> list[Atoms]:
+    """Return so many frames of a run, drawn at random and labelled."""
+    candidates = read_candidates([run])
+    drawn: list[Atoms] = []
+    for k in rng.permutation(len(candidates)):
+        if len(drawn) == n_frames:
+            break
+        frame = label(Atoms(candidates[k].atoms.numbers, candidates[k].atoms.positions))
+        if frame is not None:
+            drawn.append(frame)
+    return drawn
+
+
+def control(sizes: Sizes, folder: Path, rows: list[dict[str, Any]], draws: int) -> None:
+    """Give each row of the loop the errors that frames drawn at random lead to.
+
+    They come from the same dynamics, as many in each round, and are learnt in the same way; the
+    first frames are the same.
+    """
+    frames = read(folder / "first.xyz", ":")
+    rng = np.random.default_rng([5, draws])
+    for row, following in itertools.pairwise(rows):
+        frames += draw(folder / f"md-{row['round']}", row["labelled"], rng)
+        k = following["round"]
+        models = train_committee(frames, sizes, folder / f"random-{draws}-{k}")
+        found, _ = judge(models, folder / "test.xyz")
+        following.setdefault("at_random", []).append({"frames": len(frames), **found})
+        print(
+            f"draw {draws + 1}, round {k}: {len(frames)} frames at random, forces "
+            f"{found['forces_mae_mev_per_a']:.0f} meV/Å (MAE), energy "
+            f"{found['energy_mae_mev']:.0f} meV",
+            flush=True,
+        )
+
+
 def loop(sizes: Sizes, folder: Path) -> tuple[list[dict[str, Any]], Calibrations]:
     """Return a row for each round, and the last committee's calibration on the test set."""
     start = read(HERE.parent / "ethanol.xyz")
@@ -191,14 +232,13 @@ def loop(sizes: Sizes, folder: Path) -> tuple[list[dict[str, Any]], Calibrations
     test = folder / "test.xyz"
     write(test, dynamics_by_xtb(start, TEMPERATURE_K, sizes.n_test, 40, seed=11))
     frames = dynamics_by_xtb(start, 150.0, sizes.n_frames, 20, seed=12)
+    write(folder / "first.xyz", frames)
     rows: list[dict[str, Any]] = []
     for k in range(sizes.n_rounds + 1):
         begun = time.perf_counter()
         models = train_committee(frames, sizes, folder / f"round-{k}")
-        found = judge(models, test)
-        forces = next(each for each in found.quantities if each.name == "forces")
-        row = {"round": k, "frames": len(frames), **found.mean.summary()}
-        row |= {f"forces_{name}": value for name, value in forces.summary().items()}
+        errors, found = judge(models, test)
+        row: dict[str, Any] = {"round": k, "frames": len(frames), **errors}
         if k < sizes.n_rounds:
             committee = EqCalculator([str(path) for path in models], device="cpu")
             ended = explore(committee, start, sizes, folder / f"md-{k}", seed=k)
@@ -213,7 +253,14 @@ def loop(sizes: Sizes, folder: Path) -> tuple[list[dict[str, Any]], Calibrations
         row["seconds"] = round(time.perf_counter() - begun, 1)
         rows.append(row)
         print(_line(row), flush=True)
+    for draws in range(sizes.n_draws):
+        control(sizes, folder, rows, draws)
     return rows, found
+
+
+def at_random(row: dict[str, Any], name: str) -> list[float]:
+    """Return an error of the control at a round, of each draw; the first round has no choice."""
+    return [float(each[name]) for each in row.get("at_random", [row])]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -230,18 +277,27 @@ def _line(row: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the table of the loop, in Markdown."""
     lines = [
-        "| round | labelled frames | forces MAE (meV/Å) | RMSE | energy MAE (meV) "
+        "| round | labelled frames | forces MAE (meV/Å) | drawn at random | RMSE "
+        "| drawn at random | energy MAE (meV) | drawn at random "
         "| force spread, rms | scale | errors within 2 spreads × scale |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row['round']} | {row['frames']} | {row['forces_mae_mev_per_a']:.1f} "
-            f"| {row['forces_rmse_mev_per_a']:.1f} | {row['energy_mae_mev']:.1f} "
+            f"| {row['round']} | {row['frames']} "
+            f"| {_beside(row, 'forces_mae_mev_per_a')} "
+            f"| {_beside(row, 'forces_rmse_mev_per_a')} "
+            f"| {_beside(row, 'energy_mae_mev')} "
             f"| {row['forces_rms_spread_mev_per_a']:.1f} | {row['forces_scale']:.2f} "
             f"| {100 * row['forces_within_2_scaled']:.0f} % |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _beside(row: dict[str, Any], name: str) -> str:
+    """Return two cells: an error of the loop, and those of the control's draws."""
+    drawn = ", ".join(f"{value:.1f}" for value in at_random(row, name))
+    return f"{row[name]:.1f} | {drawn if 'at_random' in row else 'the same'}"
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
@@ -252,13 +308,22 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8.4, 3.9), dpi=150)
     figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(n, [row["forces_mae_mev_per_a"] for row in rows], "o-", label="error, MAE")
-    left.plot(n, [row["forces_rms_error_mev_per_a"] for row in rows], "s-", label="error, RMSE")
-    left.plot(n, [row["forces_rms_spread_mev_per_a"] for row in rows], "^--", label="spread, rms")
-    left.set(ylabel="forces (meV/Å)", title="Forces")
+    chosen, drawn = {"color": "#4059ad"}, {"color": "#b5651d", "ls": "--"}
+    errors = {left: ["forces_mae_mev_per_a", "forces_rmse_mev_per_a"], right: ["energy_mae_mev"]}
+    for axes, names in errors.items():
+        for name, marker in zip(names, "os", strict=False):
+            kind = "RMSE" if "rmse" in name else "MAE"
+            values = [row[name] for row in rows]
+            axes.plot(n, values, f"{marker}-", label=f"{kind}, selected", **chosen)
+            for draws, each in enumerate(zip(*_draws(rows, name), strict=True)):
+                text = f"{kind}, drawn at random" if draws == 0 else None
+                axes.plot(n, each, marker=marker, mfc="white", label=text, **drawn)
+        axes.legend(frameon=False)
+    spreads = [row["forces_rms_spread_mev_per_a"] for row in rows]
+    left.plot(n, spreads, "^:", color="0.5", label="spread, rms")
     left.legend(frameon=False)
-    right.plot(n, [row["energy_mae_mev"] for row in rows], "o-", color="#4059ad")
-    right.set(ylabel="energy, MAE (meV)", title="Energy")
+    left.set(ylabel="forces (meV/Å)", title="Forces")
+    right.set(ylabel="energy (meV)", title="Energy")
     for axes in (left, right):
         axes.set(xlabel="frames labelled by xTB", xticks=n)
         axes.set_ylim(bottom=0)
@@ -266,6 +331,12 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Test set: dynamics of ethanol by GFN2-xTB at 500 K", fontsize=10, color="0.3")
     figure.savefig(path)
+
+
+def _draws(rows: list[dict[str, Any]], name: str) -> list[list[float]]:
+    """Return an error of every draw at each round; before the choice it is the loop's."""
+    n_draws = max(len(at_random(row, name)) for row in rows)
+    return [at_random(row, name) if "at_random" in row else [row[name]] * n_draws for row in rows]
 
 
 def main() -> None:
@@ -289,7 +360,11 @@ def main() -> None:
     first, end = rows[0]["forces_mae_mev_per_a"], rows[-1]["forces_mae_mev_per_a"]
     if not end < first:
         raise SystemExit(f"the error of the forces did not fall: {first} to {end} meV/Å")
-    print(f"forces on the test set: {first:.0f} to {end:.0f} meV/Å (MAE)")
+    drawn = ", ".join(f"{value:.0f}" for value in at_random(rows[-1], "forces_mae_mev_per_a"))
+    print(
+        f"forces on the test set: {first:.0f} to {end:.0f} meV/Å (MAE); with as many frames drawn "
+        f"at random: {drawn}"
+    )
 
 
 if __name__ == "__main__":
