@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import EqcalcError, OutputError, OutputLostError
+from eqcalc.host_memory import HeapLimit
 from eqcalc.training.averaging import warming_average
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.training_folder import EVENTS, TrainingFolder
@@ -103,6 +104,22 @@ def _quiet_event_writer() -> Iterator[None]:
         threading.excepthook = show
 
 
+class _LimitedHeap(Callback):
+    """Give back, between two batches, what batches of other sizes have left in the heap."""
+
+    def __init__(self) -> None:
+        self._limit = HeapLimit()
+
+    def on_fit_start(self, *_: object) -> None:
+        self._limit.begin()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self._limit.end_step()
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        self._limit.end_step()
+
+
 def _trainer(
     module: PotentialModule, run: TrainingFolder, callbacks: Sequence[Callback]
 ) -> pl.Trainer:
@@ -118,7 +135,7 @@ def _trainer(
         accelerator="auto",
         devices=1,
         max_epochs=module.options.max_epochs,
-        callbacks=[averaging, best, last, *callbacks],
+        callbacks=[averaging, best, last, _LimitedHeap(), *callbacks],
         logger=TensorBoardLogger(run.path, name="", version=EVENTS),
         log_every_n_steps=1,  # nothing is logged within an epoch
         enable_progress_bar=False,

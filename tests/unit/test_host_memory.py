@@ -106,3 +106,57 @@ def test_what_is_kept_is_given_back_before_the_available_memory_is_read():
     del blocks
     available_memory(torch.device("cpu"))
     assert used - memory._status("VmRSS") > 600_000_000  # of 800 MB
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """Return a process's memory that a test sets, and how often it was given back."""
+
+    class Process:
+        used: int | None = 0
+        n_released = 0
+
+    found = Process()
+    monkeypatch.setattr(host_memory, "resident_memory", lambda: found.used)
+
+    def release() -> None:
+        found.n_released += 1
+
+    monkeypatch.setattr(host_memory, "release_freed_memory", release)
+    return found
+
+
+def test_heap_that_grows_by_half_is_given_back(process):
+    limit = host_memory.HeapLimit()
+    limit.begin()
+    assert process.n_released == 1
+    said = []
+    for gib in (4.0, 5.0, 6.2, 6.3, 4.5, 6.9, 7.1):  # 4 is what a step needs, then 4.5
+        process.used = int(gib * 2**30)
+        said.append(limit.end_step())
+    assert said == [False, False, False, True, False, False, True]
+    assert process.n_released == 3
+
+
+def test_small_process_is_left_alone(process):
+    limit = host_memory.HeapLimit()
+    for mib in (100, 200, 300, 400):
+        process.used = mib * 2**20
+        assert not limit.end_step()
+    assert process.n_released == 0
+
+
+def test_where_nothing_tells_the_memory_nothing_is_done(process):
+    process.used = None
+    assert not host_memory.HeapLimit().end_step()
+
+
+def test_resident_memory_is_that_of_the_process(monkeypatch, tmp_path):
+    before = host_memory.resident_memory()
+    if before is None:
+        pytest.skip("needs /proc")
+    block = torch.ones(25_000_000)
+    assert 90e6 < host_memory.resident_memory() - before < 120e6
+    del block
+    monkeypatch.setattr(host_memory, "_STATM", tmp_path / "nothing")
+    assert host_memory.resident_memory() is None
