@@ -14,11 +14,12 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from eqcalc.errors import OutputError, OutputLostError
 
-__all__ = ["ARRAY_DAMAGE", "ZIP_DAMAGE", "AppendFile", "write_whole"]
+__all__ = ["ARRAY_DAMAGE", "ZIP_DAMAGE", "AppendFile", "remove_files", "write_whole"]
 
 # What zipfile raises, depending on where a file is damaged: a flipped bit may claim
 # encryption, another compression or a name that is no text.
@@ -148,6 +149,22 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):  # the failed write is being reported already
             part.unlink()
         raise OutputError(_reason("cannot write", path, error)) from error
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files that are no longer true; those that are not there are no error.
+
+    Raises
+    ------
+    OutputError : one cannot be removed.
+    """
+    for name in names:
+        path = folder / name
+        try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+        except OSError as error:
+            raise OutputError(_reason("cannot remove", path, error)) from error
 
 
 def _reason(what: str, path: Path, error: OSError) -> str:

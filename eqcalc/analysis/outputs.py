@@ -15,13 +15,12 @@ from eqcalc.analysis.averages import Averages
 from eqcalc.analysis.msd import A2_PER_PS_IN_CM2_PER_S
 from eqcalc.analysis.plots import draw
 from eqcalc.errors import OutputError
-from eqcalc.files import write_whole
+from eqcalc.files import remove_files, write_whole
+from eqcalc.simulate.run_folder import ANALYSIS_FILES
 
 __all__ = ["summary_of", "write_averages"]
 
 Columns = dict[str, NDArray[np.float64]]
-
-_FILES = ("rdf.csv", "msd.csv", "vacf.csv", "spectrum.csv", "density.csv")
 
 
 def write_averages(folder: str | Path, found: Averages) -> list[Path]:
@@ -36,12 +35,11 @@ def write_averages(folder: str | Path, found: Averages) -> list[Path]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"cannot use '{folder}' for an analysis: {error.strerror or error}."
         ) from error
+    remove_files(folder, ANALYSIS_FILES)
     written = []
     for name, columns in _tables(found).items():
         written.append(folder / name)

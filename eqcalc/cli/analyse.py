@@ -126,8 +126,10 @@ def _average(frames: Trajectory, settings: AverageSettings) -> Averages:
 
 
 def _folder_of(trajectory: Path) -> Path:
+    from eqcalc.simulate.run_folder import ANALYSIS
+
     if trajectory.is_dir():
-        return trajectory / "analysis"
+        return trajectory / ANALYSIS
     return Path(f"{trajectory.stem}-analysis")
 
 

@@ -281,7 +281,7 @@ def _write(
     """Write the outputs and return their paths."""
     from eqcalc.errors import OutputError
     from eqcalc.evaluation.plots import calibration_plot, parity_plot
-    from eqcalc.files import write_whole
+    from eqcalc.files import remove_files, write_whole
 
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -297,6 +297,7 @@ def _write(
         table, picture = _OF_COMMITTEES
         contents[table] = _bins_as_csv(calibrations).encode()
         contents[picture] = calibration_plot(calibrations, title)
+    remove_files(output, [name for name in _OF_COMMITTEES if name not in contents])
     for name, text in contents.items():
         write_whole(output / name, text)
     return [output / name for name in contents]

@@ -198,10 +198,10 @@ def md(
         guards=chosen_guards(context.params),
         **given,
     )
-    from eqcalc.cli.setup_run import run_folder_of, set_up_run
+    from eqcalc.cli.setup_run import note_others, run_folder_of, set_up_run
 
     folder = run_folder_of(structure, "md", output)
-    RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
+    note_others(RunFolder(folder, overwrite=overwrite))  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options, index)
     with working("minimizing") if minimize else nullcontext():

@@ -92,10 +92,10 @@ def relax(
         trajectory_format=trajectory_format,
         guards=chosen_guards(context.params),
     )
-    from eqcalc.cli.setup_run import run_folder_of, set_up_run, stopped_run
+    from eqcalc.cli.setup_run import note_others, run_folder_of, set_up_run, stopped_run
 
     folder = run_folder_of(structure, "relax", output)
-    RunFolder(folder, overwrite=overwrite)  # refused before the model is loaded
+    note_others(RunFolder(folder, overwrite=overwrite))  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options, index)
     run = RelaxRun(atoms, calculator, settings, source)

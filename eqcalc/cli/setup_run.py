@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from eqcalc.calculator import EqCalculator
     from eqcalc.model_file import ModelFile
+    from eqcalc.simulate.run_folder import RunFolder
 
-__all__ = ["run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
+__all__ = ["note_others", "run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
 
 
 def set_up_run(
@@ -157,6 +158,17 @@ def _about(files: Sequence[ModelFile]) -> dict[str, Any]:
 def run_folder_of(structure: Path, verb: str, output: Path | None) -> Path:
     """Return ``output``, or a folder in the working directory named after the structure."""
     return output if output is not None else Path(f"{structure.stem}-{verb}")
+
+
+def note_others(folder: RunFolder) -> None:
+    """Name what stays in the folder of a run that is replaced, and may be of that run."""
+    from eqcalc.errors import listing
+
+    if folder.holds_run and (others := folder.others()):
+        note(
+            f"note: '{folder.path}' also holds {listing(others)}, which the run leaves alone; what "
+            "was made of the older run is not true of the new one."
+        )
 
 
 def stopped_run(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from eqcalc.elements import atomic_number, symbols_of
 from eqcalc.errors import ConfigError, EqcalcError, ModelFileError, OutputExistsError
 from eqcalc.export import export_model
 from eqcalc.export.frames import element_clusters
-from eqcalc.files import write_whole
+from eqcalc.files import remove_files, write_whole
 from eqcalc.importers.foreign_file import ForeignFile, read_foreign
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert
@@ -126,6 +126,7 @@ def import_model(
     )
     if target.name == MODEL_NAME:
         write_whole(target.with_name("card.md"), card.to_markdown().encode())
+        remove_files(target.parent, ["metrics.json"])  # of a model that was trained here before
     return ImportedModel(target, card, importer.KIND, file, choices, replaced)
 
 

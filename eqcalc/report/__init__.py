@@ -11,11 +11,9 @@ from pathlib import Path
 from eqcalc.files import write_whole
 from eqcalc.report.page import page_of
 from eqcalc.report.record import read_record
+from eqcalc.simulate.run_folder import REPORT
 
 __all__ = ["REPORT", "write_report"]
-
-REPORT = "report.html"
-"""Name of the page in the folder of its run."""
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> Path:

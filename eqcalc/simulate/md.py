@@ -271,7 +271,7 @@ class MDRun(MDState):
         start: CellState | None,
         progress: Callable[[MDProgress], None] | None,
     ) -> MDResult:
-        target.remove("report.html")  # that of an earlier end
+        target.remove_made_of_it()  # of an earlier end
         path = target / "manifest.json"
         parts = [] if self._resumed is None else earlier_parts(path)
         if self._resumed is not None and self._resumed.facts["start"] is not None:

@@ -141,6 +141,7 @@ class MDState:
         queued = {"queued": self._rails.queued}  # frames that are wanted, whatever became of them
         files, self._is_regular = {**checkpoint.facts["files"], **queued}, False
         self._last_frame = None  # it may be one that is taken back
+        target.remove_made_of_it()  # by whoever looked at the frames that are taken back
         self._begin = self._keep_state(target, files, start_state)
         if self._rails.was_interrupted:
             restore_previous(target.path)

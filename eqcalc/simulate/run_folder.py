@@ -1,20 +1,36 @@
-"""The folder of one run."""
+"""The folder of one run, and what is true of it only as long as its trajectory is the same."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
+from eqcalc.files import remove_files
 from eqcalc.simulate.checkpoint import CHECKPOINT, EARLIER, PREVIOUS
 
-__all__ = ["RunFolder"]
+__all__ = ["ANALYSIS", "ANALYSIS_FILES", "REPORT", "RunFolder"]
 
+REPORT = "report.html"
+"""The page of a run, by ``eqcalc report``."""
+ANALYSIS = "analysis"
+"""Where ``eqcalc analyse`` puts what it finds in a run, unless it is told another place."""
+ANALYSIS_FILES: tuple[str, ...] = (
+    "rdf.csv",
+    "msd.csv",
+    "vacf.csv",
+    "spectrum.csv",
+    "density.csv",
+    "analysis.png",
+    "analysis.json",
+)
+# What other verbs make of a run, and put beside it.
+_MADE_OF_IT = (REPORT, *(f"{ANALYSIS}/{name}" for name in ANALYSIS_FILES))
 _RUN_FILES = (
     "manifest.json",
     "trajectory.traj",
     "trajectory.xyz",
     "plot.png",
-    "report.html",
     "thermo.csv",
     "final.xyz",
     "relax.csv",
@@ -31,8 +47,8 @@ class RunFolder:
     """A folder that belongs to one run.
 
     Making one only looks; :meth:`claim` creates the folder and removes the run
-    that was there. In between a run proves that it can start, so that a failing
-    start never costs an older result.
+    that was there, with what other verbs have made of it. In between a run proves that it can
+    start, so that a failing start never costs an older result.
 
     Parameters
     ----------
@@ -42,11 +58,16 @@ class RunFolder:
     Raises
     ------
     OutputExistsError : the folder holds a run and ``overwrite`` is false.
+
+    Attributes
+    ----------
+    path; holds_run (whether one is there that is going to be replaced)
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False):
         self.path = Path(path)
         existing = self._existing()
+        self.holds_run = bool(existing)
         if existing and not overwrite:
             raise OutputExistsError(
                 f"'{self.path}' already holds a run ({', '.join(p.name for p in existing)}); "
@@ -68,6 +89,7 @@ class RunFolder:
             raise OutputError(
                 f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
             ) from error
+        self.remove_made_of_it()
 
     def remove(self, *names: str) -> None:
         """Remove files that are no longer true.
@@ -76,13 +98,29 @@ class RunFolder:
         ------
         OutputError : one cannot be removed.
         """
-        try:
-            for name in names:
-                (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot go on in '{self.path}': {error.strerror or error}."
-            ) from error
+        remove_files(self.path, names)
+
+    def remove_made_of_it(self) -> None:
+        """Remove what other verbs have made of a trajectory that is about to be another one.
+
+        Raises
+        ------
+        OutputError : a file cannot be removed.
+        """
+        self.remove(*_MADE_OF_IT)
+        with contextlib.suppress(OSError):  # it is not there, or holds a user's files
+            (self.path / ANALYSIS).rmdir()
+
+    def others(self) -> list[str]:
+        """Return the names of what is in the folder and no run's, as a new one would find it."""
+        known = {*_RUN_FILES, REPORT}
+        if not self.path.is_dir():
+            return []
+        names = {path.name for path in self.path.iterdir()} - known
+        analysis = self.path / ANALYSIS
+        if analysis.is_dir() and {path.name for path in analysis.iterdir()} <= {*ANALYSIS_FILES}:
+            names.discard(ANALYSIS)
+        return sorted(name for name in names if not name.startswith("."))
 
     def require_sizes(self, sizes: dict[str, int]) -> None:
         """Check, before a run goes on, that its files still hold the bytes that they had.

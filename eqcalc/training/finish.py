@@ -127,7 +127,10 @@ def export_run(
     metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     training_file = folder / "train.toml"
-    if config.source is not None and not training_file.exists():
+    # Where the training was started from the folder of its model, the file there is the user's.
+    is_source = training_file.exists() and config.folder.resolve() == folder.resolve()
+    is_free = overwrite or not training_file.exists()
+    if config.source is not None and is_free and not is_source:
         write_whole(training_file, config.source.read_bytes())
     return Finished(path, card, comparison, judged_on, before)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from eqcalc.errors import ConfigError, OutputError, OutputLostError
-from eqcalc.files import write_whole
+from eqcalc.files import remove_files, write_whole
 from eqcalc.training.config import TrainingConfig, read_config
 
 __all__ = ["EVENTS", "TrainingFolder"]
@@ -20,6 +20,7 @@ EVENTS = "tensorboard"
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
 _NETWORK, _START = "network.py", "start.pt"
+_OF_A_RUN = (_CONFIG, _MANIFEST, _METRICS, _BEST, _LAST, _NETWORK, _START)
 
 
 class TrainingFolder:
@@ -66,22 +67,22 @@ class TrainingFolder:
         """
         if resume:
             self._refuse_changed_network(config)
+        # Read before anything is removed: they may be those of the folder.
+        network = b"" if config.network_file is None else config.network_file.read_bytes()
+        source = b"" if config.source is None else config.source.read_bytes()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for name in (_METRICS, _BEST, _LAST, _NETWORK, _START):
-                    (self.path / name).unlink(missing_ok=True)
+                remove_files(self.path, _OF_A_RUN)
                 shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
             raise OutputError(f"cannot use '{self.path}' for a training run: {error}.") from error
-        network = config.network_file
-        if network is not None and not resume:
-            write_whole(self.path / _NETWORK, network.read_bytes())
+        if network and not resume:
+            write_whole(self.path / _NETWORK, network)
         if start_model and not resume:
             write_whole(self.start_model, start_model)
         if config.source is not None:
-            if config.source.resolve() != (self.path / _CONFIG).resolve():
-                write_whole(self.path / _CONFIG, config.source.read_bytes())
+            write_whole(self.path / _CONFIG, source)
             manifest = {
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),

@@ -1,10 +1,15 @@
-"""Models that many command-line tests share, exported once."""
+"""Models and a working directory that many command-line tests share."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import ase.io
 import pytest
+import torch
+from ase.build import molecule
+from fake_models import ASKED_FOR, fakes
 from small_models import write_models
 
 
@@ -12,3 +17,15 @@ from small_models import write_models
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return model files by name: double, single, other, short."""
     return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory with ethanol.xyz; models are stand-ins there."""
+    for name, module in fakes().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("ethanol.xyz", molecule("CH3CH2OH"))
+    ASKED_FOR.clear()
+    return tmp_path

@@ -8,18 +8,11 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from command_line import run
 from small_models import ETHANOL_FRAMES, ethanol
 
 from eqcalc import EqCalculator
-from eqcalc.cli import main
 from eqcalc.simulate.thermo import read_table
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture
@@ -100,6 +93,8 @@ def test_evaluate_of_a_committee_writes_its_calibration(folder, capsys):
     assert Path("out/calibration.png").read_bytes().startswith(b"\x89PNG")
     assert run("evaluate", "a.pt", "b.pt", ETHANOL_FRAMES, "-o", "out") == 2
     assert "calibration.csv" in capsys.readouterr().err
+    assert run("evaluate", "a.pt", ETHANOL_FRAMES, "-o", "out", "--overwrite") == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["errors.json", "parity.png"]
 
 
 def test_evaluate_of_a_committee_as_json_has_members_and_mean(folder, capsys):

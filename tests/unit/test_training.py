@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -683,6 +684,19 @@ def test_an_existing_run_is_refused_and_replaced_on_demand(tmp_path):
     assert metrics_of(tmp_path / "run") == before
 
 
+def test_replaced_run_leaves_no_configuration_of_the_older_one(tmp_path):
+    """A training from Python has no file: that of another run would be taken for its own."""
+    config = read_config(write_config(tmp_path))
+    folder = TrainingFolder(tmp_path / "run")
+    folder.prepare(config, resume=False)
+    assert {"train.toml", "manifest.json"} <= {path.name for path in folder.path.iterdir()}
+    own = read_config(folder.path / "train.toml", tmp_path)
+    folder.prepare(own, resume=False)  # the file of the folder itself is its source
+    assert folder.read_config().training == config.training
+    folder.prepare(dataclasses.replace(config, source=None), resume=False)
+    assert [path.name for path in folder.path.iterdir()] == []
+
+
 def test_resuming_nothing_is_refused(tmp_path):
     config = read_config(write_config(tmp_path))
     with pytest.raises(ConfigError, match=r"nothing to resume: '.*last\.ckpt' does not exist"):
@@ -1324,9 +1338,12 @@ def test_an_existing_model_is_refused_and_replaced_on_demand(finished_run, tmp_p
     with pytest.raises(OutputExistsError, match=r"model\.pt' exists; pass --overwrite"):
         export_run(TrainingFolder(finished_run), tmp_path)
     assert (tmp_path / "model.pt").read_text() == "precious"
+    (tmp_path / "train.toml").write_text("of an older model")
     assert (
         export_run(TrainingFolder(finished_run), tmp_path, overwrite=True).path.stat().st_size > 1e4
     )
+    own = (finished_run / "train.toml").read_bytes()
+    assert (tmp_path / "train.toml").read_bytes() == own
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
