@@ -10,8 +10,8 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from command_line import run
 
-from eqcalc.cli import main
 from eqcalc.simulate import MDSettings, run_md
 
 
@@ -23,14 +23,6 @@ def copper(tmp_path_factory):
     )
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     return run_md(atoms, EMT(), settings, tmp_path_factory.mktemp("run") / "cu").folder
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    code = caught.value.code
-    return 0 if code is None else int(code)
 
 
 def test_folder_of_a_run_is_analysed_without_options(copper, capsys):

@@ -15,10 +15,11 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from command_line import run
 from small_models import ETHANOL_FRAMES, crystal, ethanol
 
 from eqcalc import EqCalculator, available_models
-from eqcalc.cli import encoding, main
+from eqcalc.cli import encoding
 from eqcalc.cli.console import begin, has_lost_reader, note, print_json, say, working
 from eqcalc.cli.option_names import naming_options
 from eqcalc.cli.options import MaxEdges, Structure
@@ -29,13 +30,6 @@ from eqcalc.simulate.structures import read_structures
 from eqcalc.simulate.writers import write_structures
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return int(caught.value.code or 0)
 
 
 def in_process(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

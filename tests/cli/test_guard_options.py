@@ -7,8 +7,8 @@ from pathlib import Path
 
 import ase.io
 import pytest
+from command_line import run
 
-from eqcalc.cli import main
 from eqcalc.cli.guard_options import _SETTINGS, chosen_guards
 from eqcalc.cli.md import md
 from eqcalc.cli.relax import relax
@@ -17,14 +17,6 @@ from eqcalc.simulate import GuardSettings
 
 ETHANOL = Path(__file__).parents[2] / "examples" / "ethanol.xyz"
 COMMON = ("--engine", "torchscript", "-m", "painn-ethanol")
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    code = caught.value.code
-    return 0 if code is None else int(code)
 
 
 @pytest.fixture

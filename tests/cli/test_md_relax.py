@@ -16,6 +16,7 @@ import fake_models
 import pytest
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from command_line import run
 from fake_models import ASKED_FOR, SHIPPED, UNIVERSAL, fakes
 
 import eqcalc.cli
@@ -30,28 +31,6 @@ from eqcalc.simulate import MDSettings, RelaxSettings, run_md
 from eqcalc.simulate.settings import ENSEMBLES, OPTIMIZERS, TRAJECTORY_SUFFIXES
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with ethanol.xyz, and the stand-in models."""
-    import torch
-
-    for name, module in fakes().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    monkeypatch.chdir(tmp_path)
-    ase.io.write("ethanol.xyz", molecule("CH3CH2OH"))
-    ASKED_FOR.clear()
-    return tmp_path
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    code = caught.value.code
-    return 0 if code is None else int(code)
 
 
 def test_md_with_defaults_takes_the_shipped_model(folder, capsys):

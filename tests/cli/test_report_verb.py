@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 
-import ase.io
 import pytest
-from ase.build import molecule
-from fake_models import fakes
+from command_line import run
 
 import eqcalc.report
-from eqcalc.cli import main
 from eqcalc.errors import OutputError
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with ethanol.xyz, and the stand-in models."""
-    import torch
-
-    for name, module in fakes().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    monkeypatch.chdir(tmp_path)
-    ase.io.write("ethanol.xyz", molecule("CH3CH2OH"))
-    return tmp_path
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    code = caught.value.code
-    return 0 if code is None else int(code)
 
 
 def test_md_writes_a_report_at_its_end_and_says_where(folder, capsys):

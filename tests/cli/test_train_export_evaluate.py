@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from command_line import run
 from small_models import ETHANOL_FRAMES, POTENTIALS, ethanol, row_of_ethanol, small_options
 
 import eqcalc.cli.evaluate
 import eqcalc.cli.train
 from eqcalc import architectures
 from eqcalc.architectures import available, config_class, is_potential, published
-from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
 from eqcalc.errors import MissingDependencyError, import_extra
@@ -66,13 +66,6 @@ TINY = {
     "elements": ["H", "C", "O"],
 }
 """Options of those architectures that have them, smaller than the small ones."""
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture
