@@ -136,6 +136,35 @@ inline void coupling_block(const Path& q, const Operands<T>& o, int64_t f, int n
     if (m3 < q.d3) coupling_block<T, D1, G - 1>(q, o, f, n, weights, grad_a, m3);
 }
 
+// The derivatives of a path from l1 = 0 in one pass, so that g is read once: those by the
+// couplings are written, the others added. Return the first channel that is left over.
+template <typename T, int D3>
+int64_t scalar_gradient(const Edge<T>& e, const Path& q, const Operands<T>& o,
+                        T* __restrict grad_x, typename Lanes<T>::V* grad_a,
+                        typename Lanes<T>::V& slopes) {
+  using V = typename Lanes<T>::V;
+  constexpr int64_t L = Lanes<T>::L;
+  V sums[D3] = {}, all = {};
+  int64_t f = 0;
+  for (; f + L <= q.c; f += L) {
+    const T *g = o.out + q.out + f, *c = o.table + q.w + f;
+    const V c0 = load(c), c1 = load(c + o.W), c2 = load(c + 2 * o.W), c3 = load(c + 3 * o.W);
+    const V w = e.b0 * c0 + e.b1 * c1 + e.b2 * c2 + e.b3 * c3;
+    const V h = load(o.x + q.x + f), x = w * h;
+    V y = {};  // A^T g
+    for (int m3 = 0; m3 < D3; ++m3) {
+      const V out = load(g + m3 * q.out_stride);
+      y += o.a[m3] * out;
+      sums[m3] += out * x;
+    }
+    add_to(grad_x + q.x + f, w * y);
+    all += (e.s2 * (c2 - c0) + e.s1 * c1 + e.s3 * c3) * (h * y);
+  }
+  for (int m3 = 0; m3 < D3; ++m3) grad_a[m3] = sums[m3];
+  slopes += all;
+  return f;
+}
+
 // Add to the derivatives by features, write those by couplings, and return that by the distance;
 // the lanes of the latter two are still to be summed.
 template <typename T, int D1>
@@ -146,6 +175,14 @@ typename Lanes<T>::V path_gradient(const Edge<T>& e, const Path& q, const Operan
   constexpr int kMost = 8;  // vectors of channels whose sums are made together
   V slopes = {}, weights[kMost];
   int64_t f = 0;
+  if constexpr (D1 == 1) {
+    switch (q.d3) {  // more sums than these would not stay in registers
+      case 1: f = scalar_gradient<T, 1>(e, q, o, grad_x, grad_a, slopes); break;
+      case 3: f = scalar_gradient<T, 3>(e, q, o, grad_x, grad_a, slopes); break;
+      case 5: f = scalar_gradient<T, 5>(e, q, o, grad_x, grad_a, slopes); break;
+      case 7: f = scalar_gradient<T, 7>(e, q, o, grad_x, grad_a, slopes); break;
+    }
+  }
   while (f + L <= q.c) {
     const int n = static_cast<int>(std::min<int64_t>(kMost, (q.c - f) / L));
     int k = 0;

@@ -24,6 +24,7 @@ from eqcalc.native import build as native
 from eqcalc.native.build import build_library, library_checksum, load_library
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
+from eqcalc.nn.so3.irreps import Irrep
 from eqcalc.nn.so3.tensor_product import path_table
 from eqcalc.potential import Potential
 from eqcalc.tabulated import convolutions, spline, tabulated_form
@@ -216,6 +217,12 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
     layout = {i: max(1, n_channels >> less) for i, less in zip(irreps, fewer, strict=True)}
     product = TensorProduct(layout, irreps, couplings)
     convolution = PathConvolution(product, table(product.n_weights), couplings)
+    features = random(n_atoms, sum(irrep.dim * n for irrep, n in layout.items()))
+    return convolved(convolution, layout, couplings, index), features, vectors
+
+
+def convolved(convolution, layout, couplings, index):
+    """Return call(features, edge_vectors) of a convolution, with rows of all features and sums."""
     sizes = [irrep.dim * n for irrep, n in layout.items()]
 
     def call(x, v):
@@ -227,7 +234,7 @@ def case(kernel: str, dtype: torch.dtype, atoms, n_channels: int, choose=None):
         sums = convolution(features, harmonics, couplings.of_harmonics(harmonics), v, index)
         return torch.cat([s.flatten(1) for s in sums], dim=1)
 
-    return call, random(n_atoms, sum(sizes)), vectors
+    return call
 
 
 def with_gradients(call, features, vectors):
@@ -249,6 +256,24 @@ def test_a_kernel_agrees_with_the_portable_sum(kernel, dtype, n_channels, make, 
     expected = with_gradients(*arguments)
     relative = 1e-12 if dtype == torch.float64 else 2e-5
     for a, b in zip(found, expected, strict=True):
+        assert float(b.abs().max()) > 1e-2
+        torch.testing.assert_close(a, b, rtol=0, atol=relative * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("l3", range(7))
+def test_paths_from_scalars_to_any_degree_agree_with_the_portable_sum(dtype, l3, portable):
+    """Their derivatives have a kernel of their own up to l = 3."""
+    vectors, index, n_atoms = graph_of(ethanol(), dtype)
+    layout, couplings = {Irrep(0, 0): 21}, EdgeCouplings(6, True)
+    product = TensorProduct(layout, [Irrep(l3, 0)], couplings)
+    filters = fit_table(waves(product.n_weights), CUTOFF, dtype, 1e-3)
+    call = convolved(PathConvolution(product, filters, couplings), layout, couplings, index)
+    features = torch.randn(n_atoms, 21, generator=torch.Generator().manual_seed(4)).to(dtype)
+    found = with_gradients(call, features, vectors)
+    portable()
+    relative = 1e-12 if dtype == torch.float64 else 2e-5
+    for a, b in zip(found, with_gradients(call, features, vectors), strict=True):
         assert float(b.abs().max()) > 1e-2
         torch.testing.assert_close(a, b, rtol=0, atol=relative * float(b.abs().max()))
 
