@@ -127,8 +127,8 @@ def export_run(
     metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     training_file = folder / "train.toml"
-    if config.source is not None and not training_file.exists():
-        write_whole(training_file, config.source.read_bytes())
+    if config.text and not training_file.exists():
+        write_whole(training_file, config.text.encode())
     return Finished(path, card, comparison, judged_on, before)
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
-from eqcalc.training.config import TrainingOptions
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossWeights, loss, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
+from eqcalc.training.training_options import TrainingOptions
 
 __all__ = ["PotentialModule"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
 from eqcalc.errors import ConfigError, OutputError, OutputLostError
 from eqcalc.files import write_whole
-from eqcalc.training.config import TrainingConfig, read_config
+from eqcalc.training.config import OF_NO_FILE, TrainingConfig, read_config
 
 __all__ = ["EVENTS", "TrainingFolder"]
 
@@ -25,10 +26,10 @@ _NETWORK, _START = "network.py", "start.pt"
 class TrainingFolder:
     """The folder of one training run.
 
-    ``train.toml`` is the configuration as it was, ``network.py`` the file of an architecture
-    that is not eqcalc's own, ``start.pt`` the model that a fine-tuning begins with;
-    ``manifest.json`` says when and from where; ``metrics.csv``, ``best.ckpt`` and ``last.ckpt``
-    are the training's.
+    ``train.toml`` is the configuration as it was, with the keys that were set for the run,
+    ``network.py`` the file of an architecture that is not eqcalc's own, ``start.pt`` the model that
+    a fine-tuning begins with; ``manifest.json`` says when, from where and with which settings;
+    ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` are the training's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,15 +81,17 @@ class TrainingFolder:
         if start_model and not resume:
             write_whole(self.start_model, start_model)
         if config.source is not None:
-            if config.source.resolve() != (self.path / _CONFIG).resolve():
-                write_whole(self.path / _CONFIG, config.source.read_bytes())
+            write_whole(self.path / _CONFIG, config.text.encode())
             manifest = {
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),
+                "settings": _settings(config),
                 **({} if data is None else {"data": dict(data)}),
                 **({} if parent is None else {"start_from": dict(parent)}),
             }
-            write_whole(self.path / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+            write_whole(
+                self.path / _MANIFEST, (json.dumps(manifest, indent=2, default=str) + "\n").encode()
+            )
 
     def require_checkpoints(self) -> None:
         """Check after a training that what it wrote is there.
@@ -152,3 +155,8 @@ class TrainingFolder:
                 f"'{network}' has changed since the training in '{self.path}' began; put back "
                 f"what it was ('{copy}'), or train anew."
             )
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    """Return every key of a training file as it was in effect, defaults included."""
+    return {name: value for name, value in asdict(config).items() if name not in OF_NO_FILE}
