@@ -25,8 +25,9 @@ def print_config_help() -> None:
     sections = {"architecture", *SECTIONS}
     lines += _section(TrainingConfig, {*OF_NO_FILE, *sections})
     for name, options in SECTIONS.items():
+        inner = {other.rpartition(".")[2] for other in SECTIONS if other.startswith(f"{name}.")}
         title = (options.__doc__ or "").partition(": ")[2].partition("\n")[0].rstrip(".")
-        lines += ["", f"[{name}]  {title}", *_section(options)]
+        lines += ["", f"[{name}]  {title}", *_section(options, inner)]
     lines += ["", *_architectures()]
     show("\n".join(lines), markup=False, emoji=False, soft_wrap=True)
 

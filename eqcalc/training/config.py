@@ -17,6 +17,7 @@ from eqcalc.data.statistics import METHODS
 from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.nn.arguments import require_at_least
 from eqcalc.training.data_options import DataOptions, ReplayOptions
+from eqcalc.training.loss_options import StageTwoOptions
 from eqcalc.training.overrides import to_toml, with_overrides
 from eqcalc.training.sections import read_section, require_types
 from eqcalc.training.training_options import TrainingOptions
@@ -161,6 +162,7 @@ OF_NO_FILE = ("folder", "source", "text")
 SECTIONS: dict[str, type] = {
     "data": DataOptions,
     "training": TrainingOptions,
+    "training.stage_two": StageTwoOptions,
     "replay": ReplayOptions,
 }
 """Tables of a training file whose keys are known; those of ``[architecture]`` are its network's."""
@@ -193,8 +195,13 @@ def read_config(
     if overrides:
         content = with_overrides(content, overrides)
         text = f"# {Path(path).name} with {', '.join(overrides)}\n\n{to_toml(content)}"
-    for name, options in SECTIONS.items():
-        if name in content:
-            content[name] = read_section(options, content[name], f"[{name}] of {path}")
+    # What lies inside another section comes first.
+    for name in sorted(SECTIONS, key=lambda name: -name.count(".")):
+        *outer, key = name.split(".")
+        table = content
+        for each in outer:
+            table = table.get(each, {})
+        if isinstance(table, dict) and key in table:
+            table[key] = read_section(SECTIONS[name], table[key], f"[{name}] of {path}")
     origin = dict(zip(OF_NO_FILE, (folder or Path(path).parent, Path(path), text), strict=True))
     return read_section(TrainingConfig, content, str(path), origin)

@@ -149,7 +149,7 @@ def refuse_missing_labels(config: TrainingConfig, datasets: Sequence[Dataset]) -
             raise DataError(
                 f"every frame needs forces, found none in {named(missing)} of {dataset.source}."
             )
-        if config.training.stress_weight == 0:
+        if not config.training.needs_stress:
             continue
         # A periodic frame without stress is refused by the reader where any other has one.
         if all(frame.stress is None for frame in dataset.frames):

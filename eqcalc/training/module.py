@@ -16,7 +16,7 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
 from eqcalc.training.gradients import LossGradients
-from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.loss import LossFunction, loss, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
 from eqcalc.training.training_options import TrainingOptions
 
@@ -53,16 +53,14 @@ class PotentialModule(pl.LightningModule):
         self.potential = potential
         self.options = options
         self.seed = seed
-        self.weights = LossWeights(
-            options.energy_weight, options.forces_weight, options.stress_weight
-        )
-        # Not a submodule, and not copied with the averaged weights.
-        self._gradients: list[LossGradients] = []
+        # Not submodules, and not copied with the averaged weights.
+        self._gradients: dict[LossFunction, LossGradients] = {}
 
     @property
     def will_compile(self) -> bool:
         """Whether the next step compiles loss and gradients first, which takes minutes."""
-        return self.options.compile and not self._gradients
+        function = self.options.loss_of_epoch(self.current_epoch)
+        return self.options.compile and function not in self._gradients
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
@@ -94,12 +92,13 @@ class PotentialModule(pl.LightningModule):
 
     def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
         """Make one step of the optimiser and return the loss before it, ()."""
-        if not self._gradients:
-            self._gradients.append(
-                LossGradients(self.potential, self.weights, self.options.compile)
+        function = self.options.loss_of_epoch(self.current_epoch)
+        if function not in self._gradients:
+            self._gradients[function] = LossGradients(
+                self.potential, function, self.options.compile
             )
         with self._seeded(batch_index):
-            value = self._gradients[0](batch)
+            value = self._gradients[function](batch)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
         self._optimizer().step()
@@ -107,6 +106,13 @@ class PotentialModule(pl.LightningModule):
             "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
         )
         return value
+
+    def on_train_epoch_start(self) -> None:
+        """Set the learning rate that the second stage begins with, in its first epoch."""
+        stage = self.options.stage_two
+        if stage is None or stage.learning_rate is None or self.current_epoch != stage.start_epoch:
+            return
+        self._optimizer().param_groups[0]["lr"] = stage.learning_rate
 
     def validation_step(
         self, batch: LabelledGraph, batch_index: int, dataloader_idx: int = 0
@@ -122,9 +128,9 @@ class PotentialModule(pl.LightningModule):
 
     def _log_replay(self, batch: LabelledGraph, batch_index: int) -> None:
         with self._seeded(batch_index), torch.enable_grad():
-            found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
+            found = residuals(self.potential, batch, with_stress=self.options.needs_stress)
         metrics = {
-            "replay_loss": loss(found, self.weights),
+            "replay_loss": loss(found, self.options.validation_function),
             "replay_energy_per_atom_mae_mev": 1e3 * found.energy_per_atom.abs().mean(),
             "replay_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
         }
@@ -134,19 +140,19 @@ class PotentialModule(pl.LightningModule):
 
     def _log_validation(self, batch: LabelledGraph, batch_index: int) -> None:
         with self._seeded(batch_index), torch.enable_grad():
-            found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
+            found = residuals(self.potential, batch, with_stress=self.options.needs_stress)
         n_structures = batch.energy.shape[0]
         energy = found.energy if self.one_size else found.energy_per_atom
         name = "energy" if self.one_size else "energy_per_atom"
         metrics = {
-            "validation_loss": loss(found, self.weights),
+            "validation_loss": loss(found, self.options.validation_function),
             f"validation_{name}_mae_mev": 1e3 * energy.abs().mean(),
             "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
         }
         for name, value in metrics.items():
             self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
         has_stress = torch.isfinite(batch.stress).all(dim=1)
-        if self.weights.stress > 0 and bool(has_stress.any()):  # molecules have none
+        if self.options.needs_stress and bool(has_stress.any()):  # molecules have none
             value = 1e3 * found.stress[has_stress].abs().mean()
             name, n_known = "validation_stress_mae_mev_per_a3", int(has_stress.sum())
             self.log(name, value.detach(), batch_size=n_known, add_dataloader_idx=False)

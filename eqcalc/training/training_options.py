@@ -44,6 +44,22 @@ class TrainingOptions(LossOptions, OptimizerOptions, BatchOptions):
         self.check_batches()
         self.check_optimizer()
         self.check_loss()
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        stage = self.stage_two
+        if stage is None:
+            return
+        if stage.learning_rate is not None and self.schedule != "plateau":
+            raise ConfigError(
+                'learning_rate in [training.stage_two] goes with schedule = "plateau"; schedule = '
+                f'"{self.schedule}" plans that of every epoch. Leave one of them out.'
+            )
+        if stage.start_epoch >= self.max_epochs:
+            raise ConfigError(
+                "start_epoch in [training.stage_two] must be below max_epochs, else the stage never "
+                f"begins; found {stage.start_epoch} and max_epochs = {self.max_epochs}."
+            )
 
     def _check_start(self) -> None:
         if not all(isinstance(pattern, str) for pattern in self.freeze):
