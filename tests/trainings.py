@@ -65,3 +65,10 @@ def interrupt_in_the_third_epoch(report: Any) -> None:
 def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Tensor]:
     """Return the weights in a checkpoint."""
     return torch.load(checkpoint, weights_only=True)[key]
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics.csv."""
+    lines = (run / "metrics.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    return [dict(zip(names, map(float, line.split(",")), strict=True)) for line in lines[1:]]

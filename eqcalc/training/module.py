@@ -69,7 +69,7 @@ class PotentialModule(pl.LightningModule):
             [weight for weight in self.potential.parameters() if weight.requires_grad],
             lr=options.first_learning_rate,
             weight_decay=options.weight_decay,
-            amsgrad=True,
+            amsgrad=options.amsgrad,
             fused=True,
         )
         scheduler: Any
@@ -101,7 +101,7 @@ class PotentialModule(pl.LightningModule):
             value = self._gradients[function](batch)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
-        self._optimizer().step()
+        self._step()
         self.log(
             "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
         )
@@ -164,11 +164,21 @@ class PotentialModule(pl.LightningModule):
         scheduler = self.lr_schedulers()
         value = float(self.trainer.callback_metrics["validation_loss"])
         self._refuse_divergence("validation", value)  # before a checkpoint is written
-        self.log("learning_rate", self._optimizer().param_groups[0]["lr"])
+        warmth = self.options.warmth_after(self.global_step)
+        self.log("learning_rate", warmth * self._optimizer().param_groups[0]["lr"])
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(value)
         elif isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
             scheduler.step()
+
+    def _step(self) -> None:
+        """Make a step of the optimiser, at a part of the schedule's rate while it warms up."""
+        optimizer = self._optimizer()
+        group = optimizer.param_groups[0]
+        scheduled = group["lr"]
+        group["lr"] = scheduled * self.options.warmth_after(self.global_step + 1)
+        optimizer.step()
+        group["lr"] = scheduled  # what schedules go on from
 
     def _seeded(self, batch_index: int) -> AbstractContextManager[None]:
         # Around the network alone: what a caller's progress draws is the caller's.

@@ -18,6 +18,7 @@ from eqcalc.errors import (
 from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import about_data, read_training_data, refuse_unfit_data
+from eqcalc.training.early_stop import EarlyStop, stopped_early
 from eqcalc.training.fine_tuning import LOSS_BEFORE, build_fine_tuning, resume_fine_tuning
 from eqcalc.training.loaders import training_batches, validation_batches
 from eqcalc.training.module import PotentialModule
@@ -77,7 +78,7 @@ def train(
     if resume:
         _refuse_another_run(run, config)
         _refuse_another_parent(run, config, trust)
-        if _epochs_left(run, config) == 0:
+        if _is_done(run, config, progress):
             return run.best_checkpoint
     data = read_training_data(config)
     replay = read_replay(config)
@@ -110,6 +111,7 @@ def train(
         for line in start.said:
             progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
     metrics = MetricsFile(run.metrics, progress)
+    early = [EarlyStop(config.training)] * (config.training.early_stop_patience is not None)
     fit(
         module,
         training_batches(
@@ -121,13 +123,13 @@ def train(
         ),
         [validation_batches(each) for each in (start.validation, start.replay_validation) if each],
         run,
-        [metrics],
+        [*early, metrics],
         resume=resume,
     )
     run.require_checkpoints()
-    line = _about_gain(metrics, parent)
-    if line and progress is not None:
-        progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
+    for line in (*(each.message for each in early), _about_gain(metrics, parent)):
+        if line and progress is not None:
+            progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
     return run.best_checkpoint
 
 
@@ -195,11 +197,25 @@ def _about_gain(metrics: MetricsFile, parent: Optional[Mapping[str, Any]]) -> st
     )
 
 
-def _epochs_left(run: TrainingFolder, config: TrainingConfig) -> int:
+def _is_done(run: TrainingFolder, config: TrainingConfig, progress: Optional[Progress]) -> bool:
+    """Tell whether nothing is left to train, and say so of a run that had stopped early."""
+    checkpoint, n_done = _read_last(run)
+    n_wanted = config.training.max_epochs
+    if n_done > n_wanted:
+        raise ConfigError(f"{n_done} epochs are already done; max_epochs is {n_wanted}, raise it.")
+    message = stopped_early(checkpoint)
+    if message and progress is not None:
+        progress(Report(n_done, n_wanted, 0, 0, {}, "end", message=message))
+    return bool(message) or n_done == n_wanted
+
+
+def _read_last(run: TrainingFolder) -> tuple[dict[str, Any], int]:
+    """Return the last checkpoint and how many epochs it has behind it."""
     path = run.last_checkpoint
     try:
         # It holds the number of the last one, from 0.
-        n_done = int(read_checkpoint(path)["epoch"]) + 1
+        content = read_checkpoint(path)
+        return content, int(content["epoch"]) + 1
     except (ModelFileError, KeyError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ModelFileError) else f"no epoch in it: {error}"
         n_best = whole_epoch(run.best_checkpoint)
@@ -211,7 +227,3 @@ def _epochs_left(run: TrainingFolder, config: TrainingConfig) -> int:
             f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
             f"{other}start the run again with --overwrite."
         ) from error
-    n_wanted = config.training.max_epochs
-    if n_done > n_wanted:
-        raise ConfigError(f"{n_done} epochs are already done; max_epochs is {n_wanted}, raise it.")
-    return n_wanted - n_done

@@ -57,8 +57,8 @@ class TrainingOptions(LossOptions, OptimizerOptions, BatchOptions):
             )
         if stage.start_epoch >= self.max_epochs:
             raise ConfigError(
-                "start_epoch in [training.stage_two] must be below max_epochs, else the stage never "
-                f"begins; found {stage.start_epoch} and max_epochs = {self.max_epochs}."
+                "start_epoch in [training.stage_two] must be below max_epochs, else the stage "
+                f"never begins; found {stage.start_epoch} and max_epochs = {self.max_epochs}."
             )
 
     def _check_start(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import ETHANOL_FRAMES
 from torch import nn
-from trainings import config_of, crystal_file, interrupt_in_the_third_epoch, weights_of
+from trainings import config_of, crystal_file, interrupt_in_the_third_epoch, rows_of, weights_of
 
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
@@ -130,12 +130,6 @@ def test_weights_of_a_second_stage_are_those_of_the_first_unless_given():
 
 
 # --- runs -------------------------------------------------------------------------------
-
-
-def rows_of(run) -> list[dict[str, float]]:
-    lines = (run / "metrics.csv").read_text().splitlines()
-    names = lines[0].split(",")
-    return [dict(zip(names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
 
 
 @pytest.mark.parametrize("kind", ["huber", "mae"])
