@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from eqcalc.data import LabelledFrame
 from eqcalc.data.batches import LabelledGraph, collate
+from eqcalc.errors import DataError
+from eqcalc.training.batch_options import BatchOptions
 
-__all__ = ["n_replayed", "training_batches", "validation_batches"]
+__all__ = [
+    "FilledBatches",
+    "n_replayed",
+    "refuse_large_frames",
+    "training_batches",
+    "validation_batches",
+]
 
 _VALIDATION_BATCH = 50  # frames; its size changes no result
 
 
 def training_batches(
     graphs: Sequence[LabelledGraph],
-    batch_size: int,
+    options: BatchOptions,
     seed: int,
     *,
     replayed: Sequence[LabelledGraph] = (),
@@ -27,12 +36,15 @@ def training_batches(
 
     Parameters
     ----------
+    options : the bound of a batch
     replayed : old frames, of which other ones are drawn in each epoch
     fraction : of the frames of an epoch that are old ones
     """
     n_drawn = n_replayed(len(graphs), fraction) if len(replayed) > 0 else 0
     order = _Shuffled(len(graphs), seed, len(replayed), n_drawn)
-    return _loader([*graphs, *replayed], batch_size=batch_size, sampler=order)
+    every = [*graphs, *replayed]
+    _, bound = options.batch_bound
+    return _loader(every, batch_sampler=FilledBatches(order, options.batch_weights(every), bound))
 
 
 def n_replayed(n_frames: int, fraction: float) -> int:
@@ -44,9 +56,38 @@ def n_replayed(n_frames: int, fraction: float) -> int:
     return max(1, round(n_frames * fraction / (1.0 - fraction)))
 
 
-def validation_batches(graphs: Sequence[LabelledGraph]) -> DataLoader[LabelledGraph]:
-    """Return batches in the order of the graphs."""
-    return _loader(graphs, batch_size=_VALIDATION_BATCH)
+def validation_batches(
+    graphs: Sequence[LabelledGraph], options: BatchOptions
+) -> DataLoader[LabelledGraph]:
+    """Return batches in the order of the graphs, no larger than those of the training may be."""
+    name, bound = options.batch_bound
+    if name == "batch_size":
+        return _loader(graphs, batch_size=_VALIDATION_BATCH)
+    weights = options.batch_weights(graphs)
+    return _loader(graphs, batch_sampler=FilledBatches(range(len(graphs)), weights, bound))
+
+
+def refuse_large_frames(
+    frames: Sequence[LabelledFrame], graphs: Sequence[LabelledGraph], options: BatchOptions
+) -> None:
+    """Refuse frames that no batch has room for.
+
+    Raises
+    ------
+    DataError : there is one; the message names the largest.
+    """
+    name, bound = options.batch_bound
+    weights = options.batch_weights(graphs)
+    largest = max(range(len(weights)), key=weights.__getitem__, default=None)
+    if largest is None or weights[largest] <= bound:
+        return
+    n_large = sum(weight > bound for weight in weights)
+    what = name.removeprefix("batch_")
+    raise DataError(
+        f"{frames[largest].origin or f'frame {largest}'} has {weights[largest]} {what}, more than "
+        f"a batch may have ({name} = {bound}); so have {n_large} of {len(weights)} frames. Set "
+        f"{name} = {weights[largest]} or more, or leave them out."
+    )
 
 
 def _loader(graphs: Sequence[LabelledGraph], **options: Any) -> DataLoader[LabelledGraph]:
@@ -56,6 +97,37 @@ def _loader(graphs: Sequence[LabelledGraph], **options: Any) -> DataLoader[Label
         generator=torch.Generator(),  # without one it draws from the global one
         **options,
     )
+
+
+class FilledBatches(Sampler[list[int]]):
+    """Batches that take frames in their order as long as the bound holds.
+
+    Its number of batches may be another one in each epoch, so it has no length.
+
+    sampler : the order; Lightning sets its epoch
+    weights : what each frame takes of the bound
+    bound : what a batch holds at most; a frame that takes more stands alone
+    """
+
+    def __init__(self, sampler: Iterable[int], weights: Sequence[int], bound: int) -> None:
+        self.sampler, self.weights, self.bound = sampler, weights, bound
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        room = self.bound
+        for k in self.sampler:
+            if batch and self.weights[k] > room:
+                yield batch
+                batch, room = [], self.bound
+            batch.append(k)
+            room -= self.weights[k]
+        if batch:
+            yield batch
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches the present epoch has."""
+        return sum(1 for _ in self)
 
 
 class _Shuffled(Sampler[int]):

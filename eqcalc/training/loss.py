@@ -18,7 +18,17 @@ from eqcalc.derivatives import (
 )
 from eqcalc.graph import AtomicGraph, sum_over_structures
 
-__all__ = ["LossFunction", "LossWeights", "Residuals", "error_counts", "loss", "residuals"]
+__all__ = [
+    "LossFunction",
+    "LossWeights",
+    "Residuals",
+    "error_counts",
+    "error_sums",
+    "known_counts",
+    "loss",
+    "mean_loss",
+    "residuals",
+]
 
 
 class LossWeights(NamedTuple):
@@ -92,21 +102,38 @@ def loss(found: Residuals, function: LossFunction, counts: Optional[Tensor] = No
         over; by default those that are there. With those of a whole batch, losses of its parts
         add up
     """
-    weights, deltas = function.weights, function.deltas
+    sums = error_sums(found, function)
+    return mean_loss(sums, known_counts(found) if counts is None else counts, function.weights)
+
+
+def mean_loss(sums: Tensor, counts: Tensor, weights: LossWeights) -> Tensor:
+    """Return the loss of sums (3,) of f(error) over as many energies, forces and stresses, ()."""
+    total = weights.energy * sums[0] / counts[0] + weights.forces * sums[1] / counts[1]
+    if weights.stress > 0:
+        total = total + weights.stress * sums[2] / counts[2].clamp(min=1)
+    return total
+
+
+def error_sums(found: Residuals, function: LossFunction) -> Tensor:
+    """Return the sums of f(error) over energies, forces and the stresses that are known, (3,)."""
     energy = found.energy_per_atom if function.per_atom_energy else found.energy
     # Zero in place of NaN before the square: NaN in a branch not taken spoils gradients.
-    is_known = torch.isfinite(found.stress)
-    stress = torch.where(is_known, found.stress, 0.0)
-    if counts is None:
-        n_errors = torch.tensor([energy.numel(), found.forces.numel()], dtype=torch.float64)
-        counts = torch.cat([n_errors.to(energy.device), is_known.sum().reshape(1)])
-    total = weights.energy * _of_errors(energy, function.kind, deltas.energy).sum() / counts[0]
-    forces = _of_errors(found.forces, function.kind, deltas.forces).sum()
-    total = total + weights.forces * forces / counts[1]
-    if weights.stress > 0:
-        terms = _of_errors(stress, function.kind, deltas.stress).sum()
-        total = total + weights.stress * terms / counts[2].clamp(min=1)
-    return total
+    stress = torch.where(torch.isfinite(found.stress), found.stress, 0.0)
+    errors = (energy, found.forces, stress)
+    return torch.stack(
+        [
+            _of_errors(each, function.kind, delta).sum()
+            for each, delta in zip(errors, function.deltas, strict=True)
+        ]
+    )
+
+
+def known_counts(found: Residuals) -> Tensor:
+    """Return how many energies, components of forces and of stress were compared, (3,), float64."""
+    n_errors = (found.energy.numel(), found.forces.numel())
+    counts = torch.tensor(n_errors, dtype=torch.float64, device=found.energy.device)
+    n_known = torch.isfinite(found.stress).sum().reshape(1)
+    return torch.cat([counts, n_known.to(torch.float64)])
 
 
 def error_counts(batch: LabelledGraph) -> Tensor:

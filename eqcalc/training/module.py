@@ -16,9 +16,10 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
 from eqcalc.training.gradients import LossGradients
-from eqcalc.training.loss import LossFunction, loss, residuals
+from eqcalc.training.loss import LossFunction, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
 from eqcalc.training.training_options import TrainingOptions
+from eqcalc.training.validation import ErrorTotals
 
 __all__ = ["PotentialModule"]
 
@@ -55,6 +56,7 @@ class PotentialModule(pl.LightningModule):
         self.seed = seed
         # Not submodules, and not copied with the averaged weights.
         self._gradients: dict[LossFunction, LossGradients] = {}
+        self._totals: dict[str, ErrorTotals] = {}
 
     @property
     def will_compile(self) -> bool:
@@ -114,58 +116,37 @@ class PotentialModule(pl.LightningModule):
             return
         self._optimizer().param_groups[0]["lr"] = stage.learning_rate
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin to add up errors: of new frames, and of old ones, where some are replayed."""
+        function = self.options.validation_function
+        self._totals = {
+            "validation": ErrorTotals(function, self.one_size),
+            "replay": ErrorTotals(function, one_size=False),
+        }
+
     def validation_step(
         self, batch: LabelledGraph, batch_index: int, dataloader_idx: int = 0
     ) -> None:
-        """Log loss and mean absolute errors of a batch, of the averaged weights.
-
-        The second loader holds old frames, whose errors have other names.
-        """
-        if dataloader_idx == 0:
-            self._log_validation(batch, batch_index)
-        else:
-            self._log_replay(batch, batch_index)
-
-    def _log_replay(self, batch: LabelledGraph, batch_index: int) -> None:
+        """Add the errors of the averaged weights on a batch; the second loader holds old frames."""
         with self._seeded(batch_index), torch.enable_grad():
             found = residuals(self.potential, batch, with_stress=self.options.needs_stress)
-        metrics = {
-            "replay_loss": loss(found, self.options.validation_function),
-            "replay_energy_per_atom_mae_mev": 1e3 * found.energy_per_atom.abs().mean(),
-            "replay_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
-        }
-        n_structures = batch.energy.shape[0]
-        for name, value in metrics.items():
-            self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
-
-    def _log_validation(self, batch: LabelledGraph, batch_index: int) -> None:
-        with self._seeded(batch_index), torch.enable_grad():
-            found = residuals(self.potential, batch, with_stress=self.options.needs_stress)
-        n_structures = batch.energy.shape[0]
-        energy = found.energy if self.one_size else found.energy_per_atom
-        name = "energy" if self.one_size else "energy_per_atom"
-        metrics = {
-            "validation_loss": loss(found, self.options.validation_function),
-            f"validation_{name}_mae_mev": 1e3 * energy.abs().mean(),
-            "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
-        }
-        for name, value in metrics.items():
-            self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
-        has_stress = torch.isfinite(batch.stress).all(dim=1)
-        if self.options.needs_stress and bool(has_stress.any()):  # molecules have none
-            value = 1e3 * found.stress[has_stress].abs().mean()
-            name, n_known = "validation_stress_mae_mev_per_a3", int(has_stress.sum())
-            self.log(name, value.detach(), batch_size=n_known, add_dataloader_idx=False)
+        list(self._totals.values())[dataloader_idx].add(found)
 
     def on_validation_epoch_end(self) -> None:
-        """Move the schedule on by an epoch."""
-        if self.trainer.sanity_checking:
-            return
-        scheduler = self.lr_schedulers()
-        value = float(self.trainer.callback_metrics["validation_loss"])
+        """Log loss and mean absolute errors over all frames; move the schedule on by an epoch."""
+        metrics = {
+            f"{role}_{name}": value
+            for role, totals in self._totals.items()
+            if len(totals.sums) > 0
+            for name, value in totals.metrics().items()
+        }
+        value = metrics["validation_loss"]
         self._refuse_divergence("validation", value)  # before a checkpoint is written
         warmth = self.options.warmth_after(self.global_step)
-        self.log("learning_rate", warmth * self._optimizer().param_groups[0]["lr"])
+        self.log_dict(
+            {**metrics, "learning_rate": warmth * self._optimizer().param_groups[0]["lr"]}
+        )
+        scheduler = self.lr_schedulers()
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(value)
         elif isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):

@@ -69,6 +69,7 @@ class MetricsFile(Callback):
         self.rows: list[dict[str, Any]] = []
         self.metrics: dict[str, float] = {}
         self._compiling_since: Optional[float] = None
+        self._counted: Optional[tuple[int, int]] = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the rows of a run that is resumed."""
@@ -120,8 +121,15 @@ class MetricsFile(Callback):
         self, trainer: pl.Trainer, epoch: int, batch: int, event: str = "", seconds: float = 0.0
     ) -> None:
         if self.progress is not None:
-            n_epochs, n_batches = trainer.max_epochs or 0, int(trainer.num_training_batches)
+            n_epochs, n_batches = trainer.max_epochs or 0, self._n_batches(trainer)
             self.progress(Report(epoch, n_epochs, batch, n_batches, self.metrics, event, seconds))
+
+    def _n_batches(self, trainer: pl.Trainer) -> int:
+        """Return how many batches the present epoch has, counted once."""
+        epoch = trainer.current_epoch
+        if self._counted is None or self._counted[0] != epoch:
+            self._counted = epoch, trainer.train_dataloader.batch_sampler.n_batches
+        return self._counted[1]
 
 
 def _rounded(value: float) -> float:

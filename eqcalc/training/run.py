@@ -20,7 +20,7 @@ from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import about_data, read_training_data, refuse_unfit_data
 from eqcalc.training.early_stop import EarlyStop, stopped_early
 from eqcalc.training.fine_tuning import LOSS_BEFORE, build_fine_tuning, resume_fine_tuning
-from eqcalc.training.loaders import training_batches, validation_batches
+from eqcalc.training.loaders import refuse_large_frames, training_batches, validation_batches
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.network import build_start
 from eqcalc.training.parent import open_parent
@@ -91,6 +91,9 @@ def train(
         start = resume_fine_tuning(config, data, replay, run.start_model)
     else:
         start = build_fine_tuning(config, data, replay, trust=trust)
+    refuse_large_frames(data.train.frames, start.train, config.training)
+    if replay is not None:
+        refuse_large_frames(replay.train.frames, start.replayed, config.training)
     odd += start.notes
     for note in odd:  # those of reading were said while reading
         warnings.warn(note, DataWarning, stacklevel=2)
@@ -116,12 +119,16 @@ def train(
         module,
         training_batches(
             start.train,
-            config.training.batch_size,
+            config.training,
             config.seed,
             replayed=start.replayed,
             fraction=0.0 if config.replay is None else config.replay.fraction,
         ),
-        [validation_batches(each) for each in (start.validation, start.replay_validation) if each],
+        [
+            validation_batches(each, config.training)
+            for each in (start.validation, start.replay_validation)
+            if each
+        ],
         run,
         [*early, metrics],
         resume=resume,

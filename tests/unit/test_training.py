@@ -534,7 +534,9 @@ def test_a_slow_average_does_not_keep_a_short_training_at_its_start(tmp_path):
 
 def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path, monkeypatch):
     losses = itertools.count(1.0)  # worse with every epoch
-    monkeypatch.setattr("eqcalc.training.module.loss", lambda *_: torch.tensor(next(losses)))
+    monkeypatch.setattr(
+        "eqcalc.training.validation.mean_loss", lambda *_: torch.tensor(next(losses))
+    )
     config = read_config(write_config(tmp_path, training__max_epochs=3))
     train(config, tmp_path / "run")
     epochs = {

@@ -70,7 +70,7 @@ def worse_from(epoch: int, monkeypatch) -> None:
         n = next(counter)
         return torch.tensor(1.0 / (1 + n) if n <= epoch else 1.0 + n)
 
-    monkeypatch.setattr("eqcalc.training.module.loss", loss)
+    monkeypatch.setattr("eqcalc.training.validation.mean_loss", loss)
 
 
 def test_a_training_stops_early_where_the_loss_falls_no_more(tmp_path, monkeypatch):
