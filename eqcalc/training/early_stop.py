@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from eqcalc.training.training_options import TrainingOptions
 
-__all__ = ["EarlyStop", "stopped_early"]
+__all__ = ["EarlyStop", "early_stop", "stopped_early"]
 
 
 class EarlyStop(EarlyStopping):
@@ -40,6 +40,11 @@ class EarlyStop(EarlyStopping):
         if self.stopped_epoch == 0:
             return ""
         return _message(self.stopped_epoch, self.patience)
+
+
+def early_stop(options: TrainingOptions) -> list[EarlyStop]:
+    """Return what ends a training early; nothing, where it shall not."""
+    return [] if options.early_stop_patience is None else [EarlyStop(options)]
 
 
 def stopped_early(checkpoint: Mapping[str, Any]) -> str:

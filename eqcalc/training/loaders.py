@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Union, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -12,6 +12,7 @@ from eqcalc.data import LabelledFrame
 from eqcalc.data.batches import LabelledGraph, collate
 from eqcalc.errors import DataError
 from eqcalc.training.batch_options import BatchOptions
+from eqcalc.training.team import ALONE, Team
 
 __all__ = [
     "FilledBatches",
@@ -31,6 +32,7 @@ def training_batches(
     *,
     replayed: Sequence[LabelledGraph] = (),
     fraction: float = 0.0,
+    team: Team = ALONE,
 ) -> DataLoader[LabelledGraph]:
     """Return batches whose order depends on nothing but the seed and the epoch.
 
@@ -39,12 +41,15 @@ def training_batches(
     options : the bound of a batch
     replayed : old frames, of which other ones are drawn in each epoch
     fraction : of the frames of an epoch that are old ones
+    team : processes that share the batches; a share without a frame is one frame without labels
     """
     n_drawn = n_replayed(len(graphs), fraction) if len(replayed) > 0 else 0
     order = _Shuffled(len(graphs), seed, len(replayed), n_drawn)
     every = [*graphs, *replayed]
     _, bound = options.batch_bound
-    return _loader(every, batch_sampler=FilledBatches(order, options.batch_weights(every), bound))
+    batches = FilledBatches(order, options.batch_weights(every), bound)
+    batches.team = team
+    return _loader(_Graphs(every), batch_sampler=batches)
 
 
 def n_replayed(n_frames: int, fraction: float) -> int:
@@ -90,7 +95,9 @@ def refuse_large_frames(
     )
 
 
-def _loader(graphs: Sequence[LabelledGraph], **options: Any) -> DataLoader[LabelledGraph]:
+def _loader(
+    graphs: Union[Sequence[LabelledGraph], Dataset[LabelledGraph]], **options: Any
+) -> DataLoader[LabelledGraph]:
     return DataLoader(
         cast("Dataset[LabelledGraph]", graphs),  # a list serves as one
         collate_fn=collate,
@@ -107,27 +114,49 @@ class FilledBatches(Sampler[list[int]]):
     sampler : the order; Lightning sets its epoch
     weights : what each frame takes of the bound
     bound : what a batch holds at most; a frame that takes more stands alone
+
+    A process of several sees its share of each batch; where that is empty, ``~k`` for a frame k.
     """
 
     def __init__(self, sampler: Iterable[int], weights: Sequence[int], bound: int) -> None:
         self.sampler, self.weights, self.bound = sampler, weights, bound
+        self.team = ALONE
 
     def __iter__(self) -> Iterator[list[int]]:
         batch: list[int] = []
         room = self.bound
         for k in self.sampler:
             if batch and self.weights[k] > room:
-                yield batch
+                yield self._share(batch)
                 batch, room = [], self.bound
             batch.append(k)
             room -= self.weights[k]
         if batch:
-            yield batch
+            yield self._share(batch)
+
+    def _share(self, batch: list[int]) -> list[int]:
+        return list(self.team.share(batch)) or [~batch[0]]
 
     @property
     def n_batches(self) -> int:
         """How many batches the present epoch has."""
         return sum(1 for _ in self)
+
+
+class _Graphs(Dataset[LabelledGraph]):
+    """Graphs by their numbers; ``~k`` is that of k without its labels, which teaches nothing."""
+
+    def __init__(self, graphs: Sequence[LabelledGraph]) -> None:
+        self._graphs = graphs
+
+    def __getitem__(self, k: int) -> LabelledGraph:
+        if k >= 0:
+            return self._graphs[k]
+        graph, *labels = self._graphs[~k]
+        return LabelledGraph(graph, *(torch.full_like(each, torch.nan) for each in labels))
+
+    def __len__(self) -> int:
+        return len(self._graphs)
 
 
 class _Shuffled(Sampler[int]):

@@ -16,8 +16,9 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
 from eqcalc.training.gradients import LossGradients
-from eqcalc.training.loss import LossFunction, residuals
+from eqcalc.training.loss import LossFunction, error_counts, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
+from eqcalc.training.team import ALONE
 from eqcalc.training.training_options import TrainingOptions
 from eqcalc.training.validation import ErrorTotals
 
@@ -36,6 +37,8 @@ class PotentialModule(pl.LightningModule):
         random numbers, so that a resumed run has those of an uninterrupted one
     one_size : all validation frames have as many atoms; else the error of total energies
         says nothing, and that per atom is logged
+
+    ``team`` says which of the processes that train together this one is.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class PotentialModule(pl.LightningModule):
         self.potential = potential
         self.options = options
         self.seed = seed
+        self.team = ALONE
         # Not submodules, and not copied with the averaged weights.
         self._gradients: dict[LossFunction, LossGradients] = {}
         self._totals: dict[str, ErrorTotals] = {}
@@ -99,8 +103,7 @@ class PotentialModule(pl.LightningModule):
             self._gradients[function] = LossGradients(
                 self.potential, function, self.options.compile
             )
-        with self._seeded(batch_index):
-            value = self._gradients[function](batch)
+        value = self._set_gradients(self._gradients[function], batch, batch_index)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
         self._step()
@@ -108,6 +111,22 @@ class PotentialModule(pl.LightningModule):
             "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
         )
         return value
+
+    def _set_gradients(
+        self, gradients: LossGradients, batch: LabelledGraph, batch_index: int
+    ) -> Tensor:
+        """Set the gradients of the whole batch, of which this may be a share; return its loss."""
+        is_empty = bool(torch.isnan(batch.energy).any())  # a frame that stands for none
+        counts = torch.zeros(3, dtype=torch.float64, device=batch.energy.device)
+        counts = self.team.total(counts if is_empty else error_counts(batch))
+        value = counts.new_zeros(())
+        if is_empty:
+            self.potential.zero_grad()
+        else:
+            with self._seeded(batch_index):
+                value = gradients(batch, counts)
+        self.team.add_gradients(self.potential.parameters())
+        return self.team.total(value)
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate that the second stage begins with, in its first epoch."""
@@ -140,6 +159,7 @@ class PotentialModule(pl.LightningModule):
             if len(totals.sums) > 0
             for name, value in totals.metrics().items()
         }
+        metrics = self.team.leader_s(metrics)
         value = metrics["validation_loss"]
         self._refuse_divergence("validation", value)  # before a checkpoint is written
         warmth = self.options.warmth_after(self.global_step)
@@ -163,7 +183,7 @@ class PotentialModule(pl.LightningModule):
 
     def _seeded(self, batch_index: int) -> AbstractContextManager[None]:
         # Around the network alone: what a caller's progress draws is the caller's.
-        seed = seed_of_batch(self.seed, self.trainer.current_epoch, batch_index)
+        seed = seed_of_batch(self.seed, self.trainer.current_epoch, batch_index) + self.team.rank
         return seeded(seed, self.device)
 
     def _refuse_divergence(self, kind: str, value: float) -> None:

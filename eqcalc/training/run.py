@@ -15,19 +15,22 @@ from eqcalc.errors import (
     OutputExistsError,
     UnknownModelError,
 )
+from eqcalc.evaluation.plots import parity_plot
+from eqcalc.files import write_whole
 from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import about_data, read_training_data, refuse_unfit_data
-from eqcalc.training.early_stop import EarlyStop, stopped_early
-from eqcalc.training.fine_tuning import LOSS_BEFORE, build_fine_tuning, resume_fine_tuning
-from eqcalc.training.loaders import refuse_large_frames, training_batches, validation_batches
-from eqcalc.training.module import PotentialModule
-from eqcalc.training.network import build_start
+from eqcalc.training.data import about_data, data_checksums
+from eqcalc.training.early_stop import early_stop, stopped_early
+from eqcalc.training.fine_tuning import LOSS_BEFORE
+from eqcalc.training.job import Job, build_job
+from eqcalc.training.log_file import TrainingLog
 from eqcalc.training.parent import open_parent
-from eqcalc.training.replay import read_replay, refuse_unfit_replay
+from eqcalc.training.pictures import compare_with_labels, learning_curve, require_pictures
+from eqcalc.training.processes import training_team
 from eqcalc.training.reports import MetricsFile, Progress, Report
 from eqcalc.training.trainer import fit
 from eqcalc.training.training_folder import TrainingFolder
+from eqcalc.versions import package_versions
 
 __all__ = ["train"]
 
@@ -44,8 +47,9 @@ def train(
     """Train and return the path of the best checkpoint.
 
     The folder receives ``metrics.csv``, ``best.ckpt`` (lowest validation loss,
-    averaged weights) and ``last.ckpt`` (to resume from). A resumed run gives what an
-    uninterrupted one would have given; where all epochs are done, nothing happens.
+    averaged weights), ``last.ckpt`` (to resume from), ``train.log`` and, at the end, pictures of
+    learning curve and errors. A resumed run gives what an uninterrupted one would have given;
+    where all epochs are done, nothing happens.
 
     Every graph is built once, and the network once, or twice where the training frames
     complete its options (:func:`eqcalc.training.network.build_start`). Random numbers depend
@@ -68,6 +72,8 @@ def train(
     GraphError : a frame has NaN positions or coincident atoms.
     ModelFileError : the checkpoint to resume from is damaged, or the model to start from.
     UnsupportedElementError : the model to start from does not know an element.
+    DeviceError : this machine does not have the devices.
+    ProcessError : one of several processes ended before the training did.
     NonFiniteError : the training diverged.
     OutputError : the folder takes no more, as on a full disk.
     OutputLostError : the folder, or a checkpoint in it, was removed meanwhile.
@@ -80,64 +86,91 @@ def train(
         _refuse_another_parent(run, config, trust)
         if _is_done(run, config, progress):
             return run.best_checkpoint
-    data = read_training_data(config)
-    replay = read_replay(config)
-    odd = refuse_unfit_data(config, data)
-    if replay is not None:
-        odd += refuse_unfit_replay(config, data, replay)
-    if not config.is_fine_tuning:
-        start = build_start(config, data)
-    elif resume:
-        start = resume_fine_tuning(config, data, replay, run.start_model)
-    else:
-        start = build_fine_tuning(config, data, replay, trust=trust)
-    refuse_large_frames(data.train.frames, start.train, config.training)
-    if replay is not None:
-        refuse_large_frames(replay.train.frames, start.replayed, config.training)
-    odd += start.notes
-    for note in odd:  # those of reading were said while reading
+        run.refuse_changed_data(data_checksums(config))
+    require_pictures()
+    config.training.device_of(0)
+    job = build_job(config, run, from_folder=resume, trust=trust)
+    for note in job.notes:  # those of reading were said while reading
         warnings.warn(note, DataWarning, stacklevel=2)
-    module = PotentialModule(
-        start.potential,
-        config.training,
-        start.architecture,
-        config.seed,
-        one_size=len({item.graph.n_owned for item in start.validation}) == 1,
-    )
-    parent = run.read_parent() if config.is_fine_tuning and resume else start.parent
-    read = [] if replay is None else replay.notes
-    run.prepare(
-        config, resume, about_data(data, [*read, *odd]), parent=parent, start_model=start.model
-    )
-    n_epochs = config.training.max_epochs
-    if progress is not None:
-        for line in start.said:
-            progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
+    parent = run.read_parent() if config.is_fine_tuning and resume else job.start.parent
+    read = [] if job.replay is None else job.replay.notes
+    about = about_data(job.data, [*read, *job.notes], data_checksums(config))
+    run.prepare(config, resume, about, parent=parent, start_model=job.start.model)
+    log = TrainingLog(run.log)
+    with log.until_its_end():
+        log.say(f"{'resumed' if resume else 'started'}: {_about_job(job)}")
+        for note in about["notes"]:
+            log.say(f"note: {note}")
+        _train(job, run, _both(log.show, progress), parent, resume=resume)
+    return run.best_checkpoint
+
+
+def _train(
+    job: Job,
+    run: TrainingFolder,
+    progress: Progress,
+    parent: Optional[Mapping[str, Any]],
+    *,
+    resume: bool,
+) -> None:
+    """Train, and leave checkpoints, metrics and pictures in the folder."""
+    options = job.config.training
+    n_epochs = options.max_epochs
+    for line in job.start.said:
+        progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
     metrics = MetricsFile(run.metrics, progress)
-    early = [EarlyStop(config.training)] * (config.training.early_stop_patience is not None)
-    fit(
-        module,
-        training_batches(
-            start.train,
-            config.training,
-            config.seed,
-            replayed=start.replayed,
-            fraction=0.0 if config.replay is None else config.replay.fraction,
-        ),
-        [
-            validation_batches(each, config.training)
-            for each in (start.validation, start.replay_validation)
-            if each
-        ],
-        run,
-        [*early, metrics],
-        resume=resume,
-    )
+    early = early_stop(options)
+    with training_team(job.config, run.path, resume=resume) as team:
+        job.module.team = team
+        fit(
+            job.module,
+            job.training_batches(team),
+            job.validation_batches(),
+            run,
+            [*early, metrics],
+            resume=resume,
+        )
     run.require_checkpoints()
     for line in (*(each.message for each in early), _about_gain(metrics, parent)):
-        if line and progress is not None:
+        if line:
             progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
-    return run.best_checkpoint
+    _draw(job, run, metrics)
+
+
+def _draw(job: Job, run: TrainingFolder, metrics: MetricsFile) -> None:
+    """Draw how the training went, and what its best checkpoint makes of the validation frames."""
+    name, stage = job.config.name, job.config.training.stage_two
+    started = None if stage is None else stage.start_epoch
+    write_whole(run.learning_curve, learning_curve(metrics.rows, name, started))
+    content, potential = read_checkpoint(run.best_checkpoint), job.start.potential.eval()
+    weights = {k.removeprefix("potential."): v for k, v in content["state_dict"].items()}
+    potential.load_state_dict(weights)
+    compared = compare_with_labels(
+        potential.cpu(),
+        list(job.validation_batches()[0]),
+        with_stress=job.config.training.needs_stress,
+    )
+    title = f"{name}, epoch {int(content['epoch']) + 1}, validation"
+    write_whole(run.parity, parity_plot(compared, title))
+
+
+def _both(log: Progress, progress: Optional[Progress]) -> Progress:
+    def show(report: Report) -> None:
+        log(report)
+        if progress is not None:
+            progress(report)
+
+    return show
+
+
+def _about_job(job: Job) -> str:
+    n_parameters = sum(p.numel() for p in job.module.parameters() if p.requires_grad)
+    frames = ", ".join(f"{len(found)} {role}" for role, found in job.data.by_role().items())
+    versions = ", ".join(f"{k} {v}" for k, v in package_versions("lightning").items())
+    return (
+        f"{job.config.name}, {job.start.architecture['name']} with {n_parameters} parameters, on "
+        f"frames: {frames}; {versions}"
+    )
 
 
 def _check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
@@ -160,7 +193,9 @@ def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
     changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
     # The optimiser goes on with what it began with; another value would be recorded, not used.
     # Only the number of epochs may grow, unless the schedule was planned for it.
-    free = {"compile"} if config.training.schedule == "cosine" else {"compile", "max_epochs"}
+    free = {"compile", "accelerator", "devices"}
+    if config.training.schedule != "cosine":
+        free.add("max_epochs")
     changed += [
         field.name
         for field in fields(config.training)

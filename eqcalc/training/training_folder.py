@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
-from eqcalc.errors import ConfigError, OutputError, OutputLostError
+from eqcalc.errors import ConfigError, OutputError, OutputLostError, listing
 from eqcalc.files import write_whole
 from eqcalc.training.config import OF_NO_FILE, TrainingConfig, read_config
+from eqcalc.versions import package_versions
 
 __all__ = ["EVENTS", "TrainingFolder"]
 
@@ -21,6 +22,7 @@ EVENTS = "tensorboard"
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
 _NETWORK, _START = "network.py", "start.pt"
+_LOG, _CURVE, _PARITY = "train.log", "learning_curve.png", "parity.png"
 
 
 class TrainingFolder:
@@ -29,7 +31,8 @@ class TrainingFolder:
     ``train.toml`` is the configuration as it was, with the keys that were set for the run,
     ``network.py`` the file of an architecture that is not eqcalc's own, ``start.pt`` the model that
     a fine-tuning begins with; ``manifest.json`` says when, from where and with which settings;
-    ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` are the training's.
+    ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` are the training's, ``train.log`` what it said,
+    ``learning_curve.png`` and ``parity.png`` its pictures.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +41,9 @@ class TrainingFolder:
         self.last_checkpoint = path / _LAST
         self.metrics = path / _METRICS
         self.start_model = path / _START
+        self.log = path / _LOG
+        self.learning_curve = path / _CURVE
+        self.parity = path / _PARITY
 
     def exists(self) -> bool:
         """Tell whether a run was ever started here."""
@@ -70,7 +76,7 @@ class TrainingFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for name in (_METRICS, _BEST, _LAST, _NETWORK, _START):
+                for name in (_METRICS, _BEST, _LAST, _NETWORK, _START, _LOG, _CURVE, _PARITY):
                     (self.path / name).unlink(missing_ok=True)
                 shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
@@ -85,6 +91,7 @@ class TrainingFolder:
             manifest = {
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),
+                "versions": package_versions("lightning"),
                 "settings": _settings(config),
                 **({} if data is None else {"data": dict(data)}),
                 **({} if parent is None else {"start_from": dict(parent)}),
@@ -141,6 +148,21 @@ class TrainingFolder:
                 f"the {_MANIFEST} of '{self.path}' does not say which model its training started "
                 "from; start the run again with --overwrite."
             ) from error
+
+    def refuse_changed_data(self, checksums: Mapping[str, str]) -> None:
+        """Compare data files with those that the run began with.
+
+        Raises
+        ------
+        ConfigError : one is another now; a run of an older version did not keep what it was.
+        """
+        begun = self._manifest().get("data", {}).get("sha256", {})
+        changed = [path for path, found in checksums.items() if begun.get(path, found) != found]
+        if changed:
+            raise ConfigError(
+                f"'{self.path}' cannot be resumed: {listing(changed)} has changed since the "
+                "training began. Put back what it was, or start a new run in another folder."
+            )
 
     def _manifest(self) -> Any:
         return json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Optional
 from eqcalc.errors import ConfigError
 from eqcalc.nn.arguments import require_positive
 from eqcalc.training.batch_options import BatchOptions
+from eqcalc.training.device_options import DeviceOptions
 from eqcalc.training.loss_options import LossOptions
 from eqcalc.training.optimizer_options import OptimizerOptions
 from eqcalc.training.sections import require_types
@@ -18,7 +19,7 @@ LEARNING_RATE, LEARNING_RATE_OF_FINE_TUNING = 1e-3, 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(LossOptions, OptimizerOptions, BatchOptions):
+class TrainingOptions(DeviceOptions, LossOptions, OptimizerOptions, BatchOptions):
     """Section ``[training]``: how to train.
 
     compile : trace loss and gradients into one compiled graph (minutes to start,
@@ -42,6 +43,7 @@ class TrainingOptions(LossOptions, OptimizerOptions, BatchOptions):
             begun = LEARNING_RATE if self.start_from is None else LEARNING_RATE_OF_FINE_TUNING
             object.__setattr__(self, "learning_rate", begun)
         self.check_batches()
+        self.check_devices()
         self.check_optimizer()
         self.check_loss()
         self._check_stages()

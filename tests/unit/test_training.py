@@ -457,9 +457,12 @@ def test_three_epochs_lower_the_loss_and_leave_a_whole_folder(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "best.ckpt",
         "last.ckpt",
+        "learning_curve.png",
         "manifest.json",
         "metrics.csv",
+        "parity.png",
         "tensorboard",
+        "train.log",
         "train.toml",
     }
     rows = metrics_of(tmp_path / "run")
