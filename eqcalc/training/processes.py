@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from eqcalc.errors import EqcalcError, ProcessError
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.team import ALONE, Team
+from eqcalc.training.team import ALONE, LostContact, Team
 
 __all__ = ["training_team"]
 
@@ -59,13 +59,10 @@ def training_team(config: TrainingConfig, folder: Path, *, resume: bool) -> Iter
                 yield Team(0, size)
             for other in others:
                 other.process.join(_PATIENCE_S)
-        except (EqcalcError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            # Else it is what is seen here of another process's end.
+        except LostContact as error:
             for other in others:
                 other.raise_its_error(error)
-            raise
+            raise ProcessError(f"the processes of the training lost contact: {error}") from error
         finally:
             torch.set_num_threads(n_threads)
             for other in others:
@@ -92,8 +89,8 @@ class _Other:
         if message != _READY:
             self._raise(message)
 
-    def raise_its_error(self, seen: Exception) -> None:
-        """Raise what ended the process, if something did; ``seen`` is what this one saw of it."""
+    def raise_its_error(self, seen: LostContact) -> None:
+        """Raise what ended the process, if something did."""
         self.process.join(_PATIENCE_S)
         message = self._message()
         if message is not None or self.process.exitcode not in (0, None):
@@ -163,6 +160,8 @@ def _work(
         _train_along(messages, team, replace(config), folder, meeting, resume)
     except EqcalcError as error:
         messages.send(error)
+    except LostContact:
+        pass  # another process says why
     except Exception:
         messages.send(traceback.format_exc().strip().rpartition("\n")[2])
         os._exit(1)  # what waits for other processes in its destructors would wait long

@@ -90,6 +90,8 @@ def train(
     require_pictures()
     config.training.device_of(0)
     job = build_job(config, run, from_folder=resume, trust=trust)
+    if resume:
+        _refuse_another_network(run, job)
     for note in job.notes:  # those of reading were said while reading
         warnings.warn(note, DataWarning, stacklevel=2)
     parent = run.read_parent() if config.is_fine_tuning and resume else job.start.parent
@@ -207,6 +209,27 @@ def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
             f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "
             "train.toml, or start a new run in another folder."
         )
+
+
+def _refuse_another_network(run: TrainingFolder, job: Job) -> None:
+    """Refuse a checkpoint whose weights are not those of this run's network."""
+    content, _ = _read_last(run)
+    built = job.module.state_dict()
+    found = content.get("state_dict", {})
+    if {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in built.items()}:
+        return
+    theirs, own = (
+        f"{architecture.get('name', 'unknown')} ({_shown(architecture)})"
+        for architecture in (content.get("architecture", {}), job.start.architecture)
+    )
+    raise ModelFileError(
+        f"'{run.last_checkpoint}' is of another network: {theirs}; this run's is {own}. Put back the "
+        "run's own checkpoint, or start the run again with --overwrite."
+    )
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items() if name != "name")
 
 
 def _refuse_another_parent(run: TrainingFolder, config: TrainingConfig, trust: bool) -> None:

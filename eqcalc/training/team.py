@@ -8,7 +8,8 @@ one process has, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,9 +17,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["ALONE", "Team"]
+__all__ = ["ALONE", "LostContact", "Team"]
 
 _Item = TypeVar("_Item")
+
+
+class LostContact(RuntimeError):
+    """Another process has ended: what it raised is the reason, if it could say so."""
+
+
+@contextmanager
+def _in_contact() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise
+        raise LostContact(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ class Team:
         if self.size == 1:
             return values
         values = values.clone()
-        dist.all_reduce(values)
+        with _in_contact():
+            dist.all_reduce(values)
         return values
 
     def leader_s(self, values: dict[str, float]) -> dict[str, float]:
@@ -54,7 +68,8 @@ class Team:
         if self.size == 1:
             return values
         content = [values]
-        dist.broadcast_object_list(content, src=0)
+        with _in_contact():
+            dist.broadcast_object_list(content, src=0)
         return content[0]
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -24,11 +24,13 @@ from eqcalc.training.training_folder import EVENTS, TrainingFolder
 __all__ = ["fit"]
 
 # Warnings of Lightning that mean nothing here: the folder is meant to hold the run, the graphs
-# are ready in memory, and the last one is between Lightning and torch.
+# are ready in memory, the third is between Lightning and torch, and errors are added up over
+# processes before they are logged.
 _EXPECTED_WARNINGS = (
     "Checkpoint directory .* exists and is not empty",
     r"The '\w+_dataloader' does not have many workers",
     r".*isinstance\(treespec, LeafSpec\)",
+    r"It is recommended to use `self\.log\(.*sync_dist=True",
 )
 
 
