@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Optional
 
-from eqcalc.errors import (
-    ConfigError,
-    DataWarning,
-    ModelFileError,
-    OutputExistsError,
-    UnknownModelError,
-)
+from eqcalc.errors import DataWarning
 from eqcalc.evaluation.plots import parity_plot
 from eqcalc.files import write_whole
-from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
+from eqcalc.training.checkpoints import read_checkpoint
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import about_data, data_checksums
-from eqcalc.training.early_stop import early_stop, stopped_early
+from eqcalc.training.early_stop import early_stop
 from eqcalc.training.fine_tuning import LOSS_BEFORE
 from eqcalc.training.job import Job, build_job
 from eqcalc.training.log_file import TrainingLog
-from eqcalc.training.parent import open_parent
 from eqcalc.training.pictures import compare_with_labels, learning_curve, require_pictures
 from eqcalc.training.processes import training_team
 from eqcalc.training.reports import MetricsFile, Progress, Report
+from eqcalc.training.resuming import (
+    check_folder,
+    is_done,
+    refuse_another_network,
+    refuse_another_parent,
+    refuse_another_run,
+)
 from eqcalc.training.trainer import fit
 from eqcalc.training.training_folder import TrainingFolder
 from eqcalc.versions import package_versions
@@ -80,18 +79,18 @@ def train(
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
     run = TrainingFolder(folder)
-    _check_folder(run, resume, overwrite)
+    check_folder(run, resume, overwrite)
     if resume:
-        _refuse_another_run(run, config)
-        _refuse_another_parent(run, config, trust)
-        if _is_done(run, config, progress):
+        refuse_another_run(run, config)
+        refuse_another_parent(run, config, trust)
+        if is_done(run, config, progress):
             return run.best_checkpoint
         run.refuse_changed_data(data_checksums(config))
     require_pictures()
     config.training.device_of(0)
     job = build_job(config, run, from_folder=resume, trust=trust)
     if resume:
-        _refuse_another_network(run, job)
+        refuse_another_network(run, job)
     for note in job.notes:  # those of reading were said while reading
         warnings.warn(note, DataWarning, stacklevel=2)
     parent = run.read_parent() if config.is_fine_tuning and resume else job.start.parent
@@ -175,80 +174,6 @@ def _about_job(job: Job) -> str:
     )
 
 
-def _check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ConfigError(
-            "--resume continues a run and --overwrite replaces it; give one of them, not both."
-        )
-    if resume and not run.last_checkpoint.exists():
-        raise ConfigError(f"there is nothing to resume: '{run.last_checkpoint}' does not exist.")
-    if run.exists() and not (resume or overwrite):
-        raise OutputExistsError(
-            f"'{run.path}' already holds a training run; pass --resume to continue it, "
-            "--overwrite to replace it, or another --output."
-        )
-
-
-def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
-    begun = run.read_config()
-    names = ["architecture", "data", "dtype", "replay", "seed"]
-    changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
-    # The optimiser goes on with what it began with; another value would be recorded, not used.
-    # Only the number of epochs may grow, unless the schedule was planned for it.
-    free = {"compile", "accelerator", "devices"}
-    if config.training.schedule != "cosine":
-        free.add("max_epochs")
-    changed += [
-        field.name
-        for field in fields(config.training)
-        if field.name not in free
-        and getattr(begun.training, field.name) != getattr(config.training, field.name)
-    ]
-    if changed:
-        raise ConfigError(
-            f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "
-            "train.toml, or start a new run in another folder."
-        )
-
-
-def _refuse_another_network(run: TrainingFolder, job: Job) -> None:
-    """Refuse a checkpoint whose weights are not those of this run's network."""
-    content, _ = _read_last(run)
-    built = job.module.state_dict()
-    found = content.get("state_dict", {})
-    if {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in built.items()}:
-        return
-    theirs, own = (
-        f"{architecture.get('name', 'unknown')} ({_shown(architecture)})"
-        for architecture in (content.get("architecture", {}), job.start.architecture)
-    )
-    raise ModelFileError(
-        f"'{run.last_checkpoint}' is of another network: {theirs}; this run's is {own}. Put back the "
-        "run's own checkpoint, or start the run again with --overwrite."
-    )
-
-
-def _shown(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items() if name != "name")
-
-
-def _refuse_another_parent(run: TrainingFolder, config: TrainingConfig, trust: bool) -> None:
-    """Refuse a parent of that name which is another one now; it may be gone."""
-    if not config.is_fine_tuning:
-        return
-    try:
-        found = open_parent(config, trust=trust)
-    except UnknownModelError:
-        return
-    begun = run.read_parent().get("parent's sha256")
-    if found.sha256 != begun:
-        raise ConfigError(
-            f"'{run.path}' cannot be resumed: '{found.path}', which start_from names, is another "
-            f"model now (its sha256 was {str(begun)[:12]}..., now {found.sha256[:12]}...). Put "
-            "back what it was, or start a new run in another folder."
-        )
-
-
 def _about_gain(metrics: MetricsFile, parent: Optional[Mapping[str, Any]]) -> str:
     """Return what to say where a fine-tuning made nothing better."""
     before = None if parent is None else parent.get(LOSS_BEFORE)
@@ -260,35 +185,3 @@ def _about_gain(metrics: MetricsFile, parent: Optional[Mapping[str, Any]]) -> st
         f"from (loss {min(losses):.3g}, before {float(before):.3g}): take that one, or try a lower "
         "learning_rate or more frames"
     )
-
-
-def _is_done(run: TrainingFolder, config: TrainingConfig, progress: Optional[Progress]) -> bool:
-    """Tell whether nothing is left to train, and say so of a run that had stopped early."""
-    checkpoint, n_done = _read_last(run)
-    n_wanted = config.training.max_epochs
-    if n_done > n_wanted:
-        raise ConfigError(f"{n_done} epochs are already done; max_epochs is {n_wanted}, raise it.")
-    message = stopped_early(checkpoint)
-    if message and progress is not None:
-        progress(Report(n_done, n_wanted, 0, 0, {}, "end", message=message))
-    return bool(message) or n_done == n_wanted
-
-
-def _read_last(run: TrainingFolder) -> tuple[dict[str, Any], int]:
-    """Return the last checkpoint and how many epochs it has behind it."""
-    path = run.last_checkpoint
-    try:
-        # It holds the number of the last one, from 0.
-        content = read_checkpoint(path)
-        return content, int(content["epoch"]) + 1
-    except (ModelFileError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, ModelFileError) else f"no epoch in it: {error}"
-        n_best = whole_epoch(run.best_checkpoint)
-        other = ""
-        if n_best is not None:
-            best = f"'{run.best_checkpoint}', which is whole"
-            other = f"copy {best}, over it to go on from epoch {n_best}, or "
-        raise ModelFileError(
-            f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
-            f"{other}start the run again with --overwrite."
-        ) from error
