@@ -103,19 +103,22 @@ class PotentialModule(pl.LightningModule):
             self._gradients[function] = LossGradients(
                 self.potential, function, self.options.compile
             )
-        value = self._set_gradients(self._gradients[function], batch, batch_index)
+        value, n_structures = self._set_gradients(self._gradients[function], batch, batch_index)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
         self._step()
-        self.log(
-            "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
-        )
+        self.log("train_loss", value, on_step=False, on_epoch=True, batch_size=n_structures)
         return value
 
     def _set_gradients(
         self, gradients: LossGradients, batch: LabelledGraph, batch_index: int
-    ) -> Tensor:
-        """Set the gradients of the whole batch, of which this may be a share; return its loss."""
+    ) -> tuple[Tensor, int]:
+        """Set the gradients of the whole batch, of which this may be a share.
+
+        Returns
+        -------
+        its loss, (), and how many structures it has
+        """
         is_empty = bool(torch.isnan(batch.energy).any())  # a frame that stands for none
         counts = torch.zeros(3, dtype=torch.float64, device=batch.energy.device)
         counts = self.team.total(counts if is_empty else error_counts(batch))
@@ -126,7 +129,7 @@ class PotentialModule(pl.LightningModule):
             with self._seeded(batch_index):
                 value = gradients(batch, counts)
         self.team.add_gradients(self.potential.parameters())
-        return self.team.total(value)
+        return self.team.total(value), int(counts[0])
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate that the second stage begins with, in its first epoch."""

@@ -136,10 +136,15 @@ def _set_ticks(panels: Sequence[Any]) -> None:
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in panels:
         low, high = panel.get_ylim()
-        if panel.get_yscale() == "log" and high < 100 * low:  # "10^1" alone says little
-            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
+        if panel.get_yscale() != "log" or high > 100 * low:
+            continue
+        # Powers of ten alone would say little, or nothing.
+        if high < 3 * low:
+            panel.set_yscale("linear")
+            continue
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _value(row: Mapping[str, Any], name: str) -> float:
