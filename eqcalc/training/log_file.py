@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -50,11 +50,10 @@ class TrainingLog:
             self.say("complete")
         except OutputError:
             raise  # the file takes no more either
-        except KeyboardInterrupt:
-            self.say("interrupted")
-            raise
-        except Exception as error:
-            self.say(f"failed: {type(error).__name__}: {error}")
+        except (KeyboardInterrupt, Exception) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            with suppress(OutputError):  # the user needs the first reason
+                self.say("interrupted" if stopped else f"failed: {type(error).__name__}: {error}")
             raise
         finally:
             self._file.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -124,6 +125,7 @@ def _mark_best(
     panels: Sequence[Any], epochs: Sequence[int], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     losses = [_value(row, "validation_loss") for row in rows]
+    losses = [math.inf if math.isnan(loss) else loss for loss in losses]
     best = min(range(len(rows)), key=losses.__getitem__)
     for panel in panels[:-1]:
         label = f"best, epoch {epochs[best]}" if panel is panels[0] else None
