@@ -68,8 +68,8 @@ def learning_curve(
     _mark_best(panels, epochs, rows)
     if stage_two is not None and len(epochs) > 1:
         for panel in panels:
-            label = "second stage" if panel is panels[0] else None
-            panel.axvline(stage_two + 1, color=GREY, linestyle="--", linewidth=1.0, label=label)
+            name = "second stage" if panel is panels[0] else ""
+            panel.axvline(stage_two + 1, color=GREY, linestyle="--", linewidth=1.0, label=name)
     _set_ticks(panels)
     legend_above(panels[0])
     figure.suptitle(title, fontsize=10, color="0.3", x=0.02, ha="left")
@@ -128,7 +128,7 @@ def _mark_best(
     losses = [math.inf if math.isnan(loss) else loss for loss in losses]
     best = min(range(len(rows)), key=losses.__getitem__)
     for panel in panels[:-1]:
-        label = f"best, epoch {epochs[best]}" if panel is panels[0] else None
+        label = f"best, epoch {epochs[best]}" if panel is panels[0] else ""
         panel.axvline(epochs[best], color=ORANGE, linestyle=":", linewidth=1.2, label=label)
 
 

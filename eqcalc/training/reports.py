@@ -7,12 +7,14 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
 
 from eqcalc.files import write_whole
+from eqcalc.training.loaders import FilledBatches
 
 __all__ = ["METRICS", "MetricsFile", "Progress", "Report"]
 
@@ -128,7 +130,8 @@ class MetricsFile(Callback):
         """Return how many batches the present epoch has, counted once."""
         epoch = trainer.current_epoch
         if self._counted is None or self._counted[0] != epoch:
-            self._counted = epoch, trainer.train_dataloader.batch_sampler.n_batches
+            loader = cast("DataLoader[Any]", trainer.train_dataloader)
+            self._counted = epoch, cast("FilledBatches", loader.batch_sampler).n_batches
         return self._counted[1]
 
 

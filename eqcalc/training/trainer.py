@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +19,7 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import EqcalcError, OutputError, OutputLostError
 from eqcalc.training.averaging import warming_average
 from eqcalc.training.checkpoints import whole_epoch
+from eqcalc.training.loaders import FilledBatches
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.training_folder import EVENTS, TrainingFolder
 
@@ -57,7 +59,8 @@ def fit(
     """
     if resume:
         # Lightning draws the first batch before it sets the epoch that the order depends on.
-        train.batch_sampler.sampler.set_epoch(whole_epoch(run.last_checkpoint))
+        batches = cast("FilledBatches", train.batch_sampler)
+        cast("Any", batches.sampler).set_epoch(whole_epoch(run.last_checkpoint))
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Lightning enables gradients and leaves them so.
     with warnings.catch_warnings(), torch.enable_grad(), _quiet_event_writer():
