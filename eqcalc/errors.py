@@ -32,6 +32,7 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "OutputLostError",
+    "ProcessError",
     "StructureError",
     "UnknownArchitectureError",
     "UnknownCommandError",
@@ -146,6 +147,10 @@ class HostError(EqcalcError, ConnectionError):
 
 class CheckpointError(EqcalcError, RuntimeError):
     """A run's checkpoint that is missing or damaged, or does not fit what shall go on from it."""
+
+
+class ProcessError(EqcalcError, RuntimeError):
+    """A process of a training with several that ended before the others."""
 
 
 class MissingDependencyError(EqcalcError, ImportError):

@@ -29,7 +29,7 @@ _ELSEWHERE = {
 }
 """Arguments of the package -> the parameter of a verb that they are filled from."""
 
-_SPELLED = {"trajectory_format": "--format", "n_frames": "--frames"}
+_SPELLED = {"trajectory_format": "--format", "n_frames": "--frames", "settings": "--set"}
 """Parameters whose option has another name."""
 
 

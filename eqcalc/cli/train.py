@@ -26,8 +26,27 @@ _MOST_LINES = 100  # of a run whose output is no terminal
 _LONGEST_SILENCE_S = 60.0
 
 
+def _print_config_help(wanted: bool) -> None:
+    if not wanted:
+        return
+    from eqcalc.cli.config_help import print_config_help
+
+    print_config_help()
+    raise typer.Exit
+
+
 def train(
     config: Annotated[Path, typer.Argument(help="Training file, such as train.toml.")],
+    settings: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Set a key as if it stood in the file, such as training.max_epochs=5; may be "
+            "given several times.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Optional[Path],
         typer.Option(
@@ -43,16 +62,27 @@ def train(
     ] = False,
     trust: Trust = False,
     quiet: Quiet = False,
+    help_config: Annotated[
+        bool,
+        typer.Option(
+            "--help-config",
+            help="List every key of a training file, with type, default and meaning.",
+            callback=_print_config_help,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
     """Train a potential; leaves a folder with metrics.csv, best.ckpt and last.ckpt.
 
     Example: [bold]eqcalc train models/painn-ethanol/train.toml[/bold]
 
+    With one key set: [bold]eqcalc train train.toml --set training.max_epochs=5[/bold]
+
     Ctrl-C ends the training after the present step; --resume goes on from the last epoch.
     """
     from eqcalc.training.config import read_config
 
-    settings = read_config(config)
+    chosen = read_config(config, overrides=settings or ())
     for package in ("lightning.pytorch", "tensorboard"):
         import_extra(package, "train", "training")
     import torch
@@ -62,12 +92,12 @@ def train(
     _silence_lightning()
     from eqcalc.training.run import train as run_training
 
-    folder = output if output is not None else Path("runs") / settings.name
+    folder = output if output is not None else Path("runs") / chosen.name
     stop = _Interrupts()
     try:
         with stop, _EpochProgress() as display:
             best = run_training(
-                settings,
+                chosen,
                 folder,
                 resume=resume,
                 overwrite=overwrite,
@@ -83,8 +113,8 @@ def train(
         )
         raise typer.Exit(128 + stop.number) from interrupt
     if not display.started:
-        say(f"nothing left to do: all {settings.training.max_epochs} epochs are done.")
-    say(f"best checkpoint: {best}\nnext: eqcalc export {folder} models/{settings.name}")
+        say(f"nothing left to do: all {chosen.training.max_epochs} epochs are done.")
+    say(f"best checkpoint: {best}\nnext: eqcalc export {folder} models/{chosen.name}")
 
 
 class _Interrupts:

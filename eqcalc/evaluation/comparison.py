@@ -25,7 +25,7 @@ from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, DataError, DataWarning, NotEnoughMemoryError
 from eqcalc.graph import sum_over_structures
 
-__all__ = ["Comparison", "Errors", "Quantity", "evaluate"]
+__all__ = ["Comparison", "Errors", "Quantity", "comparison_of", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,9 @@ def evaluate(
             DataWarning,
             stacklevel=2,
         )
-    return _comparison(len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)])
+    return comparison_of(
+        len(frames), [np.concatenate(column) for column in zip(*rows, strict=True)]
+    )
 
 
 def _graphs(model: Model, frames: Sequence[LabelledFrame], source: str) -> Iterator[LabelledGraph]:
@@ -189,7 +191,14 @@ def _named(numbers: range, source: str) -> str:
     return frames + (f" of {source}" if source else "")
 
 
-def _comparison(n_frames: int, columns: Sequence[NDArray]) -> Comparison:
+def comparison_of(n_frames: int, columns: Sequence[NDArray]) -> Comparison:
+    """Return what predictions and labels come to.
+
+    Parameters
+    ----------
+    columns : energies and their labels (n_frames,), numbers of atoms (n_frames,), forces and their
+        labels (n_atoms, 3), stresses and their labels (n_frames, 6); NaN where there is no label
+    """
     energy, energy_label, sizes, forces, forces_label, stress, stress_label = columns
     return Comparison(
         n_frames=n_frames,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 from datetime import datetime, timezone
@@ -13,12 +12,12 @@ from typing import Any
 
 from ase import Atoms
 
-from eqcalc import __version__
 from eqcalc.errors import OutputError, OutputLostError
 from eqcalc.files import write_whole
 from eqcalc.simulate.interrupts import StopRequested
+from eqcalc.versions import package_versions
 
-__all__ = ["RunManifest", "earlier_parts", "engine_fields", "package_versions"]
+__all__ = ["RunManifest", "earlier_parts", "engine_fields"]
 
 
 _RESERVE = 1000  # bytes, for what the end of a run adds where the disk is full by then
@@ -137,12 +136,6 @@ def engine_fields(atoms: Atoms) -> dict[str, Any]:
     """
     facts = getattr(atoms.calc, "engine_facts", None)
     return {} if facts is None else {"engine": facts(len(atoms))}
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of eqcalc and of what its numbers depend on."""
-    names = ("torch", "ase", "numpy")
-    return {"eqcalc": __version__, **{name: importlib.metadata.version(name) for name in names}}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

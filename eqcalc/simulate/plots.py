@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eqcalc.errors import import_extra
+from eqcalc.figures import BLUE, GREEN, GREY, ORANGE, legend_above, png_of, stacked_panels
 from eqcalc.files import write_whole
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "ENOUGH_FOR_A_MEAN",
@@ -26,9 +21,6 @@ __all__ = [
 
 ENOUGH_FOR_A_MEAN = 20
 """Frames below which a mean temperature is mostly chance, and not shown."""
-
-# Okabe and Ito's colours, told apart by colour-blind readers.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
 Table = dict[str, NDArray[np.float64]]
 
@@ -58,25 +50,26 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
     """
     volume = table.get("volume_A3")
     with_volume = volume is not None and bool(np.ptp(volume) > 0)
-    figure, panels = _figure(3 if with_volume else 2)
+    require_plots()
+    figure, panels = stacked_panels(3 if with_volume else 2)
     time_ps = table["time_fs"] / 1000
     for name, label, color in (
-        ("potential_energy_eV", "potential", _BLUE),
-        ("total_energy_eV", "total", _ORANGE),
+        ("potential_energy_eV", "potential", BLUE),
+        ("total_energy_eV", "total", ORANGE),
     ):
         change = 1000 * (table[name] - table[name][0]) / n_atoms
         panels[0].plot(time_ps, change, color=color, label=label, linewidth=1.2)
     panels[0].set_ylabel("energy change\n(meV/atom)")
-    _legend(panels[0])
+    legend_above(panels[0])
 
     temperature = table["temperature_K"]
-    panels[1].plot(time_ps, temperature, color=_GREEN, linewidth=1.0, alpha=0.55)
+    panels[1].plot(time_ps, temperature, color=GREEN, linewidth=1.0, alpha=0.55)
     if len(temperature) >= ENOUGH_FOR_A_MEAN:
         second_half = temperature[len(temperature) // 2 :].mean()
         panels[1].plot(
             time_ps,
             running_mean(temperature),
-            color=_GREEN,
+            color=GREEN,
             linewidth=1.8,
             label=f"running mean (second half: {second_half:.0f} K)",
         )
@@ -85,24 +78,24 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
         panels[1].plot(
             time_ps,
             table["target_temperature_K"],
-            color=_GREY,
+            color=GREY,
             linestyle="--",
             linewidth=1.0,
             label=label,
         )
     elif goal_K is not None:
         panels[1].axhline(
-            goal_K, color=_GREY, linestyle="--", linewidth=1.0, label=f"thermostat {goal_K:g} K"
+            goal_K, color=GREY, linestyle="--", linewidth=1.0, label=f"thermostat {goal_K:g} K"
         )
     panels[1].set_ylabel("temperature (K)")
-    _legend(panels[1])
+    legend_above(panels[1])
     if volume is not None and with_volume:
-        panels[2].plot(time_ps, volume / n_atoms, color=_GREY, linewidth=1.2)
+        panels[2].plot(time_ps, volume / n_atoms, color=GREY, linewidth=1.2)
         panels[2].set_ylabel("volume\n(Å³/atom)")
         # "+1.1e1" above the axis is easily missed, and the volume is then misread.
         panels[2].ticklabel_format(axis="y", useOffset=False)
     panels[-1].set_xlabel("time (ps)")
-    _save(figure, path)
+    write_whole(path, png_of(figure))
 
 
 def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> None:
@@ -117,61 +110,34 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
     ------
     OutputError : the file cannot be written.
     """
-    figure, panels = _figure(2)
+    require_plots()
+    figure, panels = stacked_panels(2)
     from matplotlib.ticker import MaxNLocator  # present, where there is a figure
 
     step = table["step"]
     name = "enthalpy_eV" if "enthalpy_eV" in table else "energy_eV"
     change = 1000 * (table[name] - table[name][-1]) / n_atoms
-    panels[0].plot(step, change, color=_BLUE, marker=".", markersize=4, linewidth=1.2)
+    panels[0].plot(step, change, color=BLUE, marker=".", markersize=4, linewidth=1.2)
     panels[0].set_ylabel(f"{name.removesuffix('_eV')} above the last\n(meV/atom)")
     panels[1].plot(
         step,
         table["fmax"],
-        color=_ORANGE,
+        color=ORANGE,
         marker=".",
         markersize=4,
         linewidth=1.2,
         label="largest force",
     )
     panels[1].axhline(
-        fmax, color=_GREY, linestyle="--", linewidth=1.0, label=f"converged below {fmax:g}"
+        fmax, color=GREY, linestyle="--", linewidth=1.0, label=f"converged below {fmax:g}"
     )
     if (table["fmax"] > 0).all():  # a logarithm of an exact zero does not exist
         panels[1].set_yscale("log")
     panels[1].set_ylabel("force (eV/Å)")
-    _legend(panels[1])
+    legend_above(panels[1])
     panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].set_xlabel("step")
-    _save(figure, path)
-
-
-def _figure(n_panels: int) -> tuple[Figure, list[Axes]]:
-    # A bare Figure: pyplot would keep it alive and pick a backend for the process.
-    require_plots()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 2.1 * n_panels + 0.6), dpi=150, layout="constrained")
-    panels = list(np.atleast_1d(figure.subplots(n_panels, sharex=True)))
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.margins(x=0.01)
-    figure.align_ylabels(panels)
-    return figure, panels
-
-
-def _legend(panel: Axes) -> None:
-    if not panel.get_legend_handles_labels()[0]:
-        return  # matplotlib warns about a legend of nothing
-    panel.legend(
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        borderaxespad=0.1,
-    )
+    write_whole(path, png_of(figure))
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -181,9 +147,3 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    write_whole(path, image.getvalue())

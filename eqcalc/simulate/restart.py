@@ -18,8 +18,9 @@ from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.guard_settings import GuardSettings
 from eqcalc.simulate.integrators import integrator_state, restore_integrator
-from eqcalc.simulate.manifest import engine_fields, package_versions
+from eqcalc.simulate.manifest import engine_fields
 from eqcalc.simulate.settings import MDSettings
+from eqcalc.versions import package_versions
 
 __all__ = [
     "RunLock",

@@ -6,19 +6,21 @@ Paths in the file are relative to the file.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Optional, Union, cast
+from typing import Any, Optional, Union
 
 from eqcalc import architectures
 from eqcalc.data.statistics import METHODS
 from eqcalc.errors import ConfigError, did_you_mean
-from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
+from eqcalc.nn.arguments import require_at_least
 from eqcalc.training.data_options import DataOptions, ReplayOptions
+from eqcalc.training.loss_options import StageTwoOptions
+from eqcalc.training.overrides import to_toml, with_overrides
 from eqcalc.training.sections import read_section, require_types
+from eqcalc.training.training_options import TrainingOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,110 +29,25 @@ else:
 
 __all__ = ["DataOptions", "ReplayOptions", "TrainingConfig", "TrainingOptions", "read_config"]
 
-SCHEDULES = ("plateau", "cosine")
-
-LEARNING_RATE, LEARNING_RATE_OF_FINE_TUNING = 1e-3, 1e-4
-
 _OF_THE_FILE = ("kept", "shifted")
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Section ``[training]``: how to train.
-
-    learning_rate : that the schedule begins with; 1e-3 by default, 1e-4 with ``start_from``
-    energy_weight : of the mean squared energy error per atom, (eV/atom)⁻²
-    forces_weight : of the mean squared force component error, (eV/Å)⁻²
-    stress_weight : of the mean squared stress component error, (eV/Å³)⁻²
-    schedule : "plateau" (factor and patience on the validation loss) or "cosine"
-    ema_decay : of the weights' moving average, which is what is validated and saved; smaller
-        over the first steps, see :mod:`eqcalc.training.averaging`
-    compile : trace loss and gradients into one compiled graph (minutes to start,
-        several times faster steps)
-    start_from : a model whose weights the training begins with, a shipped one's name or a file
-    freeze : parameters that keep the values of that file, by patterns of their names, see
-        :mod:`eqcalc.training.freezing`
-    zbl_cutoff : Å; within it nuclei repel each other by ZBL (:mod:`eqcalc.nn.zbl`), and the network
-        learns the rest. A fine-tuning has what its file has
-    """
-
-    batch_size: int = 5
-    max_epochs: int = 1000
-    learning_rate: Optional[float] = None
-    energy_weight: float = 1.0
-    forces_weight: float = 1.0
-    stress_weight: float = 0.0
-    schedule: str = "plateau"
-    plateau_factor: float = 0.8
-    plateau_patience: int = 25
-    min_learning_rate: float = 1e-6
-    ema_decay: float = 0.999
-    gradient_clip: float = 10.0
-    weight_decay: float = 0.0
-    compile: bool = False
-    start_from: Optional[str] = None
-    freeze: tuple[str, ...] = ()
-    zbl_cutoff: Optional[float] = None
-
-    def __post_init__(self) -> None:
-        require_types(type(self), vars(self), "[training]")
-        if not all(isinstance(pattern, str) for pattern in self.freeze):
-            raise ConfigError(
-                f"freeze in [training] must be an array of strings, found {self.freeze!r}."
-            )
-        if self.freeze and self.start_from is None:
-            raise ConfigError(
-                "freeze keeps parameters of the model that start_from names; without it they would "
-                "stay random numbers. Give start_from, or leave freeze out."
-            )
-        if self.zbl_cutoff is not None:
-            require_positive(zbl_cutoff=self.zbl_cutoff)
-            if self.start_from is not None:
-                raise ConfigError(
-                    "zbl_cutoff does not go with start_from: the repulsion of nuclei is that of "
-                    "the file that the training starts from."
-                )
-        if self.learning_rate is None:
-            begun = LEARNING_RATE if self.start_from is None else LEARNING_RATE_OF_FINE_TUNING
-            object.__setattr__(self, "learning_rate", begun)
-        require_at_least(1, batch_size=self.batch_size, max_epochs=self.max_epochs)
-        require_at_least(0, plateau_patience=self.plateau_patience)
-        require_positive(
-            learning_rate=self.first_learning_rate,
-            gradient_clip=self.gradient_clip,
-            min_learning_rate=self.min_learning_rate,
-        )
-        require_choice(SCHEDULES, schedule=self.schedule)
-        for name in ("ema_decay", "plateau_factor"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in (0, 1), found {getattr(self, name)}.")
-        weights = (self.energy_weight, self.forces_weight, self.stress_weight)
-        if not all(0 <= weight < math.inf for weight in weights) or max(weights) == 0:
-            raise ConfigError(
-                f"loss weights must be >= 0, finite and not all zero, found {weights} for "
-                "energy, forces, stress."
-            )
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay must be >= 0, found {self.weight_decay}.")
-
-    @property
-    def first_learning_rate(self) -> float:
-        """The learning rate that the schedule begins with."""
-        return cast("float", self.learning_rate)  # None was replaced
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """A whole training file.
 
-    name : of the model; licence, description : for its card
+    name : of the model
+    description, licence : for its card
     seed : of weights and batch order
-    dtype : "float32" or "float64", of the weights; by default "float32", with ``start_from``
-        None, which means that of its file
+    dtype : of the weights, "float32" or "float64"; by default "float32", with ``start_from``
+        that of its file
     architecture : ``name`` and the options of its Config, by their own names or those that
         all networks share (``cutoff``, ``n_channels``, ...); ``file`` is the Python file of
         an architecture that is not eqcalc's own. With ``start_from`` all of it may be left out
-    replay : old frames, with ``start_from`` only
+    data, training, replay : the sections of these names; replay with ``start_from`` only
+    folder : what paths of the file are relative to
+    source : the file
+    text : of the file, with the keys that were set for this run
     """
 
     name: str
@@ -142,8 +59,9 @@ class TrainingConfig:
     dtype: Optional[str] = None
     description: str = ""
     licence: str = ""
-    folder: Path = Path()  # what its paths are relative to
-    source: Optional[Path] = None  # the file
+    folder: Path = Path()
+    source: Optional[Path] = None
+    text: str = ""
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self), "the training file")
@@ -238,33 +156,52 @@ class TrainingConfig:
         return [self.resolve(one) for one in ([path] if isinstance(path, str) else path)]
 
 
-def read_config(path: Path, folder: Optional[Path] = None) -> TrainingConfig:
+OF_NO_FILE = ("folder", "source", "text")
+"""Fields of a :class:`TrainingConfig` that are no keys of a training file."""
+
+SECTIONS: dict[str, type] = {
+    "data": DataOptions,
+    "training": TrainingOptions,
+    "training.stage_two": StageTwoOptions,
+    "replay": ReplayOptions,
+}
+"""Tables of a training file whose keys are known; those of ``[architecture]`` are its network's."""
+
+
+def read_config(
+    path: Path, folder: Optional[Path] = None, overrides: Sequence[str] = ()
+) -> TrainingConfig:
     """Read and check a training file.
 
     Parameters
     ----------
     folder : what its paths are relative to; the file's own folder by default
+    overrides : keys that are set for this run, each as ``section.key=value``; see
+        :func:`eqcalc.training.overrides.with_overrides`
 
     Raises
     ------
     ConfigError : the file is missing, is no TOML, or has an unknown key or bad value.
     """
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        text = Path(path).read_bytes().decode()
+        content = tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no training file '{path}'.") from error
     except OSError as error:
         raise ConfigError(f"cannot read the training file '{path}': {error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    sections: dict[str, type] = {
-        "data": DataOptions,
-        "training": TrainingOptions,
-        "replay": ReplayOptions,
-    }
-    for name, options in sections.items():
-        if name in content:
-            content[name] = read_section(options, content[name], f"[{name}] of {path}")
-    origin = {"folder": folder if folder is not None else Path(path).parent, "source": Path(path)}
+    if overrides:
+        content = with_overrides(content, overrides)
+        text = f"# {Path(path).name} with {', '.join(overrides)}\n\n{to_toml(content)}"
+    # What lies inside another section comes first.
+    for name in sorted(SECTIONS, key=lambda name: -name.count(".")):
+        *outer, key = name.split(".")
+        table = content
+        for each in outer:
+            table = table.get(each, {})
+        if isinstance(table, dict) and key in table:
+            table[key] = read_section(SECTIONS[name], table[key], f"[{name}] of {path}")
+    origin = dict(zip(OF_NO_FILE, (folder or Path(path).parent, Path(path), text), strict=True))
     return read_section(TrainingConfig, content, str(path), origin)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 from ase.data import chemical_symbols
 
 from eqcalc.data import Dataset, LabelledFrame, random_split, read_dataset
+from eqcalc.data.data_files import find_files
 from eqcalc.data.duplicates import shared_structures
 from eqcalc.data.plausibility import energy_findings
 from eqcalc.errors import ConfigError, DataError, listing
@@ -16,6 +19,7 @@ from eqcalc.training.config import TrainingConfig
 __all__ = [
     "TrainingData",
     "about_data",
+    "data_checksums",
     "named",
     "read_training_data",
     "refuse_missing_labels",
@@ -99,13 +103,40 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
     return _refuse_shared_structures(config, data) + _refuse_outliers(config, data)
 
 
-def about_data(data: TrainingData, odd: Sequence[str]) -> dict[str, Any]:
-    """Return what a run's manifest says of its data; ``odd`` are notes beside those of reading."""
+def about_data(
+    data: TrainingData, odd: Sequence[str], checksums: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a run's manifest says of its data.
+
+    Parameters
+    ----------
+    odd : notes beside those of reading
+    checksums : sha256 of every file
+    """
     content: dict[str, Any] = {
         role: {"source": found.source, "frames": len(found), "units": found.units}
         for role, found in data.by_role().items()
     }
-    return {**content, "notes": [*data.notes, *odd]}
+    return {**content, "sha256": dict(checksums), "notes": [*data.notes, *odd]}
+
+
+def data_checksums(config: TrainingConfig) -> dict[str, str]:
+    """Return the sha256 of every file that a training reads frames from, by its path."""
+    options, replay = config.data, config.replay
+    named = [options.path, options.validation_path, options.test_path]
+    named += [] if replay is None else [replay.path]
+    files = [
+        file for one in named if one is not None for file in find_files(config.resolve_data(one))
+    ]
+    return {str(file.resolve()): _sha256(file) for file in dict.fromkeys(files)}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _refuse_shared_rows(data: TrainingData) -> None:
@@ -149,7 +180,7 @@ def refuse_missing_labels(config: TrainingConfig, datasets: Sequence[Dataset]) -
             raise DataError(
                 f"every frame needs forces, found none in {named(missing)} of {dataset.source}."
             )
-        if config.training.stress_weight == 0:
+        if not config.training.needs_stress:
             continue
         # A periodic frame without stress is refused by the reader where any other has one.
         if all(frame.stress is None for frame in dataset.frames):

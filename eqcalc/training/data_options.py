@@ -17,6 +17,17 @@ class LabelOptions:
     """How the labels of a section's files are found, and what units they have.
 
     Every field is an argument of :func:`eqcalc.data.read_dataset`.
+
+    energy_key, forces_key, stress_key : name of the label in the files, where it is not the usual
+        one
+    gradient_key : of dE/dx, in place of forces_key; forces are its negative
+    virial_key : of a virial, in place of stress_key; the stress is its negative over the volume
+    positions_key, numbers_key : of npz files
+    energy_unit : eV, meV, kcal/mol, kJ/mol, Hartree or Rydberg, where the files do not say
+    length_unit : Angstrom, Bohr or nm, where the files do not say
+    forces_unit : such as "Hartree/Bohr", where it is not energy_unit/length_unit
+    stress_unit : such as "GPa", where it is not energy_unit/length_unit^3
+    trust_data : take frames that are refused as implausible
     """
 
     energy_key: Optional[str] = None
@@ -41,14 +52,15 @@ class LabelOptions:
 class DataOptions(LabelOptions):
     """Section ``[data]``: what to train on.
 
-    path, validation_path, test_path : a data file each, a pattern such as "runs/*.xyz", or a
-        list of both; without validation_path, ``validation_rows`` come from ``path``
-    validation_fraction : in place of both, frames of ``path`` drawn at random by the seed
+    path : data file, a pattern such as "runs/*.xyz", or a list of both
+    validation_path : as path; without it, ``validation_rows`` come from ``path``
+    validation_fraction : in place of validation_path and validation_rows, the share of the frames
+        of ``path`` that is drawn at random by the seed
     group_key : entry of a frame's info, such as ``config_type``; frames of one value are
         trained on together or validated on together
-    test_path, test_rows : what ``eqcalc export`` judges the model on for its card;
-        without test_path the rows come from ``path``
-    train_rows, validation_rows, test_rows : slices such as "0:950", or a csv of indices; they
+    test_path : as path, of what ``eqcalc export`` judges the model on for its card; without it,
+        ``test_rows`` come from ``path``
+    train_rows, validation_rows, test_rows : a slice such as "0:950", or a csv of indices, which
         count the frames of the files, isolated atoms included
     reference_energies : "least_squares" (by default), "isolated_atoms", or symbol -> eV; with
         ``start_from`` also "shifted" (by default then) and "kept", see
@@ -107,8 +119,9 @@ class DataOptions(LabelOptions):
 class ReplayOptions(LabelOptions):
     """Section ``[replay]``: old frames that a fine-tuning is reminded of.
 
-    path, rows : data files and rows, as in ``[data]``; frames at the level of the model that
-        the training starts from
+    path : data files, as in ``[data]``: frames at the level of the model that the training
+        starts from
+    rows : of them, as in ``[data]``
     fraction : of the frames of an epoch that are old ones, drawn anew for each epoch
     validation_fraction : of the old frames that are never trained on; the errors on them are
         reported beside those on the new validation frames

@@ -50,6 +50,7 @@ from eqcalc.tabulated import exact_form
 from eqcalc.training.config import TrainingConfig, TrainingOptions
 from eqcalc.training.data import TrainingData
 from eqcalc.training.freezing import Frozen, freeze
+from eqcalc.training.loss import Residuals, loss
 from eqcalc.training.network import Start, graphs_of, notes_on_neighbours
 from eqcalc.training.parent import (
     about_parent,
@@ -269,13 +270,13 @@ def _corrected(
 
 
 def _loss(found: Comparison, options: TrainingOptions) -> float:
-    """Return the loss of predictions, as the training's own over all frames at once."""
-    weighted = (
-        (found.energy_per_atom, options.energy_weight),
-        (found.forces, options.forces_weight),
-        (found.stress, options.stress_weight),
+    """Return the loss of predictions, as that of validation over all frames at once."""
+    compared = (found.energy, found.energy_per_atom, found.forces, found.stress)
+    errors = (
+        torch.zeros(0) if each is None else torch.from_numpy(each.predicted - each.expected)
+        for each in compared
     )
-    return sum(weight * each.errors.rmse**2 for each, weight in weighted if each is not None)
+    return float(loss(Residuals(*errors), options.validation_function))
 
 
 def _about(config: TrainingConfig, frozen: Frozen) -> dict[str, Any]:

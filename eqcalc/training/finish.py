@@ -130,8 +130,8 @@ def export_run(
     # Where the training was started from the folder of its model, the file there is the user's.
     is_source = training_file.exists() and config.folder.resolve() == folder.resolve()
     is_free = overwrite or not training_file.exists()
-    if config.source is not None and is_free and not is_source:
-        write_whole(training_file, config.source.read_bytes())
+    if config.text and is_free and not is_source:
+        write_whole(training_file, config.text.encode())
     return Finished(path, card, comparison, judged_on, before)
 
 

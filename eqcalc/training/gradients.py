@@ -21,7 +21,7 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.graph import AtomicGraph
 from eqcalc.native.compiler_folder import private_compiler_folder
 from eqcalc.potential import Potential
-from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.loss import LossFunction, error_counts, loss, residuals
 
 __all__ = ["LossGradients"]
 
@@ -34,7 +34,7 @@ class LossGradients:
     Parameters
     ----------
     potential : in training mode when called
-    weights : of the loss
+    function : what is made of the errors
     compile : trace and compile at the first call
 
     Raises
@@ -42,17 +42,23 @@ class LossGradients:
     CacheError : it shall compile, and torch's compiler has no folder that is this user's alone.
     """
 
-    def __init__(self, potential: Potential, weights: LossWeights, compile: bool) -> None:
+    def __init__(self, potential: Potential, function: LossFunction, compile: bool) -> None:
         self.potential = potential
-        self.weights = weights
+        self.function = function
         self.compile = compile
         if compile:
             with private_compiler_folder():  # refused before the first batch, not at it
                 pass
         self._compiled: dict[tuple[int, ...], _Evaluation] = {}
 
-    def __call__(self, batch: LabelledGraph) -> Tensor:
-        """Return the loss of a batch, after tracing it where it is the first of its kind."""
+    def __call__(self, batch: LabelledGraph, counts: Optional[Tensor] = None) -> Tensor:
+        """Return the loss of a batch, after tracing it where it is the first of its kind.
+
+        Parameters
+        ----------
+        counts : (3,), of the whole batch that this one is a part of; see
+            :func:`eqcalc.training.loss.loss`
+        """
         parameters = self._trained()
         arguments = (
             [p.detach() for p in parameters.values()],
@@ -64,6 +70,7 @@ class LossGradients:
             batch.energy,
             batch.forces,
             batch.stress,
+            error_counts(batch) if counts is None else counts,
         )
         if not self.compile:
             outputs = self._evaluate(*arguments)
@@ -115,6 +122,7 @@ class LossGradients:
         energy: Tensor,
         forces: Tensor,
         stress: Tensor,
+        counts: Tensor,
     ) -> list[Optional[Tensor]]:
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
@@ -135,7 +143,7 @@ class LossGradients:
                 )
 
             batch = LabelledGraph(graph, energy, forces, stress)
-            found = residuals(call, batch, with_stress=self.weights.stress > 0)
-            total = loss(found, self.weights)
+            found = residuals(call, batch, with_stress=self.function.weights.stress > 0)
+            total = loss(found, self.function, counts)
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         return [total.detach(), *gradients]

@@ -15,10 +15,12 @@ from torch import Tensor
 from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
-from eqcalc.training.config import TrainingOptions
 from eqcalc.training.gradients import LossGradients
-from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.loss import LossFunction, error_counts, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
+from eqcalc.training.team import ALONE
+from eqcalc.training.training_options import TrainingOptions
+from eqcalc.training.validation import ErrorTotals
 
 __all__ = ["PotentialModule"]
 
@@ -35,6 +37,8 @@ class PotentialModule(pl.LightningModule):
         random numbers, so that a resumed run has those of an uninterrupted one
     one_size : all validation frames have as many atoms; else the error of total energies
         says nothing, and that per atom is logged
+
+    ``team`` says which of the processes that train together this one is.
     """
 
     def __init__(
@@ -53,16 +57,16 @@ class PotentialModule(pl.LightningModule):
         self.potential = potential
         self.options = options
         self.seed = seed
-        self.weights = LossWeights(
-            options.energy_weight, options.forces_weight, options.stress_weight
-        )
-        # Not a submodule, and not copied with the averaged weights.
-        self._gradients: list[LossGradients] = []
+        self.team = ALONE
+        # Not submodules, and not copied with the averaged weights.
+        self._gradients: dict[LossFunction, LossGradients] = {}
+        self._totals: dict[str, ErrorTotals] = {}
 
     @property
     def will_compile(self) -> bool:
         """Whether the next step compiles loss and gradients first, which takes minutes."""
-        return self.options.compile and not self._gradients
+        function = self.options.loss_of_epoch(self.current_epoch)
+        return self.options.compile and function not in self._gradients
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
@@ -71,7 +75,7 @@ class PotentialModule(pl.LightningModule):
             [weight for weight in self.potential.parameters() if weight.requires_grad],
             lr=options.first_learning_rate,
             weight_decay=options.weight_decay,
-            amsgrad=True,
+            amsgrad=options.amsgrad,
             fused=True,
         )
         scheduler: Any
@@ -94,79 +98,95 @@ class PotentialModule(pl.LightningModule):
 
     def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
         """Make one step of the optimiser and return the loss before it, ()."""
-        if not self._gradients:
-            self._gradients.append(
-                LossGradients(self.potential, self.weights, self.options.compile)
+        function = self.options.loss_of_epoch(self.current_epoch)
+        if function not in self._gradients:
+            self._gradients[function] = LossGradients(
+                self.potential, function, self.options.compile
             )
-        with self._seeded(batch_index):
-            value = self._gradients[0](batch)
+        value, n_structures = self._set_gradients(self._gradients[function], batch, batch_index)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
-        self._optimizer().step()
-        self.log(
-            "train_loss", value, on_step=False, on_epoch=True, batch_size=batch.energy.shape[0]
-        )
+        self._step()
+        self.log("train_loss", value, on_step=False, on_epoch=True, batch_size=n_structures)
         return value
+
+    def _set_gradients(
+        self, gradients: LossGradients, batch: LabelledGraph, batch_index: int
+    ) -> tuple[Tensor, int]:
+        """Set the gradients of the whole batch, of which this may be a share.
+
+        Returns
+        -------
+        its loss, (), and how many structures it has
+        """
+        is_empty = bool(torch.isnan(batch.energy).any())  # a frame that stands for none
+        counts = torch.zeros(3, dtype=torch.float64, device=batch.energy.device)
+        counts = self.team.total(counts if is_empty else error_counts(batch))
+        value = counts.new_zeros(())
+        if is_empty:
+            self.potential.zero_grad()
+        else:
+            with self._seeded(batch_index):
+                value = gradients(batch, counts)
+        self.team.add_gradients(self.potential.parameters())
+        return self.team.total(value), int(counts[0])
+
+    def on_train_epoch_start(self) -> None:
+        """Set the learning rate that the second stage begins with, in its first epoch."""
+        stage = self.options.stage_two
+        if stage is None or stage.learning_rate is None or self.current_epoch != stage.start_epoch:
+            return
+        self._optimizer().param_groups[0]["lr"] = stage.learning_rate
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to add up errors: of new frames, and of old ones, where some are replayed."""
+        function = self.options.validation_function
+        self._totals = {
+            "validation": ErrorTotals(function, self.one_size),
+            "replay": ErrorTotals(function, one_size=False),
+        }
 
     def validation_step(
         self, batch: LabelledGraph, batch_index: int, dataloader_idx: int = 0
     ) -> None:
-        """Log loss and mean absolute errors of a batch, of the averaged weights.
-
-        The second loader holds old frames, whose errors have other names.
-        """
-        if dataloader_idx == 0:
-            self._log_validation(batch, batch_index)
-        else:
-            self._log_replay(batch, batch_index)
-
-    def _log_replay(self, batch: LabelledGraph, batch_index: int) -> None:
+        """Add the errors of the averaged weights on a batch; the second loader holds old frames."""
         with self._seeded(batch_index), torch.enable_grad():
-            found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
-        metrics = {
-            "replay_loss": loss(found, self.weights),
-            "replay_energy_per_atom_mae_mev": 1e3 * found.energy_per_atom.abs().mean(),
-            "replay_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
-        }
-        n_structures = batch.energy.shape[0]
-        for name, value in metrics.items():
-            self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
-
-    def _log_validation(self, batch: LabelledGraph, batch_index: int) -> None:
-        with self._seeded(batch_index), torch.enable_grad():
-            found = residuals(self.potential, batch, with_stress=self.weights.stress > 0)
-        n_structures = batch.energy.shape[0]
-        energy = found.energy if self.one_size else found.energy_per_atom
-        name = "energy" if self.one_size else "energy_per_atom"
-        metrics = {
-            "validation_loss": loss(found, self.weights),
-            f"validation_{name}_mae_mev": 1e3 * energy.abs().mean(),
-            "validation_forces_mae_mev_per_a": 1e3 * found.forces.abs().mean(),
-        }
-        for name, value in metrics.items():
-            self.log(name, value.detach(), batch_size=n_structures, add_dataloader_idx=False)
-        has_stress = torch.isfinite(batch.stress).all(dim=1)
-        if self.weights.stress > 0 and bool(has_stress.any()):  # molecules have none
-            value = 1e3 * found.stress[has_stress].abs().mean()
-            name, n_known = "validation_stress_mae_mev_per_a3", int(has_stress.sum())
-            self.log(name, value.detach(), batch_size=n_known, add_dataloader_idx=False)
+            found = residuals(self.potential, batch, with_stress=self.options.needs_stress)
+        list(self._totals.values())[dataloader_idx].add(found)
 
     def on_validation_epoch_end(self) -> None:
-        """Move the schedule on by an epoch."""
-        if self.trainer.sanity_checking:
-            return
-        scheduler = self.lr_schedulers()
-        value = float(self.trainer.callback_metrics["validation_loss"])
+        """Log loss and mean absolute errors over all frames; move the schedule on by an epoch."""
+        metrics = {
+            f"{role}_{name}": value
+            for role, totals in self._totals.items()
+            if len(totals.sums) > 0
+            for name, value in totals.metrics().items()
+        }
+        metrics = self.team.leader_s(metrics)
+        value = metrics["validation_loss"]
         self._refuse_divergence("validation", value)  # before a checkpoint is written
-        self.log("learning_rate", self._optimizer().param_groups[0]["lr"])
+        warmth = self.options.warmth_after(self.global_step)
+        self.log_dict(
+            {**metrics, "learning_rate": warmth * self._optimizer().param_groups[0]["lr"]}
+        )
+        scheduler = self.lr_schedulers()
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(value)
         elif isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
             scheduler.step()
 
+    def _step(self) -> None:
+        """Make a step of the optimiser, at a part of the schedule's rate while it warms up."""
+        optimizer = self._optimizer()
+        group = optimizer.param_groups[0]
+        scheduled = group["lr"]
+        group["lr"] = scheduled * self.options.warmth_after(self.global_step + 1)
+        optimizer.step()
+        group["lr"] = scheduled  # what schedules go on from
+
     def _seeded(self, batch_index: int) -> AbstractContextManager[None]:
         # Around the network alone: what a caller's progress draws is the caller's.
-        seed = seed_of_batch(self.seed, self.trainer.current_epoch, batch_index)
+        seed = seed_of_batch(self.seed, self.trainer.current_epoch, batch_index) + self.team.rank
         return seeded(seed, self.device)
 
     def _refuse_divergence(self, kind: str, value: float) -> None:

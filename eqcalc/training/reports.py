@@ -7,12 +7,14 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
 
 from eqcalc.files import write_whole
+from eqcalc.training.loaders import FilledBatches
 
 __all__ = ["METRICS", "MetricsFile", "Progress", "Report"]
 
@@ -69,6 +71,7 @@ class MetricsFile(Callback):
         self.rows: list[dict[str, Any]] = []
         self.metrics: dict[str, float] = {}
         self._compiling_since: Optional[float] = None
+        self._counted: Optional[tuple[int, int]] = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the rows of a run that is resumed."""
@@ -120,8 +123,16 @@ class MetricsFile(Callback):
         self, trainer: pl.Trainer, epoch: int, batch: int, event: str = "", seconds: float = 0.0
     ) -> None:
         if self.progress is not None:
-            n_epochs, n_batches = trainer.max_epochs or 0, int(trainer.num_training_batches)
+            n_epochs, n_batches = trainer.max_epochs or 0, self._n_batches(trainer)
             self.progress(Report(epoch, n_epochs, batch, n_batches, self.metrics, event, seconds))
+
+    def _n_batches(self, trainer: pl.Trainer) -> int:
+        """Return how many batches the present epoch has, counted once."""
+        epoch = trainer.current_epoch
+        if self._counted is None or self._counted[0] != epoch:
+            loader = cast("DataLoader[Any]", trainer.train_dataloader)
+            self._counted = epoch, cast("FilledBatches", loader.batch_sampler).n_batches
+        return self._counted[1]
 
 
 def _rounded(value: float) -> float:

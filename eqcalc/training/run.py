@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Optional
 
-from eqcalc.errors import (
-    ConfigError,
-    DataWarning,
-    ModelFileError,
-    OutputExistsError,
-    UnknownModelError,
-)
-from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
+from eqcalc.errors import DataWarning
+from eqcalc.evaluation.plots import parity_plot
+from eqcalc.files import write_whole
+from eqcalc.training.checkpoints import read_checkpoint
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import about_data, read_training_data, refuse_unfit_data
-from eqcalc.training.fine_tuning import LOSS_BEFORE, build_fine_tuning, resume_fine_tuning
-from eqcalc.training.loaders import training_batches, validation_batches
-from eqcalc.training.module import PotentialModule
-from eqcalc.training.network import build_start
-from eqcalc.training.parent import open_parent
-from eqcalc.training.replay import read_replay, refuse_unfit_replay
+from eqcalc.training.data import about_data, data_checksums
+from eqcalc.training.early_stop import early_stop
+from eqcalc.training.fine_tuning import LOSS_BEFORE
+from eqcalc.training.job import Job, build_job
+from eqcalc.training.log_file import TrainingLog
+from eqcalc.training.pictures import compare_with_labels, learning_curve, require_pictures
+from eqcalc.training.processes import training_team
 from eqcalc.training.reports import MetricsFile, Progress, Report
+from eqcalc.training.resuming import (
+    check_folder,
+    is_done,
+    refuse_another_network,
+    refuse_another_parent,
+    refuse_another_run,
+)
 from eqcalc.training.trainer import fit
 from eqcalc.training.training_folder import TrainingFolder
+from eqcalc.versions import package_versions
 
 __all__ = ["train"]
 
@@ -43,8 +46,9 @@ def train(
     """Train and return the path of the best checkpoint.
 
     The folder receives ``metrics.csv``, ``best.ckpt`` (lowest validation loss,
-    averaged weights) and ``last.ckpt`` (to resume from). A resumed run gives what an
-    uninterrupted one would have given; where all epochs are done, nothing happens.
+    averaged weights), ``last.ckpt`` (to resume from), ``train.log`` and, at the end, pictures of
+    learning curve and errors. A resumed run gives what an uninterrupted one would have given;
+    where all epochs are done, nothing happens.
 
     Every graph is built once, and the network once, or twice where the training frames
     complete its options (:func:`eqcalc.training.network.build_start`). Random numbers depend
@@ -67,119 +71,107 @@ def train(
     GraphError : a frame has NaN positions or coincident atoms.
     ModelFileError : the checkpoint to resume from is damaged, or the model to start from.
     UnsupportedElementError : the model to start from does not know an element.
+    DeviceError : this machine does not have the devices.
+    ProcessError : one of several processes ended before the training did.
     NonFiniteError : the training diverged.
     OutputError : the folder takes no more, as on a full disk.
     OutputLostError : the folder, or a checkpoint in it, was removed meanwhile.
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
     run = TrainingFolder(folder)
-    _check_folder(run, resume, overwrite)
+    check_folder(run, resume, overwrite)
     if resume:
-        _refuse_another_run(run, config)
-        _refuse_another_parent(run, config, trust)
-        if _epochs_left(run, config) == 0:
+        refuse_another_run(run, config)
+        refuse_another_parent(run, config, trust)
+        if is_done(run, config, progress):
             return run.best_checkpoint
-    data = read_training_data(config)
-    replay = read_replay(config)
-    odd = refuse_unfit_data(config, data)
-    if replay is not None:
-        odd += refuse_unfit_replay(config, data, replay)
-    if not config.is_fine_tuning:
-        start = build_start(config, data)
-    elif resume:
-        start = resume_fine_tuning(config, data, replay, run.start_model)
-    else:
-        start = build_fine_tuning(config, data, replay, trust=trust)
-    odd += start.notes
-    for note in odd:  # those of reading were said while reading
+        run.refuse_changed_data(data_checksums(config))
+    require_pictures()
+    config.training.device_of(0)
+    job = build_job(config, run, from_folder=resume, trust=trust)
+    if resume:
+        refuse_another_network(run, job)
+    for note in job.notes:  # those of reading were said while reading
         warnings.warn(note, DataWarning, stacklevel=2)
-    module = PotentialModule(
-        start.potential,
-        config.training,
-        start.architecture,
-        config.seed,
-        one_size=len({item.graph.n_owned for item in start.validation}) == 1,
-    )
-    parent = run.read_parent() if config.is_fine_tuning and resume else start.parent
-    read = [] if replay is None else replay.notes
-    run.prepare(
-        config, resume, about_data(data, [*read, *odd]), parent=parent, start_model=start.model
-    )
-    n_epochs = config.training.max_epochs
-    if progress is not None:
-        for line in start.said:
-            progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
-    metrics = MetricsFile(run.metrics, progress)
-    fit(
-        module,
-        training_batches(
-            start.train,
-            config.training.batch_size,
-            config.seed,
-            replayed=start.replayed,
-            fraction=0.0 if config.replay is None else config.replay.fraction,
-        ),
-        [validation_batches(each) for each in (start.validation, start.replay_validation) if each],
-        run,
-        [metrics],
-        resume=resume,
-    )
-    run.require_checkpoints()
-    line = _about_gain(metrics, parent)
-    if line and progress is not None:
-        progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
+    parent = run.read_parent() if config.is_fine_tuning and resume else job.start.parent
+    read = [] if job.replay is None else job.replay.notes
+    about = about_data(job.data, [*read, *job.notes], data_checksums(config))
+    run.prepare(config, resume, about, parent=parent, start_model=job.start.model)
+    log = TrainingLog(run.log)
+    with log.until_its_end():
+        log.say(f"{'resumed' if resume else 'started'}: {_about_job(job)}")
+        for note in about["notes"]:
+            log.say(f"note: {note}")
+        _train(job, run, _both(log.show, progress), parent, resume=resume)
     return run.best_checkpoint
 
 
-def _check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ConfigError(
-            "--resume continues a run and --overwrite replaces it; give one of them, not both."
+def _train(
+    job: Job,
+    run: TrainingFolder,
+    progress: Progress,
+    parent: Optional[Mapping[str, Any]],
+    *,
+    resume: bool,
+) -> None:
+    """Train, and leave checkpoints, metrics and pictures in the folder."""
+    options = job.config.training
+    n_epochs = options.max_epochs
+    for line in job.start.said:
+        progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
+    metrics = MetricsFile(run.metrics, progress)
+    early = early_stop(options)
+    with training_team(job.config, run.path, resume=resume) as team:
+        job.module.team = team
+        fit(
+            job.module,
+            job.training_batches(team),
+            job.validation_batches(),
+            run,
+            [*early, metrics],
+            resume=resume,
         )
-    if resume and not run.last_checkpoint.exists():
-        raise ConfigError(f"there is nothing to resume: '{run.last_checkpoint}' does not exist.")
-    if run.exists() and not (resume or overwrite):
-        raise OutputExistsError(
-            f"'{run.path}' already holds a training run; pass --resume to continue it, "
-            "--overwrite to replace it, or another --output."
-        )
+    run.require_checkpoints()
+    for line in (*(each.message for each in early), _about_gain(metrics, parent)):
+        if line:
+            progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
+    _draw(job, run, metrics)
 
 
-def _refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
-    begun = run.read_config()
-    names = ["architecture", "data", "dtype", "replay", "seed"]
-    changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
-    # The optimiser goes on with what it began with; another value would be recorded, not used.
-    # Only the number of epochs may grow, unless the schedule was planned for it.
-    free = {"compile"} if config.training.schedule == "cosine" else {"compile", "max_epochs"}
-    changed += [
-        field.name
-        for field in fields(config.training)
-        if field.name not in free
-        and getattr(begun.training, field.name) != getattr(config.training, field.name)
-    ]
-    if changed:
-        raise ConfigError(
-            f"'{run.path}' cannot be resumed with another {', '.join(changed)}: use its own "
-            "train.toml, or start a new run in another folder."
-        )
+def _draw(job: Job, run: TrainingFolder, metrics: MetricsFile) -> None:
+    """Draw how the training went, and what its best checkpoint makes of the validation frames."""
+    name, stage = job.config.name, job.config.training.stage_two
+    started = None if stage is None else stage.start_epoch
+    write_whole(run.learning_curve, learning_curve(metrics.rows, name, started))
+    content, potential = read_checkpoint(run.best_checkpoint), job.start.potential.eval()
+    weights = {k.removeprefix("potential."): v for k, v in content["state_dict"].items()}
+    potential.load_state_dict(weights)
+    compared = compare_with_labels(
+        potential.cpu(),
+        list(job.validation_batches()[0]),
+        with_stress=job.config.training.needs_stress,
+    )
+    title = f"{name}, epoch {int(content['epoch']) + 1}, validation"
+    write_whole(run.parity, parity_plot(compared, title))
 
 
-def _refuse_another_parent(run: TrainingFolder, config: TrainingConfig, trust: bool) -> None:
-    """Refuse a parent of that name which is another one now; it may be gone."""
-    if not config.is_fine_tuning:
-        return
-    try:
-        found = open_parent(config, trust=trust)
-    except UnknownModelError:
-        return
-    begun = run.read_parent().get("parent's sha256")
-    if found.sha256 != begun:
-        raise ConfigError(
-            f"'{run.path}' cannot be resumed: '{found.path}', which start_from names, is another "
-            f"model now (its sha256 was {str(begun)[:12]}..., now {found.sha256[:12]}...). Put "
-            "back what it was, or start a new run in another folder."
-        )
+def _both(log: Progress, progress: Optional[Progress]) -> Progress:
+    def show(report: Report) -> None:
+        log(report)
+        if progress is not None:
+            progress(report)
+
+    return show
+
+
+def _about_job(job: Job) -> str:
+    n_parameters = sum(p.numel() for p in job.module.parameters() if p.requires_grad)
+    frames = ", ".join(f"{len(found)} {role}" for role, found in job.data.by_role().items())
+    versions = ", ".join(f"{k} {v}" for k, v in package_versions("lightning").items())
+    return (
+        f"{job.config.name}, {job.start.architecture['name']} with {n_parameters} parameters, on "
+        f"frames: {frames}; {versions}"
+    )
 
 
 def _about_gain(metrics: MetricsFile, parent: Optional[Mapping[str, Any]]) -> str:
@@ -193,25 +185,3 @@ def _about_gain(metrics: MetricsFile, parent: Optional[Mapping[str, Any]]) -> st
         f"from (loss {min(losses):.3g}, before {float(before):.3g}): take that one, or try a lower "
         "learning_rate or more frames"
     )
-
-
-def _epochs_left(run: TrainingFolder, config: TrainingConfig) -> int:
-    path = run.last_checkpoint
-    try:
-        # It holds the number of the last one, from 0.
-        n_done = int(read_checkpoint(path)["epoch"]) + 1
-    except (ModelFileError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, ModelFileError) else f"no epoch in it: {error}"
-        n_best = whole_epoch(run.best_checkpoint)
-        other = ""
-        if n_best is not None:
-            best = f"'{run.best_checkpoint}', which is whole"
-            other = f"copy {best}, over it to go on from epoch {n_best}, or "
-        raise ModelFileError(
-            f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
-            f"{other}start the run again with --overwrite."
-        ) from error
-    n_wanted = config.training.max_epochs
-    if n_done > n_wanted:
-        raise ConfigError(f"{n_done} epochs are already done; max_epochs is {n_wanted}, raise it.")
-    return n_wanted - n_done

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from eqcalc.errors import ConfigError, did_you_mean
 
-__all__ = ["fits", "read_section", "require_types"]
+__all__ = ["fits", "read_section", "require_types", "type_name"]
 
 _TYPE_NAMES: dict[Any, str] = {
     int: "an integer",
@@ -17,6 +17,7 @@ _TYPE_NAMES: dict[Any, str] = {
     str: "a string",
     bool: "true or false",
     tuple: "an array",
+    Sequence: "an array",
     Mapping: "a table",
 }
 
@@ -62,9 +63,7 @@ def require_types(options: type, values: Mapping[str, Any], where: str) -> None:
     hints = get_type_hints(options)
     for key, value in values.items():
         if key in hints and not fits(value, hints[key]):
-            raise ConfigError(
-                f"{key} in {where} must be {_type_name(hints[key])}, found {value!r}."
-            )
+            raise ConfigError(f"{key} in {where} must be {type_name(hints[key])}, found {value!r}.")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -80,9 +79,10 @@ def fits(value: Any, hint: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, (list, tuple) if kind is tuple else kind)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """Return what messages call a type; None beside another one is left out."""
     if get_origin(hint) is Union:
-        names = [_type_name(option) for option in get_args(hint) if option is not type(None)]
+        names = [type_name(option) for option in get_args(hint) if option is not type(None)]
         return " or ".join(names)
     kind = get_origin(hint) or hint
     return _TYPE_NAMES.get(kind, f"a {kind.__name__}")

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -18,17 +19,21 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import EqcalcError, OutputError, OutputLostError
 from eqcalc.host_memory import HeapLimit
 from eqcalc.training.averaging import warming_average
+from eqcalc.training.checkpoints import whole_epoch
+from eqcalc.training.loaders import FilledBatches
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.training_folder import EVENTS, TrainingFolder
 
 __all__ = ["fit"]
 
 # Warnings of Lightning that mean nothing here: the folder is meant to hold the run, the graphs
-# are ready in memory, and the last one is between Lightning and torch.
+# are ready in memory, the third is between Lightning and torch, and errors are added up over
+# processes before they are logged.
 _EXPECTED_WARNINGS = (
     "Checkpoint directory .* exists and is not empty",
     r"The '\w+_dataloader' does not have many workers",
     r".*isinstance\(treespec, LeafSpec\)",
+    r"It is recommended to use `self\.log\(.*sync_dist=True",
 )
 
 
@@ -53,6 +58,10 @@ def fit(
     OutputError : the folder takes no more, as on a full disk.
     OutputLostError : the folder was removed.
     """
+    if resume:
+        # Lightning draws the first batch before it sets the epoch that the order depends on.
+        batches = cast("FilledBatches", train.batch_sampler)
+        cast("Any", batches.sampler).set_epoch(whole_epoch(run.last_checkpoint))
     on_interrupt = signal.getsignal(signal.SIGINT)
     # Lightning enables gradients and leaves them so.
     with warnings.catch_warnings(), torch.enable_grad(), _quiet_event_writer():
@@ -126,20 +135,26 @@ def _trainer(
     averaging = WeightAveraging(
         use_buffers=False, multi_avg_fn=warming_average(module.options.ema_decay)
     )
-    # Two of them: with save_last, an epoch that is no better would leave the last one as it was.
-    best = ModelCheckpoint(
-        run.path, filename="best", monitor="validation_loss", enable_version_counter=False
-    )
-    last = ModelCheckpoint(run.path, filename="last", enable_version_counter=False)
+    device = module.options.device_of(module.team.rank)
+    leads = module.team.leads
     return pl.Trainer(
-        accelerator="auto",
-        devices=1,
+        accelerator=device.type,
+        devices=[device.index] if device.type == "cuda" else 1,
         max_epochs=module.options.max_epochs,
-        callbacks=[averaging, best, last, _LimitedHeap(), *callbacks],
-        logger=TensorBoardLogger(run.path, name="", version=EVENTS),
+        callbacks=[averaging, *(_checkpoints(run) if leads else []), _LimitedHeap(), *callbacks],
+        logger=TensorBoardLogger(run.path, name="", version=EVENTS) if leads else False,
+        enable_checkpointing=leads,
         log_every_n_steps=1,  # nothing is logged within an epoch
         enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,  # validation needs forces, hence autograd
         num_sanity_val_steps=0,
     )
+
+
+def _checkpoints(run: TrainingFolder) -> list[Callback]:
+    # Two of them: with save_last, an epoch that is no better would leave the last one as it was.
+    best = ModelCheckpoint(
+        run.path, filename="best", monitor="validation_loss", enable_version_counter=False
+    )
+    return [best, ModelCheckpoint(run.path, filename="last", enable_version_counter=False)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
-from eqcalc.errors import ConfigError, OutputError, OutputLostError
+from eqcalc.errors import ConfigError, OutputError, OutputLostError, listing
 from eqcalc.files import remove_files, write_whole
-from eqcalc.training.config import TrainingConfig, read_config
+from eqcalc.training.config import OF_NO_FILE, TrainingConfig, read_config
+from eqcalc.versions import package_versions
 
 __all__ = ["EVENTS", "TrainingFolder"]
 
@@ -20,16 +22,21 @@ EVENTS = "tensorboard"
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
 _NETWORK, _START = "network.py", "start.pt"
-_OF_A_RUN = (_CONFIG, _MANIFEST, _METRICS, _BEST, _LAST, _NETWORK, _START)
+_LOG, _CURVE, _PARITY = "train.log", "learning_curve.png", "parity.png"
+_OF_A_RUN = (
+    *(_CONFIG, _MANIFEST, _METRICS, _BEST, _LAST, _NETWORK, _START),
+    *(_LOG, _CURVE, _PARITY),
+)
 
 
 class TrainingFolder:
     """The folder of one training run.
 
-    ``train.toml`` is the configuration as it was, ``network.py`` the file of an architecture
-    that is not eqcalc's own, ``start.pt`` the model that a fine-tuning begins with;
-    ``manifest.json`` says when and from where; ``metrics.csv``, ``best.ckpt`` and ``last.ckpt``
-    are the training's.
+    ``train.toml`` is the configuration as it was, with the keys that were set for the run,
+    ``network.py`` the file of an architecture that is not eqcalc's own, ``start.pt`` the model that
+    a fine-tuning begins with; ``manifest.json`` says when, from where and with which settings;
+    ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` are the training's, ``train.log`` what it said,
+    ``learning_curve.png`` and ``parity.png`` its pictures.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +45,9 @@ class TrainingFolder:
         self.last_checkpoint = path / _LAST
         self.metrics = path / _METRICS
         self.start_model = path / _START
+        self.log = path / _LOG
+        self.learning_curve = path / _CURVE
+        self.parity = path / _PARITY
 
     def exists(self) -> bool:
         """Tell whether a run was ever started here."""
@@ -69,7 +79,6 @@ class TrainingFolder:
             self._refuse_changed_network(config)
         # Read before anything is removed: they may be those of the folder.
         network = b"" if config.network_file is None else config.network_file.read_bytes()
-        source = b"" if config.source is None else config.source.read_bytes()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
@@ -82,14 +91,18 @@ class TrainingFolder:
         if start_model and not resume:
             write_whole(self.start_model, start_model)
         if config.source is not None:
-            write_whole(self.path / _CONFIG, source)
+            write_whole(self.path / _CONFIG, config.text.encode())
             manifest = {
                 "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "paths_relative_to": str(config.folder.resolve()),
+                "versions": package_versions("lightning"),
+                "settings": _settings(config),
                 **({} if data is None else {"data": dict(data)}),
                 **({} if parent is None else {"start_from": dict(parent)}),
             }
-            write_whole(self.path / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+            write_whole(
+                self.path / _MANIFEST, (json.dumps(manifest, indent=2, default=str) + "\n").encode()
+            )
 
     def require_checkpoints(self) -> None:
         """Check after a training that what it wrote is there.
@@ -140,6 +153,21 @@ class TrainingFolder:
                 "from; start the run again with --overwrite."
             ) from error
 
+    def refuse_changed_data(self, checksums: Mapping[str, str]) -> None:
+        """Compare data files with those that the run began with.
+
+        Raises
+        ------
+        ConfigError : one is another now; a run of an older version did not keep what it was.
+        """
+        begun = self._manifest().get("data", {}).get("sha256", {})
+        changed = [path for path, found in checksums.items() if begun.get(path, found) != found]
+        if changed:
+            raise ConfigError(
+                f"'{self.path}' cannot be resumed: {listing(changed)} has changed since the "
+                "training began. Put back what it was, or start a new run in another folder."
+            )
+
     def _manifest(self) -> Any:
         return json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
 
@@ -153,3 +181,8 @@ class TrainingFolder:
                 f"'{network}' has changed since the training in '{self.path}' began; put back "
                 f"what it was ('{copy}'), or train anew."
             )
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    """Return every key of a training file as it was in effect, defaults included."""
+    return {name: value for name, value in asdict(config).items() if name not in OF_NO_FILE}

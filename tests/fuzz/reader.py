@@ -60,7 +60,7 @@ def values_of_training_file(path: Path) -> dict[str, Any]:
     from eqcalc.training.config import read_config
 
     config = asdict(read_config(path, Path("/")))
-    return {key: value for key, value in config.items() if key not in ("folder", "source")}
+    return {key: value for key, value in config.items() if key not in ("folder", "source", "text")}
 
 
 def values_of_checkpoint(path: Path) -> str:

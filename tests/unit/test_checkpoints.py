@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import random
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -331,3 +334,65 @@ def test_long_epochs_are_told_every_minute(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("epoch 0/5, batch 60/1000  17 min/epoch  82 min left")
+
+
+# --- another network, and a kill in the middle ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"n_channels = 8": "n_channels = 4"}, r"is of .*dim=8.*this run.*dim=4"),
+        ({"painn": "schnet"}, r"is of another network: painn .*this run's is schnet"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_not_resumed(change, reason, run, tmp_path):
+    text = TRAINING_FILE.format(data=ETHANOL_FRAMES, epochs=3)
+    for old, new in change.items():
+        text = text.replace(old, new)
+    (tmp_path / "train.toml").write_text(text)
+    (run.path / "train.toml").write_text(text)  # of a folder that was put together by hand
+    with pytest.raises(ModelFileError, match=rf"last\.ckpt' {reason}"):
+        train(read_config(tmp_path / "train.toml"), run.path, resume=True)
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+from fsspec.implementations.local import LocalFileOpener
+from eqcalc.training.config import read_config
+from eqcalc.training.run import train
+
+write, n_saved = LocalFileOpener.write, 0
+
+def half(self, content):
+    global n_saved
+    n_saved += 1
+    if n_saved == int(sys.argv[3]):
+        write(self, content[: len(content) // 2])
+        self.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(self, content)
+
+LocalFileOpener.write = half
+train(read_config(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_saved", [3, 4])  # best and last of the second epoch
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(n_saved, tmp_path):
+    config = config_of(tmp_path, epochs=3)
+    train(config, tmp_path / "whole")
+    words = [sys.executable, "-c", KILLED_WHILE_SAVING, tmp_path / "train.toml", tmp_path / "run"]
+    done = subprocess.run([*map(str, words), str(n_saved)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = TrainingFolder(tmp_path / "run")
+    assert whole_epoch(run.last_checkpoint) == 1
+    assert whole_epoch(run.best_checkpoint) is not None
+    train(config, run.path, resume=True)
+    found, expected = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("run", "whole")
+    )
+    assert all(torch.equal(found[k].nan_to_num(), expected[k].nan_to_num()) for k in expected)

@@ -15,6 +15,7 @@ from fine_tunings import (
     start_of,
 )
 
+from eqcalc.training.batch_options import BatchOptions
 from eqcalc.training.finish import export_run
 from eqcalc.training.loaders import training_batches
 from eqcalc.training.run import train
@@ -65,16 +66,17 @@ def test_elements_of_old_frames_stay(tmp_path):
 def test_every_new_frame_and_a_fraction_of_old_ones_come_in_an_epoch(parent, tmp_path):
     start = start_of(config_of(tmp_path))
     new, old = start.train, [*start.train[:3], *start.validation]
-    batches = training_batches(new, 3, 7, replayed=old, fraction=0.4)
+    batches = training_batches(new, BatchOptions(batch_size=3), 7, replayed=old, fraction=0.4)
     epochs = []
     for epoch in (0, 1, 0):
-        batches.sampler.set_epoch(epoch)
-        order = list(batches.sampler)
+        order_of_epoch = batches.batch_sampler.sampler
+        order_of_epoch.set_epoch(epoch)
+        order = list(order_of_epoch)
         assert sorted(k for k in order if k < 4) == [0, 1, 2, 3]
         drawn = [k for k in order if k >= 4]
         assert len(set(drawn)) == len(drawn) == 3  # 3 of 7 is 0.43, 2 of 6 is 0.33
         epochs.append(order)
     assert epochs[0] == epochs[2] != epochs[1]
     assert sum(batch.energy.shape[0] for batch in batches) == 7
-    few = training_batches(new, 3, 7, replayed=old[:1], fraction=0.6)
-    assert sorted(few.sampler) == [0, 1, 2, 3, *[4] * 6]
+    few = training_batches(new, BatchOptions(batch_size=3), 7, replayed=old[:1], fraction=0.6)
+    assert sorted(few.batch_sampler.sampler) == [0, 1, 2, 3, *[4] * 6]

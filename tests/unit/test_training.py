@@ -18,9 +18,11 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+import trainings
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES, crystal, potential
+from trainings import interrupt_in_the_third_epoch, weights_of
 
 import eqcalc.data.batches
 from eqcalc import EqCalculator, architectures
@@ -49,7 +51,7 @@ from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions,
 from eqcalc.training.data import read_training_data, refuse_unfit_data
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.gradients import LossGradients
-from eqcalc.training.loss import LossWeights, loss, residuals
+from eqcalc.training.loss import LossFunction, LossWeights, loss, residuals
 from eqcalc.training.network import build_start
 from eqcalc.training.randomness import seed_of_batch, seeded
 from eqcalc.training.run import train
@@ -95,10 +97,6 @@ def write_config(place_of_file: Path, /, **changes: object) -> Path:
 def metrics_of(run: Path) -> list[dict[str, float]]:
     with open(run / "metrics.csv") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Tensor]:
-    return torch.load(checkpoint, weights_only=True)[key]
 
 
 def assert_equal_weights(found: Path, expected: Path) -> None:
@@ -326,29 +324,9 @@ def test_a_folder_instead_of_a_file_is_refused(tmp_path):
 # --- loss --------------------------------------------------------------------------------
 
 
-def crystals(n_frames: int = 3) -> list[Atoms]:
-    """Return crystals and a supercell labelled by another potential, with stress."""
-    teacher, frames = potential(seed=9), []
-    for seed in range(n_frames):
-        atoms = crystal() if seed != 1 else crystal().repeat((1, 1, 2))
-        atoms.rattle(0.08, seed=seed)
-        found = teacher.evaluate(build_graph(atoms, 4.0))
-        stress = found.stress[0].numpy()
-        atoms.calc = SinglePointCalculator(
-            atoms,
-            energy=float(found.energy),
-            forces=found.forces.numpy(),
-            stress=np.array([stress[a, b] for a, b in VOIGT]),
-        )
-        frames.append(atoms)
-    return frames
-
-
 @pytest.fixture(scope="module")
 def crystal_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("crystals") / "crystals.xyz"
-    ase.io.write(path, crystals())
-    return path
+    return trainings.crystal_file(tmp_path_factory.mktemp("crystals"))
 
 
 def batch_of(path: Path, dtype: torch.dtype = torch.float64):
@@ -373,14 +351,24 @@ def test_the_loss_equals_its_definition(weights, crystal_file):
         + weights[2] * np.mean(np.square(stress))
     )
     found = residuals(student, batch_of(crystal_file), with_stress=weights[2] > 0)
-    assert float(loss(found, LossWeights(*weights)).detach()) == pytest.approx(expected, rel=1e-9)
+    assert float(loss(found, LossFunction(LossWeights(*weights))).detach()) == pytest.approx(
+        expected, rel=1e-9
+    )
     assert expected > 0
 
 
-@pytest.mark.parametrize("weights", [LossWeights(1.0, 1.0, 0.0), LossWeights(1.0, 1.0, 30.0)])
-def test_parameter_gradients_equal_finite_differences_of_the_loss(weights, crystal_file):
+@pytest.mark.parametrize(
+    "function",
+    [
+        LossFunction(LossWeights(1.0, 1.0, 0.0)),
+        LossFunction(LossWeights(1.0, 1.0, 30.0)),
+        LossFunction(LossWeights(1.0, 1.0, 30.0), "huber", False, LossWeights(0.5, 0.1, 0.01)),
+        LossFunction(LossWeights(1.0, 1.0, 30.0), "mae"),
+    ],
+)
+def test_parameter_gradients_equal_finite_differences_of_the_loss(function, crystal_file):
     student, batch = potential(seed=1).train(), batch_of(crystal_file)
-    gradients = LossGradients(student, weights, compile=False)
+    gradients = LossGradients(student, function, compile=False)
     gradients(batch)
     parameters = list(student.parameters())
     assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in parameters)
@@ -407,7 +395,7 @@ def test_a_training_is_not_compiled_where_others_could_put_code(tmp_path, monkey
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "shared" / "cache"))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     with pytest.raises(CacheError, match=r"shared' can be written by others \(mode 0777\); chmod"):
-        LossGradients(potential(), LossWeights(1.0, 1.0, 0.0), compile=True)
+        LossGradients(potential(), LossFunction(LossWeights(1.0, 1.0, 0.0)), compile=True)
 
 
 @pytest.fixture
@@ -431,10 +419,12 @@ def atom_in_a_cell() -> Atoms:
 @pytest.mark.slow
 @pytest.mark.usefixtures("n_threads")
 @pytest.mark.parametrize(
-    ("n_threads", "one_structure_first"), [(1, False), (2, True)], indirect=["n_threads"]
+    ("n_threads", "one_structure_first", "kind"),
+    [(1, False, "mse"), (2, True, "mse"), (1, False, "huber")],
+    indirect=["n_threads"],
 )
-def test_compiled_gradients_equal_eager_ones(one_structure_first, crystal_file, tmp_path):
-    weights = LossWeights(1.0, 1.0, 10.0)
+def test_compiled_gradients_equal_eager_ones(one_structure_first, kind, crystal_file, tmp_path):
+    function = LossFunction(LossWeights(1.0, 1.0, 10.0), kind)
     frames = labelled_graphs(read_dataset(crystal_file).frames, 4.0)
     ase.io.write(tmp_path / "atom.xyz", atom_in_a_cell())
     atom = labelled_graphs(read_dataset(tmp_path / "atom.xyz").frames, 4.0)
@@ -442,8 +432,8 @@ def test_compiled_gradients_equal_eager_ones(one_structure_first, crystal_file, 
     if one_structure_first:
         batches = [frames[:1], atom, frames[1:2], [*atom, *frames], frames[1:]]
     student = potential(seed=1).train()
-    compiled = LossGradients(student, weights, compile=True)
-    eager = LossGradients(copy.deepcopy(student), weights, compile=False)
+    compiled = LossGradients(student, function, compile=True)
+    eager = LossGradients(copy.deepcopy(student), function, compile=False)
     for batch in map(collate, batches):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's compiler has many of its own
@@ -468,9 +458,12 @@ def test_three_epochs_lower_the_loss_and_leave_a_whole_folder(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "best.ckpt",
         "last.ckpt",
+        "learning_curve.png",
         "manifest.json",
         "metrics.csv",
+        "parity.png",
         "tensorboard",
+        "train.log",
         "train.toml",
     }
     rows = metrics_of(tmp_path / "run")
@@ -545,7 +538,9 @@ def test_a_slow_average_does_not_keep_a_short_training_at_its_start(tmp_path):
 
 def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path, monkeypatch):
     losses = itertools.count(1.0)  # worse with every epoch
-    monkeypatch.setattr("eqcalc.training.module.loss", lambda *_: torch.tensor(next(losses)))
+    monkeypatch.setattr(
+        "eqcalc.training.validation.mean_loss", lambda *_: torch.tensor(next(losses))
+    )
     config = read_config(write_config(tmp_path, training__max_epochs=3))
     train(config, tmp_path / "run")
     epochs = {
@@ -553,11 +548,6 @@ def test_the_last_checkpoint_is_that_of_the_last_epoch_though_no_better(tmp_path
         for name in ("best", "last")
     }
     assert epochs == {"best": 0, "last": 2}
-
-
-def _interrupt_in_the_third_epoch(report) -> None:
-    if (report.epoch, report.batch) == (2, 1):
-        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
@@ -572,7 +562,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(how, schedule, tmp_path):
         write_config(tmp_path, training__max_epochs=4, **options)
     else:
         with pytest.raises(KeyboardInterrupt):
-            train(whole, tmp_path / "parts", progress=_interrupt_in_the_third_epoch)
+            train(whole, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
     assert len(metrics_of(tmp_path / "parts")) == 2
     train(whole, tmp_path / "parts", resume=True)
     for name in ("metrics.csv", "train.toml"):
@@ -587,7 +577,7 @@ def test_ctrl_c_keeps_working_after_an_interrupted_run(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     config = read_config(write_config(tmp_path, training__max_epochs=4))
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", progress=_interrupt_in_the_third_epoch)
+        train(config, tmp_path / "run", progress=interrupt_in_the_third_epoch)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -1181,7 +1171,7 @@ def test_a_resumed_run_with_dropout_equals_an_uninterrupted_one(tmp_path):
     train(config, tmp_path / "whole")
     seed_everything(2)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", progress=_interrupt_in_the_third_epoch)
+        train(config, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
     seed_everything(3)
     train(config, tmp_path / "parts", resume=True)
     assert_equal_weights(tmp_path / "parts", tmp_path / "whole")

@@ -1,0 +1,88 @@
+"""What a training file says about the optimiser: keys of ``[training]``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Optional, cast
+
+from eqcalc.errors import ConfigError
+from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
+
+__all__ = ["OptimizerOptions"]
+
+SCHEDULES = ("plateau", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How the weights change.
+
+    max_epochs : passes over all training frames
+    learning_rate : of AdamW, that the schedule begins with; 1e-3 by default, 1e-4 with
+        ``start_from``
+    warmup_steps : of the optimiser, over which the learning rate rises from zero to that of the
+        schedule, along a line
+    schedule : "plateau" (factor and patience on the validation loss) or "cosine" over
+        ``max_epochs``
+    plateau_factor : by which the learning rate is multiplied on a plateau
+    plateau_patience : epochs without a lower validation loss that make a plateau
+    min_learning_rate : that no schedule goes below
+    early_stop_patience : epochs without a lower validation loss after which the training ends; by
+        default it never does before max_epochs
+    amsgrad : AdamW with AMSGrad: steps by the largest second moment so far, not the present one
+    weight_decay : of AdamW
+    gradient_clip : largest norm of the gradient of a step
+    ema_decay : of the weights' moving average, which is what is validated and saved; smaller
+        over the first steps, see :mod:`eqcalc.training.averaging`
+    """
+
+    max_epochs: int = 1000
+    learning_rate: Optional[float] = None
+    warmup_steps: int = 0
+    schedule: str = "plateau"
+    plateau_factor: float = 0.8
+    plateau_patience: int = 25
+    min_learning_rate: float = 1e-6
+    early_stop_patience: Optional[int] = None
+    amsgrad: bool = True
+    weight_decay: float = 0.0
+    gradient_clip: float = 10.0
+    ema_decay: float = 0.999
+
+    @property
+    def first_learning_rate(self) -> float:
+        """The learning rate that the schedule begins with."""
+        return cast("float", self.learning_rate)  # None was replaced
+
+    def warmth_after(self, n_steps: int) -> float:
+        """Return the part of the schedule's learning rate that is used after so many steps.
+
+        >>> options = OptimizerOptions(warmup_steps=4)
+        >>> [options.warmth_after(n) for n in range(1, 6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+        """
+        return min(1.0, n_steps / self.warmup_steps) if self.warmup_steps > 0 else 1.0
+
+    def check_optimizer(self) -> None:
+        """Refuse values out of range.
+
+        Raises
+        ------
+        ConfigError : there is one.
+        """
+        require_at_least(1, max_epochs=self.max_epochs)
+        require_at_least(0, plateau_patience=self.plateau_patience, warmup_steps=self.warmup_steps)
+        if self.early_stop_patience is not None:
+            require_at_least(1, early_stop_patience=self.early_stop_patience)
+        require_positive(
+            learning_rate=self.first_learning_rate,
+            gradient_clip=self.gradient_clip,
+            min_learning_rate=self.min_learning_rate,
+        )
+        require_choice(SCHEDULES, schedule=self.schedule)
+        for name in ("ema_decay", "plateau_factor"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in (0, 1), found {getattr(self, name)}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay must be >= 0, found {self.weight_decay}.")

@@ -1,0 +1,134 @@
+"""What a training's folder keeps: checksums, versions, a log, and pictures at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from small_models import ETHANOL_FRAMES
+from trainings import DATA, config_of, crystal_file, interrupt_in_the_third_epoch
+
+from eqcalc.data import read_dataset
+from eqcalc.data.batches import collate, labelled_graphs
+from eqcalc.engines import load_model
+from eqcalc.errors import ConfigError, MissingDependencyError, NonFiniteError
+from eqcalc.evaluation import evaluate
+from eqcalc.training.finish import export_run, load_potential
+from eqcalc.training.pictures import compare_with_labels, learning_curve
+from eqcalc.training.run import train
+from eqcalc.training.training_folder import TrainingFolder
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00  (.*)")
+
+
+def log_of(run) -> list[str]:
+    """Return the lines of a run's log, without their times."""
+    found = [LINE.fullmatch(line) for line in (run / "train.log").read_text().splitlines()]
+    return [each[1] for each in found]
+
+
+def test_the_manifest_says_which_data_and_versions_a_model_comes_from(tmp_path):
+    train(config_of(tmp_path, max_epochs=1), tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    digest = hashlib.sha256(ETHANOL_FRAMES.read_bytes()).hexdigest()
+    assert manifest["data"]["sha256"] == {str(ETHANOL_FRAMES.resolve()): digest}
+    assert set(manifest["versions"]) == {"eqcalc", "torch", "ase", "numpy", "lightning"}
+    assert manifest["versions"]["torch"] == torch.__version__
+
+
+def test_data_that_have_changed_are_refused_on_resuming(tmp_path):
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "frames.xyz")
+    data = DATA | {"path": "frames.xyz"}
+    train(config_of(tmp_path, data, max_epochs=1), tmp_path / "run")
+    text = (tmp_path / "frames.xyz").read_text()
+    (tmp_path / "frames.xyz").write_text(text.replace("0.", "0.0", 1))
+    config = config_of(tmp_path, data, max_epochs=2)
+    with pytest.raises(
+        ConfigError, match=r"cannot be resumed: .*frames\.xyz has changed since the t"
+    ):
+        train(config, tmp_path / "run", resume=True)
+    (tmp_path / "frames.xyz").write_text(text)
+    train(config, tmp_path / "run", resume=True)
+
+
+def test_the_log_has_a_line_of_every_epoch_of_both_parts_of_a_resumed_run(tmp_path):
+    config = config_of(tmp_path, max_epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", progress=interrupt_in_the_third_epoch)
+    first = log_of(tmp_path / "run")
+    assert first[0].startswith("started: tiny, painn with ")
+    assert " parameters, on frames: 4 training, 2 validation; eqcalc " in first[0]
+    assert first[-1] == "interrupted"
+    train(config, tmp_path / "run", resume=True)
+    lines = log_of(tmp_path / "run")
+    assert lines[: len(first)] == first
+    assert lines[len(first)].startswith("resumed: tiny")
+    epochs = [line.partition("  ")[0] for line in lines if line.startswith("epoch ")]
+    assert epochs == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"]
+    assert "validation_forces_mae_mev_per_a" in next(x for x in lines if x.startswith("epoch 4"))
+    assert lines[-1] == "complete"
+
+
+def test_the_log_says_why_a_training_failed(tmp_path):
+    with pytest.raises(NonFiniteError):
+        train(config_of(tmp_path, learning_rate=1e30), tmp_path / "run")
+    assert re.match(
+        r"failed: NonFiniteError: the training diverged in ep", log_of(tmp_path / "run")[-1]
+    )
+
+
+def test_a_replaced_run_leaves_no_log_and_no_picture(tmp_path):
+    train(config_of(tmp_path, max_epochs=1), tmp_path / "run")
+    with pytest.raises(NonFiniteError):
+        train(config_of(tmp_path, learning_rate=1e30), tmp_path / "run", overwrite=True)
+    assert len([line for line in log_of(tmp_path / "run") if line.startswith("started")]) == 1
+    assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_pictures_are_drawn_at_the_end_of_a_training(tmp_path):
+    data = {"path": str(crystal_file(tmp_path)), "train_rows": "0:2", "validation_rows": "2:3"}
+    config = config_of(tmp_path, data, max_epochs=3, stress_weight=100.0)
+    train(config, tmp_path / "run")
+    for name, panels in (("learning_curve", 5), ("parity", 3)):
+        image = matplotlib.image.imread(tmp_path / "run" / f"{name}.png")
+        assert image[..., :3].std() > 0.05
+        shape = image.shape[:2]
+        assert shape[0 if name == "learning_curve" else 1] > 250 * panels
+
+
+def test_the_parity_picture_shows_what_the_best_checkpoint_predicts(tmp_path):
+    path = crystal_file(tmp_path)
+    data = {"path": str(path), "train_rows": "0:2", "validation_rows": "2:3"}
+    train(config_of(tmp_path, data, max_epochs=2, stress_weight=100.0), tmp_path / "run")
+    run = TrainingFolder(tmp_path / "run")
+    frames = read_dataset(path, rows="2:3").frames
+    batch = collate(labelled_graphs(frames, 4.0, torch.float32))
+    found = compare_with_labels(load_potential(run), [batch], with_stress=True)
+    export_run(run, tmp_path / "model")
+    expected = evaluate(load_model(tmp_path / "model" / "model.pt", device="cpu"), frames)
+    for one, other in zip(found.quantities, expected.quantities, strict=True):
+        assert one.name == other.name
+        np.testing.assert_allclose(one.expected, other.expected, rtol=1e-12)
+        np.testing.assert_allclose(one.predicted, other.predicted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_training_without_matplotlib_is_refused_before_it_begins(tmp_path, monkeypatch):
+    def absent(*_: object) -> None:
+        raise MissingDependencyError("the learning curve of a training needs matplotlib")
+
+    monkeypatch.setattr("eqcalc.training.pictures.import_extra", absent)
+    with pytest.raises(MissingDependencyError, match="learning curve of a training needs matplot"):
+        train(config_of(tmp_path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learning_curve_takes_rows_of_a_run_begun_with_other_columns():
+    rows = [{"epoch": "0", "train_loss": "0.5", "validation_loss": ""}]
+    rows += [{"epoch": "1", "train_loss": "0.4", "validation_loss": "0.3", "learning_rate": "0.1"}]
+    assert learning_curve(rows, "tiny").startswith(b"\x89PNG")
