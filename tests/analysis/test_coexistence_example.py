@@ -104,7 +104,18 @@ def test_option_that_cannot_work_is_refused_before_anything_runs(
 @pytest.mark.slow
 def test_crystal_that_melts_by_itself_ends_the_calculation(monkeypatch, tmp_path):
     monkeypatch.setattr(eqcalc, "EqCalculator", lambda model, engine: EMT())
-    options = ["--element", "Al", "--timestep", 4, "--runs", tmp_path, "--temperatures"]
+    options = [
+        "--element",
+        "Al",
+        "--cells",
+        2,
+        4,
+        "--timestep",
+        4,
+        "--runs",
+        tmp_path,
+        "--temperatures",
+    ]
     with pytest.raises(SystemExit, match="cannot be told apart: one has turned into the other"):
         run_script(monkeypatch, *options, 3000)
     with pytest.raises(SystemExit, match="crystal holds a run with other settings: give another"):
