@@ -135,7 +135,7 @@ if options.temperatures is None and measured is None:
 n_across, n_along = options.cells
 lengths = FULL if options.full else SHORT
 # Universal potentials are too soft, and melt early.
-guessed = [0.84, 1.0] if options.full else [0.84]
+guessed = [0.84, 1.0] if options.full else [0.92]
 temperatures = options.temperatures or [round(share * measured, -1) for share in guessed]
 
 calculator = EqCalculator(options.model, engine=options.engine)
