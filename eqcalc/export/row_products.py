@@ -1,9 +1,10 @@
-"""Matrix products with constant weights in a traced graph, by the kernel for few rows.
+"""Matrix products in a traced graph, without a library of them.
 
-A library of matrix products copies the weights into an order of its own at every call. For
-the few rows of a molecule that takes as long as the product; the kernel (``rows_times`` in
-``eqcalc/native/products.cpp``) reads them as they are, and is no slower with many rows. Its
-results do not depend on the number of threads; those of a library may.
+Such a library copies constant weights into an order of its own at every call. For the few rows
+of a molecule that takes as long as the product; the kernel (``rows_times`` in
+``eqcalc/native/products.cpp``) reads them as they are, and is no slower with many rows. Products
+with weights that depend on the atom, as those of elements do, become loops that the compiler
+fuses. Neither result depends on the number of threads; those of a library may.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 __all__ = ["use_row_products"]
 
@@ -36,7 +37,7 @@ _VECTOR = 64  # bytes that the kernel takes at once
 
 
 def use_row_products(traced: GraphModule) -> int:
-    """Replace products with constant matrices, and return how many were replaced.
+    """Replace products of matrices, and return how many of them have constant ones.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def use_row_products(traced: GraphModule) -> int:
         found = _same_for_all if node.target is _aten.bmm.default else _constant
         constant = found(traced, weights)
         if constant is None:
+            if node.target is _aten.bmm.default:
+                _write_out(graph, node)
             continue
         name, n_out = f"row_weights_{n_replaced}", constant.shape[1]
         traced.register_buffer(name, _filled(constant.detach()))
@@ -65,6 +68,17 @@ def use_row_products(traced: GraphModule) -> int:
     graph.eliminate_dead_code()
     traced.recompile()
     return n_replaced
+
+
+def _write_out(graph: Graph, node: Node) -> None:
+    """Replace x w of batches (n, m, k) and (n, k, n_out) by the sum over k of their products."""
+    x, weights = node.args
+    with graph.inserting_before(node):
+        columns = graph.call_function(_aten.unsqueeze.default, (x, -1))
+        rows = graph.call_function(_aten.unsqueeze.default, (weights, 1))
+        products = graph.call_function(_aten.mul.Tensor, (columns, rows))
+        node.replace_all_uses_with(graph.call_function(_aten.sum.dim_IntList, (products, [2])))
+    graph.erase_node(node)
 
 
 def _constant(traced: GraphModule, node: Any) -> Optional[Tensor]:

@@ -36,6 +36,9 @@ FLAGS = (
     "-std=c++20",
     "-O3",
     "-march=native",
+    # Tuned for AMD, gcc fuses a product with a sum in some loops and not in others, and a row of a
+    # matrix product would have other bits in a block of another size.
+    "--param=avoid-fma-max-bits=0",
     "-fopenmp",  # else torch's headers make its parallel loops serial ones
     "-fno-math-errno",
     "-fno-trapping-math",

@@ -566,6 +566,7 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("library_built")  # without it a library of matrix products may differ
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_a_compiled_network_gives_the_same_bits_with_any_number_of_threads(name, tmp_path):
     with torch.random.fork_rng(devices=[]):

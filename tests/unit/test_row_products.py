@@ -43,11 +43,13 @@ def test_products_are_those_of_torch(dtype, n_rows, n_vectors):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=200 * torch.finfo(dtype).eps)
 
 
-def test_a_row_does_not_depend_on_how_many_there_are():
-    x, w = numbers(30, 64), numbers(64, 32, seed=1)
-    whole = torch.ops.eqcalc.rows_times(x, w, w.shape[1])
+@pytest.mark.parametrize("dtype", LANES)
+@pytest.mark.parametrize("n_out", [1, 16, 20, 32])
+def test_a_row_does_not_depend_on_how_many_there_are(n_out, dtype):
+    x, w = numbers(30, 64, dtype=dtype), numbers(64, 32, dtype=dtype, seed=1)
+    whole = torch.ops.eqcalc.rows_times(x, w, n_out)
     for n in range(1, 30):
-        assert torch.equal(torch.ops.eqcalc.rows_times(x[:n], w, 32), whole[:n])
+        assert torch.equal(torch.ops.eqcalc.rows_times(x[:n], w, n_out), whole[:n])
 
 
 def test_strided_matrices_and_several_threads():
@@ -190,6 +192,21 @@ def test_products_of_many_matrices_with_one_and_their_derivatives_are_replaced()
         x = numbers(n, 67, seed=n)
         for found, expected in zip(module(x), function(x), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_atoms", [2, 50])
+def test_products_with_matrices_of_each_atom_are_written_out(n_atoms):
+    """As those of its element, (n_atoms, n_in, n_out)."""
+    weights = numbers(3, 20, 24)
+
+    def function(x, elements):
+        return torch.bmm(x, weights[elements])
+
+    example = numbers(n_atoms, 5, 20), torch.arange(n_atoms) % 3
+    module, count = traced(function, *example)
+    assert use_row_products(module) == 0
+    assert count("bmm") == 0
+    torch.testing.assert_close(module(*example), function(*example), rtol=0, atol=1e-12)
 
 
 WIDE, NARROW = numbers(32, 32), numbers(32, 16)
