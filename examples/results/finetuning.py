@@ -324,7 +324,12 @@ def write_report(output: Path, arguments: argparse.Namespace) -> None:
 
 def page(name: str, results: list[dict[str, Any]]) -> str:
     """Return the results page."""
-    lines = [PAGE.format(name=name, batch=BATCH_SIZE, md_ps=results[0]["md_ps"])]
+    first = results[0]
+    lines = [
+        PAGE.format(
+            name=name, batch=BATCH_SIZE, md_ps=first["md_ps"], minutes=first["budget_minutes"]
+        )
+    ]
     for result in results:
         errors = result["errors"]
         budget = f"{result['budget_minutes']:g}"
@@ -388,15 +393,18 @@ def picture(name: str, results: list[dict[str, Any]]) -> bytes:
 PAGE = """\
 # Fine-tuning {name}, and training from scratch on the same frames
 
-    python examples/results/finetuning.py --start-from {name}
+    python examples/results/finetuning.py --start-from {name} \\
+        --minutes {minutes:g} --md-ps {md_ps:g}
 
 Silicon (64 atoms and fewer; PBE, mlearn) and liquid water (64 molecules, revPBE0-D3). The frames
 are drawn at random from the training sets, those of 20 among those of 50 and 100; a fifth of them
 validates. A training has as many epochs as fit into its minutes of one core by the time of an epoch
 (cosine schedule, batches of {batch}, the energy's weight 100); the learning rates are 3e-4 for
 fine-tuning, and from scratch 1e-2 for NequIP and 2e-3 for PaiNN. None of this was tuned for these
-data. Errors are mean absolute ones on the whole test sets of 25 frames; "as it is, shifted" is
-the model before the training, with reference energies fitted to the training frames.
+data. Minutes are of one of 2 cores of a shared AMD EPYC server, whoever else was on it; in as many
+minutes a small network sees each frame many times more often than the large one. Errors are mean
+absolute ones on the whole test sets of 25 frames; "as it is, shifted" is the model before the
+training, with reference energies fitted to the training frames.
 
 Dynamics: Langevin, silicon at 600 K and water at 330 K, from the first largest frame of the test
 set after at most 50 steps of relaxation (the water's frames were made with quantum nuclei, whose
