@@ -1,0 +1,188 @@
+"""Frames per second of trainings here and elsewhere; write training_speed.md and .json.
+
+    python examples/results/training_speed.py --nequip ENV/bin/python --schnetpack ENV/bin/python
+
+The same network, frames, batch and precision in each package's own trainer, with averaged weights
+and without workers: every process has one thread, and the packages run in turn. Each runs in the
+ways that it offers (compiled or not, neighbour lists kept or not), and the faster one counts.
+The environments are those of speed.py (``peers/README.md``). What is not measured anew keeps its
+numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from eqcalc.bench import machine
+from eqcalc.data import read_dataset
+from eqcalc.files import write_whole
+
+HERE = Path(__file__).parent
+PEERS = HERE / "peers"
+TABLE, NUMBERS = HERE / "training_speed.md", HERE / "training_speed.json"
+DATA = Path("../shared/data/rmd17/npz_data")
+
+N_TRAIN, BATCH_SIZE, N_EPOCHS = 100, 5, 5
+N_FRAMES = N_TRAIN + 10  # some to validate and test on, which each package wants
+MOLECULES = ("ethanol", "aspirin")
+
+
+class Work(NamedTuple):
+    """What a peer and eqcalc both train, and the ratio to reach."""
+
+    network: str
+    what: str
+    peer: str
+    ways: tuple[str, ...]
+    target: float
+
+
+WORKS = (
+    Work("nequip", "NequIP 32×4, l = 2, parity", "nequip", ("eager", "compile"), 3.0),
+    Work("painn", "PaiNN 128×3", "schnetpack", ("lists", "cached"), 2.0),
+)
+OURS = ("eager", "compiled")
+
+
+def main() -> None:
+    """Measure what is asked for and write the page."""
+    arguments = _parse()
+    numbers = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {"rows": []}
+    numbers["machine"] = machine(torch.device("cpu"))
+    for work in WORKS:
+        python = getattr(arguments, work.peer)
+        for molecule in arguments.molecules.split(",") if python else []:
+            row = _measure(work, molecule, python, arguments)
+            others = [
+                each
+                for each in numbers["rows"]
+                if (each["network"], each["molecule"]) != (work.network, molecule)
+            ]
+            numbers["rows"] = [*others, row]
+            write_whole(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
+            write_whole(TABLE, _page(numbers).encode())
+    print(f"written: {TABLE}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--schnetpack", help="the python of an environment with schnetpack")
+    parser.add_argument("--nequip", help="the python of an environment with nequip")
+    parser.add_argument("--molecules", default=",".join(MOLECULES), help="comma-separated")
+    parser.add_argument("--rounds", type=int, default=1, help="processes per number (default: 1)")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of rMD17's npz files")
+    return parser.parse_args()
+
+
+def _measure(work: Work, molecule: str, python: str, arguments: argparse.Namespace) -> Any:
+    """Train with both packages in turn and return their rates."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frames = folder / "frames.xyz"
+        write(frames, _frames(arguments.data / f"rmd17_{molecule}.npz"), format="extxyz")
+        sizes = [str(frames), str(N_TRAIN), str(BATCH_SIZE), str(N_EPOCHS)]
+        jobs = {}
+        for way in work.ways:
+            script = str(PEERS / f"train_{work.peer}.py")
+            jobs[f"{work.peer}, {way}"] = ([python, script], sizes, [way])
+        for way in OURS:
+            script = str(PEERS / "train_ours.py")
+            jobs[way] = ([sys.executable, script, work.network], sizes, [way])
+        found: dict[str, list[Any]] = {key: [] for key in jobs}
+        for k in range(arguments.rounds):
+            for key, (begin, middle, end) in jobs.items():
+                own = folder / f"{k}-{key.replace(', ', '-')}"
+                own.mkdir()
+                found[key].append(_run([*begin, *middle, str(own), *end]))
+                print(work.network, molecule, key, json.dumps(found[key][-1]), flush=True)
+    return {
+        "network": work.network,
+        "molecule": molecule,
+        "cpu": machine(torch.device("cpu"))["cpu"],
+        "frames_per_s": {key: _all(runs, "frames_per_s") for key, runs in found.items()},
+        "frames_per_core_s": {key: _all(runs, "frames_per_core_s") for key, runs in found.items()},
+        "memory_mb": {key: runs[0]["memory_mb"] for key, runs in found.items()},
+    }
+
+
+def _frames(path: Path) -> list[Atoms]:
+    frames = []
+    for frame in read_dataset(path).frames[:N_FRAMES]:
+        atoms = frame.atoms.copy()
+        atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
+        frames.append(atoms)
+    return frames
+
+
+def _run(command: list[str]) -> dict[str, Any]:
+    """Return what a process on one thread prints in its last line of JSON."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(PEERS), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not lines:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return json.loads(lines[-1])
+
+
+def _all(runs: list[dict[str, Any]], key: str) -> list[float]:
+    return [value for run in runs for value in run[key]]
+
+
+def _page(numbers: dict[str, Any]) -> str:
+    where = numbers["machine"]
+    lines = [
+        "# Speed of training beside other packages",
+        "",
+        "    python examples/results/training_speed.py --nequip PYTHON --schnetpack PYTHON",
+        "",
+        f"Frames per second of rMD17, batches of {BATCH_SIZE}, float32, 5 Å, one thread: "
+        f"{where['cpu']}, {where['cores']} cores, torch {where['torch']}. Each package's own "
+        "trainer, loss of energies and forces, AdamW, averaged weights; data loading included, the "
+        f"first of {N_EPOCHS} epochs, in which compilers work, and validation left out. Medians "
+        "of the epochs, with the slowest and the fastest. Ratios are of the faster ways. 'Memory' "
+        "is the process's largest at the end of the second and the last epoch.",
+        "",
+        "| network | molecule | how | frames/s | memory (MB) | ratio | target |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    works = {work.network: work for work in WORKS}
+    for row in sorted(numbers["rows"], key=lambda each: (each["network"], each["molecule"])):
+        work, rates = works[row["network"]], row["frames_per_s"]
+        best = max((key for key in rates if key in OURS), key=lambda key: np.median(rates[key]))
+        theirs = max(float(np.median(rates[key])) for key in rates if key not in OURS)
+        for key, values in rates.items():
+            ratio = f"**{np.median(values) / theirs:.1f}**" if key == best else ""
+            memory = row["memory_mb"][key]
+            cells = [
+                work.what,
+                row["molecule"],
+                key if key not in OURS else f"eqcalc, {key}",
+                f"{np.median(values):.3g} ({min(values):.3g}..{max(values):.3g})",
+                f"{memory[1]:.0f}, {memory[-1]:.0f}",
+                ratio,
+                f"{work.target:g}" if key == best else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
