@@ -5,6 +5,7 @@ python train_schnetpack.py FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {lists,
 ``cached`` keeps the neighbour lists of the first epoch (its ``CachedNeighborList``).
 """
 
+import os
 import sys
 import typing
 from pathlib import Path
@@ -25,8 +26,9 @@ from schnetpack import transform
 CUTOFF = 5.0
 frames, n_train, batch_size, n_epochs, folder, mode = sys.argv[1:]
 torch.set_num_threads(1)
-folder = Path(folder)
+folder = Path(folder).resolve()
 atoms_list = read(frames, ":")
+os.chdir(folder)  # it leaves a lock of its split where it runs
 dataset = spk.data.ASEAtomsData.create(
     str(folder / "frames.db"),
     distance_unit="Ang",
