@@ -49,7 +49,7 @@ class Lengths:
     coexist: float
 
 
-SHORT = Lengths(alone=0.8, overheated=0.8, settle=0.24, coexist=0.8)
+SHORT = Lengths(alone=1.6, overheated=1.2, settle=0.24, coexist=0.8)
 FULL = Lengths(alone=1.6, overheated=0.8, settle=0.48, coexist=5.12)
 
 
@@ -135,7 +135,7 @@ if options.temperatures is None and measured is None:
 n_across, n_along = options.cells
 lengths = FULL if options.full else SHORT
 # Universal potentials are too soft, and melt early.
-guessed = [0.84, 1.0] if options.full else [0.92]
+guessed = [0.84, 1.0] if options.full else [0.84]
 temperatures = options.temperatures or [round(share * measured, -1) for share in guessed]
 
 calculator = EqCalculator(options.model, engine=options.engine)
