@@ -14,11 +14,12 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from eqcalc.errors import OutputError, OutputLostError
+from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
 
-__all__ = ["ARRAY_DAMAGE", "ZIP_DAMAGE", "AppendFile", "write_whole"]
+__all__ = ["ARRAY_DAMAGE", "ZIP_DAMAGE", "AppendFile", "refuse_existing", "write_whole"]
 
 # What zipfile raises, depending on where a file is damaged: a flipped bit may claim
 # encryption, another compression or a name that is no text.
@@ -131,6 +132,18 @@ class AppendFile:
         self._file.seek(position)
         while rest:  # the system may take less than it was given
             rest = rest[self._file.write(rest) :]
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Refuse to write where something stands already.
+
+    Raises
+    ------
+    OutputExistsError : one of the files exists.
+    """
+    for path in paths:
+        if path.exists():
+            raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
 
 
 def write_whole(path: Path, content: bytes) -> None:

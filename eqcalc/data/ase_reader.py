@@ -66,7 +66,14 @@ def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) 
         frames = labels.read([images[row] for row in chosen], chosen)
         notes = [f"{path.name}: {note}" for note in labels.notes]
         return Dataset(
-            frames, isolated_atoms, path.name, str(labels.units), chosen, len(images), notes
+            frames,
+            isolated_atoms,
+            path.name,
+            str(labels.units),
+            chosen,
+            len(images),
+            notes,
+            sorted(left_out),
         )
 
     return DataFile(len(images), read)

@@ -62,6 +62,7 @@ class Dataset:
     rows : numbers of the frames among all of the files', counted through in the files' order
     n_rows : how many the files have
     notes : what was left out, decided or found odd while reading, each a sentence
+    left_out : numbers of the isolated atoms that are not among the frames, counted as ``rows``
     """
 
     frames: list[LabelledFrame]
@@ -71,6 +72,7 @@ class Dataset:
     rows: list[int] = field(default_factory=list)
     n_rows: int = 0
     notes: list[str] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.frames)
