@@ -54,7 +54,7 @@ _FUNCTIONS = {"import": "import_model"}
 """Of verbs that are no names in Python."""
 
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "data": ("summary",),
+    "data": ("summary", "convert"),
     "lammps": ("run", "check", "build", "prepare"),
 }
 """Verbs that take one of these words first; each is a function of the verb's module."""

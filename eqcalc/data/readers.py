@@ -231,4 +231,5 @@ def _joined(parts: Sequence[Dataset], asked: Sequence[int], n_rows: int) -> Data
         n_rows,
         [note for part in parts for note in part.notes],
         [row for part in parts for row in part.left_out],
+        sorted({name for part in parts for name in part.unkept}),
     )
