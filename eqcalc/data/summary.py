@@ -310,7 +310,7 @@ def _odd_frames(
         sentences.append(
             f"{extra} frames are copies of others ({shown}"
             f"{'; ...' if len(copies) > 3 else ''}): a split that trains on one and tests on the "
-            "other says little about new structures"
+            "other is refused"
         )
     unlike = [group for group in copies if _disagrees(group)]
     if unlike:
