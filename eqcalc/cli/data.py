@@ -30,7 +30,7 @@ __all__ = ["HELP", "convert", "summary"]
 
 HELP = "Look at labelled frames before a training, and convert them."
 
-_FILES = 'npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'
+_FILES = 'npz, extxyz, h5, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'
 
 
 def summary(
@@ -117,7 +117,8 @@ def summary(
 def convert(
     files: Annotated[list[str], typer.Argument(metavar="IN...", help=_FILES)],
     output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="File to write: .xyz, .npz, .traj, .db or .json.")
+        Path,
+        typer.Argument(metavar="OUT", help="File to write: .xyz, .h5, .npz, .traj, .db or .json."),
     ],
     rows: Rows = None,
     energy_key: EnergyKey = None,

@@ -1,8 +1,8 @@
 """Read files of labelled structures into a :class:`Dataset`, in eV and Å.
 
 The name chooses the reader: ``.npz`` (rMD17, MD17, sGDML), ``.xyz`` and ``.extxyz``,
-``.traj``, ASE's data bases ``.db`` and ``.json``, and what codes print (OUTCAR,
-vasprun.xml, ...). Text files may be compressed.
+``.traj``, ASE's data bases ``.db`` and ``.json``, ``.h5`` of ``eqcalc data
+convert``, and what codes print (OUTCAR, vasprun.xml, ...). Text files may be compressed.
 """
 
 from __future__ import annotations

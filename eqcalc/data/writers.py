@@ -18,6 +18,7 @@ from ase.io.extxyz import key_val_dict_to_str
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from eqcalc.data.frames import LabelledFrame, LabelRequest
+from eqcalc.data.hdf5_file import save_hdf5
 from eqcalc.data.readers import read_whole_frames
 from eqcalc.errors import ConfigError, DataError, OutputError, did_you_mean, listing
 from eqcalc.files import write_through
@@ -218,6 +219,12 @@ def _is_word(key: str, value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _write_hdf5(
+    path: Path, frames: Sequence[LabelledFrame], infos: Sequence[dict[str, Any]]
+) -> None:
+    save_hdf5(path, [_labelled_atoms(frame) for frame in frames], infos)
+
+
 def _write_npz(
     path: Path, frames: Sequence[LabelledFrame], infos: Sequence[dict[str, Any]]
 ) -> None:
@@ -233,7 +240,7 @@ def _write_npz(
         if found:
             raise ConfigError(
                 f"npz holds frames of one molecule with forces; {len(found)} frames {what}: "
-                f"{listing(found, limit=5)}. Write extxyz, a database or a trajectory."
+                f"{listing(found, limit=5)}. Write extxyz, a database, a trajectory or HDF5."
             )
     np.savez(
         path,
@@ -253,5 +260,6 @@ WRITERS: dict[str, Callable[[Path, Sequence[LabelledFrame], Sequence[dict[str, A
     ".traj": _write_traj,
     ".db": _write_database,
     ".json": _write_database,
+    ".h5": _write_hdf5,
 }
 """Suffix -> what writes frames, and beside them what is left of their infos."""
