@@ -11,15 +11,24 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from eqcalc.errors import OutputError, OutputLostError
+from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
 
-__all__ = ["ARRAY_DAMAGE", "ZIP_DAMAGE", "AppendFile", "remove_files", "write_whole"]
+__all__ = [
+    "ARRAY_DAMAGE",
+    "ZIP_DAMAGE",
+    "AppendFile",
+    "refuse_existing",
+    "remove_files",
+    "write_through",
+    "write_whole",
+]
 
 # What zipfile raises, depending on where a file is damaged: a flipped bit may claim
 # encryption, another compression or a name that is no text.
@@ -134,6 +143,18 @@ class AppendFile:
             rest = rest[self._file.write(rest) :]
 
 
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Refuse to write where something stands already.
+
+    Raises
+    ------
+    OutputExistsError : one of the files exists.
+    """
+    for path in paths:
+        if path.exists():
+            raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
@@ -165,6 +186,27 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
                 path.unlink()
         except OSError as error:
             raise OutputError(_reason("cannot remove", path, error)) from error
+
+
+@contextlib.contextmanager
+def write_through(path: Path) -> Iterator[Path]:
+    """Give a path of the same name in a folder beside it; what stands there in the end moves here.
+
+    For what is written by name, not as bytes: a reader sees the old file or the new one.
+
+    Raises
+    ------
+    OutputError : the file cannot be written; an older one stays as it was.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            yield part
+            os.replace(part, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(_reason("cannot write", path, error)) from error
 
 
 def _reason(what: str, path: Path, error: OSError) -> str:

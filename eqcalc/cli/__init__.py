@@ -34,6 +34,7 @@ VERBS: tuple[str, ...] = (
     "report",
     "models",
     "info",
+    "data",
     "train",
     "evaluate",
     "select",
@@ -52,7 +53,10 @@ VERBS: tuple[str, ...] = (
 _FUNCTIONS = {"import": "import_model"}
 """Of verbs that are no names in Python."""
 
-_GROUPS: dict[str, tuple[str, ...]] = {"lammps": ("run", "check", "build", "prepare")}
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "data": ("summary", "convert"),
+    "lammps": ("run", "check", "build", "prepare"),
+}
 """Verbs that take one of these words first; each is a function of the verb's module."""
 
 _HIDDEN = ("prepare",)

@@ -9,6 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from eqcalc.cli.console import note, print_json, say, show
+from eqcalc.cli.data_options import (
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    ForcesUnit,
+    GradientKey,
+    LengthUnit,
+    NumbersKey,
+    PositionsKey,
+    Rows,
+    StressKey,
+    StressUnit,
+    TrustData,
+    VirialKey,
+)
 from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, Threads, Trust
 from eqcalc.errors import import_extra
 
@@ -23,12 +38,6 @@ __all__ = ["evaluate"]
 _OUTPUTS = ("errors.json", "parity.png")
 _OF_COMMITTEES = ("calibration.csv", "calibration.png")
 
-# Written out, because eqcalc.units would load ASE for every --help.
-_ENERGY_UNITS = "If the file does not say: eV, meV, kcal/mol, kJ/mol, Hartree or Rydberg."
-_LENGTH_UNITS = "If the file does not say: Angstrom, Bohr or nm."
-_FORCES_UNITS = "Such as Hartree/Bohr. Default: energy/length, per Bohr with Hartree or Rydberg."
-_STRESS_UNITS = "Such as GPa or kbar. Default: energy/length^3."
-
 
 def evaluate(
     model: Annotated[
@@ -39,31 +48,19 @@ def evaluate(
         Path,
         typer.Argument(help='npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'),
     ],
-    rows: Annotated[
-        Optional[str], typer.Option(help='Rows to use: "1000:2000", or a csv of indices.')
-    ] = None,
-    energy_key: Annotated[Optional[str], typer.Option(help="Key of the energy.")] = None,
-    forces_key: Annotated[Optional[str], typer.Option(help="Key of the forces.")] = None,
-    gradient_key: Annotated[
-        Optional[str], typer.Option(help="Key of dE/dx, the forces' negative.")
-    ] = None,
-    stress_key: Annotated[Optional[str], typer.Option(help="Key of the stress.")] = None,
-    virial_key: Annotated[
-        Optional[str], typer.Option(help="Key of the virial, -stress x volume.")
-    ] = None,
-    positions_key: Annotated[
-        Optional[str], typer.Option(help="Key of the positions, npz only.")
-    ] = None,
-    numbers_key: Annotated[
-        Optional[str], typer.Option(help="Key of the atomic numbers, npz only.")
-    ] = None,
-    energy_unit: Annotated[Optional[str], typer.Option(help=_ENERGY_UNITS)] = None,
-    length_unit: Annotated[Optional[str], typer.Option(help=_LENGTH_UNITS)] = None,
-    forces_unit: Annotated[Optional[str], typer.Option(help=_FORCES_UNITS)] = None,
-    stress_unit: Annotated[Optional[str], typer.Option(help=_STRESS_UNITS)] = None,
-    trust_data: Annotated[
-        bool, typer.Option("--trust-data", help="Take frames that are refused as implausible.")
-    ] = False,
+    rows: Rows = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    gradient_key: GradientKey = None,
+    stress_key: StressKey = None,
+    virial_key: VirialKey = None,
+    positions_key: PositionsKey = None,
+    numbers_key: NumbersKey = None,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    forces_unit: ForcesUnit = None,
+    stress_unit: StressUnit = None,
+    trust_data: TrustData = False,
     output: Annotated[
         Optional[Path],
         typer.Option(

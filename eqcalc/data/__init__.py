@@ -1,8 +1,8 @@
 """Labelled structures: from files of any layout to frames, graphs and batches, in eV and Å.
 
-What belongs here: readers, one per kind of file (:mod:`eqcalc.data.readers` chooses), the choice
-of rows, and numbers that are counted from frames alone. Units are converted here, once; nothing
-here knows a network or a model.
+What belongs here: readers, one per kind of file (:mod:`eqcalc.data.readers` chooses), writers, the
+choice of rows, and what is counted or drawn from frames alone. Units are converted here, once;
+nothing here knows a network or a model.
 """
 
 from eqcalc.data.frames import Dataset, LabelledFrame

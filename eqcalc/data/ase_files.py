@@ -11,6 +11,7 @@ import ase.io
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype
 
+from eqcalc.data.hdf5_file import load_hdf5, require_h5py
 from eqcalc.errors import DataError, did_you_mean
 from eqcalc.extxyz import fault_in_extxyz
 
@@ -22,9 +23,10 @@ ASE_FORMATS: dict[str, str] = {
     ".traj": "traj",
     ".db": "db",
     ".json": "db",
+    ".h5": "hdf5",
 }
-"""Suffix -> how ASE reads it. The format is fixed because ASE's own guess from a
-file's content can end in a reader that unpickles."""
+"""Suffix -> how ASE reads it, but for HDF5, which is read here. The format is fixed because
+ASE's own guess from a file's content can end in a reader that unpickles."""
 
 OUTPUT_FORMATS: dict[str, str] = {
     "vasp-out": "OUTCAR",
@@ -70,7 +72,7 @@ def format_of(path: Path) -> str:
         except (UnknownFileTypeError, OSError, UnicodeDecodeError, EOFError):
             found = None
         found = found if found in OUTPUT_FORMATS else None
-    if found is None or (found == "db" and name != path.name.lower()):
+    if found is None or (found in ("db", "hdf5") and name != path.name.lower()):
         known = [".npz", *ASE_FORMATS]
         raise DataError(
             f"data file {path} has the suffix '{Path(path.name.lower()).suffix}'; known are "
@@ -86,11 +88,16 @@ def load_frames(path: Path, kind: str) -> list[Atoms]:
     Raises
     ------
     DataError : the file is damaged, or holds no frames.
+    MissingDependencyError : it is HDF5, and h5py cannot be imported.
     """
+    if kind == "hdf5":
+        require_h5py()  # whose absence is no fault of the file
     try:
         fault = fault_in_extxyz(path) if kind == "extxyz" else None
         if kind == "db":
             frames = list(_from_database(path))
+        elif kind == "hdf5":
+            frames = load_hdf5(path)
         elif fault is not None:
             raise DataError(f"{path}: {fault}.")
         else:

@@ -36,6 +36,8 @@ __all__ = ["open_with_ase"]
 
 _ASYMMETRY = 1e-3  # of the largest component: above codes' rounding, below any mix-up of axes
 
+_LABELS = {"energy", "free_energy", "forces", "stress"}
+
 
 def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) -> DataFile:
     """Open one file; what it reads are frames by their numbers in the file.
@@ -66,7 +68,15 @@ def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) 
         frames = labels.read([images[row] for row in chosen], chosen)
         notes = [f"{path.name}: {note}" for note in labels.notes]
         return Dataset(
-            frames, isolated_atoms, path.name, str(labels.units), chosen, len(images), notes
+            frames,
+            isolated_atoms,
+            path.name,
+            str(labels.units),
+            chosen,
+            len(images),
+            notes,
+            sorted(left_out),
+            labels.unkept([images[row] for row in chosen]),
         )
 
     return DataFile(len(images), read)
@@ -107,9 +117,41 @@ class _Labels:
             require_finite(bare.positions[None], "positions", [rows[k]], self.path)
             group, origin = self._group(atoms, rows[k]), Origin(self.path, rows[k])
             frames.append(
-                LabelledFrame(bare, float(energies[k]), forces[k], stresses[k], group, origin)
+                LabelledFrame(
+                    bare,
+                    float(energies[k]),
+                    forces[k],
+                    stresses[k],
+                    group,
+                    origin,
+                    self._rest(atoms),
+                )
             )
         return frames
+
+    def _used(self) -> set[str]:
+        """Return the names of entries that are labels or units of this reading."""
+        asked = self.request
+        labels = {
+            asked.energy_key or "energy",
+            asked.forces_key or asked.gradient_key or "forces",
+            asked.stress_key or asked.virial_key or "stress",
+        }
+        return labels.union(*UNIT_ENTRIES.values())
+
+    def _rest(self, atoms: Atoms) -> dict[str, object]:
+        """Return what a frame's info says besides labels and units."""
+        used = self._used() | _LABELS  # a label that is not used would be one where it is written
+        return {str(key): v for key, v in atoms.info.items() if str(key) not in used}
+
+    def unkept(self, images: list[Atoms]) -> list[str]:
+        """Return the names of arrays, results and other labels that frames do not have."""
+        found: set[str] = set()
+        for atoms in images:
+            found |= set(_entries(atoms)) - {str(key) for key in atoms.info}
+            found |= _LABELS & {str(key) for key in atoms.info}
+        # ASE writes the free energy beside each energy; where they differ, it is said.
+        return sorted(found - self._used() - {"free_energy"})
 
     def _group(self, atoms: Atoms, row: int) -> str | None:
         key = self.request.group_key

@@ -8,7 +8,7 @@ import numpy as np
 
 from eqcalc.data.frames import LabelledFrame
 
-__all__ = ["shared_structures"]
+__all__ = ["repeated_structures", "shared_structures"]
 
 _DECIMALS = 5  # of Å: what text files keep
 
@@ -22,6 +22,18 @@ def shared_structures(
     """
     known = {_fingerprint(frame) for frame in others}
     return [f for f in frames if len(f.atoms) > 1 and _fingerprint(f) in known]
+
+
+def repeated_structures(frames: Sequence[LabelledFrame]) -> list[list[LabelledFrame]]:
+    """Return the groups of two frames or more that are one structure, in the order of the first.
+
+    Single atoms are left out, as in :func:`shared_structures`.
+    """
+    groups: dict[bytes, list[LabelledFrame]] = {}
+    for frame in frames:
+        if len(frame.atoms) > 1:
+            groups.setdefault(_fingerprint(frame), []).append(frame)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _fingerprint(frame: LabelledFrame) -> bytes:

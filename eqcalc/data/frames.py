@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -40,6 +40,8 @@ class LabelledFrame:
     stress : (6,), eV/Å³, ASE's sign and Voigt order xx yy zz yz xz xy, or None
     group : what frames belong together by, such as the name of a trajectory; None alone
     origin : file and number of the frame; None for one that no file holds
+    info : what else the file says of the frame, such as config_type: neither labels that were
+        read nor units, and in the file's units where they are numbers with one
     """
 
     atoms: Atoms
@@ -48,6 +50,7 @@ class LabelledFrame:
     stress: FloatArray | None = None
     group: str | None = None
     origin: Origin | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,8 @@ class Dataset:
     rows : numbers of the frames among all of the files', counted through in the files' order
     n_rows : how many the files have
     notes : what was left out, decided or found odd while reading, each a sentence
+    unkept : names of arrays of the files that frames do not have, such as momenta
+    left_out : numbers of the isolated atoms that are not among the frames, counted as ``rows``
     """
 
     frames: list[LabelledFrame]
@@ -71,6 +76,8 @@ class Dataset:
     rows: list[int] = field(default_factory=list)
     n_rows: int = 0
     notes: list[str] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
+    unkept: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.frames)

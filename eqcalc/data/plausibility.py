@@ -18,7 +18,16 @@ from eqcalc.errors import GraphError
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
 
-__all__ = ["Findings", "energy_findings", "find_implausible", "neighbour_findings"]
+__all__ = [
+    "Contacts",
+    "Findings",
+    "contact_findings",
+    "contacts_of",
+    "energy_deviations",
+    "energy_findings",
+    "find_implausible",
+    "neighbour_findings",
+]
 
 # eV/atom beside the other frames. No bond is stronger than a few eV; only nuclei that are pushed
 # into each other cost more.
@@ -40,6 +49,13 @@ class Findings(NamedTuple):
 
     refused: list[str]
     odd: list[str]
+
+
+class Contacts(NamedTuple):
+    """How many edges a frame's graph has, and how many atoms that receive none."""
+
+    n_edges: int
+    n_lonely: int
 
 
 def find_implausible(frames: Sequence[LabelledFrame]) -> Findings:
@@ -65,7 +81,7 @@ def energy_findings(frames: Sequence[LabelledFrame]) -> Findings:
     frames = [frame for frame in frames if len(frame.atoms) > 1]  # an atom alone has no bonds
     if len(frames) < _FEWEST_FRAMES:
         return Findings([], [])
-    found = _deviations(frames)
+    found = energy_deviations(frames)
     spread = 1.4826 * float(np.median(np.abs(found)))  # of a normal distribution
     refused: list[str] = []
     odd: list[str] = []
@@ -91,11 +107,24 @@ def neighbour_findings(
     frames: Sequence[LabelledFrame], graphs: Sequence[AtomicGraph], cutoff: float
 ) -> Findings:
     """Look for frames that a cutoff (Å) leaves without edges, and atoms without neighbours."""
+    return contact_findings(frames, [contacts_of(graph) for graph in graphs], cutoff)
+
+
+def contacts_of(graph: AtomicGraph) -> Contacts:
+    """Count what :func:`contact_findings` needs of a frame's graph."""
+    receivers = graph.edge_index[1]
+    n_atoms = int(graph.atomic_numbers.shape[0])
+    return Contacts(int(receivers.numel()), n_atoms - int(receivers.unique().numel()))
+
+
+def contact_findings(
+    frames: Sequence[LabelledFrame], contacts: Sequence[Contacts], cutoff: float
+) -> Findings:
+    """Do as :func:`neighbour_findings`, where the graphs themselves are not kept."""
     several = [k for k, frame in enumerate(frames) if len(frame.atoms) > 1]
     if not several:
         return Findings([], [])
-    empty = [k for k in several if graphs[k].edge_index.shape[1] == 0]
-    if len(empty) == len(several):
+    if all(contacts[k].n_edges == 0 for k in several):
         shortest = min(_shortest(frames[k]) for k in several[:_N_SAMPLED])
         return Findings(
             [
@@ -105,13 +134,8 @@ def neighbour_findings(
             ],
             [],
         )
-    lonely, n_atoms = [], 0
-    for k in several:
-        graph = graphs[k]
-        n = len(frames[k].atoms) - int(graph.edge_index[1].unique().numel())
-        if n > 0:
-            lonely.append(k)
-            n_atoms += n
+    lonely = [k for k in several if contacts[k].n_lonely > 0]
+    n_atoms = sum(contacts[k].n_lonely for k in lonely)
     if not lonely:
         return Findings([], [])
     return Findings(
@@ -123,7 +147,7 @@ def neighbour_findings(
     )
 
 
-def _deviations(frames: Sequence[LabelledFrame]) -> FloatArray:
+def energy_deviations(frames: Sequence[LabelledFrame]) -> FloatArray:
     """Return (n_frames,) energies per atom beside a fit of energies per element, in eV."""
     numbers = np.unique(np.concatenate([frame.atoms.numbers for frame in frames]))
     counts = np.array([[(f.atoms.numbers == z).sum() for z in numbers] for f in frames], float)

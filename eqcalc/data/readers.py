@@ -1,8 +1,8 @@
 """Read files of labelled structures into a :class:`Dataset`, in eV and Å.
 
 The name chooses the reader: ``.npz`` (rMD17, MD17, sGDML), ``.xyz`` and ``.extxyz``,
-``.traj``, ASE's data bases ``.db`` and ``.json``, and what codes print (OUTCAR,
-vasprun.xml, ...). Text files may be compressed.
+``.traj``, ASE's data bases ``.db`` and ``.json``, ``.h5`` of ``eqcalc data
+convert``, and what codes print (OUTCAR, vasprun.xml, ...). Text files may be compressed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,37 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 from eqcalc.data.ase_reader import open_with_ase
 from eqcalc.data.data_files import DataPath, find_files
-from eqcalc.data.frames import Dataset, LabelledFrame, LabelRequest
+from eqcalc.data.frames import DataFile, Dataset, LabelledFrame, LabelRequest
 from eqcalc.data.npz_reader import open_npz
 from eqcalc.data.plausibility import find_implausible
 from eqcalc.data.rows import Rows, parse_rows
 from eqcalc.errors import DataError, DataWarning, listing
 
-__all__ = ["Dataset", "LabelledFrame", "parse_rows", "read_dataset"]
+__all__ = [
+    "Dataset",
+    "LabelledFrame",
+    "WholeFrames",
+    "parse_rows",
+    "read_dataset",
+    "read_whole_frames",
+]
+
+
+class WholeFrames(NamedTuple):
+    """What could be read of files.
+
+    dataset : the frames that could
+    unread : numbers of those that could not, counted as ``dataset.rows``
+    refused : why :func:`read_dataset` refuses all of them together; None where it does not
+    """
+
+    dataset: Dataset
+    unread: list[int]
+    refused: Optional[str]
 
 
 def read_dataset(
@@ -97,7 +118,8 @@ def read_dataset(
         forces_unit=forces_unit,
         stress_unit=stress_unit,
     )
-    dataset = _read(find_files(path), rows, request, exclude_isolated)
+    opened, n_rows, asked = _open(find_files(path), rows, request, exclude_isolated)
+    dataset = _read(opened, asked, n_rows)
     if rows is not None and not dataset.frames:
         raise DataError(
             f"rows '{rows}' of {dataset.source} select nothing but isolated atoms, which are left "
@@ -116,9 +138,51 @@ def read_dataset(
     return dataset
 
 
-def _read(
+def read_whole_frames(
+    path: DataPath, request: LabelRequest, *, rows: Rows = None, exclude_isolated: bool = True
+) -> WholeFrames:
+    """Read the frames that have what is asked for, and say what the others lack.
+
+    Nothing is warned of, and nothing refused as implausible.
+
+    Raises
+    ------
+    ConfigError, DataError : as :func:`read_dataset`, and where no frame at all can be read.
+    """
+    opened, n_rows, asked = _open(find_files(path), rows, request, exclude_isolated)
+    try:
+        return WholeFrames(_read(opened, asked, n_rows), [], None)
+    except DataError as error:
+        parts, refused = _read_halves(opened, asked, n_rows), error
+    if not any(part.frames for part in parts):
+        raise refused
+    found = {row for part in parts for row in (*part.rows, *part.left_out)}
+    whole = replace(
+        _joined(parts, asked, n_rows),
+        source=parts[0].source,
+        units=next(part.units for part in parts if part.frames),
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+    return WholeFrames(whole, [row for row in asked if row not in found], str(refused))
+
+
+def _read_halves(opened: Sequence[DataFile], asked: list[int], n_rows: int) -> list[Dataset]:
+    """Return the data sets of the longest stretches of rows that can be read together."""
+    if len(asked) < 2:
+        return []
+    parts = []
+    for half in (asked[: len(asked) // 2], asked[len(asked) // 2 :]):
+        try:
+            parts.append(_read(opened, half, n_rows))
+        except DataError:
+            parts += _read_halves(opened, half, n_rows)
+    return parts
+
+
+def _open(
     files: Sequence[Path], rows: Rows, request: LabelRequest, exclude_isolated: bool
-) -> Dataset:
+) -> tuple[list[DataFile], int, list[int]]:
+    """Return the open files, the number of their frames, and those that are asked for."""
     opened = [
         open_npz(file, request)
         if file.suffix.lower() == ".npz"
@@ -126,12 +190,21 @@ def _read(
         for file in files
     ]
     n_rows = sum(file.n_rows for file in opened)
-    asked = parse_rows(rows, n_rows, listing([file.name for file in files]))
+    return opened, n_rows, parse_rows(rows, n_rows, listing([file.name for file in files]))
+
+
+def _read(opened: Sequence[DataFile], asked: Sequence[int], n_rows: int) -> Dataset:
     parts, first = [], 0
     for file in opened:
         here = [row - first for row in asked if first <= row < first + file.n_rows]
         part = file.read(here)  # of a file without chosen rows still its isolated atoms
-        parts.append(replace(part, rows=[row + first for row in part.rows]))
+        parts.append(
+            replace(
+                part,
+                rows=[row + first for row in part.rows],
+                left_out=[row + first for row in part.left_out],
+            )
+        )
         first += file.n_rows
     return parts[0] if len(parts) == 1 else _joined(parts, asked, n_rows)
 
@@ -157,4 +230,6 @@ def _joined(parts: Sequence[Dataset], asked: Sequence[int], n_rows: int) -> Data
         rows,
         n_rows,
         [note for part in parts for note in part.notes],
+        [row for part in parts for row in part.left_out],
+        sorted({name for part in parts for name in part.unkept}),
     )

@@ -94,8 +94,8 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
     Raises
     ------
     ConfigError : a row is both trained on and validated on, or judged by the test.
-    DataError : a frame lacks a label that the loss needs, an element is not trained on, every
-        frame of validation or test is trained on, or an energy is far from all others.
+    DataError : a frame lacks a label that the loss needs, an element is not trained on, a frame
+        of validation or test is trained on, or an energy is far from all others.
     """
     _refuse_shared_rows(data)
     refuse_missing_labels(config, (data.train, data.validation))
@@ -215,27 +215,38 @@ def _refuse_new_elements(data: TrainingData) -> None:
 
 def _refuse_shared_structures(config: TrainingConfig, data: TrainingData) -> list[str]:
     """Compare structures, not names: copies of a file, and frames that stand in it twice."""
-    odd = []
-    seen = list(data.train.frames)
+    refused, odd = [], []
     for name, dataset in (("validation", data.validation), ("test", data.test)):
         if dataset is None:
             continue
-        shared = shared_structures(dataset.frames, seen)
-        if shared:
-            sentence = (
-                f"{len(shared)} of {len(dataset)} {name} frames ({named(shared)} of "
-                f"{dataset.source}) are structures that are trained"
-                f"{' or validated' if name == 'test' else ''} on too; an error on them says "
-                "little about others"
+        trained = shared_structures(dataset.frames, data.train.frames)
+        if trained:
+            refused.append(
+                f"{_shared(trained, dataset, name)} trained on too; an error on them says little "
+                "about others"
             )
-            if len(shared) == len(dataset) and not config.data.trust_data:
-                raise DataError(
-                    f"{sentence}. Choose other frames, or say trust_data = true in [data] to take "
-                    "them as they are."
-                )
-            odd.append(sentence + ".")
-        seen += dataset.frames
-    return odd
+    if data.test is not None:
+        validated = shared_structures(data.test.frames, data.validation.frames)
+        if validated:
+            nothing_else = len(validated) == len(data.test)
+            (refused if nothing_else else odd).append(
+                f"{_shared(validated, data.test, 'test')} validated on too; by their errors the "
+                "weights are chosen that the test judges"
+            )
+    if refused and not config.data.trust_data:
+        raise DataError(
+            f"{'; '.join(refused)}. Leave them out or choose other frames, or say "
+            "trust_data = true in [data] to take them as they are."
+        )
+    return [f"{sentence}." for sentence in (*refused, *odd)]
+
+
+def _shared(frames: Sequence[LabelledFrame], dataset: Dataset, role: str) -> str:
+    one = len(frames) == 1
+    return (
+        f"{len(frames)} of {len(dataset)} {role} frames ({named(frames)} of {dataset.source}) "
+        f"{'is a structure that is' if one else 'are structures that are'}"
+    )
 
 
 def _refuse_outliers(config: TrainingConfig, data: TrainingData) -> list[str]:

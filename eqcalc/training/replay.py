@@ -15,7 +15,7 @@ from eqcalc.data import Dataset, random_split, read_dataset
 from eqcalc.data.duplicates import shared_structures
 from eqcalc.errors import DataError
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import TrainingData, refuse_missing_labels, rows_of
+from eqcalc.training.data import TrainingData, named, refuse_missing_labels, rows_of
 
 __all__ = ["Replay", "read_replay", "refuse_unfit_replay"]
 
@@ -75,7 +75,7 @@ def refuse_unfit_replay(config: TrainingConfig, data: TrainingData, replay: Repl
 
     Raises
     ------
-    DataError : a label is missing, or every frame of validation or test is among the old ones.
+    DataError : a label is missing, or a frame of validation or test is among the old ones.
     """
     refuse_missing_labels(config, replay)
     trust, odd = config.replay is not None and config.replay.trust_data, []
@@ -87,10 +87,10 @@ def refuse_unfit_replay(config: TrainingConfig, data: TrainingData, replay: Repl
             f"{len(shared)} of {len(dataset)} {name} frames are structures that are replayed from "
             f"{replay.train.source} too"
         )
-        if name != "training" and len(shared) == len(dataset) and not trust:
+        if name != "training" and not trust:
             raise DataError(
-                f"{sentence}: nothing is left to judge by. Choose other rows in [replay], or say "
-                "trust_data = true in it to take them as they are."
+                f"{sentence} ({named(shared)} of {dataset.source}). Choose other rows in [replay], "
+                "or say trust_data = true in it to take them as they are."
             )
         odd.append(f"{sentence}.")
     return odd

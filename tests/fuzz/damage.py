@@ -10,15 +10,20 @@ import contextlib
 import io
 import random
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from eqcalc.data.hdf5_file import HEADER_BYTES
+from eqcalc.data.hdf5_file import stamp as stamp_hdf5
 from eqcalc.model_file.entries import pack, read_entries, stamp
 
 __all__ = [
     "Damage",
     "damaged_archive",
     "damaged_bytes",
+    "damaged_hdf5",
     "damaged_model",
     "damaged_text",
     "series",
@@ -171,3 +176,14 @@ def damaged_model(content: bytes, rng: random.Random) -> tuple[str, bytes]:
         with contextlib.suppress(ValueError):
             packed = stamp(packed)
     return f"{kind} {name}", packed
+
+
+def damaged_hdf5(content: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """Damage a file of frames behind its header, and mostly give it the checksum that fits."""
+    what, inner = damaged_bytes(content[HEADER_BYTES:], rng)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.h5"
+        path.write_bytes(content[:HEADER_BYTES] + inner)
+        if rng.random() < 0.7:
+            stamp_hdf5(path)
+        return what, path.read_bytes()

@@ -26,6 +26,7 @@ from damage import (
     Damage,
     damaged_archive,
     damaged_bytes,
+    damaged_hdf5,
     damaged_model,
     damaged_text,
     series,
@@ -33,6 +34,8 @@ from damage import (
 from small_models import ETHANOL_FRAMES
 
 from eqcalc import EqCalculator
+from eqcalc.data import read_dataset
+from eqcalc.data.writers import write_frames
 from eqcalc.model_file import open_model_file
 from eqcalc.simulate import MDSettings, run_md
 from eqcalc.simulate.checkpoint import CHECKPOINT
@@ -112,6 +115,14 @@ def written(atoms: Any, form: str) -> bytes:
         return path.read_bytes()
 
 
+def hdf5() -> bytes:
+    """Return a file that ``eqcalc data convert`` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frames.h5"
+        write_frames(path, read_dataset(ETHANOL_FRAMES).frames)
+        return path.read_bytes()
+
+
 def toml_values(content: bytes) -> Any:
     """Return what a training file says."""
     return tomllib.loads(content.decode())
@@ -164,6 +175,8 @@ CASES = (
     ),
     Case("dataset", "frames.traj", lambda: written(ethanol_frames(), "traj"), BYTES, None),
     Case("dataset", "frames.json", lambda: written(ethanol_frames(), "json"), TEXT, None),
+    Case("dataset", "frames.h5", lambda: hdf5(), BYTES, SAME),
+    Case("dataset", "forged.h5", lambda: hdf5(), (damaged_hdf5,), None),
     Case("structures", "s.xyz", lambda: written(silicon(), "extxyz"), TEXT, xyz_structures),
     Case("structures", "s.cif", RUTILE.read_bytes, TEXT, None),
     Case("structures", "POSCAR", lambda: written(silicon(), "vasp"), TEXT, None),

@@ -111,20 +111,43 @@ def test_the_same_frames_by_another_list_of_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("role", ["validation", "test"])
-def test_copies_of_training_frames_are_refused_or_said(role, tmp_path):
+@pytest.mark.parametrize(("rows", "said"), [("0:2", "2 of 2"), ("3:6", "1 of 3")])
+def test_copies_of_training_frames_are_refused_and_taken_on_demand(role, rows, said, tmp_path):
     ase.io.write(tmp_path / "copy.xyz", ethanol())
-    options = {f"data__{role}_path": "copy.xyz"}
-    path = write_config(tmp_path, **options, **{f"data__{role}_rows": "0:2"})
-    match = rf"2 of 2 {role} frames \(frames 0, 1 of copy\.xyz\) are structures that are trained"
+    options = {f"data__{role}_path": "copy.xyz", f"data__{role}_rows": rows}
+    named = "frames 0, 1" if said == "2 of 2" else "frames 3"
+    match = rf"{said} {role} frames \({named} of copy\.xyz\) (are|is a) struct.* trained on too"
     with pytest.raises(DataError, match=match + ".* trust_data = true"):
+        check(write_config(tmp_path, **options))
+    assert said in check(write_config(tmp_path, **options, data__trust_data=True))[0]
+
+
+def test_copies_on_both_sides_of_a_drawn_split_are_refused(tmp_path):
+    ase.io.write(tmp_path / "twice.xyz", 2 * ethanol())
+    options = {"data__path": "twice.xyz", "data__train_rows": None, "data__validation_rows": None}
+    path = write_config(tmp_path, **options, data__validation_fraction=0.5)
+    with pytest.raises(DataError, match=r"validation frames .* of twice\.xyz\) .* trained on too"):
         check(path)
-    path = write_config(tmp_path, **options, **{f"data__{role}_rows": "0:2"}, data__trust_data=True)
-    assert "2 of 2" in check(path)[0]
 
 
-def test_some_copies_of_training_frames_are_said(tmp_path):
+def test_a_test_of_nothing_but_validation_frames_is_refused_and_of_some_is_said(tmp_path):
+    frames = ethanol()
+    moved = frames[5].copy()
+    moved.positions[0] += 0.01
+    moved.calc = SinglePointCalculator(moved, **frames[5].calc.results)
+    ase.io.write(tmp_path / "copy.xyz", [*frames, moved])
+    path = write_config(tmp_path, data__test_path="copy.xyz", data__test_rows="4:6")
+    with pytest.raises(DataError, match=r"2 of 2 test frames \(frames 4, 5 .* validated on too"):
+        check(path)
+    path = write_config(tmp_path, data__test_path="copy.xyz", data__test_rows="4:7")
+    said = "2 of 3 test frames (frames 4, 5 of copy.xyz) are structures that are validated on too"
+    assert check(path)[0].startswith(said)
+
+
+def test_copies_that_are_taken_are_said_in_the_manifest(tmp_path):
     ase.io.write(tmp_path / "copy.xyz", ethanol())
-    path = write_config(tmp_path, data__validation_path="copy.xyz", data__validation_rows="3:6")
+    options = {"data__validation_path": "copy.xyz", "data__validation_rows": "3:6"}
+    path = write_config(tmp_path, **options, data__trust_data=True)
     with pytest.warns(DataWarning, match=r"1 of 3 validation frames \(frames 3 of copy\.xyz\)"):
         train(read_config(path), tmp_path / "run")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

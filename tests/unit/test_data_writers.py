@@ -1,0 +1,211 @@
+"""Frames that are written in another format and read again: the same to the last digit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from small_models import ETHANOL_FRAMES
+
+from eqcalc.cli import main
+from eqcalc.data import LabelledFrame, read_dataset
+from eqcalc.data import writers as writers_module
+from eqcalc.data.writers import WRITERS, write_frames
+from eqcalc.errors import ConfigError, DataError, OutputError
+
+DATA = ETHANOL_FRAMES.parent
+INFO = {
+    "config_type": "liquid",
+    "id": 7,
+    "weight": 0.1 + 0.2,
+    "is_good": True,
+    "vector": np.array([0.1, 1e-17, 3.0]),
+    "words with blanks": 'a "quoted" word',
+}
+TEXT_AND_TABLES = [suffix for suffix in WRITERS if suffix != ".npz"]
+
+
+def run(*words: object) -> int:
+    """Return the exit code of ``eqcalc data convert WORDS``."""
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "convert", *map(str, words)])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def frames() -> list[LabelledFrame]:
+    """Return frames of several sizes and kinds of periodicity with numbers of all digits."""
+    rng = np.random.default_rng(0)
+    found = []
+    for k, (symbols, pbc) in enumerate((("H2O", False), ("Si3", True), ("OCu", [True, True, 0]))):
+        cell = None if pbc is False else rng.normal(size=(3, 3)) + 9 * np.eye(3)
+        n = len(Atoms(symbols))
+        atoms = Atoms(symbols, rng.normal(size=(n, 3)) * 10.0 ** rng.integers(-9, 2), cell=cell)
+        atoms.pbc = pbc
+        stress = rng.normal(size=6) if k == 1 else None
+        info = INFO if k == 0 else {"config_type": "solid"}
+        labels = (float(rng.normal()) * 1e4, rng.normal(size=(n, 3)), stress)
+        found.append(LabelledFrame(atoms, *labels, info=info))
+    return found
+
+
+def numbers_of(frame: LabelledFrame) -> list[bytes]:
+    """Return every number of a frame, bit by bit."""
+    atoms = frame.atoms
+    arrays = [atoms.numbers.astype(int), atoms.positions, atoms.cell.array, atoms.pbc, frame.energy]
+    return [np.asarray(values).tobytes() for values in (*arrays, frame.forces, frame.stress)]
+
+
+def read(path: Path) -> list[LabelledFrame]:
+    return read_dataset(path, exclude_isolated=False, trust_data=True).frames
+
+
+@pytest.mark.parametrize("suffix", TEXT_AND_TABLES)
+def test_frames_come_back_bit_by_bit_with_their_info(frames, suffix, tmp_path):
+    path = tmp_path / f"data{suffix}"
+    assert write_frames(path, frames) == (3, [])
+    found = read(path)
+    assert [numbers_of(frame) for frame in found] == [numbers_of(frame) for frame in frames]
+    for key, value in INFO.items():
+        assert np.array_equal(found[0].info[key], value), key
+    assert dict(found[1].info) == {"config_type": "solid"}
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_npz_holds_one_molecule_bit_by_bit(tmp_path):
+    molecules = read(ETHANOL_FRAMES.with_suffix(".npz"))
+    assert write_frames(tmp_path / "a.npz", molecules) == (len(molecules), [])
+    found = read(tmp_path / "a.npz")
+    assert [numbers_of(frame) for frame in found] == [numbers_of(frame) for frame in molecules]
+
+
+def test_npz_says_that_it_has_no_info(tmp_path):
+    molecules = [replace(frame, info={"id": 1}) for frame in read(ETHANOL_FRAMES)]
+    assert write_frames(tmp_path / "a.npz", molecules).lost_info == ["id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda f: replace(f, atoms=Atoms("C2OH6", f.atoms.positions, pbc=True)), "1 frames have"),
+        (lambda f: replace(f, atoms=Atoms("CO2H6", f.atoms.positions)), "have other atoms"),
+        (lambda f: replace(f, atoms=Atoms("C2OH6", f.atoms.positions, cell=[9] * 3)), "have a c"),
+    ],
+)
+def test_npz_refuses_what_it_cannot_hold(change, match, tmp_path):
+    molecules = read(ETHANOL_FRAMES)
+    with pytest.raises(ConfigError, match=match + ".* Write extxyz"):
+        write_frames(tmp_path / "a.npz", [*molecules, change(molecules[0])])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_npz_refuses_frames_without_forces(tmp_path):
+    molecules = [replace(frame, forces=None) for frame in read(ETHANOL_FRAMES)]
+    with pytest.raises(ConfigError, match="have no forces"):
+        write_frames(tmp_path / "a.npz", molecules)
+
+
+@pytest.mark.parametrize(
+    ("label", "match"),
+    [("forces", "forces or none, found none in 1"), ("stress", "needs a stress")],
+)
+def test_a_label_that_some_frames_lack_is_refused(frames, label, match, tmp_path):
+    one = replace(frames[1], forces=frames[1].forces + 1.0)
+    with pytest.raises(DataError, match=match):
+        write_frames(tmp_path / "a.xyz", [one, replace(frames[1], **{label: None})])
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".db", ".traj"])
+def test_frames_without_forces_are_written_without(frames, suffix, tmp_path):
+    bare = [replace(frame, forces=None, stress=None) for frame in frames]
+    write_frames(tmp_path / f"a{suffix}", bare)
+    assert [f.forces for f in read(tmp_path / f"a{suffix}")] == [None] * 3
+
+
+def test_no_frames_and_unknown_formats_are_refused(frames, tmp_path):
+    with pytest.raises(DataError, match="expected frames to write, found none"):
+        write_frames(tmp_path / "a.xyz", [])
+    with pytest.raises(ConfigError, match=r"known suffixes: .*Did you mean '.traj'"):
+        write_frames(tmp_path / "a.tra", frames)
+
+
+def test_info_that_a_format_changes_is_left_out_and_named(frames, tmp_path):
+    odd = {"number": "12", "broken": "two\nlines", "Lattice": "cubic", "kept": "word"}
+    changed = [replace(frames[0], info=odd), *frames[1:]]
+    assert write_frames(tmp_path / "a.xyz", changed).lost_info == ["Lattice", "broken", "number"]
+    assert dict(read(tmp_path / "a.xyz")[0].info) == {"kept": "word"}
+    assert write_frames(tmp_path / "a.db", changed).lost_info == []
+
+
+def test_a_file_that_does_not_read_back_is_not_put_in_place(frames, tmp_path, monkeypatch):
+    def rounds(path, given, infos):
+        moved = [replace(frame, energy=frame.energy + 1e-9) for frame in given]
+        writers_module._write_extxyz(path, moved, infos)
+
+    (tmp_path / "a.xyz").write_text("old")
+    monkeypatch.setitem(WRITERS, ".xyz", rounds)
+    with pytest.raises(OutputError, match=r"would not hold what was written: 3 of 3 .* 0, 1, 2"):
+        write_frames(tmp_path / "a.xyz", frames)
+    assert (tmp_path / "a.xyz").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_output(frames, tmp_path):
+    with pytest.raises(OutputError, match="cannot write"):
+        write_frames(tmp_path / "none" / "a.xyz", frames)
+
+
+def test_ase_finds_labels_where_it_looks_for_them(frames, tmp_path):
+    write_frames(tmp_path / "a.xyz", frames)
+    atoms = ase.io.read(tmp_path / "a.xyz", index=1)
+    assert atoms.get_potential_energy() == frames[1].energy
+    assert np.array_equal(atoms.get_forces(), frames[1].forces)
+    assert np.array_equal(atoms.get_stress(), frames[1].stress)
+    write_frames(tmp_path / "a.db", frames)
+    rows = list(ase.db.connect(tmp_path / "a.db").select(config_type="solid"))
+    assert [row.energy for row in rows] == [frames[1].energy, frames[2].energy]
+
+
+def test_the_verb_converts_rows_and_never_replaces_unasked(tmp_path, capsys):
+    npz, out = ETHANOL_FRAMES.with_suffix(".npz"), tmp_path / "out.xyz"
+    assert run(npz, out, "--rows", "1:3") == 0
+    assert "from kcal/mol, Angstrom to eV, Angstrom" in capsys.readouterr().out
+    expected = read_dataset(npz, rows="1:3").frames
+    assert [numbers_of(f) for f in read(out)] == [numbers_of(f) for f in expected]
+    assert run(npz, out) == 2
+    assert "exists; pass --overwrite" in capsys.readouterr().err
+    assert run(npz, out, "--overwrite") == 0
+    assert len(read(out)) == read_dataset(npz).n_rows
+
+
+def test_the_verb_joins_files_in_their_order(tmp_path):
+    run(ETHANOL_FRAMES, DATA / "silicon_frames.xyz", tmp_path / "both.db")
+    n = len(read(ETHANOL_FRAMES))
+    found = read(tmp_path / "both.db")
+    assert found[0].atoms.get_chemical_formula() == "C2H6O"
+    assert set(found[n].atoms.symbols) == {"Si"}
+
+
+def test_the_verb_says_what_is_not_kept(tmp_path, capsys):
+    images = ase.io.read(ETHANOL_FRAMES, index=":2")
+    for atoms in images:
+        atoms.set_tags(np.arange(9))
+        atoms.info["name"] = "12"
+    ase.io.write(tmp_path / "in.traj", images)
+    assert run(tmp_path / "in.traj", tmp_path / "out.xyz") == 0
+    out = capsys.readouterr().out
+    assert "not kept are tags" in out
+    assert ".xyz does not hold name as it was" in out
+
+
+def test_isolated_atoms_stay_isolated_atoms(tmp_path):
+    source = DATA / "3bpa_frames.xyz"
+    assert run(source, tmp_path / "out.xyz", "--trust-data") == 0
+    before, after = (read_dataset(p, trust_data=True) for p in (source, tmp_path / "out.xyz"))
+    assert after.isolated_atoms == before.isolated_atoms != {}
+    assert len(after) == len(before)
