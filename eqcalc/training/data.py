@@ -215,7 +215,8 @@ def _refuse_new_elements(data: TrainingData) -> None:
 
 def _refuse_shared_structures(config: TrainingConfig, data: TrainingData) -> list[str]:
     """Compare structures, not names: copies of a file, and frames that stand in it twice."""
-    refused, odd = [], []
+    refused: list[str] = []
+    odd: list[str] = []
     for name, dataset in (("validation", data.validation), ("test", data.test)):
         if dataset is None:
             continue
