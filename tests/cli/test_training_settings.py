@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from command_line import run
 from small_models import ETHANOL_FRAMES
 
-from eqcalc.cli import main
 from eqcalc.cli.config_help import key_meanings
 from eqcalc.training.config import OF_NO_FILE, SECTIONS, TrainingConfig
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture
