@@ -403,9 +403,9 @@ validates. A training has as many epochs as fit into its minutes of one core by 
 fine-tuning, and from scratch 1e-2 for NequIP and 2e-3 for PaiNN. None of this was tuned for these
 data. Minutes are of one of 2 cores of a shared AMD EPYC server, whoever else was on it; in as many
 minutes a small network sees each frame many times more often than the large one. A training keeps
-the number of its epochs where they take longer than foreseen, as 'minutes' says; what has no row was
-not run. Errors are mean absolute ones on the whole test sets of 25 frames; "as it is, shifted" is the model before the
-training, with reference energies fitted to the training frames.
+the number of its epochs where they take longer than foreseen, as 'minutes' says; what has no row
+was not run. Errors are mean absolute ones on the whole test sets of 25 frames; "as it is, shifted"
+is the model before the training, with reference energies fitted to the training frames.
 
 Dynamics: Langevin, silicon at 600 K and water at 330 K, from the first largest frame of the test
 set after at most 50 steps of relaxation (the water's frames were made with quantum nuclei, whose
