@@ -8,6 +8,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import torch
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES, crystal, potential
 
@@ -36,8 +37,8 @@ def config_of(folder: Path, data: dict[str, Any] | None = None, **options: Any) 
     return read_config(path)
 
 
-def crystal_file(folder: Path, n_frames: int = 3) -> Path:
-    """Write crystals of two sizes, labelled by another potential, with stress."""
+def crystals(n_frames: int = 3) -> list[Atoms]:
+    """Return crystals of two sizes, labelled by another potential, with stress."""
     teacher, frames = potential(seed=9), []
     for seed in range(n_frames):
         atoms = crystal() if seed != 1 else crystal().repeat((1, 1, 2))
@@ -51,8 +52,13 @@ def crystal_file(folder: Path, n_frames: int = 3) -> Path:
             stress=np.array([stress[a, b] for a, b in VOIGT]),
         )
         frames.append(atoms)
+    return frames
+
+
+def crystal_file(folder: Path, n_frames: int = 3) -> Path:
+    """Write such crystals to a file."""
     path = folder / "crystals.xyz"
-    ase.io.write(path, frames)
+    ase.io.write(path, crystals(n_frames))
     return path
 
 

@@ -55,6 +55,8 @@ def _panel(axes: Any, quantity: Quantity) -> None:
     about_x, about_y = (" - mean", " - reference mean") if centre else ("", "")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    # A network that fell apart has errors whose digits would leave no room for the panel.
+    axes.ticklabel_format(style="sci", scilimits=(-4, 5))
     axes.set(
         xlim=limits,
         ylim=limits,
@@ -78,7 +80,7 @@ def _panel(axes: Any, quantity: Quantity) -> None:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def calibration_plot(calibrations: Calibrations, title: str) -> bytes:

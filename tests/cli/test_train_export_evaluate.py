@@ -19,10 +19,10 @@ from ase import Atoms
 from command_line import run
 from small_models import ETHANOL_FRAMES, POTENTIALS, ethanol, row_of_ethanol, small_options
 
-import eqcalc.cli.evaluate
 import eqcalc.cli.train
 from eqcalc import architectures
 from eqcalc.architectures import available, config_class, is_potential, published
+from eqcalc.cli import data_options
 from eqcalc.data import read_dataset
 from eqcalc.engines import load_model
 from eqcalc.errors import MissingDependencyError, import_extra
@@ -293,8 +293,8 @@ def test_evaluate_reads_an_npz_with_keys_of_its_own(models, folder, capsys):
 
 def test_the_help_of_evaluate_lists_every_unit():
     for table, text in (
-        (ENERGY_UNITS, eqcalc.cli.evaluate._ENERGY_UNITS),
-        (LENGTH_UNITS, eqcalc.cli.evaluate._LENGTH_UNITS),
+        (ENERGY_UNITS, data_options._ENERGY_UNITS),
+        (LENGTH_UNITS, data_options._LENGTH_UNITS),
     ):
         assert all(unit in text for unit in table)
 

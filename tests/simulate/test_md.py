@@ -375,7 +375,8 @@ def test_exploding_barostat_ends_in_words_not_in_warnings(tmp_path):
 @pytest.mark.parametrize(("n_steps", "drawn"), [(18, False), (19, True)])
 def test_running_mean_is_drawn_from_twenty_frames_on(tmp_path, monkeypatch, n_steps, drawn):
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    made = plots.png_of
+    monkeypatch.setattr(plots, "png_of", lambda figure: figures.append(figure) or made(figure))
     settings = MDSettings(ensemble="npt", n_steps=n_steps, log_every=1, barostat_time_fs=100.0)
     result = run_md(copper(), EMT(), settings, tmp_path / "run")
     assert result.n_frames == n_steps + 1

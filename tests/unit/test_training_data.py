@@ -11,7 +11,8 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES
-from test_training import crystals, metrics_of, write_config
+from test_training import metrics_of, write_config
+from trainings import crystals
 
 from eqcalc.errors import ConfigError, DataError, DataWarning, GraphError
 from eqcalc.training.config import read_config
