@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Selected", "Selection", "SelectionSettings", "frames_to_label", "select_frames"]
 
 _AT_ONCE = 32  # structures between two reports of progress
+_ROUNDING = 1e-5  # of a score: what float32 leaves of two that are equal
 
 
 @dataclass(frozen=True)
@@ -290,8 +291,16 @@ def _farthest(
         if not open_.any():
             break
         score = spreads if not taken else distance
-        best = int(np.where(open_, score, -np.inf).argmax())
+        best = _first_of_the_highest(np.where(open_, score, -np.inf))
         taken.append(best)
         free[best] = False
         distance = np.minimum(distance, distances_to(points, points[best]))
     return taken, int((free & (distance < settings.min_distance)).sum())
+
+
+def _first_of_the_highest(score: NDArray) -> int:
+    """Return the first row that is the highest but for rounding, which places in a batch change."""
+    highest = score.max()
+    if np.isinf(highest):
+        return int(score.argmax())
+    return int((score >= highest - _ROUNDING * abs(highest)).argmax())
