@@ -138,8 +138,11 @@ def test_systems_that_change_places_keep_their_results(ts, model):
     first, second, third = ethanol(), water(), rattled(ethanol(), 2)
     before = evaluate(state_of(ts, [first, second, third]))
     after = evaluate(state_of(ts, [third, first]))
-    assert torch.equal(after["energy"], before["energy"][[2, 0]])
-    assert torch.equal(after["forces"], torch.cat([before["forces"][-9:], before["forces"][:9]]))
+    # A processor's vectors hold other edges then, and torch rounds their remainder otherwise.
+    same = {"rtol": 0, "atol": 1e-12}
+    torch.testing.assert_close(after["energy"], before["energy"][[2, 0]], **same)
+    forces = torch.cat([before["forces"][-9:], before["forces"][:9]])
+    torch.testing.assert_close(after["forces"], forces, **same)
 
 
 def test_results_hold_what_is_asked_for(ts, model):
