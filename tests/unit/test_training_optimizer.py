@@ -83,11 +83,11 @@ def test_a_training_stops_early_where_the_loss_falls_no_more(tmp_path, monkeypat
         "stopped early after epoch 6: the validation loss has not fallen for 3 epochs "
         "(early_stop_patience)"
     )
-    assert [r.message for r in reports if r.message] == [message]
+    assert [(r.epoch, r.message) for r in reports if r.message] == [(6, message)]
     assert torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"] == 2
     reports.clear()
     train(config, tmp_path / "run", resume=True, progress=reports.append)
-    assert [r.message for r in reports] == [message]
+    assert [(r.epoch, r.message) for r in reports] == [(6, message)]
     assert len(rows_of(tmp_path / "run")) == 6
 
 

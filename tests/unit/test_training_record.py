@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ from trainings import DATA, config_of, crystal_file, interrupt_in_the_third_epoc
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.engines import load_model
-from eqcalc.errors import ConfigError, MissingDependencyError, NonFiniteError
+from eqcalc.errors import ConfigError, MissingDependencyError, NonFiniteError, OutputError
 from eqcalc.evaluation import evaluate
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.pictures import compare_with_labels, learning_curve
@@ -116,6 +117,36 @@ def test_the_parity_picture_shows_what_the_best_checkpoint_predicts(tmp_path):
         assert one.name == other.name
         np.testing.assert_allclose(one.expected, other.expected, rtol=1e-12)
         np.testing.assert_allclose(one.predicted, other.predicted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_name_with_dollar_signs_stands_over_the_pictures(tmp_path):
+    config = dataclasses.replace(config_of(tmp_path, max_epochs=1), name=r"for $\x$")
+    train(config, tmp_path / "run")  # no formula that matplotlib cannot read
+    assert len(list((tmp_path / "run").glob("*.png"))) == 2
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_leaves_the_training_whole(
+    tmp_path, monkeypatch
+):
+    def broken(*_: object) -> bytes:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("eqcalc.training.run.parity_plot", broken)
+    reports = []
+    best = train(config_of(tmp_path), tmp_path / "run", progress=reports.append)
+    assert best.is_file()
+    line = "the pictures could not be drawn (RuntimeError: no font); the checkpoints are whole"
+    assert (reports[-1].message, reports[-1].event, reports[-1].epoch) == (line, "end", 2)
+    assert log_of(tmp_path / "run")[-2:] == [line, "complete"]
+
+
+def test_a_disk_that_takes_no_picture_is_an_error(tmp_path, monkeypatch):
+    def full(path, *_: object) -> None:
+        raise OutputError(f"cannot write '{path}': No space left on device.")
+
+    monkeypatch.setattr("eqcalc.training.run.write_whole", full)
+    with pytest.raises(OutputError, match=r"learning_curve\.png': No space left"):
+        train(config_of(tmp_path, max_epochs=1), tmp_path / "run")
 
 
 def test_a_training_without_matplotlib_is_refused_before_it_begins(tmp_path, monkeypatch):
