@@ -19,6 +19,10 @@ from eqcalc.training.training_options import TrainingOptions
         ({"warmup_steps": -1}, "warmup_steps must be an integer >= 0, found -1"),
         ({"warmup_steps": 1.5}, r"warmup_steps in \[training\] must be an integer, found 1\.5"),
         ({"early_stop_patience": 0}, "early_stop_patience must be an integer >= 1, found 0"),
+        (
+            {"learning_rate": 1e-3, "min_learning_rate": 1e-2},
+            "min_learning_rate must not be above learning_rate, .* found 0.01 and 0.001",
+        ),
         ({"amsgrad": "no"}, r"amsgrad in \[training\] must be true or false, found 'no'"),
     ],
 )

@@ -51,11 +51,35 @@ def test_data_that_have_changed_are_refused_on_resuming(tmp_path):
     (tmp_path / "frames.xyz").write_text(text.replace("0.", "0.0", 1))
     config = config_of(tmp_path, data, max_epochs=2)
     with pytest.raises(
-        ConfigError, match=r"cannot be resumed: .*frames\.xyz has changed since the t"
+        ConfigError, match=r"cannot be resumed: [^,]*frames\.xyz has changed, come or gone since"
     ):
         train(config, tmp_path / "run", resume=True)
     (tmp_path / "frames.xyz").write_text(text)
     train(config, tmp_path / "run", resume=True)
+
+
+def test_a_file_that_a_pattern_finds_since_is_refused_on_resuming(tmp_path):
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "a.xyz")
+    data = DATA | {"path": "*.xyz"}
+    train(config_of(tmp_path, data, max_epochs=1), tmp_path / "run")
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "b.xyz")
+    config = config_of(tmp_path, data, max_epochs=2)
+    with pytest.raises(ConfigError, match=r"cannot be resumed: [^,]*b\.xyz has changed, come or"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_a_run_whose_data_have_moved_is_resumed(tmp_path):
+    for folder in ("before", "after"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(ETHANOL_FRAMES, tmp_path / folder / "frames.xyz")
+    data = DATA | {"path": "frames.xyz"}
+    train(config_of(tmp_path / "before", data, max_epochs=1), tmp_path / "run")
+    config = config_of(tmp_path / "after", data, max_epochs=2)
+    train(config, tmp_path / "run", resume=True)
+    (tmp_path / "after" / "frames.xyz").write_text("")
+    config = config_of(tmp_path / "after", data, max_epochs=3)
+    with pytest.raises(ConfigError, match=r"after/frames\.xyz has changed"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_the_log_has_a_line_of_every_epoch_of_both_parts_of_a_resumed_run(tmp_path):
