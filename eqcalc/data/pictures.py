@@ -53,7 +53,7 @@ def summary_picture(summary: DataSummary) -> bytes:
     for axes, panel in zip(places, shown, strict=True):
         _draw(axes, panel)
     title = f"{summary.source}, {summary.n_read} frames"
-    figure.suptitle(title, fontsize=10, color="0.3")
+    figure.suptitle(title, fontsize=10, color="0.3", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

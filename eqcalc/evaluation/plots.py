@@ -32,7 +32,9 @@ def parity_plot(comparison: Comparison, title: str) -> bytes:
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
     for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _panel(axes, quantity)
-    figure.suptitle(f"{title}, {comparison.n_frames} frames", fontsize=10, color="0.3")
+    subtitle = f"{title}, {comparison.n_frames} frames"
+    # Two dollar signs in a model's name are no formula.
+    figure.suptitle(subtitle, fontsize=10, color="0.3", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -100,7 +102,7 @@ def calibration_plot(calibrations: Calibrations, title: str) -> bytes:
         _calibration_panel(axes, each)
     n_members = len(calibrations.members)
     subtitle = f"{title}, {calibrations.mean.n_frames} frames, {n_members} members"
-    figure.suptitle(subtitle, fontsize=10, color="0.3")
+    figure.suptitle(subtitle, fontsize=10, color="0.3", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -194,7 +194,9 @@ def read_config(
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     if overrides:
         content = with_overrides(content, overrides)
-        text = f"# {Path(path).name} with {', '.join(overrides)}\n\n{to_toml(content)}"
+        # A line break within a setting would end the comment.
+        set_here = ", ".join(each if each.isprintable() else repr(each) for each in overrides)
+        text = f"# {Path(path).name} with {set_here}\n\n{to_toml(content)}"
     # What lies inside another section comes first.
     for name in sorted(SECTIONS, key=lambda name: -name.count(".")):
         *outer, key = name.split(".")

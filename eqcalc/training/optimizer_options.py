@@ -80,6 +80,11 @@ class OptimizerOptions:
             gradient_clip=self.gradient_clip,
             min_learning_rate=self.min_learning_rate,
         )
+        if self.min_learning_rate > self.first_learning_rate:
+            raise ConfigError(
+                f"min_learning_rate must not be above learning_rate, from which no schedule "
+                f"rises; found {self.min_learning_rate:g} and {self.first_learning_rate:g}."
+            )
         require_choice(SCHEDULES, schedule=self.schedule)
         for name in ("ema_decay", "plateau_factor"):
             if not 0 < getattr(self, name) < 1:

@@ -72,7 +72,7 @@ def learning_curve(
             panel.axvline(stage_two + 1, color=GREY, linestyle="--", linewidth=1.0, label=name)
     _set_ticks(panels)
     legend_above(panels[0])
-    figure.suptitle(title, fontsize=10, color="0.3", x=0.02, ha="left")
+    figure.suptitle(title, fontsize=10, color="0.3", x=0.02, ha="left", parse_math=False)
     return png_of(figure)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from eqcalc.errors import DataWarning
+from eqcalc.errors import DataWarning, OutputError
 from eqcalc.evaluation.plots import parity_plot
 from eqcalc.files import write_whole
 from eqcalc.training.checkpoints import read_checkpoint
@@ -132,10 +132,30 @@ def _train(
             resume=resume,
         )
     run.require_checkpoints()
-    for line in (*(each.message for each in early), _about_gain(metrics, parent)):
+    n_done = int(metrics.rows[-1]["epoch"]) + 1
+
+    def say(line: str) -> None:
         if line:
-            progress(Report(n_epochs, n_epochs, 0, 0, metrics.metrics, "end", message=line))
-    _draw(job, run, metrics)
+            progress(Report(n_done, n_epochs, 0, 0, metrics.metrics, "end", message=line))
+
+    for each in early:
+        say(each.message)
+    say(_about_gain(metrics, parent))
+    say(_try_to_draw(job, run, metrics))
+
+
+def _try_to_draw(job: Job, run: TrainingFolder, metrics: MetricsFile) -> str:
+    """Draw; return what to say where that failed, as the training itself has not."""
+    try:
+        _draw(job, run, metrics)
+    except OutputError:  # what the folder does not take is missing in it
+        raise
+    except Exception as error:
+        return (
+            f"the pictures could not be drawn ({type(error).__name__}: {error}); the checkpoints "
+            "are whole"
+        )
+    return ""
 
 
 def _draw(job: Job, run: TrainingFolder, metrics: MetricsFile) -> None:

@@ -154,19 +154,22 @@ class TrainingFolder:
             ) from error
 
     def refuse_changed_data(self, checksums: Mapping[str, str]) -> None:
-        """Compare data files with those that the run began with.
+        """Compare data files with those that the run began with, wherever they lie now.
 
         Raises
         ------
-        ConfigError : one is another now; a run of an older version did not keep what it was.
+        ConfigError : one is another now, or a pattern finds one more or one less.
         """
         begun = self._manifest().get("data", {}).get("sha256", {})
-        changed = [path for path, found in checksums.items() if begun.get(path, found) != found]
-        if changed:
-            raise ConfigError(
-                f"'{self.path}' cannot be resumed: {listing(changed)} has changed since the "
-                "training began. Put back what it was, or start a new run in another folder."
-            )
+        # A run of an older version did not keep them.
+        if not begun or list(begun.values()) == list(checksums.values()):
+            return
+        paths = dict.fromkeys([*begun, *checksums])
+        changed = [path for path in paths if begun.get(path) != checksums.get(path)]
+        raise ConfigError(
+            f"'{self.path}' cannot be resumed: {listing(changed)} has changed, come or gone since "
+            "the training began. Put back what there was, or start a new run in another folder."
+        )
 
     def _manifest(self) -> Any:
         return json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))

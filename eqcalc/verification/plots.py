@@ -36,7 +36,8 @@ def verification_plot(found: Verification) -> bytes:
     _walls(figure.add_subplot(grid[0, 1]), found.approaches)
     _nve(figure.add_subplot(grid[1, 1]), found.ripple)
     verdict = f"{len(found.failures) or 'no'} check{'s' * (len(found.failures) > 1)} failed"
-    figure.suptitle(f"{found.file.card.name} on {found.formula}: {verdict}", fontsize=11)
+    title = f"{found.file.card.name} on {found.formula}: {verdict}"
+    figure.suptitle(title, fontsize=11, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -143,7 +143,7 @@ def test_the_picture_has_bins_and_the_line_of_perfect_calibration(models):
 
 def test_the_picture_is_one_panel_per_quantity_also_without_spread(models):
     loaded = [load_model(models[name], device="cpu") for name in ("double", "other")]
-    image = imread(io.BytesIO(calibration_plot(evaluate_committee(loaded, frames()), "a")))
+    image = imread(io.BytesIO(calibration_plot(evaluate_committee(loaded, frames()), r"$\a$")))
     assert image.shape[1] > 2.4 * image.shape[0]
     axes = Figure().subplots()
     _calibration_panel(axes, Calibration("forces", "eV/Å", np.zeros(4), np.ones(4), 2))

@@ -182,7 +182,8 @@ def test_isolated_atoms_alone_are_refused(tmp_path):
 def test_a_picture_shows_stress_only_where_there_is_one():
     pytest.importorskip("matplotlib")
     flat = summarise(ETHANOL_FRAMES)
-    stressed = replace(flat, stresses=np.linspace(-1.0, 1.0, 6))
+    # A file's name is no formula either.
+    stressed = replace(flat, stresses=np.linspace(-1.0, 1.0, 6), source=r"$\x$")
     # Width and height in pixels stand behind the PNG's signature and the name of its header.
     sizes = [struct.unpack(">II", summary_picture(each)[16:24]) for each in (flat, stressed)]
     assert sizes[0][0] > 2 * sizes[0][1]  # three panels beside each other

@@ -177,7 +177,7 @@ def test_a_parity_plot_is_a_png_with_a_panel_per_quantity(model):
     height, width, _ = imread(io.BytesIO(png)).shape
     assert 2.5 < width / height < 3.3
     energies = evaluate(model, [LabelledFrame(ethanol(), -4200.0)])
-    height, width, _ = imread(io.BytesIO(parity_plot(energies, "one frame"))).shape
+    height, width, _ = imread(io.BytesIO(parity_plot(energies, r"$\x$, one frame"))).shape
     assert 0.7 < width / height < 1.3
 
 

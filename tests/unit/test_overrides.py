@@ -123,6 +123,14 @@ def test_a_run_keeps_the_file_as_it_was_in_effect(file, tmp_path):
     assert (tmp_path / "model" / "train.toml").read_text() == text
 
 
+def test_a_setting_of_several_lines_leaves_a_file_that_can_be_read(file, tmp_path):
+    config = read_config(file, overrides=["description=one\ntwo = 2", "seed=4"])
+    (tmp_path / "kept.toml").write_text(config.text)
+    assert config.text.startswith(r"# train.toml with 'description=one\ntwo = 2', seed=4")
+    kept = read_config(tmp_path / "kept.toml")
+    assert (kept.description, kept.seed) == ("one\ntwo = 2", 4)
+
+
 def test_a_file_without_settings_is_kept_as_it_is(file, tmp_path):
     file.write_bytes(TRAINING_FILE.replace("\n", "\r\n").encode())
     train(read_config(file, overrides=[]), tmp_path / "run")

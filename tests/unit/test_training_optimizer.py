@@ -19,6 +19,10 @@ from eqcalc.training.training_options import TrainingOptions
         ({"warmup_steps": -1}, "warmup_steps must be an integer >= 0, found -1"),
         ({"warmup_steps": 1.5}, r"warmup_steps in \[training\] must be an integer, found 1\.5"),
         ({"early_stop_patience": 0}, "early_stop_patience must be an integer >= 1, found 0"),
+        (
+            {"learning_rate": 1e-3, "min_learning_rate": 1e-2},
+            "min_learning_rate must not be above learning_rate, .* found 0.01 and 0.001",
+        ),
         ({"amsgrad": "no"}, r"amsgrad in \[training\] must be true or false, found 'no'"),
     ],
 )
@@ -83,11 +87,11 @@ def test_a_training_stops_early_where_the_loss_falls_no_more(tmp_path, monkeypat
         "stopped early after epoch 6: the validation loss has not fallen for 3 epochs "
         "(early_stop_patience)"
     )
-    assert [r.message for r in reports if r.message] == [message]
+    assert [(r.epoch, r.message) for r in reports if r.message] == [(6, message)]
     assert torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"] == 2
     reports.clear()
     train(config, tmp_path / "run", resume=True, progress=reports.append)
-    assert [r.message for r in reports] == [message]
+    assert [(r.epoch, r.message) for r in reports] == [(6, message)]
     assert len(rows_of(tmp_path / "run")) == 6
 
 

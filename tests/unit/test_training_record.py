@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ from trainings import DATA, config_of, crystal_file, interrupt_in_the_third_epoc
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.engines import load_model
-from eqcalc.errors import ConfigError, MissingDependencyError, NonFiniteError
+from eqcalc.errors import ConfigError, MissingDependencyError, NonFiniteError, OutputError
 from eqcalc.evaluation import evaluate
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.pictures import compare_with_labels, learning_curve
@@ -50,11 +51,35 @@ def test_data_that_have_changed_are_refused_on_resuming(tmp_path):
     (tmp_path / "frames.xyz").write_text(text.replace("0.", "0.0", 1))
     config = config_of(tmp_path, data, max_epochs=2)
     with pytest.raises(
-        ConfigError, match=r"cannot be resumed: .*frames\.xyz has changed since the t"
+        ConfigError, match=r"cannot be resumed: [^,]*frames\.xyz has changed, come or gone since"
     ):
         train(config, tmp_path / "run", resume=True)
     (tmp_path / "frames.xyz").write_text(text)
     train(config, tmp_path / "run", resume=True)
+
+
+def test_a_file_that_a_pattern_finds_since_is_refused_on_resuming(tmp_path):
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "a.xyz")
+    data = DATA | {"path": "*.xyz"}
+    train(config_of(tmp_path, data, max_epochs=1), tmp_path / "run")
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "b.xyz")
+    config = config_of(tmp_path, data, max_epochs=2)
+    with pytest.raises(ConfigError, match=r"cannot be resumed: [^,]*b\.xyz has changed, come or"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_a_run_whose_data_have_moved_is_resumed(tmp_path):
+    for folder in ("before", "after"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(ETHANOL_FRAMES, tmp_path / folder / "frames.xyz")
+    data = DATA | {"path": "frames.xyz"}
+    train(config_of(tmp_path / "before", data, max_epochs=1), tmp_path / "run")
+    config = config_of(tmp_path / "after", data, max_epochs=2)
+    train(config, tmp_path / "run", resume=True)
+    (tmp_path / "after" / "frames.xyz").write_text("")
+    config = config_of(tmp_path / "after", data, max_epochs=3)
+    with pytest.raises(ConfigError, match=r"after/frames\.xyz has changed"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_the_log_has_a_line_of_every_epoch_of_both_parts_of_a_resumed_run(tmp_path):
@@ -116,6 +141,36 @@ def test_the_parity_picture_shows_what_the_best_checkpoint_predicts(tmp_path):
         assert one.name == other.name
         np.testing.assert_allclose(one.expected, other.expected, rtol=1e-12)
         np.testing.assert_allclose(one.predicted, other.predicted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_name_with_dollar_signs_stands_over_the_pictures(tmp_path):
+    config = dataclasses.replace(config_of(tmp_path, max_epochs=1), name=r"for $\x$")
+    train(config, tmp_path / "run")  # no formula that matplotlib cannot read
+    assert len(list((tmp_path / "run").glob("*.png"))) == 2
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_leaves_the_training_whole(
+    tmp_path, monkeypatch
+):
+    def broken(*_: object) -> bytes:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("eqcalc.training.run.parity_plot", broken)
+    reports = []
+    best = train(config_of(tmp_path), tmp_path / "run", progress=reports.append)
+    assert best.is_file()
+    line = "the pictures could not be drawn (RuntimeError: no font); the checkpoints are whole"
+    assert (reports[-1].message, reports[-1].event, reports[-1].epoch) == (line, "end", 2)
+    assert log_of(tmp_path / "run")[-2:] == [line, "complete"]
+
+
+def test_a_disk_that_takes_no_picture_is_an_error(tmp_path, monkeypatch):
+    def full(path, *_: object) -> None:
+        raise OutputError(f"cannot write '{path}': No space left on device.")
+
+    monkeypatch.setattr("eqcalc.training.run.write_whole", full)
+    with pytest.raises(OutputError, match=r"learning_curve\.png': No space left"):
+        train(config_of(tmp_path, max_epochs=1), tmp_path / "run")
 
 
 def test_a_training_without_matplotlib_is_refused_before_it_begins(tmp_path, monkeypatch):

@@ -405,8 +405,10 @@ def test_json_of_a_verification_has_numbers_and_reasons(verified):
     )
 
 
-def test_picture_is_a_png(verified):
-    assert verification_plot(verified[0]).startswith(b"\x89PNG")
+def test_picture_is_a_png_whatever_the_name_of_the_model(verified):
+    file = verified[0].file
+    named = replace(file, card=replace(file.card, name=r"$\x$"))
+    assert verification_plot(replace(verified[0], file=named)).startswith(b"\x89PNG")
 
 
 def test_without_a_structure_the_first_frame_of_the_passport_is_taken():
