@@ -1,4 +1,4 @@
-"""Runs that break: the step, the last good frame, and the structure rescued."""
+"""The last structure of a run, and runs that break: at which step, and what is rescued."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from eqcalc.simulate.writers import FrameWriter, write_structure
 __all__ = [
     "ADVICE_MD",
     "ADVICE_RELAX",
-    "frame_until",
-    "last_structure",
+    "keep_last_structure",
     "rescuing",
     "telling_where",
+    "trusted_frame",
 ]
 
 ADVICE_MD = (
@@ -77,6 +77,17 @@ def telling_where(
         ) from error
 
 
+def keep_last_structure(path: Path, frame: Atoms, manifest: RunManifest) -> None:
+    """Write the last structure of a run that ends well; its manifest says of which step it is.
+
+    Raises
+    ------
+    OutputError : one of the files cannot be written.
+    """
+    write_structure(path, frame)
+    manifest.update(last_structure=_entry(path.name, frame))
+
+
 @contextmanager
 def rescuing(
     path: Path, last_frame: Callable[[], Atoms | None], manifest: RunManifest
@@ -102,9 +113,10 @@ def rescuing(
     try:
         yield
     except EqcalcError as error:
-        frame, place = _rescue(path, last_frame, manifest)
-        if frame is None or place is None:
+        rescued = _rescue(path, last_frame, manifest)
+        if rescued is None:
             raise
+        frame, place = rescued
         reason = str(error).rstrip(".")
         if isinstance(error, OutputError):
             raise type(error)(f"{reason}. The last structure is in '{place}'.") from error
@@ -119,60 +131,57 @@ def rescuing(
         raise
 
 
-def frame_until(trajectory: Path, table: Path, step: int | None) -> Atoms | None:
-    """Return the last frame of a run's trajectory up to a step; None where there is none.
+def trusted_frame(
+    last: Atoms | None, until: int | None, trajectory: Path, table: Path
+) -> Atoms | None:
+    """Return the last frame of a run up to a step; None where there is none.
 
     Parameters
     ----------
-    table : of the run, with a row for every frame
-    step : None for the last frame that there is
+    last : the last frame that was written, None where it is not at hand
+    until : the step; None where all can be trusted
+    table : of the run, with a row for every frame of the trajectory
 
     Raises
     ------
     StructureError : it cannot be read.
     """
+    if last is not None and (until is None or last.info["step"] <= until):
+        return last
     try:
         steps = read_table(table)["step"]
-        n_frames = len(steps) if step is None else int(np.searchsorted(steps, step, "right"))
+        n_frames = len(steps) if until is None else int(np.searchsorted(steps, until, "right"))
         if n_frames == 0:
             return None
-        frame = ase.io.read(trajectory, index=n_frames - 1)
-    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        frame = next(ase.io.iread(trajectory, index=n_frames - 1))
+    except Exception as error:  # a run that breaks may leave anything; ASE raises what it likes
         raise StructureError(f"cannot read a frame of '{trajectory}': {error}.") from error
-    assert isinstance(frame, Atoms)  # an index that is a number gives one
     restore_constraints(frame)
     return frame
 
 
 def _rescue(
     path: Path, last_frame: Callable[[], Atoms | None], manifest: RunManifest
-) -> tuple[Atoms | None, Path | None]:
-    """Write the last frame; return it and where it is, None where it is nowhere."""
+) -> tuple[Atoms, Path] | None:
+    """Write the last frame; return it and where it is, None where there is none or no place."""
     frame = None
     with contextlib.suppress(StructureError):  # the user needs the first reason
         frame = last_frame()
     if frame is None:
-        return None, None
-    in_place = manifest.is_in_place()
-    place = _write_somewhere(path, frame, in_place)
-    if place is not None:
-        manifest.update(last_structure=last_structure(path, place, frame))
+        return None
+    place = _write_somewhere(path, frame, manifest.is_in_place())
+    if place is None:
+        return None
+    manifest.update(last_structure=_entry(path.name if place == path else str(place), frame))
     return frame, place
 
 
-def last_structure(path: Path, place: Path, frame: Atoms) -> dict[str, Any]:
-    """Return what a manifest says of a run's last structure: its file, and of which step it is.
-
-    Parameters
-    ----------
-    path, place : where it should be, and where it is
-    """
-    return {"file": path.name if place == path else str(place), "step": int(frame.info["step"])}
+def _entry(file: str, frame: Atoms) -> dict[str, Any]:
+    """Return what a manifest says of a run's last structure: its file, and of which step it is."""
+    return {"file": file, "step": int(frame.info["step"])}
 
 
-def _write_somewhere(path: Path, frame: Atoms | None, in_place: bool) -> Path | None:
-    if frame is None:
-        return None
+def _write_somewhere(path: Path, frame: Atoms, in_place: bool) -> Path | None:
     if in_place and _can_write(path, frame):
         return path
     name = f"{path.absolute().parent.name}-{path.name}"

@@ -7,7 +7,6 @@ between loses nothing. All that a guard remembers and has done is part of every 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -15,7 +14,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from ase import Atoms
 
-from eqcalc.errors import EqcalcError, GuardError, OutputError
+from eqcalc.errors import EqcalcError, GuardError
+from eqcalc.files import remove_files
 from eqcalc.simulate.checkpoint import CHECKPOINT, MDCheckpoint, read_checkpoint, read_earlier
 from eqcalc.simulate.failures import ADVICE_MD, ADVICE_RELAX
 from eqcalc.simulate.guard_kinds import Motion
@@ -154,12 +154,12 @@ class GuardRails:
         if keep is not None:
             self._queue = open_trajectory(folder / QUEUE, "extxyz", keep)
         else:
-            _remove(folder / QUEUE)
+            remove_files(folder, [QUEUE])
         keep = kept.get("audit")
         if self._audit is not None:
             self._table = TableWriter(folder / AUDITS, AUDIT_COLUMNS, keep)
         elif keep is None:
-            _remove(folder / AUDITS)
+            remove_files(folder, [AUDITS])
         return self
 
     def extents(self) -> dict[str, Any]:
@@ -379,11 +379,3 @@ def sizes_of_guards(files: dict[str, Any]) -> dict[str, int]:
     queued, audit = files.get("queued"), files.get("audit")
     sizes = {} if queued is None else {QUEUE: int(queued["size"])}
     return sizes if audit is None else {**sizes, AUDITS: int(audit)}
-
-
-def _remove(path: Path) -> None:
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot remove '{path}': {error.strerror or error}.") from error

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState
 from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
-from eqcalc.simulate.failures import frame_until, last_structure, rescuing, telling_where
+from eqcalc.simulate.failures import (
+    keep_last_structure,
+    rescuing,
+    telling_where,
+    trusted_frame,
+)
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.guard_rails import Clock, sizes_of_guards
 from eqcalc.simulate.guards import Alarm
@@ -57,7 +62,6 @@ from eqcalc.simulate.writers import (
     TableWriter,
     open_trajectory,
     trajectory_name,
-    write_structure,
 )
 
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
@@ -255,6 +259,7 @@ class MDRun(MDState):
                 target.require_sizes(self._sizes(self._resumed))
                 self._columns = read_columns(target / "thermo.csv", self._columns)
                 target.remove("final.xyz", "plot.png")
+                target.remove_made_of_it()  # of an earlier end
                 self._last_frame = self._frame(step=first.step, time_fs=first.time_fs)
             return self._run_in(target, stop, start, progress)
 
@@ -271,7 +276,6 @@ class MDRun(MDState):
         start: CellState | None,
         progress: Callable[[MDProgress], None] | None,
     ) -> MDResult:
-        target.remove_made_of_it()  # of an earlier end
         path = target / "manifest.json"
         parts = [] if self._resumed is None else earlier_parts(path)
         if self._resumed is not None and self._resumed.facts["start"] is not None:
@@ -281,8 +285,10 @@ class MDRun(MDState):
         rescue = rescuing(final_path, lambda: self._trusted_frame(target), manifest)
         with stop, manifest, rescue:
             wall_s = self._all_stretches(target, stop, manifest, progress, start)
-            result = self._finish(target, wall_s, start)
-            manifest.update(last_structure=last_structure(final_path, final_path, result.atoms))
+            step = self.dynamics.nsteps
+            final = self._frame(step=step, time_fs=self._clock.at(step))
+            keep_last_structure(final_path, final, manifest)
+            result = self._finish(target, final, wall_s, start)
             trajectory = trajectory_name(self.settings.trajectory_format)
             target.require_files("manifest.json", "thermo.csv", trajectory, "final.xyz")
             if stop.signal_number is not None and result.n_steps < self.settings.n_steps:
@@ -406,17 +412,14 @@ class MDRun(MDState):
 
     def _trusted_frame(self, target: RunFolder) -> Atoms | None:
         """Return the last frame of the trajectory, or that before something was wrong."""
-        last, until = self._last_frame, self._rails.trusted_until
-        if last is not None and (until is None or last.info["step"] <= until):
-            return last
         trajectory = target / trajectory_name(self.settings.trajectory_format)
-        return frame_until(trajectory, target / "thermo.csv", until)
+        until = self._rails.trusted_until
+        return trusted_frame(self._last_frame, until, trajectory, target / "thermo.csv")
 
-    def _finish(self, target: RunFolder, wall_s: float, start: CellState | None) -> MDResult:
+    def _finish(
+        self, target: RunFolder, final: Atoms, wall_s: float, start: CellState | None
+    ) -> MDResult:
         settings = self.settings
-        step = self.dynamics.nsteps
-        final = self._frame(step=step, time_fs=self._clock.at(step))
-        write_structure(target / "final.xyz", final)
         table = read_table(target / "thermo.csv")
         goal = None if settings.ensemble == "nve" else settings.temperature_K
         plot_md(target / "plot.png", table, n_atoms=len(self.atoms), goal_K=goal)

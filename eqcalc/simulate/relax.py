@@ -16,7 +16,12 @@ from ase.optimize import BFGS, FIRE, LBFGS
 
 from eqcalc.errors import NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
-from eqcalc.simulate.failures import frame_until, last_structure, rescuing, telling_where
+from eqcalc.simulate.failures import (
+    keep_last_structure,
+    rescuing,
+    telling_where,
+    trusted_frame,
+)
 from eqcalc.simulate.guard_rails import GuardRails
 from eqcalc.simulate.integrators import require_atoms_of_constraints, require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -30,7 +35,6 @@ from eqcalc.simulate.writers import (
     TableWriter,
     open_trajectory,
     trajectory_name,
-    write_structure,
 )
 from eqcalc.units import EV_PER_A3_TO_GPA
 
@@ -176,8 +180,7 @@ class RelaxRun:
             converged = last.fmax < self.settings.fmax
             manifest.update(steps_done=last.step, converged=converged)
             final = self._frame(step=last.step)
-            write_structure(final_path, final)
-            manifest.update(last_structure=last_structure(final_path, final_path, final))
+            keep_last_structure(final_path, final, manifest)
             plot_relaxation(
                 target / "plot.png",
                 read_table(target / "relax.csv"),
@@ -245,11 +248,9 @@ class RelaxRun:
 
     def _trusted_frame(self, target: RunFolder) -> Atoms | None:
         """Return the last frame of the trajectory, or that before something was wrong."""
-        last, until = self._last_frame, self._rails.trusted_until
-        if last is None or until is None or last.info["step"] <= until:
-            return last
         trajectory = target / trajectory_name(self.settings.trajectory_format)
-        return frame_until(trajectory, target / "relax.csv", until)
+        until = self._rails.trusted_until
+        return trusted_frame(self._last_frame, until, trajectory, target / "relax.csv")
 
     def _frame(self, **info: Any) -> Atoms:
         return snapshot(self.atoms, list(self.atoms.constraints), **info)

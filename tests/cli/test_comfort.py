@@ -336,8 +336,10 @@ class Closed(io.TextIOBase):
 
     def __init__(self, number: int):
         self.number = number
+        self.n_refused = 0
 
     def write(self, text: str) -> int:
+        self.n_refused += 1
         raise OSError(self.number, os.strerror(self.number))
 
     def fileno(self) -> int:
@@ -354,9 +356,11 @@ def test_pipe_that_nobody_reads_is_no_error_and_progress_says_so(monkeypatch):
 
 def test_closed_terminal_takes_nothing_and_ends_nothing(monkeypatch):
     begin()
-    monkeypatch.setattr(sys, "stdout", Closed(errno.EIO))
+    closed = Closed(errno.EIO)
+    monkeypatch.setattr(sys, "stdout", closed)
     say("lost")
     print_line("step 1/2")
+    assert closed.n_refused == 2  # both were tried
 
 
 @pytest.mark.skipif(not hasattr(select, "poll"), reason="needs poll")

@@ -9,19 +9,13 @@ from pathlib import Path
 import ase.io
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
+from command_line import run
 from small_models import ETHANOL_FRAMES
 
 from eqcalc.cli import main
-from eqcalc.errors import DataWarning
 
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc WORDS``, with its notes as a user has them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", DataWarning)
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-    return int(caught.value.code or 0)
+# A user gets every note; the other tests get none.
+pytestmark = pytest.mark.filterwarnings("always::eqcalc.errors.DataWarning")
 
 
 @pytest.fixture

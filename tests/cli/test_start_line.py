@@ -8,9 +8,9 @@ from pathlib import Path
 import ase.io
 import pytest
 import torch
+from command_line import run
 from small_models import crystal, ethanol
 
-from eqcalc.cli import main
 from eqcalc.cli.engine_lines import thread_advice
 from eqcalc.engines.loading import ENGINES, faster_and_ready, load_model
 
@@ -36,14 +36,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(*words: object) -> int:
-    threads = torch.get_num_threads()
-    try:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-    finally:
-        torch.set_num_threads(threads)
-    return int(caught.value.code or 0)
+@pytest.fixture(autouse=True)
+def threads():
+    """Take back what ``--threads`` set in this process."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def engine_line(out: str) -> str:

@@ -8,18 +8,12 @@ from pathlib import Path
 import ase.io
 import pytest
 import wrong_models as wrong
+from command_line import run
 from small_models import ethanol
 
-from eqcalc.cli import main
 from eqcalc.cli.progress import StepProgress
 
 ETHANOL = str(Path(__file__).parents[2] / "examples" / "ethanol.xyz")
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.io.ulm import ulmopen
 from springs import Springs, ethanol
 
 from eqcalc.errors import GuardError, NonFiniteError, StructureError
@@ -24,7 +25,7 @@ from eqcalc.simulate import (
     run_md,
     run_relax,
 )
-from eqcalc.simulate.failures import frame_until
+from eqcalc.simulate.failures import trusted_frame
 from eqcalc.simulate.structures import read_structure
 
 OFF = GuardSettings.off()
@@ -199,6 +200,12 @@ def test_relaxation_that_a_guard_stops_leaves_the_step_before(fmt, tmp_path):
 
 def test_frame_of_a_trajectory_that_is_gone_cannot_be_read(tmp_path):
     (tmp_path / "thermo.csv").write_text("step,x\n0,1\n5,1\n")
+    files = (tmp_path / "trajectory.traj", tmp_path / "thermo.csv")
     with pytest.raises(StructureError, match=r"cannot read a frame of '.*trajectory\.traj'"):
-        frame_until(tmp_path / "trajectory.traj", tmp_path / "thermo.csv", 3)
-    assert frame_until(tmp_path / "trajectory.traj", tmp_path / "thermo.csv", -1) is None
+        trusted_frame(None, 3, *files)
+    assert trusted_frame(None, -1, *files) is None
+    with ulmopen(files[0], "w", tag="ASE-Trajectory") as damaged:
+        damaged.write(nothing=1)
+        damaged.sync()  # ASE looks for what is not there: an AttributeError
+    with pytest.raises(StructureError, match=r"cannot read a frame of '.*trajectory\.traj'"):
+        trusted_frame(None, None, *files)
