@@ -1,4 +1,4 @@
-"""Figures of stacked panels, without pyplot, and their PNG."""
+"""Figures of panels, stacked or beside each other, without pyplot, and their PNG."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "legend_above", "png_of", "stacked_panels"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "LABEL_COLOURS",
+    "ORANGE",
+    "legend_above",
+    "panels_in_rows",
+    "png_of",
+    "stacked_panels",
+]
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+
+LABEL_COLOURS = {"energy": "#4059ad", "forces": "#2a9d6f", "stress": "#c8553d"}
+"""Of each label, in every picture that has a panel for it."""
 
 
 def stacked_panels(n_panels: int) -> tuple[Figure, list[Axes]]:
@@ -30,6 +43,25 @@ def stacked_panels(n_panels: int) -> tuple[Figure, list[Axes]]:
         panel.margins(x=0.01)
     figure.align_ylabels(panels)
     return figure, panels
+
+
+def panels_in_rows(
+    n_panels: int, title: str, *, n_columns: int, height: float
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of separate panels beside each other, in full rows, under a title.
+
+    Parameters
+    ----------
+    title : a name in it may have dollar signs, which are no formula
+    height : of a row, in inches
+    """
+    from matplotlib.figure import Figure
+
+    n_rows = n_panels // n_columns
+    figure = Figure(figsize=(4.4 * n_columns, height * n_rows), dpi=150)
+    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
+    figure.suptitle(title, fontsize=10, color="0.3", parse_math=False)
+    return figure, list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
 
 
 def legend_above(panel: Axes) -> None:

@@ -162,6 +162,8 @@ def write_whole(path: Path, content: bytes) -> None:
     ------
     OutputError : the file cannot be written; an older one stays as it was.
     """
+    if path.is_dir():  # of which "." has no name that a part could be called by
+        raise OutputError(f"cannot write '{path}': it is a folder.")
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(content)

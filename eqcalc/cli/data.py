@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -23,8 +23,13 @@ from eqcalc.cli.data_options import (
     StressUnit,
     TrustData,
     VirialKey,
+    label_options,
 )
 from eqcalc.cli.options import Quiet
+
+if TYPE_CHECKING:
+    from eqcalc.data.conversion import Conversion
+    from eqcalc.data.summary import DataSummary
 
 __all__ = ["HELP", "convert", "summary"]
 
@@ -34,6 +39,7 @@ _FILES = 'npz, extxyz, h5, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'
 
 
 def summary(
+    context: typer.Context,
     files: Annotated[list[str], typer.Argument(help=_FILES)],
     rows: Rows = None,
     energy_key: EnergyKey = None,
@@ -71,42 +77,16 @@ def summary(
 
     Exit code 1 where a training would refuse the data; then the last lines say why.
     """
+    from eqcalc.cli.data_tables import show_summary
     from eqcalc.data.frames import LabelRequest
     from eqcalc.data.summary import summarise
-    from eqcalc.errors import ConfigError, import_extra
-    from eqcalc.files import refuse_existing, write_whole
 
-    if picture is not None:
-        if picture.suffix.lower() != ".png":
-            raise ConfigError(f"'{picture}' is to be a picture; its name must end in .png.")
-        import_extra("matplotlib.figure", "plot", "--picture")
-    outputs = [path for path in (picture, json_file) if path is not None]
-    if not overwrite:
-        refuse_existing(outputs)
-    request = LabelRequest(
-        energy_key=energy_key,
-        forces_key=forces_key,
-        gradient_key=gradient_key,
-        stress_key=stress_key,
-        virial_key=virial_key,
-        positions_key=positions_key,
-        numbers_key=numbers_key,
-        energy_unit=energy_unit,
-        length_unit=length_unit,
-        forces_unit=forces_unit,
-        stress_unit=stress_unit,
-    )
+    outputs = _outputs_of_summary(picture, json_file, overwrite)
+    request = LabelRequest(**label_options(context.params))
     with working("reading"):
         found = summarise(files, request, rows=rows, cutoff=cutoff)
-    from eqcalc.cli.data_tables import show_summary
-
     show_summary(found)
-    if picture is not None:
-        from eqcalc.data.pictures import summary_picture
-
-        write_whole(picture, summary_picture(found))
-    if json_file is not None:
-        write_whole(json_file, (json.dumps(finite(found.to_json()), indent=2) + "\n").encode())
+    _write_summary(found, picture, json_file)
     if outputs:
         say(f"written: {', '.join(map(str, outputs))}")
     if found.refused:
@@ -114,7 +94,38 @@ def summary(
         raise typer.Exit(1)
 
 
+def _outputs_of_summary(
+    picture: Optional[Path], json_file: Optional[Path], overwrite: bool
+) -> list[Path]:
+    """Return the files to write; what is wrong with them is said before anything is read."""
+    from eqcalc.errors import ConfigError, import_extra
+    from eqcalc.files import refuse_existing
+
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise ConfigError(f"'{picture}' is to be a picture; its name must end in .png.")
+        import_extra("matplotlib.figure", "plot", "--picture")
+    outputs = [path for path in (picture, json_file) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise ConfigError(f"--picture and --json both name '{picture}'; give each its own file.")
+    if not overwrite:
+        refuse_existing(outputs)
+    return outputs
+
+
+def _write_summary(found: DataSummary, picture: Optional[Path], json_file: Optional[Path]) -> None:
+    from eqcalc.files import write_whole
+
+    if picture is not None:
+        from eqcalc.data.pictures import summary_picture
+
+        write_whole(picture, summary_picture(found))
+    if json_file is not None:
+        write_whole(json_file, (json.dumps(finite(found.to_json()), indent=2) + "\n").encode())
+
+
 def convert(
+    context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="IN...", help=_FILES)],
     output: Annotated[
         Path,
@@ -132,6 +143,14 @@ def convert(
     length_unit: LengthUnit = None,
     forces_unit: ForcesUnit = None,
     stress_unit: StressUnit = None,
+    complete_only: Annotated[
+        bool,
+        typer.Option(
+            "--complete-only",
+            help="Leave out frames that a training refuses: without energy, with NaN, or without "
+            "forces or stress among others that have them.",
+        ),
+    ] = False,
     trust_data: TrustData = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
     quiet: Quiet = False,
@@ -140,48 +159,49 @@ def convert(
 
     Example: [bold]eqcalc data convert rmd17_ethanol.npz ethanol.xyz --rows 0:1000[/bold]
 
-    Energy, forces and stress stand where ASE looks for them; entries such as config_type are kept.
+    Energy, forces and stress stand where ASE looks for them, in the frames that have them; entries
+    such as config_type are kept.
     """
-    from eqcalc.data import read_dataset
-    from eqcalc.data.writers import write_frames
-    from eqcalc.errors import listing
+    from eqcalc.data.conversion import convert as convert_frames
+    from eqcalc.data.frames import LabelRequest
     from eqcalc.files import refuse_existing
 
     if not overwrite:
         refuse_existing([output])
+    request = LabelRequest(**label_options(context.params))
     with working("converting"):
-        dataset = read_dataset(
+        done = convert_frames(
             files,
+            output,
+            request,
             rows=rows,
-            energy_key=energy_key,
-            forces_key=forces_key,
-            gradient_key=gradient_key,
-            stress_key=stress_key,
-            virial_key=virial_key,
-            positions_key=positions_key,
-            numbers_key=numbers_key,
-            energy_unit=energy_unit,
-            length_unit=length_unit,
-            forces_unit=forces_unit,
-            stress_unit=stress_unit,
-            exclude_isolated=False,
+            complete_only=complete_only,
             trust_data=trust_data,
         )
-        written = write_frames(output, dataset.frames)
-    if dataset.unkept:
-        note(f"note: not kept are {listing(dataset.unkept)}; only labels are, and a frame's info.")
-    if written.lost_info:
-        note(
-            f"note: {output.suffix} does not hold {listing(written.lost_info)} as it was; left out."
-        )
-    first = dataset.frames[0]
-    labels = ["energy"]
-    labels += ["forces"] if first.forces is not None else []
-    labels += ["stress"] if any(frame.stress is not None for frame in dataset.frames) else []
+    _note_what_is_missing(done, output)
     say_pairs(
         {
-            "frames": f"{written.n_frames} of {dataset.n_rows}",
-            "labels": f"{', '.join(labels)}; from {dataset.units} to eV, Angstrom",
+            "frames": f"{len(done.dataset)} of {done.dataset.n_rows}",
+            "labels": f"{', '.join(done.labels)}; from {done.dataset.units} to eV, Angstrom",
             "file": str(output),
         }
     )
+
+
+def _note_what_is_missing(done: Conversion, output: Path) -> None:
+    """Say what the files hold and the new one does not, and what no frame of it may lack."""
+    from eqcalc.errors import listing
+
+    if done.left_out:
+        note(f"note: {len(done.left_out)} frames are left out: {listing(done.left_out)}.")
+    for label, frames in done.lacking.items():
+        note(
+            f"note: {len(frames)} of {len(done.dataset)} frames have no {label}: "
+            f"{listing(frames, limit=6)}. They are written as they are; a training refuses a file "
+            "in which only some have it, and --complete-only leaves the others out."
+        )
+    if done.dataset.unkept:
+        unkept = listing(done.dataset.unkept)
+        note(f"note: not kept are {unkept}; only labels are, and a frame's info.")
+    if done.lost_info:
+        note(f"note: {output.suffix} does not hold {listing(done.lost_info)} as it was; left out.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -20,6 +20,7 @@ __all__ = [
     "StressUnit",
     "TrustData",
     "VirialKey",
+    "label_options",
 ]
 
 # Written out, because eqcalc.units would load ASE for every --help.
@@ -43,3 +44,22 @@ StressUnit = Annotated[Optional[str], typer.Option(help=_STRESS_UNITS)]
 TrustData = Annotated[
     bool, typer.Option("--trust-data", help="Take frames that are refused as implausible.")
 ]
+
+_LABEL_OPTIONS = (
+    "energy_key",
+    "forces_key",
+    "gradient_key",
+    "stress_key",
+    "virial_key",
+    "positions_key",
+    "numbers_key",
+    "energy_unit",
+    "length_unit",
+    "forces_unit",
+    "stress_unit",
+)
+
+
+def label_options(parameters: dict[str, Any]) -> dict[str, Optional[str]]:
+    """Return what a verb's parameters say of keys and units, as ``read_dataset`` names them."""
+    return {name: parameters[name] for name in _LABEL_OPTIONS}

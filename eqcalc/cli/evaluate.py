@@ -23,6 +23,7 @@ from eqcalc.cli.data_options import (
     StressUnit,
     TrustData,
     VirialKey,
+    label_options,
 )
 from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, Threads, Trust
 from eqcalc.errors import import_extra
@@ -40,6 +41,7 @@ _OF_COMMITTEES = ("calibration.csv", "calibration.png")
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Argument(help="A shipped model's name or a model file; several are a committee."),
@@ -85,46 +87,22 @@ def evaluate(
 
     Example: [bold]eqcalc evaluate painn-ethanol rmd17_ethanol.npz --rows 1000:2000[/bold]
     """
-    from eqcalc.calculator.results import refuse_twins
     from eqcalc.data import read_dataset
-    from eqcalc.engines import load_model
 
     if output is not None:
         _refuse_existing(output, overwrite, is_committee=len(model) > 1)
         import_extra("matplotlib.figure", "plot", "the parity plot of --output")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)  # the process belongs to the command line
-    models = [
-        load_model(each, device=device, dtype=dtype, engine=engine, threads=threads, trust=trust)
-        for each in model
-    ]
-    refuse_twins(models)
-    dataset = read_dataset(
-        data,
-        rows=rows,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        gradient_key=gradient_key,
-        stress_key=stress_key,
-        virial_key=virial_key,
-        positions_key=positions_key,
-        numbers_key=numbers_key,
-        energy_unit=energy_unit,
-        length_unit=length_unit,
-        forces_unit=forces_unit,
-        stress_unit=stress_unit,
-        trust_data=trust_data,
-    )
+    models = _load(model, threads, device=device, dtype=dtype, engine=engine, trust=trust)
+    labels = label_options(context.params)
+    dataset = read_dataset(data, rows=rows, trust_data=trust_data, **labels)
     for loaded in models:
         _note_foreign_compositions(loaded.card, dataset)
         _note_training_rows(loaded.card, dataset)
     comparison, calibrations = _compare(models, dataset, data.name, max_edges)
-    name, n_frames = ", ".join(loaded.card.name for loaded in models), len(dataset.frames)
+    name = ", ".join(loaded.card.name for loaded in models)
     title = f"{name} on {data.name}"
     if not as_json:
-        say(f"{title}, {n_frames} frames")
+        say(f"{title}, {len(dataset)} frames")
         print_errors(comparison)
         if calibrations is not None:
             print_calibrations(calibrations)
@@ -132,8 +110,22 @@ def evaluate(
         written = _write(output, comparison, calibrations, title)
         say(f"written: {', '.join(str(path) for path in written)}")
     if as_json:
-        content = {"model": name, "data": data.name, "frames": n_frames}
+        content = {"model": name, "data": data.name, "frames": len(dataset)}
         print_json({**content, "errors": comparison.summary(), **_of_committee(calibrations)})
+
+
+def _load(names: list[str], threads: Optional[int], **options: Any) -> list[Model]:
+    """Return the models; a committee with one twice is refused."""
+    from eqcalc.calculator.results import refuse_twins
+    from eqcalc.engines import load_model
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)  # the process belongs to the command line
+    models = [load_model(each, threads=threads, **options) for each in names]
+    refuse_twins(models)
+    return models
 
 
 def _compare(

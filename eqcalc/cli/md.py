@@ -22,7 +22,6 @@ from eqcalc.cli.guard_options import (
     OnAlarm,
     OnDoubt,
     about_guards,
-    chosen_guards,
     note_guards,
     say_guards,
 )
@@ -36,8 +35,7 @@ from eqcalc.cli.md_options import (
     RampSteps,
     ToPressure,
     ToTemperature,
-    given_of,
-    require_use,
+    chosen_settings,
 )
 from eqcalc.cli.options import (
     AsJson,
@@ -160,9 +158,6 @@ def md(
     Ctrl-C ends the run after the present step with all files complete. After that, or a crash:
     [bold]eqcalc md --resume ethanol-md[/bold]
     """
-    from eqcalc.simulate import MDRun, MDSettings
-    from eqcalc.simulate.run_folder import RunFolder
-
     if resume is not None:
         from eqcalc.cli.resumed_run import resumed_run
 
@@ -172,46 +167,33 @@ def md(
         return
     if structure is None:
         raise ConfigError("md needs a structure file, or --resume and the folder of a run.")
-    given = given_of(
-        friction_per_fs=friction,
-        thermostat_time_fs=thermostat_time,
-        barostat_time_fs=barostat_time,
-        pressure_gpa=pressure,
-        to_temperature_K=to_temperature,
-        to_pressure_gpa=to_pressure,
-        ramp_steps=ramp_steps,
-        minimize=minimize,
-        minimize_fmax=minimize_fmax,
-        minimize_steps=minimize_steps,
-        log_every=log_every,
-        log_every_fs=log_every_fs,
-    )
-    require_use(given, ensemble)
-    settings = MDSettings(
-        ensemble=ensemble,
-        temperature_K=temperature,
-        timestep_fs=timestep,
-        n_steps=steps,
-        seed=seed,
-        trajectory_format=trajectory_format,
-        checkpoint_every=checkpoint_every,
-        guards=chosen_guards(context.params),
-        **given,
-    )
-    from eqcalc.cli.setup_run import note_others, run_folder_of, set_up_run
+    settings = chosen_settings(context.params)
+    from eqcalc.cli.setup_run import note_others, run_folder_of
+    from eqcalc.simulate.run_folder import RunFolder
 
     folder = run_folder_of(structure, "md", output)
     note_others(RunFolder(folder, overwrite=overwrite))  # refused before the model is loaded
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
+    run = _set_up(structure, index, options, settings)
+    with report_of_run(folder, wanted=not no_report):
+        _run_and_tell(run, folder, overwrite, as_json, max_hours)
+
+
+def _set_up(
+    structure: Path, index: Optional[str], options: CalculatorOptions, settings: MDSettings
+) -> MDRun:
+    """Return the run, and say what was minimized and whose velocities it starts with."""
+    from eqcalc.cli.setup_run import set_up_run
+    from eqcalc.simulate import MDRun
+
     atoms, calculator, source = set_up_run(structure, options, index)
-    with working("minimizing") if minimize else nullcontext():
+    with working("minimizing") if settings.minimize else nullcontext():
         run = MDRun(atoms, calculator, settings, source)
     if run.minimization is not None:
         tell_minimization(run.minimization, settings.minimize_fmax)
     if run.kept_velocities:
         say(_about_kept_velocities(run))
-    with report_of_run(folder, wanted=not no_report):
-        _run_and_tell(run, folder, overwrite, as_json, max_hours)
+    return run
 
 
 def _run_and_tell(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from eqcalc.cli.option_names import FILLED_FROM
 from eqcalc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eqcalc.simulate import MDSettings
 
 __all__ = [
     "LogEvery",
@@ -17,8 +21,7 @@ __all__ = [
     "RampSteps",
     "ToPressure",
     "ToTemperature",
-    "given_of",
-    "require_use",
+    "chosen_settings",
 ]
 
 LogEvery = Annotated[
@@ -79,12 +82,47 @@ _WITH: dict[str, tuple[str, str, str]] = {
 """Setting -> its option, and the setting and option without which it says nothing."""
 
 
-def given_of(**optional: Any) -> dict[str, Any]:
-    """Return the settings that were given: not None, and no flag that is off."""
-    return {name: value for name, value in optional.items() if value is not None}
+_SETTINGS = (
+    "ensemble",
+    "temperature_K",
+    "timestep_fs",
+    "n_steps",
+    "seed",
+    "friction_per_fs",
+    "thermostat_time_fs",
+    "barostat_time_fs",
+    "pressure_gpa",
+    "to_temperature_K",
+    "to_pressure_gpa",
+    "ramp_steps",
+    "minimize",
+    "minimize_fmax",
+    "minimize_steps",
+    "trajectory_format",
+    "log_every",
+    "log_every_fs",
+    "checkpoint_every",
+)
+"""Settings that the verb has an option for."""
 
 
-def require_use(given: dict[str, Any], ensemble: str) -> None:
+def chosen_settings(parameters: dict[str, Any]) -> MDSettings:
+    """Return the settings that the verb's parameters stand for, guards among them.
+
+    Raises
+    ------
+    ConfigError : an option would be ignored, or a value makes no sense.
+    """
+    from eqcalc.cli.guard_options import chosen_guards
+    from eqcalc.simulate import MDSettings
+
+    asked = {setting: parameters[FILLED_FROM.get(setting, setting)] for setting in _SETTINGS}
+    given = {setting: value for setting, value in asked.items() if value is not None}
+    _require_use(given, parameters["ensemble"])
+    return MDSettings(guards=chosen_guards(parameters), **given)
+
+
+def _require_use(given: dict[str, Any], ensemble: str) -> None:
     """Refuse what the user asked for and the run would ignore.
 
     Raises

@@ -11,9 +11,9 @@ from typer.models import ArgumentInfo
 
 from eqcalc.errors import EqcalcError
 
-__all__ = ["naming_options", "with_options"]
+__all__ = ["FILLED_FROM", "naming_options", "with_options"]
 
-_ELSEWHERE = {
+FILLED_FROM = {
     "fit_ps": "fit",
     "n_bins": "bins",
     "n_steps": "steps",
@@ -70,7 +70,7 @@ def _options(verb: Callable[..., None]) -> set[str]:
 
 def _renamed(message: str, parameters: set[str]) -> str:
     names = {name: name for name in parameters}
-    names |= {name: filled for name, filled in _ELSEWHERE.items() if filled in parameters}
+    names |= {name: filled for name, filled in FILLED_FROM.items() if filled in parameters}
     # Longest first, lest a name be taken for the beginning of another.
     for name in sorted(names, key=len, reverse=True):
         option = _SPELLED.get(names[name], "--" + names[name].replace("_", "-"))

@@ -25,6 +25,7 @@ from eqcalc.data.frames import (
     LabelledFrame,
     LabelRequest,
     Origin,
+    is_isolated_atom,
     require_finite,
 )
 from eqcalc.data.label_names import look_alikes, named_options
@@ -52,12 +53,12 @@ def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) 
     _refuse_options_of_others(path, kind, request)
     images = load_frames(path, kind)
     request = obey_stated_units(_stated(images, path), request, path)
+    isolated = {k: atoms for k, atoms in enumerate(images) if is_isolated_atom(atoms, atoms.info)}
 
     def read(rows: list[int]) -> Dataset:
-        labels = _Labels(path, request)
-        isolated = [atoms for atoms in images if _is_isolated(atoms)]
-        isolated_atoms = _isolated_energies(isolated, labels)
-        left_out = {row for row in rows if exclude_isolated and _is_isolated(images[row])}
+        labels = _Labels(path, request, images)
+        isolated_atoms = _isolated_energies(list(isolated.values()), labels)
+        left_out = isolated.keys() & set(rows) if exclude_isolated else set()
         if left_out:
             labels.notes.append(
                 f"{len(left_out)} of {len(rows)} frames, {listing(sorted(left_out))}, hold one "
@@ -85,9 +86,10 @@ def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) 
 class _Labels:
     """Energies, forces and stresses of frames, under the requested keys and units."""
 
-    def __init__(self, path: Path, request: LabelRequest) -> None:
+    def __init__(self, path: Path, request: LabelRequest, all_images: list[Atoms]) -> None:
         self.path = path
         self.request = request
+        self.all_images = all_images
         self.units = file_units(
             request.energy_unit or "eV",
             request.length_unit or "Angstrom",
@@ -181,15 +183,15 @@ class _Labels:
             self._refuse_forces_by_another_name(images)
             return [None] * len(images)
         kind = "forces" if self.request.gradient_key is None else "gradient"
-        self._require(images, rows, key, kind)
+        where = self._having(images, rows, range(len(images)), key, kind)
         if self.units.note:
             self.notes.append(self.units.note)
         sign = 1.0 if kind == "forces" else -1.0
-        forces: list[FloatArray | None] = []
-        for atoms, row in zip(images, rows, strict=True):
-            value = self._array(atoms, key, [(len(atoms), 3)], row)
-            require_finite(value[None], key, [row], self.path)
-            forces.append(sign * value * self.units.to_ev_per_angstrom)
+        forces: list[FloatArray | None] = [None] * len(images)
+        for k in where:
+            value = self._array(images[k], key, [(len(images[k]), 3)], rows[k])
+            require_finite(value[None], key, [rows[k]], self.path)
+            forces[k] = sign * value * self.units.to_ev_per_angstrom
         return forces
 
     def _refuse_forces_by_another_name(self, images: list[Atoms]) -> None:
@@ -214,7 +216,7 @@ class _Labels:
                 f"{self.path}: {kind}_key='{key}' was given, but no frame is periodic in all "
                 f"three directions; leave {kind}_key out."
             )
-        self._require([images[k] for k in where], [rows[k] for k in where], key, kind)
+        where = self._having(images, rows, where, key, kind)
         unit = self.units.to_ev_per_angstrom3(self.path, key) if kind == "stress" else 0.0
         for k in where:
             value = self._array(images[k], key, [(6,), (3, 3), (9,)], rows[k])
@@ -266,11 +268,36 @@ class _Labels:
                     f"{named_options(kind, names)}."
                 )
 
+    def _having(
+        self,
+        images: list[Atoms],
+        rows: Sequence[object],
+        where: Sequence[int],
+        key: str,
+        kind: str,
+    ) -> list[int]:
+        """Return which of the images ``where`` have a label: all, unless the request is partial.
+
+        Raises
+        ------
+        DataError : one has none; of a partial request, it has another entry that may be the
+            label, or no frame of the file has one.
+        """
+        required = list(where)
+        if self.request.partial and any(key in _entries(atoms) for atoms in self.all_images):
+            required = [
+                k
+                for k in where
+                if key in _entries(images[k]) or self._others(_label(kind), [images[k]])
+            ]
+        self._require([images[k] for k in required], [rows[k] for k in required], key, kind)
+        return required
+
     def _require(self, images: list[Atoms], rows: Sequence[object], key: str, kind: str) -> None:
         missing = [k for k, atoms in enumerate(images) if key not in _entries(atoms)]
         if missing:
             found = list(_entries(images[missing[0]]))
-            label = {"gradient": "forces", "virial": "stress"}.get(kind, kind)
+            label = _label(kind)
             names = self._others(label, [images[k] for k in missing])
             option = named_options(label, names) if names else f"{kind}_key"
             raise DataError(
@@ -302,6 +329,10 @@ class _Labels:
                 f"{' or '.join(map(str, shapes))}, found {value.dtype} of shape {value.shape}."
             )
         return value.astype(np.float64)
+
+
+def _label(kind: str) -> str:
+    return {"gradient": "forces", "virial": "stress"}.get(kind, kind)
 
 
 def _refuse_options_of_others(path: Path, kind: str, request: LabelRequest) -> None:
@@ -351,11 +382,6 @@ def _isolated_energies(isolated: list[Atoms], labels: _Labels) -> dict[int, floa
                 f"found {energies[number]} and {energy} eV; keep one."
             )
     return energies
-
-
-def _is_isolated(atoms: Atoms) -> bool:
-    kind = str(atoms.info.get("config_type", "")).lower()
-    return len(atoms) == 1 and kind.replace("_", "").replace("-", "") == "isolatedatom"
 
 
 def _differ(images: list[Atoms], one: str, other: str) -> bool:

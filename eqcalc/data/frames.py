@@ -15,7 +15,17 @@ from eqcalc.data.label_names import is_gradient_name, is_virial_name
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.units import energy_unit, force_unit, length_unit, stress_unit
 
-__all__ = ["DataFile", "Dataset", "LabelRequest", "LabelledFrame", "Origin", "require_finite"]
+__all__ = [
+    "DataFile",
+    "Dataset",
+    "LabelRequest",
+    "LabelledFrame",
+    "Origin",
+    "have_label",
+    "is_isolated_atom",
+    "lacking_labels",
+    "require_finite",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -105,7 +115,10 @@ class DataFile(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What the user said about keys and units; None leaves it to the format."""
+    """What the user said about keys and units; None leaves it to the format.
+
+    partial : take frames without forces, or without a stress, among others that have them
+    """
 
     energy_key: str | None = None
     forces_key: str | None = None
@@ -119,6 +132,7 @@ class LabelRequest:
     length_unit: str | None = None
     forces_unit: str | None = None
     stress_unit: str | None = None
+    partial: bool = False
 
     def __post_init__(self) -> None:
         # An unknown unit is the user's mistake: say so before a file is opened.
@@ -158,6 +172,35 @@ class LabelRequest:
                 "stress_unit is of a stress, and a virial is in the unit of the energy; leave "
                 "stress_unit out, or give stress_key."
             )
+
+
+def is_isolated_atom(atoms: Atoms, info: Mapping[str, Any]) -> bool:
+    """Tell one atom with ``config_type=IsolatedAtom``, whose energy is a reference energy.
+
+    Parameters
+    ----------
+    info : what the file says of the frame
+    """
+    kind = str(info.get("config_type", "")).lower()
+    return len(atoms) == 1 and kind.replace("_", "").replace("-", "") == "isolatedatom"
+
+
+def lacking_labels(frames: Sequence[LabelledFrame]) -> dict[str, list[LabelledFrame]]:
+    """Return label -> the frames that lack it, of a label that some have and others do not.
+
+    Isolated atoms need none; a stress belongs to frames that are periodic in all directions.
+    """
+    needing = {
+        "forces": [frame for frame in frames if not is_isolated_atom(frame.atoms, frame.info)],
+        "stress": [frame for frame in frames if frame.atoms.pbc.all()],
+    }
+    found = {k: [f for f in v if getattr(f, k) is None] for k, v in needing.items()}
+    return {label: lack for label, lack in found.items() if lack and have_label(frames, label)}
+
+
+def have_label(frames: Sequence[LabelledFrame], label: str) -> bool:
+    """Tell whether any of the frames has forces, or a stress."""
+    return any(getattr(frame, label) is not None for frame in frames)
 
 
 def require_finite(values: FloatArray, key: str, rows: Sequence[object], path: Path) -> None:

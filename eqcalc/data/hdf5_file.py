@@ -13,8 +13,8 @@ positions                      (n_all, 3)          float64, Å
 cell, pbc                      (n_frames, 3, 3),   float64, Å, rows are vectors; uint8
                                (n_frames, 3)
 energy                         (n_frames,)         float64, eV
-forces (or none)               (n_all, 3)          float64, eV/Å
-stress (or none)               (n_frames, 6)       float64, eV/Å³, Voigt; NaN where none is
+forces (or none)               (n_all, 3)          float64, eV/Å; NaN in a frame without
+stress (or none)               (n_frames, 6)       float64, eV/Å³, Voigt; NaN in a frame without
 info                           (n_bytes,)          uint8, JSON: an array of one object a frame
 =============================  ==================  ==========================================
 
@@ -92,8 +92,11 @@ def save_hdf5(
         "energy": [each["energy"] for each in results],
         "info": np.frombuffer(json.dumps([_as_json(info) for info in infos]).encode(), np.uint8),
     }
-    if all("forces" in each for each in results):
-        arrays["forces"] = np.concatenate([each["forces"] for each in results])
+    if any("forces" in each for each in results):
+        none = [np.full((len(atoms), 3), np.nan) for atoms in images]
+        arrays["forces"] = np.concatenate(
+            [each.get("forces", lacking) for each, lacking in zip(results, none, strict=True)]
+        )
     if any("stress" in each for each in results):
         arrays["stress"] = [each.get("stress", np.full(6, np.nan)) for each in results]
     with h5py.File(path, "w", userblock_size=HEADER_BYTES) as file:
@@ -261,7 +264,7 @@ def _frames(arrays: Mapping[str, NDArray[Any]], path: Path) -> list[Atoms]:
             info=info,
         )
         results: dict[str, Any] = {"energy": float(arrays["energy"][k])}
-        if "forces" in arrays:
+        if "forces" in arrays and not np.isnan(arrays["forces"][own]).all():
             results["forces"] = arrays["forces"][own]
         if "stress" in arrays and not np.isnan(arrays["stress"][k]).all():
             results["stress"] = arrays["stress"][k]

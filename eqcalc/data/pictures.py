@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,17 +9,19 @@ import numpy as np
 from eqcalc.data.frames import FloatArray
 from eqcalc.data.summary import DataSummary
 from eqcalc.errors import import_extra
+from eqcalc.figures import LABEL_COLOURS, panels_in_rows, png_of
 
 __all__ = ["summary_picture"]
 
 _N_BINS = 60
+_COLOURS = {**LABEL_COLOURS, "distances": "#7d5ba6"}
 
 
 class _Panel(NamedTuple):
     title: str
     xlabel: str
     ylabel: str
-    colour: str
+    name: str
     values: FloatArray
     is_logarithmic: bool = False
 
@@ -36,27 +37,19 @@ def summary_picture(summary: DataSummary) -> bytes:
     MissingDependencyError : matplotlib cannot be imported.
     """
     import_extra("matplotlib.figure", "plot", "a picture of a data set")
-    from matplotlib.figure import Figure
-
     panels = [
-        _Panel("Energy", "eV/atom beside the fit", "frames", "#4059ad", summary.deviations),
-        _Panel("Force components", "eV/Å", "components", "#2a9d6f", summary.forces, True),
-        _Panel("Nearest neighbours", "distance (Å)", "atoms", "#7d5ba6", summary.distances),
-        _Panel("Stress", "eV/Å³", "components", "#c8553d", summary.stresses, True),
+        _Panel("Energy", "eV/atom beside the fit", "frames", "energy", summary.deviations),
+        _Panel("Force components", "eV/Å", "components", "forces", summary.forces, True),
+        _Panel("Nearest neighbours", "distance (Å)", "atoms", "distances", summary.distances),
+        _Panel("Stress", "eV/Å³", "components", "stress", summary.stresses, True),
     ]
     shown = [panel for panel in panels if len(panel.values) > 0]
+    title = f"{summary.source}, {summary.n_read} frames"
     n_columns = 2 if len(shown) == 4 else len(shown)
-    n_rows = len(shown) // n_columns
-    figure = Figure(figsize=(4.4 * n_columns, 3.4 * n_rows + 0.3), dpi=150)
-    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
-    places = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    figure, places = panels_in_rows(len(shown), title, n_columns=n_columns, height=3.6)
     for axes, panel in zip(places, shown, strict=True):
         _draw(axes, panel)
-    title = f"{summary.source}, {summary.n_read} frames"
-    figure.suptitle(title, fontsize=10, color="0.3", parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _draw(axes: Any, panel: _Panel) -> None:
@@ -66,7 +59,7 @@ def _draw(axes: Any, panel: _Panel) -> None:
     # Equal values, to rounding, would be given bins that floating point cannot tell apart.
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-3):
         low, high = low - 0.5, high + 0.5
-    axes.hist(panel.values, bins=np.linspace(low, high, _N_BINS + 1), color=panel.colour)
+    axes.hist(panel.values, bins=np.linspace(low, high, _N_BINS + 1), color=_COLOURS[panel.name])
     if panel.is_logarithmic:
         axes.set_yscale("log")
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(low, high))

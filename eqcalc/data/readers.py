@@ -28,15 +28,16 @@ __all__ = [
     "parse_rows",
     "read_dataset",
     "read_whole_frames",
+    "refuse_implausible",
 ]
 
 
 class WholeFrames(NamedTuple):
     """What could be read of files.
 
-    dataset : the frames that could
+    dataset : the frames that could, each with the labels it has
     unread : numbers of those that could not, counted as ``dataset.rows``
-    refused : why :func:`read_dataset` refuses all of them together; None where it does not
+    refused : why not; None where all could
     """
 
     dataset: Dataset
@@ -125,6 +126,19 @@ def read_dataset(
             f"rows '{rows}' of {dataset.source} select nothing but isolated atoms, which are left "
             "out; choose other rows."
         )
+    dataset = refuse_implausible(dataset, trust_data)
+    for note in dataset.notes:
+        warnings.warn(note, DataWarning, stacklevel=2)
+    return dataset
+
+
+def refuse_implausible(dataset: Dataset, trust_data: bool) -> Dataset:
+    """Return a data set with notes on frames that are odd, and on those that are trusted.
+
+    Raises
+    ------
+    DataError : frames that no calculation gives, unless ``trust_data``.
+    """
     found = find_implausible(dataset.frames)
     if found.refused and not trust_data:
         raise DataError(
@@ -132,24 +146,23 @@ def read_dataset(
             "or say trust_data = true to take them as they are."
         )
     odd = [f"{dataset.source}: {sentence}." for sentence in (*found.odd, *found.refused)]
-    dataset = replace(dataset, notes=[*dataset.notes, *odd])
-    for note in dataset.notes:
-        warnings.warn(note, DataWarning, stacklevel=2)
-    return dataset
+    return replace(dataset, notes=[*dataset.notes, *odd])
 
 
 def read_whole_frames(
     path: DataPath, request: LabelRequest, *, rows: Rows = None, exclude_isolated: bool = True
 ) -> WholeFrames:
-    """Read the frames that have what is asked for, and say what the others lack.
+    """Read the frames that have an energy, each with the labels it has, and say what others lack.
 
-    Nothing is warned of, and nothing refused as implausible.
+    Forces or a stress that some frames do not have are None there. Nothing is warned of, and
+    nothing refused as implausible.
 
     Raises
     ------
     ConfigError, DataError : as :func:`read_dataset`, and where no frame at all can be read.
     """
-    opened, n_rows, asked = _open(find_files(path), rows, request, exclude_isolated)
+    partial = replace(request, partial=True)
+    opened, n_rows, asked = _open(find_files(path), rows, partial, exclude_isolated)
     try:
         return WholeFrames(_read(opened, asked, n_rows), [], None)
     except DataError as error:

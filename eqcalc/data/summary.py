@@ -13,7 +13,7 @@ from ase.data import chemical_symbols, covalent_radii
 from eqcalc.data.consistency import label_factors
 from eqcalc.data.data_files import DataPath
 from eqcalc.data.duplicates import repeated_structures
-from eqcalc.data.frames import FloatArray, LabelledFrame, LabelRequest
+from eqcalc.data.frames import FloatArray, LabelledFrame, LabelRequest, lacking_labels
 from eqcalc.data.plausibility import (
     Contacts,
     contact_findings,
@@ -171,7 +171,7 @@ def summarise(
     deviations = energy_deviations(several) if several else np.zeros(0)
     counts = Counter(z for frame in frames for z in frame.atoms.numbers.tolist())
     refused = [read.refused] if read.refused is not None else []
-    refused += _missing_forces(labels["forces"])
+    refused += _missing_labels(frames)
     return DataSummary(
         source=dataset.source,
         n_frames=len(frames) + len(read.unread) + len(dataset.left_out),
@@ -186,7 +186,7 @@ def summarise(
         isolated_atoms={
             chemical_symbols[z]: energy for z, energy in sorted(dataset.isolated_atoms.items())
         },
-        copies=[[_name(frame) for frame in group] for group in copies],
+        copies=[_all_names(group) for group in copies],
         extremes=_extremes(frames, several, deviations),
         closest=sorted(geometry.closest.values(), key=lambda each: each.ratio),
         consistency=label_factors(frames),
@@ -264,12 +264,26 @@ def _labels(read: WholeFrames) -> dict[str, LabelCount]:
     return labels
 
 
-def _missing_forces(count: LabelCount) -> list[str]:
-    if not count.missing:
-        return []
-    if count.present == 0:
+def _missing_labels(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return what a training says of forces and stress that some frames do not have."""
+    if all(frame.forces is None for frame in frames):
         return ["no frame has forces, which a training needs"]
-    return [f"a training needs forces in every frame; there are none in {listing(count.missing)}"]
+    sentences = []
+    bare = lacking_labels(frames).get("forces", [])
+    if bare:
+        sentences.append(
+            f"a training needs forces in every frame; there are none in {listing(_all_names(bare))}"
+        )
+    by_file: dict[object, list[LabelledFrame]] = {}
+    for frame in frames:
+        by_file.setdefault(frame.origin and frame.origin.path, []).append(frame)
+    slack = [frame for own in by_file.values() for frame in lacking_labels(own).get("stress", [])]
+    if slack:
+        sentences.append(
+            "a training needs a stress in every periodic frame of a file or in none; there is "
+            f"none in {listing(_all_names(slack))}"
+        )
+    return sentences
 
 
 def _extremes(
@@ -327,6 +341,10 @@ def _disagrees(group: Sequence[LabelledFrame]) -> bool:
 
 def _names(frames: Sequence[LabelledFrame]) -> str:
     return " = ".join(_name(frame) for frame in frames[:4]) + (" = ..." if len(frames) > 4 else "")
+
+
+def _all_names(frames: Sequence[LabelledFrame]) -> list[str]:
+    return [_name(frame) for frame in frames]
 
 
 def _name(frame: LabelledFrame) -> str:

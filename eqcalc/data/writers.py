@@ -42,6 +42,8 @@ class Written(NamedTuple):
 def write_frames(path: Path, frames: Sequence[LabelledFrame]) -> Written:
     """Write frames in eV and Å, read them back, and put the file in its place if all is equal.
 
+    Each frame keeps the labels that it has; those that it lacks are lacking in the file.
+
     Parameters
     ----------
     path : its suffix chooses the format, see ``WRITERS``; an older file is replaced in one step
@@ -49,7 +51,7 @@ def write_frames(path: Path, frames: Sequence[LabelledFrame]) -> Written:
     Raises
     ------
     ConfigError : an unknown suffix, or frames that the format cannot hold.
-    DataError : no frames, or some have a label that others lack.
+    DataError : no frames.
     OutputError : the file cannot be written, or does not hold what was written.
     """
     writer = WRITERS.get(path.suffix.lower())
@@ -58,7 +60,8 @@ def write_frames(path: Path, frames: Sequence[LabelledFrame]) -> Written:
             f"'{path}' names no format that is written; known suffixes: {', '.join(WRITERS)}."
             + did_you_mean(path.suffix, WRITERS)
         )
-    _require_like_labels(frames)
+    if not frames:
+        raise DataError("expected frames to write, found none.")
     infos = [dict(frame.info) for frame in frames]
     with write_through(path) as part:
         writer(part, frames, infos)
@@ -69,26 +72,6 @@ def write_frames(path: Path, frames: Sequence[LabelledFrame]) -> Written:
             writer(part, frames, infos)
             _read_back(part, frames, path)
     return Written(len(frames), sorted(lost))
-
-
-def _require_like_labels(frames: Sequence[LabelledFrame]) -> None:
-    if not frames:
-        raise DataError("expected frames to write, found none.")
-    bare = [str(f.origin or k) for k, f in enumerate(frames) if f.forces is None]
-    if bare and len(bare) < len(frames):
-        raise DataError(
-            f"every frame needs forces or none, found none in {listing(bare)}; choose other rows."
-        )
-    slack = [str(f.origin or k) for k, f in enumerate(frames) if _lacks_stress(f)]
-    if slack and any(frame.stress is not None for frame in frames):
-        raise DataError(
-            "every frame that is periodic in all directions needs a stress or none, found none in "
-            f"{listing(slack)}; choose other rows."
-        )
-
-
-def _lacks_stress(frame: LabelledFrame) -> bool:
-    return bool(frame.atoms.pbc.all()) and frame.stress is None
 
 
 def _read_back(part: Path, frames: Sequence[LabelledFrame], path: Path) -> Sequence[LabelledFrame]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy as np
 from eqcalc.errors import import_extra
 from eqcalc.evaluation.calibration import Calibration, Calibrations
 from eqcalc.evaluation.comparison import Comparison, Quantity
+from eqcalc.figures import LABEL_COLOURS, panels_in_rows, png_of
 
 __all__ = ["calibration_plot", "parity_plot"]
 
-_COLOURS = {"energy_per_atom": "#4059ad", "forces": "#2a9d6f", "stress": "#c8553d"}
+_COLOURS = {"energy_per_atom": LABEL_COLOURS["energy"], **LABEL_COLOURS}
 _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "stress": "Stress"}
 
 
@@ -25,19 +25,12 @@ def parity_plot(comparison: Comparison, title: str) -> bytes:
     MissingDependencyError : matplotlib cannot be imported.
     """
     import_extra("matplotlib.figure", "plot", "a parity plot")
-    from matplotlib.figure import Figure
-
     shown = [q for q in comparison.quantities if q.name in _TITLES]
-    figure = Figure(figsize=(4.4 * len(shown), 4.7), dpi=150)
-    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
-    for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _panel(axes, quantity)
     subtitle = f"{title}, {comparison.n_frames} frames"
-    # Two dollar signs in a model's name are no formula.
-    figure.suptitle(subtitle, fontsize=10, color="0.3", parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    figure, panels = panels_in_rows(len(shown), subtitle, n_columns=len(shown), height=4.7)
+    for axes, quantity in zip(panels, shown, strict=True):
+        _panel(axes, quantity)
+    return png_of(figure)
 
 
 def _panel(axes: Any, quantity: Quantity) -> None:
@@ -93,19 +86,12 @@ def calibration_plot(calibrations: Calibrations, title: str) -> bytes:
     MissingDependencyError : matplotlib cannot be imported.
     """
     import_extra("matplotlib.figure", "plot", "a picture of the calibration")
-    from matplotlib.figure import Figure
-
-    shown = calibrations.quantities
-    figure = Figure(figsize=(4.4 * len(shown), 4.9), dpi=150)
-    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
-    for axes, each in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _calibration_panel(axes, each)
-    n_members = len(calibrations.members)
+    shown, n_members = calibrations.quantities, len(calibrations.members)
     subtitle = f"{title}, {calibrations.mean.n_frames} frames, {n_members} members"
-    figure.suptitle(subtitle, fontsize=10, color="0.3", parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    figure, panels = panels_in_rows(len(shown), subtitle, n_columns=len(shown), height=4.9)
+    for axes, each in zip(panels, shown, strict=True):
+        _calibration_panel(axes, each)
+    return png_of(figure)
 
 
 def _calibration_panel(axes: Any, calibration: Calibration) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES
 
-from eqcalc.cli import main
 from eqcalc.data import read_dataset
 from eqcalc.data.frames import LabelRequest
 from eqcalc.data.pictures import summary_picture
@@ -23,13 +21,6 @@ from eqcalc.data.readers import read_whole_frames
 from eqcalc.data.summary import summarise
 from eqcalc.errors import ConfigError, DataError
 from eqcalc.neighbours import build_graph
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc data summary WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main(["data", "summary", *map(str, words)])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture
@@ -188,37 +179,3 @@ def test_a_picture_shows_stress_only_where_there_is_one():
     sizes = [struct.unpack(">II", summary_picture(each)[16:24]) for each in (flat, stressed)]
     assert sizes[0][0] > 2 * sizes[0][1]  # three panels beside each other
     assert sizes[1][0] < 2 * sizes[1][1]  # two rows of two
-
-
-def test_the_verb_prints_tables_and_writes_what_was_asked_for(tmp_path, capsys):
-    picture, content = tmp_path / "a.png", tmp_path / "a.json"
-    words = (ETHANOL_FRAMES, "--picture", picture, "--json", content)
-    assert run(*words) == 0
-    out = capsys.readouterr().out
-    assert "C2H6O" in out
-    assert "closest pairs" in out
-    assert max(map(len, out.splitlines()[:-1])) <= 80
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    said = json.loads(content.read_text())
-    assert said["compositions"] == {"C2H6O": said["n_read"]}
-    assert run(*words) == 2
-    assert "exists; pass --overwrite" in capsys.readouterr().err
-    assert run(*words, "--overwrite") == 0
-
-
-def test_the_verb_ends_with_1_where_a_training_would_refuse(frames, tmp_path, capsys):
-    path = write(tmp_path / "bare.xyz", [without(atoms, "forces") for atoms in frames])
-    assert run(path) == 1
-    assert "no frame has forces, which a training needs" in capsys.readouterr().out
-
-
-def test_the_verb_takes_units_and_keys(capsys):
-    assert run(ETHANOL_FRAMES, "--forces-unit", "Hartree/Bohr") == 1
-    assert "forces of" in " ".join(capsys.readouterr().out.split())
-    assert run(ETHANOL_FRAMES, "--forces-key", "Forces") == 2
-    assert "Did you mean 'forces'" in capsys.readouterr().err
-
-
-def test_a_picture_must_be_a_png(capsys):
-    assert run(ETHANOL_FRAMES, "--picture", "a.pdf") == 2
-    assert "its name must end in .png" in capsys.readouterr().err

@@ -12,13 +12,13 @@ import pytest
 from ase import Atoms
 from small_models import ETHANOL_FRAMES
 
-from eqcalc.cli import main
 from eqcalc.data import LabelledFrame, read_dataset
 from eqcalc.data import writers as writers_module
+from eqcalc.data.frames import LabelRequest
+from eqcalc.data.readers import read_whole_frames
 from eqcalc.data.writers import WRITERS, write_frames
 from eqcalc.errors import ConfigError, DataError, OutputError
 
-DATA = ETHANOL_FRAMES.parent
 INFO = {
     "config_type": "liquid",
     "id": 7,
@@ -28,13 +28,6 @@ INFO = {
     "words with blanks": 'a "quoted" word',
 }
 TEXT_AND_TABLES = [suffix for suffix in WRITERS if suffix != ".npz"]
-
-
-def run(*words: object) -> int:
-    """Return the exit code of ``eqcalc data convert WORDS``."""
-    with pytest.raises(SystemExit) as caught:
-        main(["data", "convert", *map(str, words)])
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture
@@ -58,7 +51,8 @@ def numbers_of(frame: LabelledFrame) -> list[bytes]:
     """Return every number of a frame, bit by bit."""
     atoms = frame.atoms
     arrays = [atoms.numbers.astype(int), atoms.positions, atoms.cell.array, atoms.pbc, frame.energy]
-    return [np.asarray(values).tobytes() for values in (*arrays, frame.forces, frame.stress)]
+    labels = [b"" if label is None else label for label in (frame.forces, frame.stress)]
+    return [np.asarray(values).tobytes() for values in (*arrays, *labels)]
 
 
 def read(path: Path) -> list[LabelledFrame]:
@@ -110,17 +104,16 @@ def test_npz_refuses_frames_without_forces(tmp_path):
         write_frames(tmp_path / "a.npz", molecules)
 
 
-@pytest.mark.parametrize(
-    ("label", "match"),
-    [("forces", "forces or none, found none in 1"), ("stress", "needs a stress")],
-)
-def test_a_label_that_some_frames_lack_is_refused(frames, label, match, tmp_path):
-    one = replace(frames[1], forces=frames[1].forces + 1.0)
-    with pytest.raises(DataError, match=match):
-        write_frames(tmp_path / "a.xyz", [one, replace(frames[1], **{label: None})])
+@pytest.mark.parametrize("suffix", TEXT_AND_TABLES)
+def test_each_frame_keeps_the_labels_that_it_has(frames, suffix, tmp_path):
+    solid = frames[1]
+    some = [solid, replace(solid, forces=None), replace(solid, stress=None), frames[0]]
+    write_frames(tmp_path / f"a{suffix}", some)
+    whole = read_whole_frames(tmp_path / f"a{suffix}", LabelRequest())
+    assert [numbers_of(frame) for frame in whole.dataset.frames] == [numbers_of(f) for f in some]
 
 
-@pytest.mark.parametrize("suffix", [".xyz", ".db", ".traj"])
+@pytest.mark.parametrize("suffix", [".xyz", ".db", ".traj", ".h5"])
 def test_frames_without_forces_are_written_without(frames, suffix, tmp_path):
     bare = [replace(frame, forces=None, stress=None) for frame in frames]
     write_frames(tmp_path / f"a{suffix}", bare)
@@ -169,43 +162,3 @@ def test_ase_finds_labels_where_it_looks_for_them(frames, tmp_path):
     write_frames(tmp_path / "a.db", frames)
     rows = list(ase.db.connect(tmp_path / "a.db").select(config_type="solid"))
     assert [row.energy for row in rows] == [frames[1].energy, frames[2].energy]
-
-
-def test_the_verb_converts_rows_and_never_replaces_unasked(tmp_path, capsys):
-    npz, out = ETHANOL_FRAMES.with_suffix(".npz"), tmp_path / "out.xyz"
-    assert run(npz, out, "--rows", "1:3") == 0
-    assert "from kcal/mol, Angstrom to eV, Angstrom" in capsys.readouterr().out
-    expected = read_dataset(npz, rows="1:3").frames
-    assert [numbers_of(f) for f in read(out)] == [numbers_of(f) for f in expected]
-    assert run(npz, out) == 2
-    assert "exists; pass --overwrite" in capsys.readouterr().err
-    assert run(npz, out, "--overwrite") == 0
-    assert len(read(out)) == read_dataset(npz).n_rows
-
-
-def test_the_verb_joins_files_in_their_order(tmp_path):
-    run(ETHANOL_FRAMES, DATA / "silicon_frames.xyz", tmp_path / "both.db")
-    n = len(read(ETHANOL_FRAMES))
-    found = read(tmp_path / "both.db")
-    assert found[0].atoms.get_chemical_formula() == "C2H6O"
-    assert set(found[n].atoms.symbols) == {"Si"}
-
-
-def test_the_verb_says_what_is_not_kept(tmp_path, capsys):
-    images = ase.io.read(ETHANOL_FRAMES, index=":2")
-    for atoms in images:
-        atoms.set_tags(np.arange(9))
-        atoms.info["name"] = "12"
-    ase.io.write(tmp_path / "in.traj", images)
-    assert run(tmp_path / "in.traj", tmp_path / "out.xyz") == 0
-    out = capsys.readouterr().out
-    assert "not kept are tags" in out
-    assert ".xyz does not hold name as it was" in out
-
-
-def test_isolated_atoms_stay_isolated_atoms(tmp_path):
-    source = DATA / "3bpa_frames.xyz"
-    assert run(source, tmp_path / "out.xyz", "--trust-data") == 0
-    before, after = (read_dataset(p, trust_data=True) for p in (source, tmp_path / "out.xyz"))
-    assert after.isolated_atoms == before.isolated_atoms != {}
-    assert len(after) == len(before)

@@ -21,7 +21,7 @@ PACKAGE = Path(eqcalc.__file__).parent
 CHAINS = """
 errors -> units, files, extxyz, devices, elements -> graph, native
 errors -> host_memory, threads, concessions -> graph, native
-errors -> figures, versions -> simulate, training
+errors -> figures, versions -> data, simulate, training
 graph -> nn -> architectures
 graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -> calculator
 architectures, derivatives -> potential
