@@ -26,6 +26,7 @@ __all__ = [
     "AppendFile",
     "refuse_existing",
     "remove_files",
+    "require_folders",
     "write_through",
     "write_whole",
 ]
@@ -155,6 +156,20 @@ def refuse_existing(paths: Iterable[Path]) -> None:
             raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
 
 
+def require_folders(paths: Iterable[Path]) -> None:
+    """Refuse, before anything is computed, to write into a folder that is not there.
+
+    Raises
+    ------
+    OutputError : a file has no folder to be in, or is one itself.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise OutputError(f"cannot write '{path}': it is a folder.")
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write '{path}': there is no folder '{path.parent}'.")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
@@ -162,8 +177,7 @@ def write_whole(path: Path, content: bytes) -> None:
     ------
     OutputError : the file cannot be written; an older one stays as it was.
     """
-    if path.is_dir():  # of which "." has no name that a part could be called by
-        raise OutputError(f"cannot write '{path}': it is a folder.")
+    require_folders([path])  # "." has no name that a part could be called by
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(content)

@@ -99,7 +99,7 @@ def _outputs_of_summary(
 ) -> list[Path]:
     """Return the files to write; what is wrong with them is said before anything is read."""
     from eqcalc.errors import ConfigError, import_extra
-    from eqcalc.files import refuse_existing
+    from eqcalc.files import refuse_existing, require_folders
 
     if picture is not None:
         if picture.suffix.lower() != ".png":
@@ -108,6 +108,7 @@ def _outputs_of_summary(
     outputs = [path for path in (picture, json_file) if path is not None]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ConfigError(f"--picture and --json both name '{picture}'; give each its own file.")
+    require_folders(outputs)
     if not overwrite:
         refuse_existing(outputs)
     return outputs
@@ -193,12 +194,13 @@ def _note_what_is_missing(done: Conversion, output: Path) -> None:
     from eqcalc.errors import listing
 
     if done.left_out:
-        note(f"note: {len(done.left_out)} frames are left out: {listing(done.left_out)}.")
+        n_asked = len(done.dataset) + len(done.left_out)
+        note(f"note: left out {len(done.left_out)} of {n_asked} frames: {listing(done.left_out)}.")
     for label, frames in done.lacking.items():
         note(
-            f"note: {len(frames)} of {len(done.dataset)} frames have no {label}: "
+            f"note: no {label} in {len(frames)} of {len(done.dataset)} frames: "
             f"{listing(frames, limit=6)}. They are written as they are; a training refuses a file "
-            "in which only some have it, and --complete-only leaves the others out."
+            "in which only some frames have it, and --complete-only leaves the others out."
         )
     if done.dataset.unkept:
         unkept = listing(done.dataset.unkept)

@@ -10,8 +10,9 @@ from eqcalc.data.data_files import DataPath, find_files
 from eqcalc.data.frames import Dataset, LabelRequest, have_label, lacking_labels
 from eqcalc.data.readers import WholeFrames, read_whole_frames, refuse_implausible
 from eqcalc.data.rows import Rows
-from eqcalc.data.writers import write_frames
+from eqcalc.data.writers import write_frames, writer_of
 from eqcalc.errors import ConfigError, DataError, DataWarning
+from eqcalc.files import require_folders
 
 __all__ = ["Conversion", "convert"]
 
@@ -61,12 +62,14 @@ def convert(
     ------
     ConfigError : an option makes no sense for a file, or the output is a file that is read.
     DataError : a file or frame cannot be read, or no frame is complete.
-    OutputError : the file cannot be written, or does not hold what was written.
+    OutputError : the file cannot be written where it shall be, or does not hold what was written.
 
     Warns
     -----
     DataWarning : for each note of the data set.
     """
+    writer_of(output)  # what is wrong with the output is said before anything is read
+    require_folders([output])
     _refuse_own_input(path, output)
     whole = read_whole_frames(path, request, rows=rows, exclude_isolated=False)
     if whole.refused is not None and not complete_only:

@@ -214,5 +214,5 @@ def require_finite(values: FloatArray, key: str, rows: Sequence[object], path: P
     if bad:
         raise DataError(
             f"{path}: '{key}' must be finite, found NaN or infinity in rows {listing(bad)}; "
-            "correct these rows or leave them out with rows=."
+            "correct these rows, or choose other rows."
         )

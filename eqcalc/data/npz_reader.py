@@ -355,4 +355,6 @@ def _present(keys: set[str], *options: str) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
+    if "allow_pickle" in str(error):  # numpy's guess of what is no array, with bad advice
+        return "it holds something else"
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,7 @@ from eqcalc.figures import LABEL_COLOURS, panels_in_rows, png_of
 __all__ = ["summary_picture"]
 
 _N_BINS = 60
+_LARGEST_LINEAR = 50  # count beside which a single one still shows
 _COLOURS = {**LABEL_COLOURS, "distances": "#7d5ba6"}
 
 
@@ -23,14 +24,13 @@ class _Panel(NamedTuple):
     ylabel: str
     name: str
     values: FloatArray
-    is_logarithmic: bool = False
 
 
 def summary_picture(summary: DataSummary) -> bytes:
     """Return a PNG of histograms: energies, force components, distances, stress where there is one.
 
-    Energies are per atom, beside the fit of energies per element. Counts of force components have
-    a logarithmic axis, on which a few wild ones are seen.
+    Energies are per atom, beside the fit of energies per element. Large counts have a logarithmic
+    axis, on which a single wild one is seen.
 
     Raises
     ------
@@ -39,12 +39,12 @@ def summary_picture(summary: DataSummary) -> bytes:
     import_extra("matplotlib.figure", "plot", "a picture of a data set")
     panels = [
         _Panel("Energy", "eV/atom beside the fit", "frames", "energy", summary.deviations),
-        _Panel("Force components", "eV/Å", "components", "forces", summary.forces, True),
+        _Panel("Force components", "eV/Å", "components", "forces", summary.forces),
         _Panel("Nearest neighbours", "distance (Å)", "atoms", "distances", summary.distances),
-        _Panel("Stress", "eV/Å³", "components", "stress", summary.stresses, True),
+        _Panel("Stress", "eV/Å³", "components", "stress", summary.stresses),
     ]
     shown = [panel for panel in panels if len(panel.values) > 0]
-    title = f"{summary.source}, {summary.n_read} frames"
+    title = f"{summary.source}, {summary.n_read} frame{'s' * (summary.n_read != 1)}"
     n_columns = 2 if len(shown) == 4 else len(shown)
     figure, places = panels_in_rows(len(shown), title, n_columns=n_columns, height=3.6)
     for axes, panel in zip(places, shown, strict=True):
@@ -59,8 +59,14 @@ def _draw(axes: Any, panel: _Panel) -> None:
     # Equal values, to rounding, would be given bins that floating point cannot tell apart.
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-3):
         low, high = low - 0.5, high + 0.5
-    axes.hist(panel.values, bins=np.linspace(low, high, _N_BINS + 1), color=_COLOURS[panel.name])
-    if panel.is_logarithmic:
+    bins = np.linspace(low, high, _N_BINS + 1)
+    counts, _, _ = axes.hist(panel.values, bins=bins, color=_COLOURS[panel.name])
+    if counts.max() > _LARGEST_LINEAR:
         axes.set_yscale("log")
-    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(low, high))
+        axes.set_ylim(bottom=0.5)  # a bar of one has a height
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    margin = 0.02 * (high - low)
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -23,10 +23,12 @@ from eqcalc.data.readers import read_whole_frames
 from eqcalc.errors import ConfigError, DataError, OutputError, did_you_mean, listing
 from eqcalc.files import write_through
 
-__all__ = ["WRITERS", "Written", "write_frames"]
+__all__ = ["WRITERS", "Written", "write_frames", "writer_of"]
 
 
 _OF_EXTXYZ = ("Lattice", "Properties", "pbc")
+
+Writer = Callable[[Path, Sequence[LabelledFrame], Sequence[dict[str, Any]]], None]
 
 
 class Written(NamedTuple):
@@ -54,12 +56,7 @@ def write_frames(path: Path, frames: Sequence[LabelledFrame]) -> Written:
     DataError : no frames.
     OutputError : the file cannot be written, or does not hold what was written.
     """
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise ConfigError(
-            f"'{path}' names no format that is written; known suffixes: {', '.join(WRITERS)}."
-            + did_you_mean(path.suffix, WRITERS)
-        )
+    writer = writer_of(path)
     if not frames:
         raise DataError("expected frames to write, found none.")
     infos = [dict(frame.info) for frame in frames]
@@ -72,6 +69,22 @@ def write_frames(path: Path, frames: Sequence[LabelledFrame]) -> Written:
             writer(part, frames, infos)
             _read_back(part, frames, path)
     return Written(len(frames), sorted(lost))
+
+
+def writer_of(path: Path) -> Writer:
+    """Return what writes the format that a file's name asks for.
+
+    Raises
+    ------
+    ConfigError : an unknown suffix.
+    """
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ConfigError(
+            f"'{path}' names no format that is written; known suffixes: {', '.join(WRITERS)}."
+            + did_you_mean(path.suffix, WRITERS)
+        )
+    return writer
 
 
 def _read_back(part: Path, frames: Sequence[LabelledFrame], path: Path) -> Sequence[LabelledFrame]:
@@ -236,7 +249,7 @@ def _write_npz(
     )
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[LabelledFrame], Sequence[dict[str, Any]]], None]] = {
+WRITERS: dict[str, Writer] = {
     ".xyz": _write_extxyz,
     ".extxyz": _write_extxyz,
     ".npz": _write_npz,

@@ -154,7 +154,7 @@ def test_isolated_atoms_without_forces_are_converted_and_trained_beside(
     source = write(tmp_path / "in.xyz", [isolated("H", -13.6), *frames, isolated("O", -2041.0)])
     out = tmp_path / f"out{suffix}"
     assert run("data", "convert", source, out) == 0
-    assert "have no forces" not in capsys.readouterr().out
+    assert "no forces in" not in capsys.readouterr().out
     data = read_dataset(out)
     assert data.isolated_atoms == {1: -13.6, 8: -2041.0}
     assert len(data) == len(frames)
@@ -168,12 +168,12 @@ def test_frames_without_forces_are_kept_and_named_with_a_way_to_leave_them_out(
     source, out = write(tmp_path / "in.xyz", frames), tmp_path / "out.xyz"
     assert run("data", "convert", source, out) == 0
     said = capsys.readouterr().out
-    assert "note: 1 of 6 frames have no forces: frame 2 of in.xyz." in said
+    assert "note: no forces in 1 of 6 frames: frame 2 of in.xyz." in said
     assert "--complete-only leaves the others out" in said
     assert [frame.forces is None for frame in read(out)] == [k == 2 for k in range(6)]
     assert run("data", "convert", source, out, "--complete-only", "--overwrite") == 0
     said = capsys.readouterr().out
-    assert "note: 1 frames are left out: frame 2 of in.xyz." in said
+    assert "note: left out 1 of 6 frames: frame 2 of in.xyz." in said
     assert "frames  5 of 6" in said
     assert len(read_dataset(out)) == 5
 
@@ -182,7 +182,7 @@ def test_frames_of_which_some_have_a_stress_are_converted_as_they_are(crystals, 
     crystals[0] = without(crystals[0], "stress")
     source, out = write(tmp_path / "in.xyz", crystals), tmp_path / "out.h5"
     assert run("data", "convert", source, out) == 0
-    assert "have no stress: frame 0 of in.xyz" in capsys.readouterr().out
+    assert "no stress in 1 of 3 frames: frame 0 of in.xyz" in capsys.readouterr().out
     assert [frame.stress is None for frame in read(out)] == [True, False, False]
     assert run("data", "summary", source) == 1
     said = " ".join(capsys.readouterr().out.split())
@@ -213,7 +213,7 @@ def test_frames_without_energy_or_with_nan_are_refused_unless_they_are_left_out(
     assert "--complete-only leaves out the 2 frames that cannot be used." in said
     assert not out.exists()
     assert run("data", "convert", source, out, "--complete-only") == 0
-    assert "2 frames are left out: frame 1, frame 3." in capsys.readouterr().out
+    assert "left out 2 of 6 frames: frame 1, frame 3." in capsys.readouterr().out
     assert len(read_dataset(out)) == 4
 
 
