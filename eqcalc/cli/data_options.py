@@ -60,6 +60,6 @@ _LABEL_OPTIONS = (
 )
 
 
-def label_options(parameters: dict[str, Any]) -> dict[str, Optional[str]]:
+def label_options(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return what a verb's parameters say of keys and units, as ``read_dataset`` names them."""
     return {name: parameters[name] for name in _LABEL_OPTIONS}

@@ -40,8 +40,14 @@ _ASYMMETRY = 1e-3  # of the largest component: above codes' rounding, below any 
 _LABELS = {"energy", "free_energy", "forces", "stress"}
 
 
-def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) -> DataFile:
+def open_with_ase(
+    path: Path, request: LabelRequest, *, exclude_isolated: bool, partial: bool
+) -> DataFile:
     """Open one file; what it reads are frames by their numbers in the file.
+
+    Parameters
+    ----------
+    partial : take frames without forces, or without a stress, among others that have them
 
     Raises
     ------
@@ -56,7 +62,7 @@ def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) 
     isolated = {k: atoms for k, atoms in enumerate(images) if is_isolated_atom(atoms, atoms.info)}
 
     def read(rows: list[int]) -> Dataset:
-        labels = _Labels(path, request, images)
+        labels = _Labels(path, request, images if partial else None)
         isolated_atoms = _isolated_energies(list(isolated.values()), labels)
         left_out = isolated.keys() & set(rows) if exclude_isolated else set()
         if left_out:
@@ -84,12 +90,18 @@ def open_with_ase(path: Path, request: LabelRequest, *, exclude_isolated: bool) 
 
 
 class _Labels:
-    """Energies, forces and stresses of frames, under the requested keys and units."""
+    """Energies, forces and stresses of frames, under the requested keys and units.
 
-    def __init__(self, path: Path, request: LabelRequest, all_images: list[Atoms]) -> None:
+    Parameters
+    ----------
+    partial_file : every frame of the file, of which one that has a label is enough; None where
+        each frame that is read must have it
+    """
+
+    def __init__(self, path: Path, request: LabelRequest, partial_file: list[Atoms] | None) -> None:
         self.path = path
         self.request = request
-        self.all_images = all_images
+        self.partial_file = partial_file
         self.units = file_units(
             request.energy_unit or "eV",
             request.length_unit or "Angstrom",
@@ -276,15 +288,15 @@ class _Labels:
         key: str,
         kind: str,
     ) -> list[int]:
-        """Return which of the images ``where`` have a label: all, unless the request is partial.
+        """Return which of the images ``where`` have a label: all, unless the file is partial.
 
         Raises
         ------
-        DataError : one has none; of a partial request, it has another entry that may be the
+        DataError : one has none; of a partial file, it has another entry that may be the
             label, or no frame of the file has one.
         """
         required = list(where)
-        if self.request.partial and any(key in _entries(atoms) for atoms in self.all_images):
+        if any(key in _entries(atoms) for atoms in self.partial_file or []):
             required = [
                 k
                 for k in where

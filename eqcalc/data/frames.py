@@ -115,10 +115,7 @@ class DataFile(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What the user said about keys and units; None leaves it to the format.
-
-    partial : take frames without forces, or without a stress, among others that have them
-    """
+    """What the user said about keys and units; None leaves it to the format."""
 
     energy_key: str | None = None
     forces_key: str | None = None
@@ -132,7 +129,6 @@ class LabelRequest:
     length_unit: str | None = None
     forces_unit: str | None = None
     stress_unit: str | None = None
-    partial: bool = False
 
     def __post_init__(self) -> None:
         # An unknown unit is the user's mistake: say so before a file is opened.

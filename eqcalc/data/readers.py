@@ -161,8 +161,8 @@ def read_whole_frames(
     ------
     ConfigError, DataError : as :func:`read_dataset`, and where no frame at all can be read.
     """
-    partial = replace(request, partial=True)
-    opened, n_rows, asked = _open(find_files(path), rows, partial, exclude_isolated)
+    files = find_files(path)
+    opened, n_rows, asked = _open(files, rows, request, exclude_isolated, partial=True)
     try:
         return WholeFrames(_read(opened, asked, n_rows), [], None)
     except DataError as error:
@@ -193,13 +193,18 @@ def _read_halves(opened: Sequence[DataFile], asked: list[int], n_rows: int) -> l
 
 
 def _open(
-    files: Sequence[Path], rows: Rows, request: LabelRequest, exclude_isolated: bool
+    files: Sequence[Path],
+    rows: Rows,
+    request: LabelRequest,
+    exclude_isolated: bool,
+    *,
+    partial: bool = False,
 ) -> tuple[list[DataFile], int, list[int]]:
     """Return the open files, the number of their frames, and those that are asked for."""
     opened = [
         open_npz(file, request)
         if file.suffix.lower() == ".npz"
-        else open_with_ase(file, request, exclude_isolated=exclude_isolated)
+        else open_with_ase(file, request, exclude_isolated=exclude_isolated, partial=partial)
         for file in files
     ]
     n_rows = sum(file.n_rows for file in opened)
