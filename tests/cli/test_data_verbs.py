@@ -17,6 +17,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from command_line import run
+from labelled_files import without, write
 from small_models import ETHANOL_FRAMES
 
 from eqcalc.data import LabelledFrame, read_dataset
@@ -34,19 +35,6 @@ def read(path: Path) -> list[LabelledFrame]:
 @pytest.fixture
 def frames() -> list[Atoms]:
     return ase.io.read(ETHANOL_FRAMES, index=":")
-
-
-def without(atoms: Atoms, *labels: str) -> Atoms:
-    """Return a frame that lacks some labels."""
-    bare = atoms.copy()
-    left = {key: value for key, value in atoms.calc.results.items() if key not in labels}
-    bare.calc = SinglePointCalculator(bare, **left)
-    return bare
-
-
-def write(path: Path, frames: list[Atoms]) -> Path:
-    ase.io.write(path, frames)
-    return path
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from labelled_files import without, write
 from small_models import ETHANOL_FRAMES
 
 from eqcalc.data import read_dataset
@@ -26,19 +26,6 @@ from eqcalc.neighbours import build_graph
 @pytest.fixture
 def frames() -> list[Atoms]:
     return ase.io.read(ETHANOL_FRAMES, index=":")
-
-
-def without(atoms: Atoms, *labels: str) -> Atoms:
-    """Return a frame that lacks some labels."""
-    bare = atoms.copy()
-    left = {key: value for key, value in atoms.calc.results.items() if key not in labels}
-    bare.calc = SinglePointCalculator(bare, **left)
-    return bare
-
-
-def write(path: Path, frames: list[Atoms]) -> Path:
-    ase.io.write(path, frames)
-    return path
 
 
 def test_a_summary_counts_frames_atoms_and_labels(frames):
