@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from eqcalc.native.build import build_library
+from eqcalc.native import build
+from eqcalc.native.package_cache import PackageCache
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,12 +107,36 @@ def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
+def library_folder(session_folder: Path) -> Path:
+    """Return a cache folder for the C++ library: EQCALC_TEST_LIBRARY, which outlives a session."""
+    return Path(os.environ.get("EQCALC_TEST_LIBRARY", session_folder / "library"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def library_built_once(library_folder: Path) -> Iterator[None]:
+    """Let a cache that is empty take the C++ library that another test has built: a minute each."""
+    compile_sources = build._build
+
+    def take(library: Path) -> None:
+        if "CXX" in os.environ:  # a test of compilers
+            compile_sources(library)
+            return
+        build.find_compiler()  # there may be none
+        built = PackageCache(library_folder, ".so").make(build._key(), compile_sources)
+        shutil.copyfile(built, library)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_build", take)
+        yield
+
+
+@pytest.fixture(scope="session")
 def library_cache(session_folder: Path) -> Path:
     """Return a cache folder that holds the C++ library and nothing else, to be copied."""
-    folder = session_folder / "library"
+    folder = session_folder / "library-alone"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EQCALC_CACHE", str(folder))
-        build_library()  # a second process waits for the first
+        build.build_library()
     return folder
 
 

@@ -9,7 +9,9 @@ doi:10.1063/1.2977970.
 """
 
 import argparse
+import atexit
 import json
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,8 +141,10 @@ guessed = [0.84, 1.0] if options.full else [0.84]
 temperatures = options.temperatures or [round(share * measured, -1) for share in guessed]
 
 calculator = EqCalculator(options.model, engine=options.engine)
-scratch = tempfile.TemporaryDirectory()
-folder = options.runs or Path(scratch.name)
+folder = options.runs
+if folder is None:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
 
 
 def run(name: str, atoms: Atoms, ensemble: str, temperature: float, ps: float) -> Atoms:
