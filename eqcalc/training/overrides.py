@@ -28,7 +28,7 @@ def with_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict
 
     Raises
     ------
-    ConfigError : one of them is not of that form, or leads through what is no table.
+    ConfigError : one is not of that form, leads through what is no table, or replaces a table.
 
     >>> with_overrides({"data": {"path": "a.xyz"}}, ["data.path=b.xyz", "training.max_epochs=5"])
     {'data': {'path': 'b.xyz'}, 'training': {'max_epochs': 5}}
@@ -50,7 +50,13 @@ def with_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict
                     f"cannot set '{place.strip()}': '{'.'.join(keys[:depth])}' is no table, it is "
                     f"{table!r}."
                 )
-        table[keys[-1]] = _value(value.strip())
+        new, old = _value(value.strip()), table.get(keys[-1])
+        if isinstance(old, dict) and isinstance(new, dict):
+            raise ConfigError(
+                f"'{override}' would replace the whole table of {len(old)} keys: set them one by "
+                f"one, such as {place.strip()}.{next(iter(old), 'key')}=..."
+            )
+        table[keys[-1]] = new
     return changed
 
 

@@ -28,6 +28,7 @@ METRICS = (
     "replay_loss",
     "replay_energy_per_atom_mae_mev",
     "replay_forces_mae_mev_per_a",
+    "replay_stress_mae_mev_per_a3",
     "learning_rate",
 )
 """Columns of metrics.csv: energies per atom where sizes differ, stress where the loss has it,

@@ -75,6 +75,10 @@ def test_the_last_of_two_settings_counts(file):
         ("training.max_epochs.x=1", r"'training\.max_epochs' is no table, it is 3"),
         ("training.max_epochs=5O", r"max_epochs in \[training\] must be an integer, found '5O'"),
         ("training.max_epochs=5\nseed=1", r"must be an integer, found '5\\nseed=1'"),
+        (
+            "training={max_epochs=5}",
+            r"replace the whole table of \d+ keys: .* one by one, such as training\.\w+=\.\.\.",
+        ),
         ("training=5", r"\[training\] of .* must be a table, found 5"),
     ],
 )

@@ -54,8 +54,10 @@ from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossFunction, LossWeights, loss, residuals
 from eqcalc.training.network import build_start
 from eqcalc.training.randomness import seed_of_batch, seeded
+from eqcalc.training.reports import METRICS
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
+from eqcalc.training.validation import ErrorTotals
 
 CONTENT = {
     "name": "tiny",
@@ -445,6 +447,14 @@ def test_compiled_gradients_equal_eager_ones(one_structure_first, kind, crystal_
             assert (p.grad is None) == (q.grad is None), name
             if p.grad is not None:
                 torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_every_error_of_new_and_of_old_frames_has_a_column(crystal_file):
+    totals = ErrorTotals(LossFunction(LossWeights(1.0, 1.0, 1.0), "mse"), one_size=False)
+    totals.add(residuals(potential(seed=1), batch_of(crystal_file), with_stress=True))
+    names = {f"{role}_{name}" for role in ("validation", "replay") for name in totals.metrics()}
+    assert len(names) == 8
+    assert names <= set(METRICS)
 
 
 # --- runs --------------------------------------------------------------------------------
