@@ -30,7 +30,9 @@ def test_calculator_gives_the_numbers_of_the_package_in_float32(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["sevennet-0", pytest.param("sevennet-l3i5", marks=pytest.mark.exhaustive)]
+)
 def test_compiled_model_gives_the_numbers_of_the_package_in_float32(name, monkeypatch, tmp_path):
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
     calculator = EqCalculator(name, device="cpu", engine="inductor")

@@ -88,7 +88,13 @@ def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
     require_energies_of(*runs, 64)
 
 
-@pytest.mark.parametrize("name", EXCHANGING)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.exhaustive] if name in ("egnn", "gvp") else [])
+        for name in EXCHANGING
+    ],
+)
 def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     name: str, model_of: Export, tmp_path: Path
 ) -> None:

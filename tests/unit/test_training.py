@@ -422,7 +422,10 @@ def atom_in_a_cell() -> Atoms:
 @pytest.mark.usefixtures("n_threads")
 @pytest.mark.parametrize(
     ("n_threads", "one_structure_first", "kind"),
-    [(1, False, "mse"), (2, True, "huber")],
+    [
+        pytest.param(1, False, "mse", marks=pytest.mark.exhaustive),
+        (2, True, "huber"),
+    ],
     indirect=["n_threads"],
 )
 def test_compiled_gradients_equal_eager_ones(one_structure_first, kind, crystal_file, tmp_path):
