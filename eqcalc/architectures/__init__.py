@@ -311,7 +311,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[module.__name__] = module
     try:
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
-    except Exception as error:
+    except Exception as error:  # whatever a file of the user's does
         del sys.modules[module.__name__]
         raise ConfigError(
             f"the architecture file '{path}' fails: {type(error).__name__}: {error}."

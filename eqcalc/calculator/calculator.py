@@ -33,6 +33,7 @@ from eqcalc.blockwise.grouping import (
     size_of,
 )
 from eqcalc.calculator.atom_order import AtomOrder
+from eqcalc.calculator.committee import engine_facts, engine_report, shared_elements
 from eqcalc.calculator.descriptors import Descriptors
 from eqcalc.calculator.exact_cache import ExactCache, State
 from eqcalc.calculator.groups import evaluate_group, named_graphs
@@ -42,15 +43,9 @@ from eqcalc.calculator.results import (
     MemberResult,
     combined,
     refuse_not_finite,
-    refuse_twins,
-    spread,
 )
-from eqcalc.derivatives import (
-    atomic_virials_from_edge_gradients,
-    resolve_reduction,
-    virials_from_edge_gradients,
-    voigt,
-)
+from eqcalc.calculator.stress import stress_results
+from eqcalc.derivatives import resolve_reduction
 from eqcalc.elements import require_elements
 from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model, reload_model
 from eqcalc.errors import (
@@ -139,8 +134,6 @@ class EqCalculator(ExactCache):
         super().__init__()
         alone = isinstance(model, (str, os.PathLike))
         sources: list[Source] = [model] if alone else list(model)  # type: ignore
-        if len(sources) == 0:
-            raise ConfigError("a committee needs at least one model, found an empty list.")
         check_max_edges(max_edges)
         self._arguments: dict[str, Any] = {
             "model": model if alone else sources,
@@ -160,14 +153,8 @@ class EqCalculator(ExactCache):
         """Take loaded models, which other calculators may use too."""
         self._sum_forces = resolve_reduction(self._arguments["reduction"])
         self.models = models
+        self._elements = shared_elements(models)
         self._descriptors = Descriptors(models)
-        dtypes = {member.dtype for member in self.models}
-        if len(dtypes) > 1:
-            raise ConfigError(
-                f"the members of a committee differ in dtype ({listing(sorted(map(str, dtypes)))});"
-                " pass dtype='float32' or 'float64'."
-            )
-        refuse_twins(self.models)
         self._together: Optional[CommitteeEngine] = None
         self._why_together = ""
         if len(self.models) > 1:
@@ -176,12 +163,6 @@ class EqCalculator(ExactCache):
             )
         # One pass pays for small structures; large ones may have to be evaluated in blocks.
         self._most_together = largest_group(self._arguments["max_edges"])
-        self._elements = set(self.models[0].card.elements)
-        for member in self.models[1:]:
-            self._elements &= set(member.card.elements)
-        if not self._elements:
-            known = "; ".join(f"{m.card.name} {', '.join(m.card.elements)}" for m in self.models)
-            raise ConfigError(f"the members of a committee share no element: {known}.")
         self._begin()
 
     def _begin(self) -> None:
@@ -209,10 +190,7 @@ class EqCalculator(ExactCache):
 
         The last line says whether a committee runs in one pass.
         """
-        if len(self.models) == 1:
-            return self.models[0].engine_report()
-        members = [f"{m.card.name}: {m.engine_report()}" for m in self.models]
-        return "\n".join([*members, self._why_together])
+        return engine_report(self.models, self._why_together)
 
     def engine_facts(self, n_atoms: int) -> dict[str, Any]:
         """Return what runs a structure of so many atoms: engine, device, precision, threads.
@@ -220,23 +198,7 @@ class EqCalculator(ExactCache):
         ``threads`` is None on a GPU; ``not_used`` says why faster engines do not run. Of a
         committee: of every member, with ``together`` for the pass of them all.
         """
-        first = self.models[0]
-        facts: dict[str, Any] = {
-            "engine": first.engine.report(),
-            "device": str(first.device),
-            "dtype": str(first.dtype).removeprefix("torch."),
-            "threads": first.n_threads(n_atoms),
-            "not_used": dict(first.not_used),
-        }
-        if len(self.models) > 1:
-            facts["engine"] = [member.engine.report() for member in self.models]
-            facts["not_used"] = {
-                f"{name} of {member.card.name}": why
-                for member in self.models
-                for name, why in member.not_used.items()
-            }
-            facts["together"] = self._why_together
-        return facts
+        return engine_facts(self.models, self._why_together, n_atoms)
 
     @property
     def atom_order(self) -> NDArray | None:
@@ -392,7 +354,13 @@ class EqCalculator(ExactCache):
             gradients.append(edge_gradients)
         results = combined(members)
         if periodic:
-            results |= self._stress(graph, atoms, gradients, "stresses" in properties)
+            results |= stress_results(
+                graph,
+                atoms.get_volume(),
+                gradients,
+                per_atom="stresses" in properties,
+                restored=self._order.restored,
+            )
         self.results = results
         self._last = state
 
@@ -535,33 +503,6 @@ class EqCalculator(ExactCache):
         member = MemberResult(*map(self._order.restored, arrays))
         refuse_not_finite(model, member)
         return member
-
-    def _stress(
-        self, graph: AtomicGraph, atoms: Atoms, of_members: list[Tensor], per_atom: bool
-    ) -> dict[str, Any]:
-        gradients = of_members[0]  # (n_edges, 3)
-        if len(of_members) > 1:
-            gradients = torch.stack(of_members).mean(dim=0)
-        volume = atoms.get_volume()
-
-        def whole(of: Tensor) -> NDArray:  # (6,)
-            return voigt(virials_from_edge_gradients(of, graph)[0]).cpu().numpy() / volume
-
-        def of_atoms(of: Tensor) -> NDArray:  # (n_atoms, 6)
-            virials = atomic_virials_from_edge_gradients(
-                of, graph.edge_vectors, graph.edge_index, graph.n_owned
-            )
-            return self._order.restored(voigt(virials).cpu().numpy()) / volume
-
-        found: dict[str, Any] = {}
-        if len(of_members) > 1:
-            found["stress_spread"] = spread([whole(each) for each in of_members])
-            if per_atom:
-                found["stresses_spread"] = spread([of_atoms(each) for each in of_members])
-        if not per_atom:
-            return found | {"stress": whole(gradients)}
-        stresses = of_atoms(gradients)
-        return found | {"stresses": stresses, "stress": stresses.sum(axis=0)}
 
     def _require_elements(self, atoms: Atoms, numbers: bytes) -> None:
         if numbers != self._checked_numbers:

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqcalc.engines import Model
-from eqcalc.errors import ConfigError, NonFiniteError
+from eqcalc.errors import NonFiniteError
 
 __all__ = [
     "SPREADS",
     "MemberResult",
     "combined",
     "refuse_not_finite",
-    "refuse_twins",
     "spread",
 ]
 
@@ -79,24 +78,6 @@ def spread(of_members: Sequence[Any] | NDArray) -> NDArray:
     [1.414, 0.0]
     """
     return np.asarray(np.std(of_members, axis=0, ddof=1))
-
-
-def refuse_twins(models: Sequence[Model]) -> None:
-    """Refuse a committee that holds a file twice: the twins agree whatever the error is.
-
-    Raises
-    ------
-    ConfigError : it does.
-    """
-    seen: dict[str, Model] = {}
-    for model in models:
-        twin = seen.setdefault(model.file.sha256, model)
-        if twin is not model:
-            raise ConfigError(
-                f"a committee needs different models, and '{model.file.path}' is the same as "
-                f"'{twin.file.path}': their spread is zero whatever their error is. Give models "
-                "trained with different seeds or on different data."
-            )
 
 
 def _named(energy: float, energies: NDArray, forces: NDArray) -> dict[str, Any]:

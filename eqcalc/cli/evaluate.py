@@ -116,7 +116,7 @@ def evaluate(
 
 def _load(names: list[str], threads: Optional[int], **options: Any) -> list[Model]:
     """Return the models; a committee with one twice is refused."""
-    from eqcalc.calculator.results import refuse_twins
+    from eqcalc.calculator.committee import refuse_twins
     from eqcalc.engines import load_model
 
     if threads is not None:

@@ -93,7 +93,7 @@ def serve(
     with connected(address, wait) as connection:
         try:
             session.answer(Wire(connection, str(address)))
-        except BaseException:
+        except BaseException:  # even Ctrl-C: i-PI would wait for an answer
             take_leave(connection)
             raise
     return session.n_evaluated

@@ -25,6 +25,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from eqcalc.calculator import EqCalculator
+from eqcalc.calculator.committee import shared_elements
 from eqcalc.elements import require_elements
 from eqcalc.errors import ConfigError, HostError, MissingDependencyError, import_extra
 from eqcalc.units import energy_unit, force_unit, length_unit
@@ -82,7 +83,7 @@ def model_force(calculator: EqCalculator, topology: Any, *, periodic: Optional[b
     """
     openmm = _openmm()
     numbers = _atomic_numbers(topology)
-    known = set.intersection(*(set(model.card.elements) for model in calculator.models))
+    known = shared_elements(calculator.models)
     require_elements(numbers.tolist(), known, f"model '{calculator.card.name}'")
     has_box = topology.getPeriodicBoxVectors() is not None
     if periodic and not has_box:

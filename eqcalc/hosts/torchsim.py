@@ -26,6 +26,7 @@ from ase import Atoms
 from torch import Tensor
 
 from eqcalc.blockwise.grouping import on_device
+from eqcalc.calculator.committee import shared_elements
 from eqcalc.derivatives import forces_from_sums, stress_from_edge_gradients
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import require_elements
@@ -75,7 +76,8 @@ class TorchSimModel(_Interface):
     ------
     MissingDependencyError : torch-sim is not installed, or cannot be imported.
     ModelFileError, DeviceError, EngineError, ConfigError : see :func:`eqcalc.load_model`.
-    ConfigError : an empty committee, or one whose members differ in dtype or share no element.
+    ConfigError : an empty committee, or one that holds a model twice or whose members differ in
+        dtype or share no element.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class TorchSimModel(_Interface):
             )
             for source in sources
         ]
-        self._elements = _shared_elements(self.members)
+        self._elements = shared_elements(self.members)
         self._device = self.members[0].device
         self._dtype = resolve_dtype(state_dtype)
         self._compute_forces, self._compute_stress = compute_forces, compute_stress
@@ -218,28 +220,6 @@ def _torch_sim() -> Any:
     MissingDependencyError : it is not installed, or cannot be imported.
     """
     return import_extra("torch_sim", "torchsim", "a model for torch-sim")
-
-
-def _shared_elements(members: Sequence[Model]) -> set[str]:
-    """Return the elements that every member knows.
-
-    Raises
-    ------
-    ConfigError : see :class:`TorchSimModel`.
-    """
-    if not members:
-        raise ConfigError("a committee needs at least one model, found an empty list.")
-    dtypes = {str(member.dtype) for member in members}
-    if len(dtypes) > 1:
-        raise ConfigError(
-            f"the members of a committee differ in dtype ({listing(sorted(dtypes))}); pass "
-            "dtype='float32' or 'float64'."
-        )
-    shared = set.intersection(*(set(member.card.elements) for member in members))
-    if not shared:
-        known = "; ".join(f"{m.card.name} {', '.join(m.card.elements)}" for m in members)
-        raise ConfigError(f"the members of a committee share no element: {known}.")
-    return shared
 
 
 def _combined(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

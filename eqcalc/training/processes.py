@@ -162,7 +162,7 @@ def _work(
         messages.send(error)
     except LostContact:
         pass  # another process says why
-    except Exception:
+    except Exception:  # the first process raises it again
         messages.send(traceback.format_exc().strip().rpartition("\n")[2])
         os._exit(1)  # what waits for other processes in its destructors would wait long
 

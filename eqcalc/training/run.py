@@ -150,7 +150,7 @@ def _try_to_draw(job: Job, run: TrainingFolder, metrics: MetricsFile) -> str:
         _draw(job, run, metrics)
     except OutputError:  # what the folder does not take is missing in it
         raise
-    except Exception as error:
+    except Exception as error:  # fonts, a backend: whatever matplotlib meets here
         return (
             f"the pictures could not be drawn ({type(error).__name__}: {error}); the checkpoints "
             "are whole"

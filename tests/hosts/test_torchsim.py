@@ -292,6 +292,11 @@ def test_empty_committee_is_refused():
         load([])
 
 
+def test_committee_that_holds_a_model_twice_is_refused(model):
+    with pytest.raises(ConfigError, match="needs different models, and .* is the same as"):
+        load([model, model])
+
+
 def test_committee_of_two_precisions_is_refused(model, tmp_path):
     single = export_small(tmp_path / "single.pt", dtype=torch.float32)
     with pytest.raises(ConfigError, match=r"differ in dtype \(torch.float32, torch.float64\)"):
