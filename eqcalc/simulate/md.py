@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState
@@ -28,7 +27,7 @@ from eqcalc.simulate.guard_rails import Clock, sizes_of_guards
 from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
-from eqcalc.simulate.md_result import MDProgress, MDResult
+from eqcalc.simulate.md_result import MDProgress, MDResult, energy_drift
 from eqcalc.simulate.md_state import KEPT, MDState
 from eqcalc.simulate.minimization import minimize_positions
 from eqcalc.simulate.pace import Pace
@@ -93,6 +92,21 @@ def resume_md(
     """Go on with the run of a folder; short for ``MDRun.resume(...).run(...)``."""
     run = MDRun.resume(folder, calculator, n_steps=n_steps)
     return run.run(folder, progress=progress, max_hours=max_hours)
+
+
+class _Course(NamedTuple):
+    """What a run writes to and listens to until its end.
+
+    start : the cell at the run's first step
+    begun : when this process took its first step, of ``time.perf_counter``
+    """
+
+    target: RunFolder
+    stop: StopOnSignal
+    manifest: RunManifest
+    progress: Callable[[MDProgress], None] | None
+    start: CellState | None
+    begun: float
 
 
 class MDRun(MDState):
@@ -284,7 +298,13 @@ class MDRun(MDState):
         final_path = target / "final.xyz"
         rescue = rescuing(final_path, lambda: self._trusted_frame(target), manifest)
         with stop, manifest, rescue:
-            wall_s = self._all_stretches(target, stop, manifest, progress, start)
+            begun = time.perf_counter()
+            course = _Course(target, stop, manifest, progress, start, begun)
+            try:
+                self._all_stretches(course)
+            finally:
+                manifest.update(guards=self.guard_summary())
+            wall_s = time.perf_counter() - begun
             step = self.dynamics.nsteps
             final = self._frame(step=step, time_fs=self._clock.at(step))
             keep_last_structure(final_path, final, manifest)
@@ -300,41 +320,23 @@ class MDRun(MDState):
                 )
         return result
 
-    def _all_stretches(
-        self,
-        target: RunFolder,
-        stop: StopOnSignal,
-        manifest: RunManifest,
-        progress: Callable[[MDProgress], None] | None,
-        start_state: CellState | None,
-    ) -> float:
-        """Run until the end or a signal, also where guards take it back; return the seconds."""
-        begun = time.perf_counter()
-        try:
-            while True:
-                try:
-                    alarm = self._all_steps(target, stop, manifest, progress, start_state, begun)
-                except NonFiniteError as error:
-                    if self._rails.settings.on_alarm not in ("halve", "roll-back"):
-                        self._rails.distrust(self.dynamics.nsteps)
-                        raise
-                    alarm = self._rails.of_error(error, self.dynamics.nsteps)
-                if alarm is None:
-                    return time.perf_counter() - begun
-                self._go_back(target, alarm, start_state)
-        finally:
-            manifest.update(guards=self.guard_summary())
+    def _all_stretches(self, course: _Course) -> None:
+        """Run until the end or a signal, also where guards take it back."""
+        while True:
+            try:
+                alarm = self._all_steps(course)
+            except NonFiniteError as error:
+                if self._rails.settings.on_alarm not in ("halve", "roll-back"):
+                    self._rails.distrust(self.dynamics.nsteps)
+                    raise
+                alarm = self._rails.of_error(error, self.dynamics.nsteps)
+            if alarm is None:
+                return
+            self._go_back(course.target, alarm, course.start)
 
-    def _all_steps(
-        self,
-        target: RunFolder,
-        stop: StopOnSignal,
-        manifest: RunManifest,
-        progress: Callable[[MDProgress], None] | None,
-        start_state: CellState | None,
-        begun: float,
-    ) -> Alarm | None:
+    def _all_steps(self, course: _Course) -> Alarm | None:
         """Run until the end, a signal, or an alarm for which the run has to go back."""
+        target = course.target
         settings, first = self.settings, 0 if self._begin is None else self._begin.step
         trajectory_path = target / trajectory_name(settings.trajectory_format)
         kept = {"table": None, "trajectory": None}
@@ -359,7 +361,7 @@ class MDRun(MDState):
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
                     raise NonFiniteError("the velocities are NaN or infinite")
-                stopping = stop.is_due()
+                stopping = course.stop.is_due()
                 ending = stopping or step == settings.n_steps
                 regular = step % settings.log_every == 0
                 keeping = step % settings.checkpoint_every == 0
@@ -374,31 +376,34 @@ class MDRun(MDState):
                 files = {"table": table.size, "trajectory": trajectory.extent()}
                 if ending or regular:
                     thermo = self._record(table, trajectory)
-                    manifest.update(steps_done=step)
-                    speed = self._ns_per_day(time.perf_counter() - begun, step)
+                    course.manifest.update(steps_done=step)
                     pace.mark(step)
-                    now = MDProgress(
-                        thermo,
-                        settings.n_steps,
-                        speed,
-                        left_s=pace.left_s,
-                        limit_s=stop.limit_s,
-                        step_s=pace.step_s,
-                        said=tuple(rails.said()),
-                    )
-                    stop.tell(progress, now)
+                    self._tell(course, thermo, pace, rails.said())
                 if regular:
                     files = {"table": table.size, "trajectory": trajectory.extent()}
                 files |= rails.extents()
                 if ending or keeping:
                     table.require_present()
                     trajectory.require_present()
-                    self._keep_state(target, files, start_state)
+                    self._keep_state(target, files, course.start)
                 if stopping:
                     break
             table.require_present()
             trajectory.require_present()
         return None
+
+    def _tell(self, course: _Course, thermo: Thermo, pace: Pace, said: Iterable[str]) -> None:
+        """Tell who watches where the run is, until nobody listens any more."""
+        now = MDProgress(
+            thermo,
+            self.settings.n_steps,
+            self._ns_per_day(time.perf_counter() - course.begun, thermo.step),
+            left_s=pace.left_s,
+            limit_s=course.stop.limit_s,
+            step_s=pace.step_s,
+            said=tuple(said),
+        )
+        course.stop.tell(course.progress, now)
 
     def _record(self, table: TableWriter, trajectory: FrameWriter) -> Thermo:
         """Write the present step, unless it is one nobody wants to keep."""
@@ -436,7 +441,9 @@ class MDRun(MDState):
             ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps),
             ms_per_step=1000 * wall_s / max(1, self.dynamics.nsteps - self._first_step),
             mean_temperature_K=float(temperature[second_half].mean()),
-            drift_mev_per_atom_ps=self._drift(table) if settings.ensemble == "nve" else None,
+            drift_mev_per_atom_ps=(
+                energy_drift(table, len(self.atoms)) if settings.ensemble == "nve" else None
+            ),
             cell_change=None if start is None or end is None else CellChange(start, end),
             minimization=self.minimization,
             spread=spread_summary(table),
@@ -447,13 +454,6 @@ class MDRun(MDState):
             ),
             guards=self.guard_summary(),
         )
-
-    def _drift(self, table: dict[str, NDArray[np.float64]]) -> float | None:
-        time_ps = table["time_fs"] / 1000
-        if len(time_ps) < 2:
-            return None
-        energy_mev = 1000 * table["total_energy_eV"] / len(self.atoms)
-        return float(np.polyfit(time_ps, energy_mev - energy_mev[0], deg=1)[0])
 
     @property
     def _first_step(self) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from eqcalc.simulate.cell_state import CellChange
 from eqcalc.simulate.thermo import Thermo
 
-__all__ = ["MDProgress", "MDResult"]
+__all__ = ["MDProgress", "MDResult", "energy_drift"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,12 @@ class MDResult:
     minimization: dict[str, Any] | None = None
     spread: dict[str, float] | None = None
     guards: dict[str, Any] = field(default_factory=dict)
+
+
+def energy_drift(table: Mapping[str, NDArray[np.float64]], n_atoms: int) -> float | None:
+    """Return the slope of the total energy in meV/(atom ps); None of fewer than two rows."""
+    time_ps = table["time_fs"] / 1000
+    if len(time_ps) < 2:
+        return None
+    energy_mev = 1000 * table["total_energy_eV"] / n_atoms
+    return float(np.polyfit(time_ps, energy_mev - energy_mev[0], deg=1)[0])
