@@ -19,6 +19,21 @@ from eqcalc.training.overrides import to_toml
 
 DATA = {"path": str(ETHANOL_FRAMES), "train_rows": "0:4", "validation_rows": "4:6"}
 NETWORK = {"name": "painn", "n_channels": 8, "n_layers": 1, "n_radial_basis": 6, "cutoff": 4.0}
+COMMENTED_FILE = f"""# of the laboratory
+name = "tiny"
+[data]
+path = "{ETHANOL_FRAMES}"
+train_rows = "0:4"
+validation_rows = "4:6"
+[architecture]
+name = "painn"
+n_channels = 8
+n_layers = 1
+[training]
+max_epochs = 3
+"""
+"""A training file as a user writes it."""
+
 TRAINING = {"batch_size": 2, "max_epochs": 2, "learning_rate": 0.005}
 
 

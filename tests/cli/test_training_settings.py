@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 from command_line import run
-from small_models import ETHANOL_FRAMES
+from trainings import COMMENTED_FILE
 
 from eqcalc.cli.config_help import key_meanings
 from eqcalc.training.config import OF_NO_FILE, SECTIONS, TrainingConfig
@@ -16,18 +16,7 @@ from eqcalc.training.config import OF_NO_FILE, SECTIONS, TrainingConfig
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "train.toml"
-    path.write_text(
-        f"""name = "tiny"
-[data]
-path = "{ETHANOL_FRAMES}"
-train_rows = "0:4"
-validation_rows = "4:6"
-[architecture]
-name = "painn"
-n_channels = 8
-n_layers = 1
-"""
-    )
+    path.write_text(COMMENTED_FILE)
     return path
 
 

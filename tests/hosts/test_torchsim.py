@@ -293,7 +293,7 @@ def test_empty_committee_is_refused():
 
 
 def test_committee_that_holds_a_model_twice_is_refused(model):
-    with pytest.raises(ConfigError, match="needs different models, and .* is the same as"):
+    with pytest.raises(ConfigError, match=r"needs different models, and .* is the same as"):
         load([model, model])
 
 

@@ -16,9 +16,11 @@ import ase.io
 import lightning.pytorch as pl
 import pytest
 import torch
+import trainings
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES
+from trainings import DATA
 
 import eqcalc.cli.train as verb
 import eqcalc.training.module as training_module
@@ -36,29 +38,9 @@ from eqcalc.training.reports import Report
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
-TRAINING_FILE = """
-name = "tiny"
-[data]
-path = "{data}"
-train_rows = "0:4"
-validation_rows = "4:6"
-[architecture]
-name = "painn"
-n_channels = 8
-n_layers = 1
-n_radial_basis = 6
-cutoff = 4.0
-[training]
-batch_size = 2
-max_epochs = {epochs}
-learning_rate = 0.005
-"""
 
-
-def config_of(folder: Path, epochs: int = 2, data: Path = ETHANOL_FRAMES, more: str = ""):
-    path = folder / "train.toml"
-    path.write_text(TRAINING_FILE.format(data=data, epochs=epochs) + more)
-    return read_config(path)
+def config_of(folder: Path, epochs: int = 2, data: Path = ETHANOL_FRAMES, **options: object):
+    return trainings.config_of(folder, DATA | {"path": str(data)}, max_epochs=epochs, **options)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +278,7 @@ def test_compilation_is_told_before_and_after(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training_module, "LossGradients", Eager)
     reports = []
-    train(config_of(tmp_path, more="compile = true\n"), tmp_path / "run", progress=reports.append)
+    train(config_of(tmp_path, compile=True), tmp_path / "run", progress=reports.append)
     assert [report.event for report in reports[:3]] == ["compiling", "compiled", ""]
     assert {report.event for report in reports[3:]} == {""}
     assert reports[1].seconds > 0
@@ -347,7 +329,8 @@ def test_long_epochs_are_told_every_minute(monkeypatch, capsys):
     ],
 )
 def test_a_checkpoint_of_another_network_is_not_resumed(change, reason, run, tmp_path):
-    text = TRAINING_FILE.format(data=ETHANOL_FRAMES, epochs=3)
+    config_of(tmp_path, epochs=3)
+    text = (tmp_path / "train.toml").read_text()
     for old, new in change.items():
         text = text.replace(old, new)
     (tmp_path / "train.toml").write_text(text)

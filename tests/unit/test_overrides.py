@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import ETHANOL_FRAMES
+from trainings import COMMENTED_FILE
 
 from eqcalc.errors import ConfigError
 from eqcalc.training.config import read_config, tomllib
@@ -17,25 +17,11 @@ from eqcalc.training.overrides import to_toml, with_overrides
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
-TRAINING_FILE = f"""# of the laboratory
-name = "tiny"
-[data]
-path = "{ETHANOL_FRAMES}"
-train_rows = "0:4"
-validation_rows = "4:6"
-[architecture]
-name = "painn"
-n_channels = 8
-n_layers = 1
-[training]
-max_epochs = 3
-"""
-
 
 @pytest.fixture
 def file(tmp_path) -> Path:
     path = tmp_path / "train.toml"
-    path.write_text(TRAINING_FILE)
+    path.write_text(COMMENTED_FILE)
     return path
 
 
@@ -136,7 +122,7 @@ def test_a_setting_of_several_lines_leaves_a_file_that_can_be_read(file, tmp_pat
 
 
 def test_a_file_without_settings_is_kept_as_it_is(file, tmp_path):
-    file.write_bytes(TRAINING_FILE.replace("\n", "\r\n").encode())
+    file.write_bytes(COMMENTED_FILE.replace("\n", "\r\n").encode())
     train(read_config(file, overrides=[]), tmp_path / "run")
     assert (tmp_path / "run" / "train.toml").read_bytes() == file.read_bytes()
 
