@@ -89,7 +89,7 @@ def test_the_parts_add_up_to_the_step(calculator, monkeypatch):
         (SkinList, "graph", "neighbours"),
         (Transfers, "upload", "transfer"),
         (Transfers, "download", "transfer"),
-        (EqCalculator, "_stress", "host"),
+        (EqCalculator, "_require_elements", "host"),
         (Atoms, "get_momenta", "ase"),
     ],
 )
