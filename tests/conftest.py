@@ -12,6 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from small_models import write_models
 
 from eqcalc.native import build
 from eqcalc.native.package_cache import PackageCache
@@ -128,6 +129,12 @@ def library_built_once(library_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_build", take)
         yield
+
+
+@pytest.fixture(scope="session")
+def models(session_folder: Path) -> dict[str, Path]:
+    """Return model files by name: double, single, other, short."""
+    return write_models(session_folder / "models")
 
 
 @pytest.fixture(scope="session")

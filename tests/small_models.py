@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import molecule
+from made_once import made_once
 
 from eqcalc import architectures
 from eqcalc.architectures import build
@@ -90,12 +92,19 @@ def export_small(path: Path, **options: object) -> Path:
 
 
 def write_models(folder: Path) -> dict[str, Path]:
-    """Export a model in each dtype, another of the same kind and one of a shorter cutoff."""
+    """Export a model in each dtype, another of the same kind and one of a shorter cutoff.
+
+    Those that are there are taken: processes of one session share them.
+    """
+    options: dict[str, dict[str, Any]] = {
+        "double": {},
+        "single": {"dtype": torch.float32},
+        "other": {"seed": 1},
+        "short": {"seed": 2, "cutoff": 3.0},
+    }
     return {
-        "double": export_small(folder / "double.pt"),
-        "single": export_small(folder / "single.pt", dtype=torch.float32),
-        "other": export_small(folder / "other.pt", seed=1),
-        "short": export_small(folder / "short.pt", seed=2, cutoff=3.0),
+        name: made_once(folder / f"{name}.pt", partial(export_small, **chosen))
+        for name, chosen in options.items()
     }
 
 

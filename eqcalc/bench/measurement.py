@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 N_BLOCKS = 7
-_WARM_UP = 5  # steps; TorchScript compiles during its first calls
+_WARM_UP = 5  # steps; on a GPU TorchScript compiles during its first calls
 _MOST_STEPS = 500  # of a block
 _SHARE_ALONE = 5  # so many times fewer calls of the network alone, to tell its gradient
 _TIMESTEP_FS, _TEMPERATURE_K = 0.05, 10.0  # slow: an untrained model shall not blow it up

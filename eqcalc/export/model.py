@@ -26,6 +26,7 @@ from eqcalc.export.frames import element_clusters
 from eqcalc.files import write_whole
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelCard
+from eqcalc.model_file.execution import as_written
 from eqcalc.model_file.passport import Passport, record, verify
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
@@ -234,17 +235,17 @@ def _default_name(path: Path) -> str:
 
 
 def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> None:
-    module = read_archive(content)
+    module, device = read_archive(content), torch.device("cpu")
 
     def evaluate(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         return module(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
 
-    with torch.enable_grad():
+    with torch.enable_grad(), as_written(device):
         verify(
             passport,
             evaluate,
             card.cutoff,
             resolve_dtype(card.dtype),
-            torch.device("cpu"),
+            device,
             f"export of '{path}'",
         )

@@ -10,13 +10,6 @@ import pytest
 import torch
 from ase.build import molecule
 from fake_models import ASKED_FOR, fakes
-from small_models import write_models
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return model files by name: double, single, other, short."""
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 from small import POTENTIALS, small_potential
 
 from eqcalc.concessions import declared
@@ -16,30 +17,32 @@ from eqcalc.testing.geometries import ELEMENTS
 from eqcalc.testing.laws import ANY_PRECISION, FLOAT64, NETWORK, law_name
 from eqcalc.testing.subjects import Subject, exported_subject, potential_subject
 
-# A compilation takes up to a minute. In float32 some of them have tables and kernels.
+# A compilation takes up to a minute. In float32 some of them have tables and kernels. The
+# exhaustive ones are compiled by tests of ranks that exchange features, too.
+OFTEN = {("painn", "float64"), *((name, "float32") for name in ("nequip", "painn"))}
+OFTEN |= {(name, "float32") for name in ("dimenet", "dimenetpp")}  # ranks exchange nothing
 COMPILED = [(name, "compiled", "float32") for name in POTENTIALS]
 COMPILED += [(name, "compiled", "float64") for name in ("painn", "schnet")]
 
 
 @pytest.fixture(scope="session")
-def model_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def model_files(session_folder: Path) -> Callable[[str], Path]:
     """Return a function name -> path of the exported float32 potential."""
-    folder = tmp_path_factory.mktemp("models")
 
-    @cache
     def path(name: str) -> Path:
-        file = folder / f"{name}.pt"
-        export_model(small_potential(name), file, elements=ELEMENTS)
-        return file
+        def export(file: Path) -> None:
+            export_model(small_potential(name), file, elements=ELEMENTS)
+
+        return made_once(session_folder / "contract-models" / f"{name}.pt", export)
 
     return path
 
 
 @pytest.fixture(scope="session")
-def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def package_cache(session_folder: Path) -> Iterator[None]:
     """Keep what is compiled in a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EQCALC_CACHE", str(tmp_path_factory.mktemp("packages")))
+        patch.setenv("EQCALC_CACHE", str(session_folder / "contract"))
         yield
 
 
@@ -78,12 +81,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 case,
                 law,
                 id="-".join([*case, law_name(law)]),
-                marks=[pytest.mark.slow] if case in COMPILED else [],
+                marks=_marks(*case) if case in COMPILED else [],
             )
             for case in cases + COMPILED
             for law in _laws_of(*case[1:])
         ]
         metafunc.parametrize(("subject", "law"), parameters, indirect=["subject"])
+
+
+def _marks(name: str, form: str, dtype: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] + [pytest.mark.exhaustive] * ((name, dtype) not in OFTEN)
 
 
 def _laws_of(form: str, dtype: str) -> list[Callable[[Subject], None]]:

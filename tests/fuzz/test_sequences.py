@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.geometry import get_distances
-from small_models import write_models
 
 from eqcalc import EqCalculator
 
@@ -169,11 +167,6 @@ def disagreements(
     return found, n_calls
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_models(tmp_path_factory.mktemp("models"))
-
-
 KINDS = {
     "float64": (["double"], {}, 1e-11),
     "float32": (["single"], {}, 1e-5),
@@ -188,13 +181,13 @@ KINDS = {
     "kind",
     [pytest.param(k, marks=pytest.mark.slow if k == "inductor" else ()) for k in KINDS],
 )
-def test_what_came_before_changes_no_result(kind, files, n_cases, record_property):
+def test_what_came_before_changes_no_result(kind, models, n_cases, record_property):
     names, options, tolerance = KINDS[kind]
     options = {"device": "cpu", "engine": "torchscript", **options}
-    used = EqCalculator([files[name] for name in names], **options)
+    used = EqCalculator([models[name] for name in names], **options)
     for option in ("max_edges", "skin"):
         options.pop(option, None)
-    unused = EqCalculator([files[name] for name in names], skin=0.0, **options)
+    unused = EqCalculator([models[name] for name in names], skin=0.0, **options)
     found, n_calls = [], 0
     for seed in range(n_cases):
         wrong, n = disagreements(used, lambda: copy.deepcopy(unused), seed, tolerance)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_once import made_once
 from small_models import POTENTIALS, small_options
 
 from eqcalc.architectures import build
@@ -26,18 +27,22 @@ def plugin(session_folder: Path, no_cache_of_the_user: None) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function that exports a small model of an architecture, in float64."""
-    folder = tmp_path_factory.mktemp("models")
+def model_of(session_folder: Path) -> Callable[..., Path]:
+    """Return a function that exports a small model of an architecture, in float64.
+
+    All processes take the same files, for which packages are compiled once.
+    """
 
     def export(name: str = "painn", seed: int = 0, **options: float) -> Path:
         assert name in POTENTIALS
-        path = folder / f"{name}-{seed}{''.join(f'-{value:g}' for value in options.values())}.pt"
-        if not path.exists():
+
+        def write(path: Path) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 network = build(name, **{**small_options(name), **options}).double()
             export_model(Potential(network, ENERGIES), path, elements=list(ENERGIES))
-        return path
+
+        file = f"{name}-{seed}{''.join(f'-{value:g}' for value in options.values())}.pt"
+        return made_once(session_folder / "lammps-models" / file, write)
 
     return export

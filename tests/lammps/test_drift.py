@@ -9,7 +9,7 @@ import pytest
 from ase.build import molecule
 from lammps_runs import Run, run_input
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.exhaustive]
 
 N_STEPS, N_BLOCKS = 20_000, 18
 COMMANDS = f"""

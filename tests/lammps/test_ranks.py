@@ -20,7 +20,7 @@ Export = Callable[..., Path]
 SKIN = 2.0  # Å; LAMMPS's own in units metal
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.exhaustive), 4])
 def test_both_ways_of_ranks_have_the_energies_of_one_rank(
     ranks: int, model_of: Export, tmp_path: Path
 ) -> None:

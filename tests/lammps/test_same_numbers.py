@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from eqcalc.bench.structures import load_structure
 pytestmark = pytest.mark.hosts
 
 Export = Callable[..., Path]
+
+exhaustive = pytest.mark.exhaustive
 
 NVE = """
 velocity all create 300 4928459
@@ -60,6 +63,13 @@ def cheapest(name: str, ranks: int) -> str:
     return EXCHANGE if ranks > 1 and name in EXCHANGING else HALO
 
 
+def every_potential(*often: tuple[str, int]) -> list[Any]:
+    """Return all potentials on one and on two ranks, exhaustive but for some."""
+    cases = [(name, ranks) for name in POTENTIALS for ranks in (1, 2)]
+    assert set(often) <= set(cases)
+    return [pytest.param(*case, marks=[] if case in often else [exhaustive]) for case in cases]
+
+
 def silicon() -> Atoms:
     """Return 64 rattled atoms of silicon."""
     atoms = bulk("Si", cubic=True) * 2
@@ -80,18 +90,18 @@ def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
 ) -> None:
     model = model_of(name)
     runs = [
-        run_input(tmp_path / str(n), silicon(), str(model), "Si", NVE.format(n=50), ranks=n)
+        run_input(tmp_path / str(n), silicon(), str(model), "Si", NVE.format(n=20), ranks=n)
         for n in (1, 2)
     ]
     for run in runs:
-        require_same(run, model, "Si", n_frames=6)
+        require_same(run, model, "Si", n_frames=3)
     require_energies_of(*runs, 64)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.exhaustive] if name in ("egnn", "gvp") else [])
+        pytest.param(name, marks=[] if name in ("nequip", "painn") else [exhaustive])
         for name in EXCHANGING
     ],
 )
@@ -107,19 +117,18 @@ def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
         atoms,
         str(model),
         "Si",
-        NVE.format(n=50),
+        NVE.format(n=20),
         ranks=3,
         options=EXCHANGE,
         before="processors 3 1 1",
     )
     assert "ranks exchange features between layers" in run.text
-    require_same(run, model, "Si", n_frames=6)
-    one = run_input(tmp_path / "one", atoms, str(model), "Si", NVE.format(n=50))
+    require_same(run, model, "Si", n_frames=3)
+    one = run_input(tmp_path / "one", atoms, str(model), "Si", NVE.format(n=20))
     require_energies_of(one, run, len(atoms))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize(("name", "ranks"), every_potential(("painn", 1), ("schnet", 2)))
 def test_water_has_the_numbers_of_the_calculator(
     name: str, ranks: int, model_of: Export, tmp_path: Path
 ) -> None:
@@ -127,7 +136,7 @@ def test_water_has_the_numbers_of_the_calculator(
     # untrained forces are hundreds of eV/Å.
     model = model_of(name, cut_off=3.0) if name not in EXCHANGING else model_of(name)
     timestep = 0.00002 if name == "dimenet" else 0.0005
-    commands = f"timestep {timestep:f}\n" + NVE.format(n=50)
+    commands = f"timestep {timestep:f}\n" + NVE.format(n=20)
     run = run_input(
         tmp_path,
         load_structure("water192"),
@@ -137,12 +146,20 @@ def test_water_has_the_numbers_of_the_calculator(
         ranks=ranks,
         options=cheapest(name, ranks),
     )
-    require_same(run, model, "O H", n_frames=6)
+    require_same(run, model, "O H", n_frames=3)
 
 
 @pytest.mark.parametrize(
     ("ranks", "options"),
-    [(1, HALO), (2, HALO), (3, HALO), (4, HALO), (2, EXCHANGE), (3, EXCHANGE), (4, EXCHANGE)],
+    [
+        (1, HALO),
+        (2, HALO),
+        pytest.param(3, HALO, marks=exhaustive),
+        (4, HALO),
+        pytest.param(2, EXCHANGE, marks=exhaustive),
+        (3, EXCHANGE),
+        pytest.param(4, EXCHANGE, marks=exhaustive),
+    ],
 )
 def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculator(
     ranks: int, options: str, model_of: Export, tmp_path: Path
@@ -154,8 +171,7 @@ def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculat
     require_same(run, model, "H C O", n_frames=3)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize(("name", "ranks"), every_potential(("nequip", 1), ("dimenetpp", 2)))
 def test_slab_has_the_numbers_of_the_calculator(
     name: str, ranks: int, model_of: Export, tmp_path: Path
 ) -> None:
@@ -168,12 +184,12 @@ def test_slab_has_the_numbers_of_the_calculator(
         atoms,
         str(model),
         "H C O",
-        "timestep 0.0005\n" + NVE.format(n=50),
+        "timestep 0.0005\n" + NVE.format(n=20),
         ranks=ranks,
         boundary="p p f",
         options=cheapest(name, ranks),
     )
-    require_same(run, model, "H C O", [True, True, False], n_frames=6)
+    require_same(run, model, "H C O", [True, True, False], n_frames=3)
 
 
 @pytest.mark.parametrize(("ranks", "options"), [(1, HALO), (2, HALO), (2, EXCHANGE)])

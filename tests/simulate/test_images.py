@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -15,17 +14,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.mep import NEB
 from ase.optimize import BFGS
-from small_models import crystal, ethanol, slab, water, write_models
+from small_models import crystal, ethanol, slab, water
 
 from eqcalc import EqCalculator
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.simulate import share_calculator
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_models import write_models
 
 from eqcalc.native.build import find_library, load_library
 from eqcalc.native.exchange import enable_exchange
 from eqcalc.tabulated.convolutions import enable_kernels
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return model files by name: double, single, other, short."""
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

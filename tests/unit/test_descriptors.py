@@ -19,7 +19,6 @@ from small_models import (
     ethanol,
     export_small,
     small_options,
-    write_models,
 )
 from torch import Tensor, nn
 
@@ -58,11 +57,6 @@ def calculators(tmp_path_factory):
         return EqCalculator(path, device="cpu")
 
     return calculator
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return write_models(tmp_path_factory.mktemp("others"))
 
 
 def turned(atoms: Atoms, matrix: np.ndarray) -> Atoms:

@@ -170,10 +170,22 @@ def exported(name: str, dtype: torch.dtype, folder: Path) -> ModelFile:
     return open_model_file(folder / "model.pt")
 
 
-# In float64 tests/lammps compiles and runs them all.
+# In float64 tests/lammps compiles and runs them. What is exhaustive here is compiled there, or by
+# the contract.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("painn", torch.float64), *((name, torch.float32) for name in NETWORKS)]
+    ("name", "dtype"),
+    [
+        pytest.param("painn", torch.float64, marks=pytest.mark.exhaustive),
+        *(
+            pytest.param(
+                name,
+                torch.float32,
+                marks=[] if name in ("egnn", "gvp", "schnet") else [pytest.mark.exhaustive],
+            )
+            for name in NETWORKS
+        ),
+    ],
 )
 def test_compiled_ranks_find_what_one_process_finds(name, dtype, tmp_path, monkeypatch):
     file = exported(name, dtype, tmp_path)
@@ -195,7 +207,9 @@ def test_compiled_ranks_find_what_one_process_finds(name, dtype, tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.exhaustive)]
+)
 def test_what_goes_wrong_inside_a_package_is_an_error(dtype, tmp_path, monkeypatch):
     file = exported("painn", dtype, tmp_path)
     packages = packages_of(file, Target(CPU, dtype), 2, monkeypatch)
@@ -223,6 +237,7 @@ def test_what_goes_wrong_inside_a_package_is_an_error(dtype, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ranks_find_what_one_process_finds_with_a_universal_potential(monkeypatch):
     file = open_model_file("sevennet-0")
     packages = packages_of(file, Target(CPU, torch.float32), 2, monkeypatch)

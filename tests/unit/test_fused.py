@@ -50,6 +50,14 @@ NETWORKS = {
 }
 
 
+def often(*names: str) -> list:
+    """Return the networks, exhaustive but for some: each is compiled."""
+    return [
+        pytest.param(name, marks=[] if name in names else [pytest.mark.exhaustive])
+        for name in sorted(NETWORKS)
+    ]
+
+
 @pytest.fixture
 def portable(monkeypatch):
     """Return a switch that takes the kernels out of use."""
@@ -548,7 +556,7 @@ def assert_compiled_accurately(name, folder, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", often("nequip"))
 def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypatch, tmp_path):
     """As on a GPU, where the C++ kernels do not run."""
     portable()
@@ -567,7 +575,7 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("library_built")  # without it a library of matrix products may differ
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", often("nequip", "painn"))
 def test_a_compiled_network_gives_the_same_bits_with_any_number_of_threads(name, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 
 #include <algorithm>
@@ -200,6 +201,8 @@ void Model::call(const Graph& graph, Answer& answer) {
     energies = at::stack(each_energies);
     gradients = at::stack(each_gradients);
   } else {
+    // As written: see eqcalc/model_file/execution.py.
+    const torch::jit::GraphOptimizerEnabledGuard guard(false);
     std::vector<at::Tensor> each_energies, each_gradients;
     for (auto& program : parts_->programs) {
       const auto found = program({numbers, vectors, index, graph.n_owned}).toTuple();
