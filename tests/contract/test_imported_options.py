@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from rarely import rarely
 from small_models import small_options
 
 from eqcalc.architectures import build
@@ -15,14 +16,14 @@ from eqcalc.potential import Potential
 from eqcalc.testing import check_contract
 from eqcalc.testing.geometries import ELEMENTS
 
-OPTIONS: list[tuple[str, dict[str, Any]]] = [
+OPTIONS: list[Any] = [
     ("painn", {"envelope": "cosine", "vector_norm": "published"}),
-    ("gvp", {"vector_norm": "published"}),
-    ("painn", {"envelope": "cosine", "radial_basis": "stored_gaussian", "radial_unit": 0.53}),
+    rarely("gvp", {"vector_norm": "published"}),
+    rarely("painn", {"envelope": "cosine", "radial_basis": "stored_gaussian", "radial_unit": 0.53}),
     ("painn", {"radial_basis": "stored_sine"}),
-    ("schnet", {"envelope": "cosine", "readout_activation": "silu"}),
+    rarely("schnet", {"envelope": "cosine", "readout_activation": "silu"}),
     ("schnet", {"radial_basis": "stored_gaussian", "radial_unit": 0.53}),
-    ("schnet", {"envelope": "cosine", "radial_basis": "stored_sine"}),
+    rarely("schnet", {"envelope": "cosine", "radial_basis": "stored_sine"}),
 ]
 
 

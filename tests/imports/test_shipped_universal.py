@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from oracle import Oracle, assert_equal
+from rarely import rarely
 
 from eqcalc import EqCalculator
 from eqcalc.errors import UnsupportedElementError
@@ -30,9 +31,7 @@ def test_calculator_gives_the_numbers_of_the_package_in_float32(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["sevennet-0", pytest.param("sevennet-l3i5", marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.parametrize("name", ["sevennet-0", rarely("sevennet-l3i5")])
 def test_compiled_model_gives_the_numbers_of_the_package_in_float32(name, monkeypatch, tmp_path):
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
     calculator = EqCalculator(name, device="cpu", engine="inductor")

@@ -7,15 +7,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_models import REFERENCE_ENERGIES, crystal, ethanol, potential
+from small_models import REFERENCE_ENERGIES, crystal, ethanol, potential, water
 from test_model_file import rewrite
 
 import eqcalc
 from eqcalc.devices import resolve_dtype
-from eqcalc.engines import load_model, resolve_device
+from eqcalc.engines import Target, load_model, resolve_device
+from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, DeviceError, ModelFileError
 from eqcalc.export import export_model
-from eqcalc.model_file import PASSPORT
+from eqcalc.model_file import PASSPORT, open_potential
 from eqcalc.model_file.passport import Passport, Tolerance, verify
 from eqcalc.neighbours import build_graph
 
@@ -34,6 +35,23 @@ def tampered(models, tmp_path, change, name="double"):
 def energies_of(model, atoms) -> torch.Tensor:
     graph = build_graph(atoms, model.card.cutoff, dtype=model.dtype)
     return model(graph)[0]
+
+
+# --- calls -------------------------------------------------------------------------------
+
+
+def test_every_call_of_a_program_gives_the_bits_of_the_first():
+    """Where torch rewrites a program after two calls, later ones round otherwise."""
+    engine = TorchScriptEngine.load(
+        open_potential("painn-ethanol"), Target(torch.device("cpu"), torch.float32)
+    )
+    graphs = [build_graph(atoms, 4.0, dtype=torch.float32) for atoms in (ethanol(), water())]
+    first = [engine(graph) for graph in graphs]
+    for _ in range(4):
+        for graph, expected in zip(graphs, first, strict=True):
+            for found, values in zip(engine(graph), expected, strict=True):
+                assert torch.equal(found, values)
+    assert torch._C._get_graph_executor_optimize()  # as it was, for the user's own programs
 
 
 # --- names -------------------------------------------------------------------------------

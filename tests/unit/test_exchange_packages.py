@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import Ranks, share_out, slices
+from rarely import rarely
 from small_models import crystal
 from test_exchange import CUTOFF, ELEMENTS, NETWORKS, assert_same, lonely, network, silicon, whole
 
@@ -176,13 +177,11 @@ def exported(name: str, dtype: torch.dtype, folder: Path) -> ModelFile:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param("painn", torch.float64, marks=pytest.mark.exhaustive),
+        rarely("painn", torch.float64),
         *(
-            pytest.param(
-                name,
-                torch.float32,
-                marks=[] if name in ("egnn", "gvp", "schnet") else [pytest.mark.exhaustive],
-            )
+            (name, torch.float32)
+            if name in ("egnn", "gvp", "schnet")
+            else rarely(name, torch.float32)
             for name in NETWORKS
         ),
     ],
@@ -207,9 +206,7 @@ def test_compiled_ranks_find_what_one_process_finds(name, dtype, tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.parametrize("dtype", [torch.float64, rarely(torch.float32)])
 def test_what_goes_wrong_inside_a_package_is_an_error(dtype, tmp_path, monkeypatch):
     file = exported("painn", dtype, tmp_path)
     packages = packages_of(file, Target(CPU, dtype), 2, monkeypatch)

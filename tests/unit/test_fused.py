@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ase.build import bulk, molecule
+from rarely import rarely
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab
 
 from eqcalc.architectures import build
@@ -52,10 +53,7 @@ NETWORKS = {
 
 def often(*names: str) -> list:
     """Return the networks, exhaustive but for some: each is compiled."""
-    return [
-        pytest.param(name, marks=[] if name in names else [pytest.mark.exhaustive])
-        for name in sorted(NETWORKS)
-    ]
+    return [name if name in names else rarely(name) for name in sorted(NETWORKS)]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import torch
 import trainings
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from rarely import rarely
 from small_models import ETHANOL_FRAMES, crystal, potential
 from trainings import interrupt_in_the_third_epoch, weights_of
 
@@ -423,7 +424,7 @@ def atom_in_a_cell() -> Atoms:
 @pytest.mark.parametrize(
     ("n_threads", "one_structure_first", "kind"),
     [
-        pytest.param(1, False, "mse", marks=pytest.mark.exhaustive),
+        rarely(1, False, "mse"),
         (2, True, "huber"),
     ],
     indirect=["n_threads"],
