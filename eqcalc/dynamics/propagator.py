@@ -32,7 +32,6 @@ from eqcalc.engines.loading import errors_of_the_program
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, GraphError, ModelFileError, NonFiniteError, listing
 from eqcalc.model_file import Source
-from eqcalc.model_file.execution import as_written
 from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["Propagator"]
@@ -218,18 +217,17 @@ class _StepEngine(TorchScriptEngine):
     def step(
         self, charges: Any, positions: Any, velocities: Any, objects: dict[str, Tensor]
     ) -> tuple[np.ndarray, np.ndarray]:
-        q, x, v = (
+        tensors = (
             torch.as_tensor(np.array(values), dtype=self.dtype, device=self.device)
             for values in (charges, positions, velocities)
         )
-        x, v = self.tensors_step(q, x, v, objects)
+        x, v = self._module(*tensors, objects)
         return x.cpu().double().numpy(), v.cpu().double().numpy()
 
     def tensors_step(
         self, charges: Tensor, positions: Tensor, velocities: Tensor, objects: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        with as_written(self.device):
-            return self._module(charges, positions, velocities, objects)
+        return self._module(charges, positions, velocities, objects)
 
 
 def _load(
