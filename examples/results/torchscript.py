@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,30 +46,27 @@ def main() -> None:
     torch.set_num_threads(1)
     where = machine(TARGET.device)
     lines = [PAGE.format(cpu=where["cpu"], torch=where["torch"], rounds=options.rounds)]
-    for label, file, atoms in cases():
-        lines.append(row(label, file, atoms, options.rounds))
-        print(lines[-1], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for label, file, atoms in cases(Path(folder)):
+            lines.append(row(label, file, atoms, options.rounds))
+            print(lines[-1], flush=True)
     write_whole(TABLE, ("\n".join(lines) + "\n").encode())
 
 
-def cases() -> list[tuple[str, ModelFile, Atoms]]:
-    """Return every potential with the options of its registry, untrained, and shipped ones."""
+def cases(folder: Path) -> Iterator[tuple[str, ModelFile, Atoms]]:
+    """Yield every potential with the options of its registry, untrained, and shipped ones."""
     names = [name for name in architectures.available() if architectures.is_potential(name)]
-    ethanol, found = molecule("CH3CH2OH"), []
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        for name in names:
-            torch.manual_seed(0)
-            path = Path(folder) / f"{name}.pt"
-            potential = Potential(architectures.build(name), ENERGIES).eval()
-            export_model(potential, path, elements=list(ENERGIES))
-            file = open_potential(path)
-            found.append((f"{name}, ethanol", file, ethanol))
-            found.append((f"{name}, 192 atoms of water", file, load_structure("water192")))
-    found.append(("painn-ethanol, ethanol", open_potential("painn-ethanol"), ethanol))
-    copper = bulk("Cu", cubic=True)
-    found.append(("sevennet-0, 32 atoms of copper", open_potential("sevennet-0"), copper * 2))
-    found.append(("sevennet-0, 108 atoms of copper", open_potential("sevennet-0"), copper * 3))
-    return found
+    ethanol, copper = molecule("CH3CH2OH"), bulk("Cu", cubic=True)
+    for name in names:
+        torch.manual_seed(0)
+        path = folder / f"{name}.pt"
+        potential = Potential(architectures.build(name), ENERGIES).eval()
+        export_model(potential, path, elements=list(ENERGIES))
+        yield f"{name}, ethanol", open_potential(path), ethanol
+        yield f"{name}, 192 atoms of water", open_potential(path), load_structure("water192")
+    yield "painn-ethanol, ethanol", open_potential("painn-ethanol"), ethanol
+    yield "sevennet-0, 32 atoms of copper", open_potential("sevennet-0"), copper * 2
+    yield "sevennet-0, 108 atoms of copper", open_potential("sevennet-0"), copper * 3
 
 
 def row(label: str, file: ModelFile, atoms: Atoms, n_rounds: int) -> str:
