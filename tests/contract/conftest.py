@@ -17,10 +17,9 @@ from eqcalc.testing.geometries import ELEMENTS
 from eqcalc.testing.laws import ANY_PRECISION, FLOAT64, NETWORK, law_name
 from eqcalc.testing.subjects import Subject, exported_subject, potential_subject
 
-# A compilation takes up to a minute. In float32 some of them have tables and kernels. The
+# A compilation takes up to a minute. In float32 some of them have tables and kernels. Most of the
 # exhaustive ones are compiled by tests of ranks that exchange features, too.
-OFTEN = {("painn", "float64"), *((name, "float32") for name in ("nequip", "painn"))}
-OFTEN |= {(name, "float32") for name in ("dimenet", "dimenetpp")}  # ranks exchange nothing
+OFTEN = {("painn", "float64"), *((name, "float32") for name in ("dimenetpp", "nequip", "painn"))}
 COMPILED = [(name, "compiled", "float32") for name in POTENTIALS]
 COMPILED += [(name, "compiled", "float64") for name in ("painn", "schnet")]
 
@@ -69,6 +68,10 @@ def subjects(model_files, package_cache) -> Callable[[str, str, str], Subject]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test that asks for them all architectures, and every law all its subjects."""
+    if "compiled_name" in metafunc.fixturenames:
+        marks = {name: _marks(name, "compiled", "float32") for name in POTENTIALS}
+        cases = [pytest.param(name, marks=marks[name]) for name in POTENTIALS]
+        metafunc.parametrize("compiled_name", cases)
     if "name" in metafunc.fixturenames:
         metafunc.parametrize("name", POTENTIALS)
     if {"subject", "law"} <= set(metafunc.fixturenames):

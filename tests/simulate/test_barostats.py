@@ -83,7 +83,9 @@ def blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ensemble", "n_ways"), [("npt-anisotropic", 3), ("npt-flexible", 6)])
+@pytest.mark.parametrize(
+    ("ensemble", "n_ways"), [rarely("npt-anisotropic", 3), ("npt-flexible", 6)]
+)
 def test_stress_is_the_pressure_and_the_cell_as_warm_as_the_atoms(ensemble, n_ways):
     """ASE counts nine ways for a flexible cell, and would have it half as hot again."""
     run = MDRun(copper(2), EMT(), settings_of(ensemble, pressure_gpa=2.0))

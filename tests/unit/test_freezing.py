@@ -66,6 +66,7 @@ def test_patterns_that_freeze_nothing_or_all_are_refused(patterns, message, pare
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_training_leaves_frozen_parameters_alone(parent, tmp_path):
     runs = {}
     for compiled in ("true", "false"):

@@ -573,7 +573,7 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("library_built")  # without it a library of matrix products may differ
-@pytest.mark.parametrize("name", often("nequip", "painn"))
+@pytest.mark.parametrize("name", often("nequip"))
 def test_a_compiled_network_gives_the_same_bits_with_any_number_of_threads(name, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
