@@ -11,4 +11,4 @@ __all__ = ["rarely"]
 
 def rarely(*values: Any) -> Any:
     """Return a parameter whose kind the test's other ones show, at the cost of many seconds."""
-    return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.exhaustive])
+    return pytest.param(*values, marks=pytest.mark.exhaustive)

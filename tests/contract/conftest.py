@@ -69,9 +69,10 @@ def subjects(model_files, package_cache) -> Callable[[str, str, str], Subject]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test that asks for them all architectures, and every law all its subjects."""
     if "compiled_name" in metafunc.fixturenames:
-        marks = {name: _marks(name, "compiled", "float32") for name in POTENTIALS}
-        cases = [pytest.param(name, marks=marks[name]) for name in POTENTIALS]
-        metafunc.parametrize("compiled_name", cases)
+        metafunc.parametrize(
+            "compiled_name",
+            [pytest.param(name, marks=_mark(name, "compiled", "float32")) for name in POTENTIALS],
+        )
     if "name" in metafunc.fixturenames:
         metafunc.parametrize("name", POTENTIALS)
     if {"subject", "law"} <= set(metafunc.fixturenames):
@@ -84,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 case,
                 law,
                 id="-".join([*case, law_name(law)]),
-                marks=_marks(*case) if case in COMPILED else [],
+                marks=_mark(*case) if case in COMPILED else (),
             )
             for case in cases + COMPILED
             for law in _laws_of(*case[1:])
@@ -92,8 +93,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("subject", "law"), parameters, indirect=["subject"])
 
 
-def _marks(name: str, form: str, dtype: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] + [pytest.mark.exhaustive] * ((name, dtype) not in OFTEN)
+def _mark(name: str, form: str, dtype: str) -> pytest.MarkDecorator:
+    return pytest.mark.slow if (name, dtype) in OFTEN else pytest.mark.exhaustive
 
 
 def _laws_of(form: str, dtype: str) -> list[Callable[[Subject], None]]:

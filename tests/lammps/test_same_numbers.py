@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk
 from lammps_runs import BAR, EXCHANGE, EXCHANGING, HALO, Run, frames_of, run_input
+from rarely import rarely
 from small_models import POTENTIALS, crystal, ethanol, slab
 
 from eqcalc import EqCalculator
@@ -19,8 +20,6 @@ from eqcalc.bench.structures import load_structure
 pytestmark = pytest.mark.hosts
 
 Export = Callable[..., Path]
-
-exhaustive = pytest.mark.exhaustive
 
 NVE = """
 velocity all create 300 4928459
@@ -67,7 +66,7 @@ def every_potential(*often: tuple[str, int]) -> list[Any]:
     """Return all potentials on one and on two ranks, exhaustive but for some."""
     cases = [(name, ranks) for name in POTENTIALS for ranks in (1, 2)]
     assert set(often) <= set(cases)
-    return [pytest.param(*case, marks=[] if case in often else [exhaustive]) for case in cases]
+    return [case if case in often else rarely(*case) for case in cases]
 
 
 def silicon() -> Atoms:
@@ -100,10 +99,7 @@ def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("nequip", "painn") else [exhaustive])
-        for name in EXCHANGING
-    ],
+    [name if name in ("nequip", "painn") else rarely(name) for name in EXCHANGING],
 )
 def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     name: str, model_of: Export, tmp_path: Path
@@ -154,11 +150,11 @@ def test_water_has_the_numbers_of_the_calculator(
     [
         (1, HALO),
         (2, HALO),
-        pytest.param(3, HALO, marks=exhaustive),
+        rarely(3, HALO),
         (4, HALO),
-        pytest.param(2, EXCHANGE, marks=exhaustive),
+        rarely(2, EXCHANGE),
         (3, EXCHANGE),
-        pytest.param(4, EXCHANGE, marks=exhaustive),
+        rarely(4, EXCHANGE),
     ],
 )
 def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculator(

@@ -233,7 +233,6 @@ def test_what_goes_wrong_inside_a_package_is_an_error(dtype, tmp_path, monkeypat
     torch.testing.assert_close(energies, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 def test_ranks_find_what_one_process_finds_with_a_universal_potential(monkeypatch):
     file = open_model_file("sevennet-0")

@@ -65,7 +65,6 @@ def test_patterns_that_freeze_nothing_or_all_are_refused(patterns, message, pare
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_compiled_training_leaves_frozen_parameters_alone(parent, tmp_path):
     runs = {}
