@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
 from lammps_runs import BAR, EXCHANGE, EXCHANGING, HALO, Run, frames_of, run_input
-from rarely import rarely
+from rarely import rarely_but
 from small_models import POTENTIALS, crystal, ethanol, slab
 
 from eqcalc import EqCalculator
@@ -20,6 +20,7 @@ from eqcalc.bench.structures import load_structure
 pytestmark = pytest.mark.hosts
 
 Export = Callable[..., Path]
+ON_RANKS = list(product(POTENTIALS, (1, 2)))
 
 NVE = """
 velocity all create 300 4928459
@@ -62,13 +63,6 @@ def cheapest(name: str, ranks: int) -> str:
     return EXCHANGE if ranks > 1 and name in EXCHANGING else HALO
 
 
-def every_potential(*often: tuple[str, int]) -> list[Any]:
-    """Return all potentials on one and on two ranks, exhaustive but for some."""
-    cases = [(name, ranks) for name in POTENTIALS for ranks in (1, 2)]
-    assert set(often) <= set(cases)
-    return [case if case in often else rarely(*case) for case in cases]
-
-
 def silicon() -> Atoms:
     """Return 64 rattled atoms of silicon."""
     atoms = bulk("Si", cubic=True) * 2
@@ -99,7 +93,7 @@ def test_dynamics_of_every_potential_has_the_numbers_of_the_calculator(
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("nequip", "painn") else rarely(name) for name in EXCHANGING],
+    rarely_but(("nequip", "painn"), EXCHANGING),
 )
 def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     name: str, model_of: Export, tmp_path: Path
@@ -124,7 +118,7 @@ def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     require_energies_of(one, run, len(atoms))
 
 
-@pytest.mark.parametrize(("name", "ranks"), every_potential(("painn", 1), ("schnet", 2)))
+@pytest.mark.parametrize(("name", "ranks"), rarely_but([("painn", 1), ("schnet", 2)], ON_RANKS))
 def test_water_has_the_numbers_of_the_calculator(
     name: str, ranks: int, model_of: Export, tmp_path: Path
 ) -> None:
@@ -147,15 +141,10 @@ def test_water_has_the_numbers_of_the_calculator(
 
 @pytest.mark.parametrize(
     ("ranks", "options"),
-    [
-        (1, HALO),
-        (2, HALO),
-        rarely(3, HALO),
-        (4, HALO),
-        rarely(2, EXCHANGE),
-        (3, EXCHANGE),
-        rarely(4, EXCHANGE),
-    ],
+    rarely_but(
+        [(1, HALO), (2, HALO), (4, HALO), (3, EXCHANGE)],
+        [(1, HALO), *product((2, 3, 4), (HALO, EXCHANGE))],
+    ),
 )
 def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculator(
     ranks: int, options: str, model_of: Export, tmp_path: Path
@@ -167,7 +156,7 @@ def test_triclinic_cell_narrower_than_the_cutoff_has_the_numbers_of_the_calculat
     require_same(run, model, "H C O", n_frames=3)
 
 
-@pytest.mark.parametrize(("name", "ranks"), every_potential(("nequip", 1), ("dimenetpp", 2)))
+@pytest.mark.parametrize(("name", "ranks"), rarely_but([("nequip", 1), ("dimenetpp", 2)], ON_RANKS))
 def test_slab_has_the_numbers_of_the_calculator(
     name: str, ranks: int, model_of: Export, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import Ranks, share_out, slices
-from rarely import rarely
+from rarely import rarely_but
 from small_models import crystal
 from test_exchange import CUTOFF, ELEMENTS, NETWORKS, assert_same, lonely, network, silicon, whole
 
@@ -176,15 +176,10 @@ def exported(name: str, dtype: torch.dtype, folder: Path) -> ModelFile:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [
-        rarely("painn", torch.float64),
-        *(
-            (name, torch.float32)
-            if name in ("egnn", "gvp", "schnet")
-            else rarely(name, torch.float32)
-            for name in NETWORKS
-        ),
-    ],
+    rarely_but(
+        [(name, torch.float32) for name in ("egnn", "gvp", "schnet")],
+        [("painn", torch.float64), *((name, torch.float32) for name in NETWORKS)],
+    ),
 )
 def test_compiled_ranks_find_what_one_process_finds(name, dtype, tmp_path, monkeypatch):
     file = exported(name, dtype, tmp_path)
@@ -206,7 +201,7 @@ def test_compiled_ranks_find_what_one_process_finds(name, dtype, tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, rarely(torch.float32)])
+@pytest.mark.parametrize("dtype", rarely_but([torch.float64], [torch.float64, torch.float32]))
 def test_what_goes_wrong_inside_a_package_is_an_error(dtype, tmp_path, monkeypatch):
     file = exported("painn", dtype, tmp_path)
     packages = packages_of(file, Target(CPU, dtype), 2, monkeypatch)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ase.build import bulk, molecule
-from rarely import rarely
+from rarely import rarely_but
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab
 
 from eqcalc.architectures import build
@@ -49,11 +49,6 @@ NETWORKS = {
         "elements": list(REFERENCE_ENERGIES),
     },
 }
-
-
-def often(*names: str) -> list:
-    """Return the networks, exhaustive but for some: each is compiled."""
-    return [name if name in names else rarely(name) for name in sorted(NETWORKS)]
 
 
 @pytest.fixture
@@ -554,7 +549,7 @@ def assert_compiled_accurately(name, folder, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", often("nequip"))
+@pytest.mark.parametrize("name", rarely_but(["nequip"], sorted(NETWORKS)))
 def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypatch, tmp_path):
     """As on a GPU, where the C++ kernels do not run."""
     portable()
@@ -573,7 +568,7 @@ def test_tables_that_torch_compiles_alone_are_accurate(name, portable, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("library_built")  # without it a library of matrix products may differ
-@pytest.mark.parametrize("name", often("nequip"))
+@pytest.mark.parametrize("name", rarely_but(["nequip"], sorted(NETWORKS)))
 def test_a_compiled_network_gives_the_same_bits_with_any_number_of_threads(name, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
