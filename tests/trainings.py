@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def config_of(folder: Path, data: dict[str, Any] | None = None, **options: Any) 
     path = folder / "train.toml"
     path.write_text(to_toml(content))
     return read_config(path)
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    """Return the rows of metrics.csv."""
+    with open(run / "metrics.csv") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def crystals(n_frames: int = 3) -> list[Atoms]:

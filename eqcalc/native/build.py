@@ -52,6 +52,7 @@ SOURCES: dict[Path, tuple[str, ...]] = {
     _FOLDER / "exchange.cpp": (),
     _FOLDER / "library.cpp": (),
     _FOLDER / "path_convolution.cpp": (),
+    _FOLDER / "path_products.cpp": (),
     _FOLDER / "products.cpp": (),
 }
 """The sources, and the flags that each takes besides."""

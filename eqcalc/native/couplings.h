@@ -8,6 +8,8 @@
 
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <vector>
 
 #include "lanes.h"
@@ -19,6 +21,30 @@ constexpr int64_t kBlock = 16;
 constexpr int64_t kMostCouplings = (kMostComponents * kMostComponents + kBlock - 1) / kBlock * kBlock;
 
 inline int64_t block_of(const Path& q) { return (q.d1 * q.d3 + kBlock - 1) / kBlock * kBlock; }
+
+// Refuse paths whose numbers lie outside rows of features x, of D_y harmonics, D_w weights, and of
+// `width` sums.
+inline void check_paths(const at::Tensor& paths, const at::Tensor& constants, const at::Tensor& x,
+                        int64_t D_y, int64_t D_w, int64_t width) {
+  TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
+                  paths.scalar_type() == at::kLong && paths.size(0) > 0,
+              "paths must be int64 (n_paths, ", kPathColumns, ")");
+  TORCH_CHECK(D_y <= kMostHarmonics, "harmonics of a degree above 6");
+  TORCH_CHECK(constants.dim() == 1 && constants.scalar_type() == x.scalar_type(),
+              "constants must be one row in the precision of features");
+  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
+  for (int64_t p = 0; p < paths.size(0); ++p) {
+    const int64_t C = q[p].c;
+    TORCH_CHECK(C > 0 && q[p].w >= 0 && q[p].w + C <= D_w, "path ", p, " has no weights");
+    TORCH_CHECK(q[p].x >= 0 && q[p].d1 % 2 == 1 && q[p].d1 >= 1 && q[p].d1 <= kMostComponents &&
+                    q[p].x + q[p].d1 * C <= x.size(1) && q[p].d3 >= 1 &&
+                    q[p].d3 <= kMostComponents && q[p].y >= 0 && q[p].d2 >= 1 &&
+                    q[p].y + q[p].d2 <= D_y && q[p].constants >= 0 &&
+                    q[p].constants + q[p].d2 * block_of(q[p]) <= constants.size(0) &&
+                    q[p].out >= 0 && q[p].out + (q[p].d3 - 1) * q[p].out_stride + C <= width,
+                "path ", p, " is out of range");
+  }
+}
 
 // Write the couplings of a path, (2l3+1, 2l1+1).
 template <typename T>

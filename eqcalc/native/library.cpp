@@ -22,6 +22,13 @@ TORCH_LIBRARY(eqcalc, m) {
   m.def("path_convolution_backward(Tensor g, Tensor x, Tensor harmonics, "
         "Tensor constants, Tensor paths, Tensor table, Tensor vectors, Tensor edge_index, "
         "float[] ends, int[] counts) -> (Tensor, Tensor, Tensor)", pure);
+  m.def("path_products(Tensor x, Tensor harmonics, Tensor weights, Tensor constants, Tensor paths, "
+        "Tensor edge_index, int width, SymInt n_atoms) -> Tensor", pure);
+  m.def("path_products_backward(Tensor g, Tensor x, Tensor harmonics, Tensor weights, "
+        "Tensor constants, Tensor paths, Tensor edge_index) -> (Tensor, Tensor, Tensor)", pure);
+  m.def("path_products_second(Tensor ux, Tensor uy, Tensor uw, Tensor g, Tensor x, "
+        "Tensor harmonics, Tensor weights, Tensor constants, Tensor paths, Tensor edge_index) "
+        "-> (Tensor, Tensor, Tensor, Tensor)", pure);
   m.def("rows_times(Tensor x, Tensor w, int n_out) -> Tensor", pure);
   m.def("exchange(Tensor owned, SymInt n_all) -> Tensor", pure);
   m.def("exchange_backward(Tensor gradient, SymInt n_owned) -> Tensor", pure);
@@ -38,6 +45,9 @@ TORCH_LIBRARY_IMPL(eqcalc, CPU, m) {
   m.impl("vector_convolution_backward", &eqcalc::vector_convolution_backward);
   m.impl("path_convolution", &eqcalc::path_convolution);
   m.impl("path_convolution_backward", &eqcalc::path_convolution_backward);
+  m.impl("path_products", &eqcalc::path_products);
+  m.impl("path_products_backward", &eqcalc::path_products_backward);
+  m.impl("path_products_second", &eqcalc::path_products_second);
   m.impl("rows_times", &eqcalc::rows_times);
   m.impl("exchange", &eqcalc::exchange);
   m.impl("exchange_backward", &eqcalc::exchange_backward);

@@ -54,6 +54,18 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
     const Tensor& paths, const Tensor& table, const Tensor& vectors, const Tensor& index,
     Ends ends, Counts counts);
 
+// --- path_products.cpp
+
+Tensor path_products(const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& constants,
+                     const Tensor& paths, const Tensor& index, int64_t width, int64_t n_atoms);
+std::tuple<Tensor, Tensor, Tensor> path_products_backward(
+    const Tensor& g, const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& constants,
+    const Tensor& paths, const Tensor& index);
+std::tuple<Tensor, Tensor, Tensor, Tensor> path_products_second(
+    const Tensor& ux, const Tensor& uy, const Tensor& uw, const Tensor& g, const Tensor& x,
+    const Tensor& y, const Tensor& w, const Tensor& constants, const Tensor& paths,
+    const Tensor& index);
+
 // --- exchange.cpp
 
 Tensor exchange(const Tensor& owned, int64_t n_all);

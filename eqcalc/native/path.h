@@ -19,3 +19,15 @@ struct Path {
 constexpr int64_t kPathColumns = sizeof(Path) / sizeof(int64_t);
 
 }  // namespace
+
+// CALL with D for the number of components of a path's features.
+#define FOR_DEGREE(d1, CALL)                        \
+  switch (d1) {                                     \
+    case 1: { constexpr int D = 1; CALL; break; }   \
+    case 3: { constexpr int D = 3; CALL; break; }   \
+    case 5: { constexpr int D = 5; CALL; break; }   \
+    case 7: { constexpr int D = 7; CALL; break; }   \
+    case 9: { constexpr int D = 9; CALL; break; }   \
+    case 11: { constexpr int D = 11; CALL; break; } \
+    case 13: { constexpr int D = 13; CALL; break; } \
+  }

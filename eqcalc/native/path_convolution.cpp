@@ -18,42 +18,13 @@
 
 namespace {
 
-#define FOR_DEGREE(d1, CALL)                        \
-  switch (d1) {                                     \
-    case 1: { constexpr int D = 1; CALL; break; }   \
-    case 3: { constexpr int D = 3; CALL; break; }   \
-    case 5: { constexpr int D = 5; CALL; break; }   \
-    case 7: { constexpr int D = 7; CALL; break; }   \
-    case 9: { constexpr int D = 9; CALL; break; }   \
-    case 11: { constexpr int D = 11; CALL; break; } \
-    case 13: { constexpr int D = 13; CALL; break; } \
-  }
-
-void check_paths(const Tensor& x, const Tensor& y, const Tensor& constants, const Tensor& paths,
-                 const Tensor& table, const Tensor& vectors, const Tensor& index,
-                 const Knots& knots, int64_t width, int64_t n_atoms) {
-  TORCH_CHECK(paths.dim() == 2 && paths.size(1) == kPathColumns &&
-                  paths.scalar_type() == at::kLong && paths.size(0) > 0,
-              "paths must be int64 (n_paths, ", kPathColumns, ")");
+void check_all(const Tensor& x, const Tensor& y, const Tensor& constants, const Tensor& paths,
+               const Tensor& table, const Tensor& vectors, const Tensor& index,
+               const Knots& knots, int64_t width, int64_t n_atoms) {
   TORCH_CHECK(y.dim() == 2 && y.size(0) == vectors.size(0) && y.scalar_type() == x.scalar_type(),
               "harmonics and vectors differ");
-  TORCH_CHECK(y.size(1) <= kMostHarmonics, "harmonics of a degree above 6");
-  TORCH_CHECK(constants.dim() == 1 && constants.scalar_type() == x.scalar_type(),
-              "constants must be one row in the precision of features");
   check(x, table, vectors, index, knots, x.size(1), table.size(1), n_atoms);
-  const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
-  for (int64_t p = 0; p < paths.size(0); ++p) {
-    const int64_t C = q[p].c;
-    TORCH_CHECK(C > 0 && q[p].w >= 0 && q[p].w + C <= table.size(1), "path ", p,
-                " has no weights");
-    TORCH_CHECK(q[p].x >= 0 && q[p].d1 % 2 == 1 && q[p].d1 >= 1 && q[p].d1 <= kMostComponents &&
-                    q[p].x + q[p].d1 * C <= x.size(1) && q[p].d3 >= 1 &&
-                    q[p].d3 <= kMostComponents && q[p].y >= 0 && q[p].d2 >= 1 &&
-                    q[p].y + q[p].d2 <= y.size(1) && q[p].constants >= 0 &&
-                    q[p].constants + q[p].d2 * block_of(q[p]) <= constants.size(0) &&
-                    q[p].out >= 0 && q[p].out + (q[p].d3 - 1) * q[p].out_stride + C <= width,
-                "path ", p, " is out of range");
-  }
+  check_paths(paths, constants, x, y.size(1), table.size(1), width);
 }
 
 }  // namespace
@@ -68,7 +39,7 @@ Tensor path_convolution(const Tensor& x_, const Tensor& y_, const Tensor& consta
   const auto paths = paths_.contiguous(), table = table_.contiguous();
   const auto vectors = vectors_.contiguous(), index = index_.contiguous();
   const Knots knots{ends, counts};
-  check_paths(x, y, constants, paths, table, vectors, index, knots, width, n_atoms);
+  check_all(x, y, constants, paths, table, vectors, index, knots, width, n_atoms);
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_y = y.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
@@ -100,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
   const auto table = table_.contiguous(), vectors = vectors_.contiguous();
   const auto index = index_.contiguous();
   const Knots knots{ends, counts};
-  check_paths(x, y, constants, paths, table, vectors, index, knots, g.size(1), g.size(0));
+  check_all(x, y, constants, paths, table, vectors, index, knots, g.size(1), g.size(0));
   const int64_t n_paths = paths.size(0), W = table.size(1);
   const int64_t D_x = x.size(1), D_y = y.size(1), width = g.size(1);
   const auto* q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());

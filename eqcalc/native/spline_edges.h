@@ -10,17 +10,11 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-
-#include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <vector>
+
+#include "edge_loop.h"
 
 namespace {
-
-using at::Tensor;
 
 // Where the knots of a table lie.
 struct Knots {
@@ -96,14 +90,6 @@ inline Edge<T> edge_of(const T* vector, int64_t j, int64_t i,
 #define SLOPE(c, w, f) \
   (e.s2 * ((c)[2 * (w) + (f)] - (c)[f]) + e.s1 * (c)[(w) + (f)] + e.s3 * (c)[3 * (w) + (f)])
 
-// Whether n numbers lie in 0 ... end - 1. A loop of its own, with nothing that must be kept for a
-// message: it is taken in vectors.
-inline bool all_below(int64_t end, const int64_t* ids, int64_t n) {
-  uint64_t largest = 0;  // negative numbers are the largest of all
-  for (int64_t k = 0; k < n; ++k) largest = std::max(largest, static_cast<uint64_t>(ids[k]));
-  return n == 0 || largest < static_cast<uint64_t>(end);
-}
-
 // Refuse what would be read beyond its end.
 void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
            const Tensor& index, const Knots& knots, int64_t n_features, int64_t n_filters,
@@ -122,18 +108,8 @@ void check(const Tensor& features, const Tensor& table, const Tensor& vectors,
   }
   TORCH_CHECK(table.size(0) == n_rows, "a table of these knots has ", n_rows, " rows, not ",
               table.size(0));
-  TORCH_CHECK(index.dim() == 2 && index.size(0) == 2 && index.size(1) == vectors.size(0) &&
-                  vectors.size(1) == 3,
-              "edge_index and vectors differ");
-  TORCH_CHECK(index.scalar_type() == at::kLong, "edge_index must be int64");
-  // By hand: torch's operations would take longer than the sums of a small molecule.
-  const auto contiguous = index.contiguous();
-  const int64_t* ids = contiguous.data_ptr<int64_t>();
-  const int64_t n_edges = vectors.size(0);  // senders first, then receivers
-  for (const int64_t n : {features.size(0), n_atoms}) {
-    TORCH_CHECK(all_below(n, ids, n_edges), "edge_index must lie in 0..", n - 1);
-    ids += n_edges;
-  }
+  TORCH_CHECK(vectors.size(1) == 3, "edge_index and vectors differ");
+  check_index(index, vectors.size(0), features.size(0), n_atoms);
   TORCH_CHECK(table.scalar_type() == features.scalar_type() &&
                   vectors.scalar_type() == features.scalar_type(),
               "features, table and vectors differ in precision");
@@ -145,76 +121,18 @@ inline void no_gradient(T* vector) {
   vector[0] = vector[1] = vector[2] = T(0);
 }
 
-// The edges of every atom at one of their ends, in the order of edges.
-struct EdgesOf {
-  std::vector<int64_t> first;  // (n + 1), where those of an atom begin
-  std::vector<int64_t> order;  // (E), their numbers; empty where they already are in this order
-};
-
-// A stable counting sort of ids (E), each in 0 ... n - 1.
-inline EdgesOf edges_of(const int64_t* ids, int64_t n_edges, int64_t n) {
-  EdgesOf edges;
-  edges.first.assign(n + 1, 0);
-  bool ascending = true;
-  for (int64_t k = 0; k < n_edges; ++k) {
-    ++edges.first[ids[k] + 1];
-    ascending &= k == 0 || ids[k - 1] <= ids[k];
-  }
-  for (int64_t atom = 0; atom < n; ++atom) edges.first[atom + 1] += edges.first[atom];
-  if (ascending) return edges;
-  edges.order.resize(n_edges);
-  std::vector<int64_t> next(edges.first.begin(), edges.first.end() - 1);
-  for (int64_t k = 0; k < n_edges; ++k) edges.order[next[ids[k]]++] = k;
-  return edges;
-}
-
-// Call work(first atom, last atom) for chunks of atoms that have about as many edges each. Which
-// thread takes a chunk is left to chance: what an atom gets must not depend on it.
-template <typename Work>
-void over_atoms(const std::vector<int64_t>& first, const Work& work) {
-  const int64_t n = static_cast<int64_t>(first.size()) - 1, n_edges = first.back();
-  const int64_t n_threads = std::min<int64_t>(at::get_num_threads(), n_edges / 512);
-  if (n_threads <= 1 || at::in_parallel_region()) return work(0, n);
-  const int64_t n_chunks = std::min<int64_t>(8 * n_threads, n_edges / 64);
-  const auto begin_of = [&](int64_t chunk) {
-    if (chunk == n_chunks) return n;
-    const auto found = std::lower_bound(first.begin(), first.end(), n_edges * chunk / n_chunks);
-    return std::min<int64_t>(n, found - first.begin());
-  };
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, n_threads, 1, [&](int64_t, int64_t) {
-    for (int64_t c = next++; c < n_chunks; c = next++)
-      work(c == 0 ? 0 : begin_of(c), begin_of(c + 1));
-  });
-}
-
-enum class End { kSender, kReceiver };
-
 // Call visit(edge number, Edge, sum of the atom at that end of it) for all edges, those outside
-// the table too, and return the sums (n, width) of the n atoms that may stand there. One thread makes the whole sum of an atom, in
-// the order of edges: numbers do not depend on how many threads there are, nor does memory.
+// the table too, and return the sums (n, width) of the n atoms that may stand there (over_pairs).
 template <typename T, typename Visit>
 Tensor over_edges(End owner, int64_t n, int64_t width, const Tensor& vectors,
-                  const Tensor& index, const Knots& knots, Visit visit) {
-  const int64_t n_edges = vectors.size(0);
+                  const Tensor& index, const Knots& knots, const Visit& visit) {
   const auto stretches = stretches_of<T>(knots);
   const T end = static_cast<T>(knots.ends.back());
-  auto sums = vectors.new_empty({n, width});
-  T* all = sums.template data_ptr<T>();
   const T* r = vectors.template data_ptr<T>();
-  const int64_t *senders = index.data_ptr<int64_t>(), *receivers = senders + n_edges;
-  const auto edges = edges_of(owner == End::kSender ? senders : receivers, n_edges, n);
-  over_atoms(edges.first, [&](int64_t atom, int64_t last) {
-    for (; atom < last; ++atom) {
-      T* sum = all + atom * width;
-      std::fill(sum, sum + width, T(0));
-      for (int64_t m = edges.first[atom]; m < edges.first[atom + 1]; ++m) {
-        const int64_t k = edges.order.empty() ? m : edges.order[m];
-        visit(k, edge_of<T>(r + 3 * k, senders[k], receivers[k], stretches, end), sum);
-      }
-    }
-  });
-  return sums;
+  return over_pairs<T>(owner, n, width, vectors, index,
+                       [&](int64_t k, int64_t j, int64_t i, T* sum) {
+                         visit(k, edge_of<T>(r + 3 * k, j, i, stretches, end), sum);
+                       });
 }
 
 }  // namespace

@@ -9,8 +9,11 @@ function in ``eqcalc/tabulated/x.py``; a network of a user's own has a method of
 ``tabulated_form(network, dtype, tolerance)``
     For inference in float32, with functions of the distance in tables of that accuracy: what
     is compiled. Its gradients are right to the same accuracy.
+``training_form(network)``
+    Equal to rounding, differentiable as often, with the network's own parameters and the
+    kernels of the C++ library, which has to be loaded: what is trained on a CPU.
 
-Either may be missing; then the network is taken as it is. Whatever a form gives up shows in
+Each may be missing; then the network is taken as it is. Whatever a form gives up shows in
 the model's passport, which every compiled package has to reproduce.
 """
 
@@ -24,7 +27,7 @@ from typing import Optional
 import torch
 from torch import nn
 
-__all__ = ["exact_form", "tabulated_form"]
+__all__ = ["exact_form", "has_training_form", "tabulated_form", "training_form"]
 
 
 def exact_form(network: nn.Module) -> nn.Module:
@@ -49,6 +52,24 @@ def tabulated_form(network: nn.Module, dtype: torch.dtype, tolerance: float) -> 
         return module.tabulated_form(network, dtype, tolerance)
     own = getattr(network, "tabulated_form", None)
     return exact_form(network) if own is None else own(dtype, tolerance)
+
+
+def training_form(network: nn.Module) -> nn.Module:
+    """Return the form of a network for training on a CPU: itself where there is no other.
+
+    It holds the network's own parameters, not copies. It needs the C++ library
+    (:func:`eqcalc.tabulated.products.enable_products`).
+    """
+    module = _module_of(network)
+    if module is not None and hasattr(module, "training_form"):
+        return module.training_form(network)
+    own = getattr(network, "training_form", None)
+    return network if own is None else own()
+
+
+def has_training_form(network: nn.Module) -> bool:
+    """Return whether there is a :func:`training_form` of a network."""
+    return hasattr(_module_of(network) or network, "training_form")
 
 
 def _module_of(network: nn.Module) -> Optional[ModuleType]:

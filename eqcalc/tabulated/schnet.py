@@ -1,4 +1,7 @@
-"""SchNet for inference: filters in tables, each convolution in one fused sum."""
+"""SchNet for inference and for training: each convolution in one fused sum.
+
+For inference the filters are tables; for training they are what is trained.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,22 @@ from torch import Tensor, nn
 from eqcalc.architectures.schnet import Interaction, SchNet
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.envelope import Envelope
+from eqcalc.nn.so3.tensor_product import PathTable, filled_up
 from eqcalc.tabulated.convolutions import scalar_convolution
+from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
-__all__ = ["TabulatedSchNet", "tabulated_form"]
+__all__ = ["TabulatedSchNet", "TrainedSchNet", "tabulated_form", "training_form"]
 
 
 def tabulated_form(network: SchNet, dtype: torch.dtype, tolerance: float) -> nn.Module:
     """Return the tabulated network; see :func:`eqcalc.tabulated.tabulated_form`."""
     return TabulatedSchNet(network, dtype, tolerance)
+
+
+def training_form(network: SchNet) -> nn.Module:
+    """Return the network with fused sums; see :func:`eqcalc.tabulated.training_form`."""
+    return TrainedSchNet(network)
 
 
 class TabulatedSchNet(nn.Module):
@@ -57,3 +67,33 @@ class TabulatedSchNet(nn.Module):
             )
             features = features + interaction.mix(summed)
         return self.readout(features).squeeze(1)
+
+
+class TrainedSchNet(nn.Module):
+    """SchNet with each convolution in one fused sum, of one path from scalars to scalars."""
+
+    def __init__(self, network: SchNet) -> None:
+        super().__init__()
+        self.cutoff, self.n_hops = float(network.cutoff or 0.0), network.n_hops
+        self.network = network
+        n, dtype = network.config.hidden_dim, network.embedding.weight.dtype
+        one = filled_up(torch.ones(1, 1, 1, dtype=torch.float64)).flatten()
+        self.product = PathProducts(
+            PathTable([(0, 1, 0, 1, 0, 1, 0, n, n, 0)], one, [(1, n)]), dtype
+        )
+
+    def atomic_energies(self, graph: AtomicGraph) -> Tensor:
+        """Return energies (n_atoms,) in the potential's scaled units."""
+        network = self.network
+        distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
+        ones = torch.ones_like(distances).unsqueeze(1)  # in place of harmonics
+        radial, envelope = network.radial(distances), cast(Envelope, network.envelope)(distances)
+        features = network.embedding(graph.atomic_numbers)  # (n_atoms, hidden_dim)
+        for layer in network.interactions:
+            interaction = cast(Interaction, layer)
+            filters = interaction.filter_network(radial) * envelope
+            sent = interaction.to_filter_space(features)
+            features = features + interaction.mix(
+                self.product(sent, ones, filters, graph.edge_index)
+            )
+        return network.readout(features).squeeze(1)

@@ -34,10 +34,13 @@ def warming_average(
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
         weight = 1.0 - decay_after(int(n_averaged), decay)
+        pairs = zip(averaged, current, strict=True)
+        moving = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_(
+            [mean for mean, _ in moving], [value.to(mean.dtype) for mean, value in moving], weight
+        )
         for mean, value in zip(averaged, current, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value.to(mean.dtype), weight)
-            else:
+            if not mean.is_floating_point():
                 mean.copy_(value)
 
     return average

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Optional, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -50,6 +50,9 @@ class LossGradients:
             with private_compiler_folder():  # refused before the first batch, not at it
                 pass
         self._compiled: dict[tuple[int, ...], _Evaluation] = {}
+        # The parameters that are not frozen, the others are constants.
+        named = potential.named_parameters()
+        self._trained = {name: each for name, each in named if each.requires_grad}
 
     def __call__(self, batch: LabelledGraph, counts: Optional[Tensor] = None) -> Tensor:
         """Return the loss of a batch, after tracing it where it is the first of its kind.
@@ -59,9 +62,8 @@ class LossGradients:
         counts : (3,), of the whole batch that this one is a part of; see
             :func:`eqcalc.training.loss.loss`
         """
-        parameters = self._trained()
         arguments = (
-            [p.detach() for p in parameters.values()],
+            [parameter.detach() for parameter in self._trained.values()],
             batch.graph.atomic_numbers,
             batch.graph.edge_index,
             batch.graph.edge_vectors,
@@ -82,8 +84,8 @@ class LossGradients:
                 self._compiled[kind] = self._compile(arguments, one_thread=min(kind[:2]) == 1)
             with torch.no_grad(), private_compiler_folder():  # it may compile at any call
                 outputs = self._compiled[kind](*arguments)
-        for parameter, gradient in zip(parameters.values(), outputs[1:], strict=True):
-            parameter.grad = gradient
+        for parameter, gradient in zip(self._trained.values(), outputs[1:], strict=True):
+            parameter.grad = None if gradient is None else _in_order_of(parameter, gradient)
         return cast("Tensor", outputs[0])  # only gradients may be None
 
     def _compile(self, arguments: tuple[Any, ...], one_thread: bool) -> _Evaluation:
@@ -106,11 +108,6 @@ class LossGradients:
                 traced, dynamic=True, options={"cpp.threads": 1} if one_thread else None
             )
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that are not frozen; the others are constants."""
-        named = self.potential.named_parameters()
-        return {name: parameter for name, parameter in named if parameter.requires_grad}
-
     def _evaluate(
         self,
         values: list[Tensor],
@@ -126,7 +123,6 @@ class LossGradients:
     ) -> list[Optional[Tensor]]:
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(True) for value in values]
-            names = list(self._trained())
             graph = AtomicGraph(
                 atomic_numbers,
                 edge_index,
@@ -138,12 +134,22 @@ class LossGradients:
             )
 
             def call(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
-                return functional_call(
-                    self.potential, dict(zip(names, leaves, strict=True)), (graph,)
-                )
+                moving = dict(zip(self._trained, leaves, strict=True))
+                return functional_call(self.potential, moving, (graph,))
 
             batch = LabelledGraph(graph, energy, forces, stress)
             found = residuals(call, batch, with_stress=self.function.weights.stress > 0)
             total = loss(found, self.function, counts)
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         return [total.detach(), *gradients]
+
+
+def _in_order_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient whose numbers lie in memory as those of its parameter do.
+
+    torch's fused AdamW (2.13, on a CPU) reads both in the order of memory: a gradient that is the
+    transpose of a product would move other weights than its own.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

@@ -16,6 +16,7 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import NonFiniteError
 from eqcalc.potential import Potential
 from eqcalc.training.gradients import LossGradients
+from eqcalc.training.kernels import can_use_kernels, with_kernels
 from eqcalc.training.loss import LossFunction, error_counts, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
 from eqcalc.training.team import ALONE
@@ -59,6 +60,7 @@ class PotentialModule(pl.LightningModule):
         self.seed = seed
         self.team = ALONE
         # Not submodules, and not copied with the averaged weights.
+        self._fast: list[Potential] = []  # none or one
         self._gradients: dict[LossFunction, LossGradients] = {}
         self._totals: dict[str, ErrorTotals] = {}
 
@@ -67,6 +69,15 @@ class PotentialModule(pl.LightningModule):
         """Whether the next step compiles loss and gradients first, which takes minutes."""
         function = self.options.loss_of_epoch(self.current_epoch)
         return self.options.compile and function not in self._gradients
+
+    @property
+    def fast_potential(self) -> Potential:
+        """The potential, or one of the same parameters that uses kernels."""
+        if not self._fast:
+            usable = self.options.kernels and can_use_kernels(self.potential, self.device)
+            self._fast.append(with_kernels(self.potential) if usable else self.potential)
+        self._fast[0].training = self.potential.training
+        return self._fast[0]
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
@@ -98,11 +109,9 @@ class PotentialModule(pl.LightningModule):
 
     def training_step(self, batch: LabelledGraph, batch_index: int) -> Tensor:
         """Make one step of the optimiser and return the loss before it, ()."""
-        function = self.options.loss_of_epoch(self.current_epoch)
+        function, potential = self.options.loss_of_epoch(self.current_epoch), self.fast_potential
         if function not in self._gradients:
-            self._gradients[function] = LossGradients(
-                self.potential, function, self.options.compile
-            )
+            self._gradients[function] = LossGradients(potential, function, self.options.compile)
         value, n_structures = self._set_gradients(self._gradients[function], batch, batch_index)
         self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
@@ -151,7 +160,7 @@ class PotentialModule(pl.LightningModule):
     ) -> None:
         """Add the errors of the averaged weights on a batch; the second loader holds old frames."""
         with self._seeded(batch_index), torch.enable_grad():
-            found = residuals(self.potential, batch, with_stress=self.options.needs_stress)
+            found = residuals(self.fast_potential, batch, with_stress=self.options.needs_stress)
         list(self._totals.values())[dataloader_idx].add(found)
 
     def on_validation_epoch_end(self) -> None:

@@ -57,7 +57,7 @@ def refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:
     changed = [name for name in names if getattr(begun, name) != getattr(config, name)]
     # The optimiser goes on with what it began with; another value would be recorded, not used.
     # Only the number of epochs may grow, unless the schedule was planned for it.
-    free = {"compile", "accelerator", "devices"}
+    free = {"compile", "accelerator", "devices", "kernels"}
     if config.training.schedule != "cosine":
         free.add("max_epochs")
     changed += [

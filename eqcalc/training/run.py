@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,6 +16,7 @@ from eqcalc.training.data import about_data, data_checksums
 from eqcalc.training.early_stop import early_stop
 from eqcalc.training.fine_tuning import LOSS_BEFORE
 from eqcalc.training.job import Job, build_job
+from eqcalc.training.kernels import build_kernels, can_use_kernels
 from eqcalc.training.log_file import TrainingLog
 from eqcalc.training.pictures import compare_with_labels, learning_curve, require_pictures
 from eqcalc.training.processes import training_team
@@ -117,7 +118,7 @@ def _train(
     """Train, and leave checkpoints, metrics and pictures in the folder."""
     options = job.config.training
     n_epochs = options.max_epochs
-    for line in job.start.said:
+    for line in _about_start(job):
         progress(Report(0, n_epochs, 0, 0, {}, "start", message=line))
     metrics = MetricsFile(run.metrics, progress)
     early = early_stop(options)
@@ -142,6 +143,14 @@ def _train(
         say(each.message)
     say(_about_gain(metrics, parent))
     say(_try_to_draw(job, run, metrics))
+
+
+def _about_start(job: Job) -> Iterator[str]:
+    """Yield what there is to say before the first step, and build the kernels that it uses."""
+    yield from job.start.said
+    options = job.config.training
+    if options.kernels and can_use_kernels(job.module.potential, options.device_of(0)):
+        yield from build_kernels()
 
 
 def _try_to_draw(job: Job, run: TrainingFolder, metrics: MetricsFile) -> str:

@@ -22,8 +22,15 @@ import trainings
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from rarely import rarely
-from small_models import ETHANOL_FRAMES, crystal, potential
-from trainings import interrupt_in_the_third_epoch, weights_of
+from small_models import (
+    ETHANOL_FRAMES,
+    POTENTIALS,
+    REFERENCE_ENERGIES,
+    crystal,
+    potential,
+    small_options,
+)
+from trainings import interrupt_in_the_third_epoch, metrics_of, weights_of
 
 import eqcalc.data.batches
 from eqcalc import EqCalculator, architectures
@@ -47,6 +54,8 @@ from eqcalc.evaluation import evaluate
 from eqcalc.model_file import open_model_file
 from eqcalc.model_file.seen import seen_in
 from eqcalc.neighbours import build_graph
+from eqcalc.potential import Potential
+from eqcalc.tabulated import exact_form
 from eqcalc.training.averaging import decay_after
 from eqcalc.training.config import DataOptions, TrainingConfig, TrainingOptions, read_config
 from eqcalc.training.data import read_training_data, refuse_unfit_data
@@ -95,11 +104,6 @@ def write_config(place_of_file: Path, /, **changes: object) -> Path:
     path = place_of_file / "train.toml"
     path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in content.items()))
     return path
-
-
-def metrics_of(run: Path) -> list[dict[str, float]]:
-    with open(run / "metrics.csv") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def assert_equal_weights(found: Path, expected: Path) -> None:
@@ -390,6 +394,44 @@ def test_parameter_gradients_equal_finite_differences_of_the_loss(function, crys
         values.append(float(gradients(batch)))
     assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
     assert abs(slope) > 1e-3
+
+
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_gradients_lie_in_memory_as_parameters_do(name):
+    """torch's fused AdamW takes them in that order, whatever their strides say."""
+    network = exact_form(architectures.build(name, **small_options(name)))
+    student = Potential(network, REFERENCE_ENERGIES).train()
+    frames = labelled_graphs(read_dataset(ETHANOL_FRAMES).frames[:2], student.cutoff, torch.float32)
+    gradients = LossGradients(student, LossFunction(LossWeights(1.0, 1.0, 0.0)), compile=False)
+    gradients(collate(frames))
+    learning = [p for p in student.parameters() if p.grad is not None]
+    assert len(learning) > 5
+    assert all(p.grad.stride() == p.stride() for p in learning)
+
+
+def test_a_gradient_that_is_a_transpose_moves_its_own_weights(tmp_path, monkeypatch):
+    student = potential(seed=1).train()
+    gradients = LossGradients(student, LossFunction(LossWeights(1.0, 1.0, 0.0)), compile=False)
+    evaluate = gradients._evaluate
+    slopes = {}
+
+    def transposed(*arguments):
+        value, *found = evaluate(*arguments)
+        for parameter, gradient in zip(student.parameters(), found, strict=True):
+            slopes[parameter] = gradient
+        return [value, *(g if g is None or g.dim() < 2 else g.t().contiguous().t() for g in found)]
+
+    monkeypatch.setattr(gradients, "_evaluate", transposed)
+    before = {parameter: parameter.detach().clone() for parameter in student.parameters()}
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    gradients(collate(labelled_graphs(read_dataset(ETHANOL_FRAMES).frames[:2], 4.0)))
+    optimizer.step()
+    assert any(g is not None and g.dim() == 2 and min(g.shape) > 1 for g in slopes.values())
+    for parameter, slope in slopes.items():
+        if slope is not None:
+            clear = slope.abs() > 1e-6
+            moved = parameter.detach() - before[parameter]
+            assert torch.equal(moved[clear].sign(), -slope[clear].sign())
 
 
 def test_a_training_is_not_compiled_where_others_could_put_code(tmp_path, monkeypatch):

@@ -104,6 +104,7 @@ class SpeciesLinear(nn.Module):
 
     def __init__(self, layout_in: Layout, layout_out: Layout, n_species: int) -> None:
         super().__init__()
+        self.n_species = n_species
         shared = [irrep for irrep in layout_out if irrep in layout_in]
         self.sources = [list(layout_in).index(irrep) for irrep in shared]
         self.targets = [list(layout_out).index(irrep) for irrep in shared]

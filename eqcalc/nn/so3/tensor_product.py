@@ -48,6 +48,7 @@ __all__ = [
     "PathTable",
     "TensorProduct",
     "constants_of",
+    "filled_up",
     "path_filters",
     "path_layout",
     "path_table",
@@ -185,7 +186,7 @@ class PathTable(NamedTuple):
         harmonics begin, 2l2+1; where its constants begin; 2l3+1, where its results begin and
         their stride in m3; C, where its weights begin
     constants : float64; √(2l3+1) C of a path as (m2, (m3, m1)), the numbers of each m2 filled
-        up with zeros to a multiple of 16 (:func:`constants_of`)
+        up with zeros to a multiple of 16 (:func:`filled_up`, :func:`constants_of`)
     shapes : (2l3+1, n_paths · C) of each result
     """
 
@@ -220,7 +221,7 @@ def path_table(product: TensorProduct, couplings: EdgeCouplings) -> PathTable:
             l3 = d3 // 2
             for l2 in degrees[l3]:
                 if (l1, l2, l3) not in blocks:
-                    blocks[l1, l2, l3] = _filled_up(_coefficients(l1, l2, l3))
+                    blocks[l1, l2, l3] = filled_up(_coefficients(l1, l2, l3))
                     begins[l1, l2, l3] = size
                     size += blocks[l1, l2, l3].numel()
                 rows.append(
@@ -248,6 +249,12 @@ def constants_of(row: Sequence[int], constants: Tensor) -> Tensor:
     block = -(-d1 * d3 // _BLOCK) * _BLOCK
     filled_up = constants.narrow(0, begin, d2 * block).view(d2, block)
     return filled_up.narrow(1, 0, d1 * d3).reshape(d2, d3, d1)
+
+
+def filled_up(block: Tensor) -> Tensor:
+    """Return coefficients (m2, m3, m1) as a :class:`PathTable` has them, (m2, (m3, m1), 0 ...)."""
+    numbers = block.flatten(1)
+    return nn.functional.pad(numbers, (0, -numbers.shape[1] % _BLOCK))
 
 
 class PathGroup(nn.Module):
@@ -350,9 +357,3 @@ def _group_table(l1: int, odd: bool, l_max: int) -> Tensor:
 def _coefficients(l1: int, l2: int, l3: int) -> Tensor:
     """Return √(2l3+1) C as (m2, m3, m1), float64."""
     return math.sqrt(2 * l3 + 1) * clebsch_gordan(l1, l2, l3).permute(1, 2, 0)
-
-
-def _filled_up(block: Tensor) -> Tensor:
-    """Return (m2, (m3, m1)) with zeros after the numbers of each m2, to whole vectors."""
-    numbers = block.flatten(1)
-    return nn.functional.pad(numbers, (0, -numbers.shape[1] % _BLOCK))
