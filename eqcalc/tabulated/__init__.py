@@ -1,7 +1,7 @@
 """Forms of networks for speed: the paper's network is elsewhere, here is what computes the same.
 
-A form is found in two ways. The form of an architecture in ``eqcalc/architectures/x.py`` is a
-function in ``eqcalc/tabulated/x.py``; a network of a user's own has a method of that name.
+The form of an architecture in ``eqcalc/architectures/x.py`` is a function in
+``eqcalc/tabulated/x.py``; a network of a user's own may have methods of the names of the first two.
 
 ``exact_form(network)``
     Equal to rounding, differentiable as often as the network, with the same names of
@@ -61,15 +61,13 @@ def training_form(network: nn.Module) -> nn.Module:
     (:func:`eqcalc.tabulated.products.enable_products`).
     """
     module = _module_of(network)
-    if module is not None and hasattr(module, "training_form"):
-        return module.training_form(network)
-    own = getattr(network, "training_form", None)
-    return network if own is None else own()
+    form = getattr(module, "training_form", None)
+    return network if form is None else form(network)
 
 
 def has_training_form(network: nn.Module) -> bool:
     """Return whether there is a :func:`training_form` of a network."""
-    return hasattr(_module_of(network) or network, "training_form")
+    return hasattr(_module_of(network), "training_form")
 
 
 def _module_of(network: nn.Module) -> Optional[ModuleType]:

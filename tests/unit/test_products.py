@@ -276,16 +276,6 @@ def test_networks_without_kernels_are_trained_as_they_are(name):
     assert not can_use_kernels(Potential(network, REFERENCE_ENERGIES), torch.device("cpu"))
 
 
-def test_a_network_of_one_s_own_may_have_a_form():
-    class Own(torch.nn.Module):
-        def training_form(self) -> torch.nn.Module:
-            return faster
-
-    faster = torch.nn.Identity()
-    assert has_training_form(Own())
-    assert training_form(Own()) is faster
-
-
 def test_there_are_no_kernels_on_a_gpu():
     plain = Potential(network_of("painn"), REFERENCE_ENERGIES)
     assert can_use_kernels(plain, torch.device("cpu"))
