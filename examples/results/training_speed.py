@@ -4,7 +4,8 @@
 
 The same network, frames, batch and precision in each package's own trainer, with averaged weights
 and without workers: every process has one thread, and the packages run in turn. Each runs in the
-ways that it offers (compiled or not, neighbour lists kept or not), and the faster one counts.
+ways that it offers (compiled or not, neighbour lists kept or not), and the faster one counts; what
+has not ended after ``--minutes`` is ended, and said. eqcalc runs by its default, and compiled.
 The environments are those of speed.py (``peers/README.md``). What is not measured anew keeps its
 numbers.
 """
@@ -54,7 +55,7 @@ WORKS = (
     Work("nequip", "NequIP 32×4, l = 2, parity", "nequip", ("eager", "compile"), 3.0),
     Work("painn", "PaiNN 128×3", "schnetpack", ("lists", "cached"), 2.0),
 )
-OURS = ("eager", "compiled")
+OURS = ("kernels", "compiled")
 
 
 def main() -> None:
@@ -64,7 +65,8 @@ def main() -> None:
     numbers["machine"] = machine(torch.device("cpu"))
     for work in WORKS:
         python = getattr(arguments, work.peer)
-        for molecule in arguments.molecules.split(",") if python else []:
+        wanted = python and work.network in arguments.networks.split(",")
+        for molecule in arguments.molecules.split(",") if wanted else []:
             row = _measure(work, molecule, python, arguments)
             others = [
                 each
@@ -83,6 +85,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--nequip", help="the python of an environment with nequip")
     parser.add_argument("--molecules", default=",".join(MOLECULES), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=1, help="processes per number (default: 1)")
+    parser.add_argument("--networks", default="nequip,painn", help="comma-separated")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of a process at most")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of rMD17's npz files")
     return parser.parse_args()
 
@@ -106,7 +110,7 @@ def _measure(work: Work, molecule: str, python: str, arguments: argparse.Namespa
             for key, (begin, middle, end) in jobs.items():
                 own = folder / f"{k}-{key.replace(', ', '-')}"
                 own.mkdir()
-                found[key].append(_run([*begin, *middle, str(own), *end]))
+                found[key].append(_run([*begin, *middle, str(own), *end], arguments.minutes))
                 print(work.network, molecule, key, json.dumps(found[key][-1]), flush=True)
     return {
         "network": work.network,
@@ -115,6 +119,8 @@ def _measure(work: Work, molecule: str, python: str, arguments: argparse.Namespa
         "frames_per_s": {key: _all(runs, "frames_per_s") for key, runs in found.items()},
         "frames_per_core_s": {key: _all(runs, "frames_per_core_s") for key, runs in found.items()},
         "memory_mb": {key: runs[0]["memory_mb"] for key, runs in found.items()},
+        "first_step_s": {key: runs[0]["first_step_s"] for key, runs in found.items()},
+        "minutes": arguments.minutes,
     }
 
 
@@ -127,15 +133,28 @@ def _frames(path: Path) -> list[Atoms]:
     return frames
 
 
-def _run(command: list[str]) -> dict[str, Any]:
-    """Return what a process on one thread prints in its last line of JSON."""
+def _run(command: list[str], minutes: float) -> dict[str, Any]:
+    """Return what a process on one thread prints in its last line of JSON.
+
+    A process that takes longer than so many minutes is ended, and has no rates.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(PEERS), os.environ.get("PYTHONPATH", "")]),
     }
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=60.0 * minutes,
+        )
+    except subprocess.TimeoutExpired:
+        return {"frames_per_s": [], "frames_per_core_s": [], "memory_mb": [], "first_step_s": None}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not lines:
         raise RuntimeError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
@@ -157,29 +176,34 @@ def _page(numbers: dict[str, Any]) -> str:
         f"{where['cpu']}, {where['cores']} cores, torch {where['torch']}. Each package's own "
         "trainer, loss of energies and forces, AdamW, averaged weights; data loading included, the "
         f"first of {N_EPOCHS} epochs, in which compilers work, and validation left out. Medians "
-        "of the epochs, with the slowest and the fastest. Ratios are of the faster ways. 'Memory' "
-        "is the process's largest at the end of the second and the last epoch.",
+        "of the epochs, with the slowest and the fastest. Ratios are of the faster ways. 'First "
+        "step' is the time from the start of the training to the end of the first step; a way that "
+        "had not ended after some minutes has no number. 'Memory' is the process's largest "
+        "at the end of the second and the last epoch. eqcalc's kernels are its default, 'compiled' "
+        "is `compile = true` beside them.",
         "",
-        "| network | molecule | how | frames/s | memory (MB) | ratio | target |",
-        "|---|---|---|---|---|---|---|",
+        "| network | molecule | how | first step (s) | frames/s | memory (MB) | ratio | target |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     works = {work.network: work for work in WORKS}
     for row in sorted(numbers["rows"], key=lambda each: (each["network"], each["molecule"])):
         work, rates = works[row["network"]], row["frames_per_s"]
-        best = max((key for key in rates if key in OURS), key=lambda key: np.median(rates[key]))
-        theirs = max(float(np.median(rates[key])) for key in rates if key not in OURS)
+        measured = {key: float(np.median(values)) for key, values in rates.items() if values}
+        best = max((key for key in measured if key in OURS), key=measured.__getitem__)
+        theirs = max(rate for key, rate in measured.items() if key not in OURS)
         for key, values in rates.items():
-            ratio = f"**{np.median(values) / theirs:.1f}**" if key == best else ""
-            memory = row["memory_mb"][key]
-            cells = [
-                work.what,
-                row["molecule"],
-                key if key not in OURS else f"eqcalc, {key}",
-                f"{np.median(values):.3g} ({min(values):.3g}..{max(values):.3g})",
-                f"{memory[1]:.0f}, {memory[-1]:.0f}",
-                ratio,
-                f"{work.target:g}" if key == best else "",
-            ]
+            ratio = f"**{measured[key] / theirs:.1f}**" if key in OURS else ""
+            cells = [work.what, row["molecule"], key if key not in OURS else f"eqcalc, {key}"]
+            if values:
+                memory = row["memory_mb"][key]
+                cells += [
+                    f"{row['first_step_s'][key]:.1f}",
+                    f"{measured[key]:.3g} ({min(values):.3g}..{max(values):.3g})",
+                    f"{memory[1]:.0f}, {memory[-1]:.0f}",
+                ]
+            else:
+                cells += [f"not ended after {row['minutes']:g} min", "", ""]
+            cells += [ratio, f"{work.target:g}" if key == best else ""]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

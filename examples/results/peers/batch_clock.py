@@ -25,6 +25,7 @@ class BatchClock:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
+        self._made = time.perf_counter()
         self._wall: dict[int, list[float]] = defaultdict(list)
         self._core: dict[int, list[float]] = defaultdict(list)
         self._memory: dict[int, float] = {}
@@ -42,6 +43,7 @@ class BatchClock:
         frames_per_s : of every epoch but the first
         frames_per_core_s : of the time that the process had a core
         memory_mb : the process's largest memory, at the end of every epoch
+        first_step_s : from the making of this clock, before the network's, to the first end
         """
         epochs = sorted(self._wall)[1:]
         print(
@@ -50,6 +52,7 @@ class BatchClock:
                     "frames_per_s": [self._rate(self._wall[each]) for each in epochs],
                     "frames_per_core_s": [self._rate(self._core[each]) for each in epochs],
                     "memory_mb": [self._memory[each] for each in sorted(self._memory)],
+                    "first_step_s": min(self._wall.values())[0] - self._made,
                 }
             )
         )

@@ -1,6 +1,6 @@
 """eqcalc's training, by its own trainer.
 
-python train_ours.py {painn,nequip} FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {eager,compiled}
+python train_ours.py {painn,nequip} FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {kernels,compiled}
 """
 
 import sys
