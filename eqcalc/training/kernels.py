@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 
 import torch
@@ -27,10 +28,13 @@ def build_kernels() -> Iterator[str]:
     A machine without a compiler trains without kernels.
     """
     try:
-        if find_library() is None:
-            yield "the C++ kernels are compiled, once on this machine: about a minute"
+        is_new, begun = find_library() is None, time.perf_counter()
+        if is_new:
+            yield "compiling C++ kernels, once on this machine: about a minute ..."
         build_library()
         load_library()
+        if is_new:
+            yield f"compiled in {time.perf_counter() - begun:.0f} s"
     except (CacheError, EngineError) as error:
         yield f"training goes on without C++ kernels, which make steps faster: {error}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -315,6 +316,19 @@ def test_compiled_gradients_with_kernels_equal_eager_ones_without():
             assert (p.grad is None) == (q.grad is None)
             if p.grad is not None:
                 torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_kernels_are_compiled_before_the_first_step_which_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(of_training, "find_library", lambda: None)
+    said = []
+    train(config_of(tmp_path), tmp_path / "run", progress=said.append)
+    messages = [report.message for report in said if report.event == "start"]
+    assert messages[0] == "compiling C++ kernels, once on this machine: about a minute ..."
+    assert re.fullmatch(r"compiled in \d+ s", messages[1])  # from here on epochs are timed
+    monkeypatch.undo()
+    said.clear()
+    train(config_of(tmp_path), tmp_path / "again", progress=said.append)
+    assert not any(report.message for report in said)
 
 
 @pytest.mark.parametrize(
