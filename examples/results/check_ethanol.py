@@ -1,6 +1,6 @@
-"""Does painn-ethanol hold molecular dynamics? 100 ps NVT and 10 ps NVE, in figures.
+"""Does a model of ethanol hold molecular dynamics? 100 ps NVT and 10 ps NVE, in figures.
 
-    python examples/results/check_painn_ethanol.py [FOLDER]
+    python examples/results/check_ethanol.py [MODEL] [FOLDER]
 
 Bonds are those of the start structure (closer than 1.25 times the sum of covalent
 radii); "bonded" means that in every frame each of them stays below that length and
@@ -32,13 +32,14 @@ def relative_distances(atoms: Atoms) -> np.ndarray:
 
 def main() -> None:
     """Run both simulations and print what they show."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "check-painn-ethanol")
+    model = sys.argv[1] if len(sys.argv) > 1 else "painn-ethanol"
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else f"check-{Path(model).name}")
     torch.set_num_threads(1)
     start = read(Path(__file__).parents[1] / "ethanol.xyz")
     bonds = relative_distances(start) < BOND
 
     nvt = MDSettings(ensemble="nvt-langevin", n_steps=200_000, log_every=20, seed=1)
-    result = run_md(start, EqCalculator("painn-ethanol"), nvt, folder / "nvt", overwrite=True)
+    result = run_md(start, EqCalculator(model), nvt, folder / "nvt", overwrite=True)
     frames = read(folder / "nvt" / "trajectory.traj", index=":")
     ratios = np.array([relative_distances(frame) for frame in frames])
     broken = (ratios[:, bonds] >= BOND).any(axis=1) | (ratios[:, ~bonds] < BOND).any(axis=1)
@@ -49,7 +50,7 @@ def main() -> None:
 
     nve = MDSettings(ensemble="nve", n_steps=20_000, log_every=10, seed=2)
     warm = frames[-1]
-    result = run_md(warm, EqCalculator("painn-ethanol"), nve, folder / "nve", overwrite=True)
+    result = run_md(warm, EqCalculator(model), nve, folder / "nve", overwrite=True)
     print(f"NVE 10 ps: drift {result.drift_mev_per_atom_ps:.2g} meV/atom/ps")
     energy = np.loadtxt(folder / "nve" / "thermo.csv", delimiter=",", skiprows=1)[:, 5]
     print(f"  total energy fluctuates by {1e3 * energy.std() / len(start):.2g} meV/atom (rms)")
