@@ -685,6 +685,7 @@ def test_a_training_stopped_by_a_signal_ends_like_one_stopped_by_ctrl_c(
     assert signal.getsignal(getattr(signal, name)) is former
 
 
+@pytest.mark.usefixtures("library_built")  # a first training says that it builds it
 def test_the_output_of_train_holds_nothing_but_its_own_lines(folder):
     command = [sys.executable, "-c", "from eqcalc.cli import main; main()", "train", "train.toml"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
