@@ -19,17 +19,18 @@ __all__ = ["choose_model", "model_line"]
 def choose_model(atoms: Atoms) -> str:
     """Return the shipped potential to take for a structure.
 
-    The first that was trained on its composition, else the first universal one that knows its
-    elements.
+    The smallest that was trained on its composition, else the smallest universal one that knows
+    its elements: of the others the user says that they shall take their time.
 
     Raises
     ------
     ConfigError : there is none; the message says which models there are.
     """
     from eqcalc.elements import trained_on
-    from eqcalc.model_file import available_models, read_card
+    from eqcalc.model_file import available_models, find_model, read_card
 
-    cards = {name: read_card(name) for name in available_models()}
+    by_size = sorted(available_models(), key=lambda name: find_model(name).stat().st_size)
+    cards = {name: read_card(name) for name in by_size}
     shipped = {name: card for name, card in cards.items() if card.kind == "potential"}
     special = {name: card for name, card in shipped.items() if not card.is_universal}
     for name, card in special.items():

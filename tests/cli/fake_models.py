@@ -16,6 +16,7 @@ from eqcalc.model_file.card import ModelCard
 
 UNIVERSAL = {}  # elements by name
 SHIPPED = {"painn-water": ["H2O", "H128O64"], "nequip-ethanol": ["C2H6O"], "gmn-nbody": []}
+SIZES = {}  # bytes by name, of those that are not alike
 PROPAGATORS = ["gmn-nbody"]
 ASKED_FOR = []
 FORECAST = None  # what every calculator foresees
@@ -69,11 +70,16 @@ def model_file_of(name, *, trust=False) -> SimpleNamespace:
     return SimpleNamespace(card=card, path=Path(f"models/{name}/model.pt"), sha256="9a12")
 
 
+def size_of(name) -> SimpleNamespace:
+    return SimpleNamespace(st_size=SIZES.get(name, 1000))
+
+
 def fakes() -> dict[str, ModuleType]:
     """Return the stand-ins by module name, for ``sys.modules``."""
     model_file, calculator = ModuleType("eqcalc.model_file"), ModuleType("eqcalc.calculator")
     model_file.available_models = lambda: list(SHIPPED)
     model_file.open_model_file = model_file.open_potential = model_file_of
+    model_file.find_model = lambda name: SimpleNamespace(stat=lambda: size_of(name))
     model_file.read_card = lambda name: model_file_of(name).card
     calculator.EqCalculator = eq_calculator
     calculator.__path__ = [str(Path(eqcalc.__file__).parent / "calculator")]  # the rest is real

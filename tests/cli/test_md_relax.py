@@ -17,7 +17,7 @@ import pytest
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from command_line import run
-from fake_models import ASKED_FOR, SHIPPED, UNIVERSAL, fakes
+from fake_models import ASKED_FOR, SHIPPED, SIZES, UNIVERSAL, fakes
 
 import eqcalc.cli
 from eqcalc.blockwise import MemoryForecast
@@ -338,6 +338,13 @@ def test_choose_model_lists_what_there_is(folder):
     with pytest.raises(ConfigError, match=r"trained on CH4.*painn-water \(H2O, H128O64\).*--model"):
         choose_model(molecule("CH4"))
     assert choose_model(molecule("H2O")) == "painn-water"
+
+
+def test_choose_model_takes_the_smaller_of_two(folder, monkeypatch):
+    monkeypatch.setitem(SHIPPED, "a-water", ["H2O"])
+    for size, chosen in ((999, "a-water"), (1001, "painn-water")):
+        monkeypatch.setitem(SIZES, "a-water", size)
+        assert choose_model(molecule("H2O")) == chosen
 
 
 def test_choose_model_never_offers_a_propagator(folder, monkeypatch):
