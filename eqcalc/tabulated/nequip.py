@@ -125,7 +125,8 @@ def path_weights(interaction: Interaction, radial: Tensor, distances: Tensor) ->
     The map has fewer numbers than the weights of all edges.
     """
     *hidden, last = interaction.radial_network
-    if interaction.solid_harmonics or not isinstance(last, UnitVarianceLinear):
+    has_factors = interaction.solid_harmonics  # each path's own
+    if has_factors or not isinstance(last, UnitVarianceLinear) or last.bias is not None:
         return interaction.weights(radial, distances)
     for layer in hidden:
         radial = layer(radial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_sound_installation_ends_with_0_and_a_table(tmp_path):
     assert max(map(len, lines)) <= 80
     for topic in ("python", "torch", "cpu", "cuda", "threads", "compiler", "cache", "inductor"):
         assert any(line[6:].startswith(topic) for line in lines), topic
-    assert "-> painn-ethanol: not compiled" in done.stdout
+    assert re.search(r"-> [a-z0-9-]+: not compiled", done.stdout)
     assert lines[-1] == "energies and forces can be computed"
     assert not (tmp_path / "cache").exists()
 
