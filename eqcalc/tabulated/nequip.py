@@ -25,6 +25,9 @@ from eqcalc.tabulated.spline import SplineTable, fit_table
 __all__ = ["TabulatedNequIP", "TrainedNequIP", "tabulated_form", "training_form"]
 
 _FEW_SPECIES = 4
+_SHARP = 0.7
+"""Å, below which radial networks turn sharply. With knots as close everywhere the tables of
+SevenNet-l3i5 would be almost three times as large."""
 
 
 def tabulated_form(network: NequIP, dtype: torch.dtype, tolerance: float) -> nn.Module:
@@ -56,7 +59,7 @@ class TabulatedNequIP(nn.Module):
 
         def table(layer: int) -> SplineTable:
             of_layer = functools.partial(weights, layer=layer)
-            return fit_table(of_layer, self.cutoff, dtype, tolerance, bends)
+            return fit_table(of_layer, self.cutoff, dtype, tolerance, bends, joints=[_SHARP])
 
         self.network = copy.deepcopy(network).to(dtype)
         self.convolutions = nn.ModuleList(

@@ -8,7 +8,8 @@ Between two knots a spline is the cubic that has the values f and the slopes s o
 It interpolates the function at all knots, and its slopes there are those that make it twice
 continuously differentiable, so forces made from it are smooth. Where a function bends (its second
 derivative jumps, as at the onset of some cutoff functions) two splines meet, with the function's
-own slope: knots lie in as many uniform *stretches* as that makes.
+own slope. Knots lie in uniform *stretches*, which meet at bends, and at joints: there one spline
+goes on with knots of another distance, twice continuously differentiable like everywhere.
 
 Two rows of the table belong to a knot, f and h s, and four count between two knots, whatever the
 function cost to make. Where stretches meet, the knot is in both, with the h of each.
@@ -18,7 +19,6 @@ Shapes: n_rows = Σ 2 (intervals + 1) over the stretches, n_channels, n_distance
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -103,6 +103,7 @@ def fit_table(
     dtype: torch.dtype,
     tolerance: float,
     bends: Sequence[float] = (),
+    joints: Sequence[float] = (),
 ) -> SplineTable:
     """Return the table of a function, with as few intervals as its accuracy takes.
 
@@ -115,6 +116,8 @@ def fit_table(
     tolerance : largest error between knots: of values relative to the largest value, of
         derivatives relative to the largest derivative
     bends : Å; where second derivatives jump. A knot lies there.
+    joints : Å; where knots may begin to lie closer or farther apart, for a function that varies
+        more on one side. Those beyond the cutoff are left out
 
     Raises
     ------
@@ -126,15 +129,12 @@ def fit_table(
                 f"a bend of a table must lie between 0 and its cutoff, {cutoff:g} Å; found "
                 f"{bend:g} Å."
             )
-    ends = [*sorted({float(bend) for bend in bends}), float(cutoff)]
+    inside = {float(bend) for bend in bends} | {float(end) for end in joints if 0.0 < end < cutoff}
+    ends = [*sorted(inside), float(cutoff)]
     lengths = np.diff([0.0, *ends])
     counts = [max(4, math.ceil(_FEWEST * length / cutoff)) for length in lengths]
     while True:
-        rows = [
-            _stretch(function, start, end, count)
-            for (start, end), count in zip(itertools.pairwise([0.0, *ends]), counts, strict=True)
-        ]
-        table = SplineTable(torch.cat(rows), ends, counts)
+        table = SplineTable(_rows(function, ends, counts, bends), ends, counts)
         errors = _errors(table, function)
         if max(errors) <= tolerance:
             return table.to(dtype)
@@ -154,36 +154,67 @@ def fit_table(
     )
 
 
-def _stretch(
-    function: Callable[[Tensor], Tensor], start: float, end: float, n_intervals: int
+def _rows(
+    function: Callable[[Tensor], Tensor],
+    ends: Sequence[float],
+    counts: Sequence[int],
+    bends: Sequence[float],
 ) -> Tensor:
-    """Return the rows (2 (n_intervals + 1), n_channels) of one stretch.
+    """Return the rows of all stretches, of which those between two bends are one spline."""
+    rows: list[Tensor] = []
+    first, start = 0, 0.0
+    for last, end in enumerate(ends):
+        if end in bends or last == len(ends) - 1:
+            limits = [start, *ends[first : last + 1]]
+            rows += _spline_rows(function, limits, counts[first : last + 1])
+            first, start = last + 1, end
+    return torch.cat(rows)
+
+
+def _spline_rows(
+    function: Callable[[Tensor], Tensor], limits: Sequence[float], counts: Sequence[int]
+) -> list[Tensor]:
+    """Return the rows (2 (n_intervals + 1), n_channels) of each stretch of one spline.
 
     Values are the function's at all knots, slopes its own at both ends and the spline's between.
+
+    Parameters
+    ----------
+    limits : Å; where the stretches meet, with both ends
     """
-    h = (end - start) / n_intervals
-    knots = torch.linspace(start, end, n_intervals + 1, dtype=torch.float64)
-    if start > 0.0:
+    steps = np.diff(limits) / counts
+    h = np.repeat(steps, counts)
+    knots = torch.from_numpy(np.concatenate([[limits[0]], limits[0] + np.cumsum(h)]))
+    knots[np.cumsum(counts)] = torch.tensor(limits[1:], dtype=torch.float64)
+    if limits[0] > 0.0:
         values, slopes = _with_slopes(function, knots)
     else:
         # Filters are limits at zero, such as sin(d)/d, whose slope loses digits close by: value
         # and slope there come from two points farther away, to second order.
-        near = 0.01 * h
+        near = 0.01 * h[0]
         knots[0] = near
         values, slopes = _with_slopes(function, knots)
         bend = _with_slopes(function, 2.0 * knots[:1])[1][0] - slopes[0]
         slopes[0] -= bend
         values[0] -= near * (slopes[0] + 0.5 * bend)
-    steep = h * slopes
-    if n_intervals > 1:
+    if len(h) > 1:
         # Second derivatives are continuous at the inner knots.
-        right = 3.0 * (values[2:] - values[:-2])
-        right[0] -= steep[0]
-        right[-1] -= steep[-1]
-        bands = np.ones((3, n_intervals - 1))
-        bands[1] = 4.0
-        steep[1:-1] = torch.from_numpy(solve_banded((1, 1), bands, right.numpy()))
-    return torch.stack([values, steep], dim=1).flatten(0, 1)
+        inverse = 1.0 / h
+        bands = np.zeros((3, len(h) - 1))
+        bands[0, 1:] = inverse[1:-1]
+        bands[1] = 2.0 * (inverse[:-1] + inverse[1:])
+        bands[2, :-1] = inverse[1:-1]
+        chords = 3.0 * torch.diff(values, dim=0) * torch.from_numpy(inverse**2).unsqueeze(1)
+        right = chords[:-1] + chords[1:]
+        right[0] -= inverse[0] * slopes[0]
+        right[-1] -= inverse[-1] * slopes[-1]
+        slopes[1:-1] = torch.from_numpy(solve_banded((1, 1), bands, right.numpy()))
+    rows, first = [], 0
+    for step, count in zip(steps, counts, strict=True):
+        own = slice(first, first + count + 1)
+        rows.append(torch.stack([values[own], step * slopes[own]], dim=1).flatten(0, 1))
+        first += count
+    return rows
 
 
 def _errors(table: SplineTable, function: Callable[[Tensor], Tensor]) -> list[float]:

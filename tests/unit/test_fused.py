@@ -19,7 +19,7 @@ from eqcalc.engines import Target
 from eqcalc.engines.inductor import CompiledPackage
 from eqcalc.errors import ConfigError, EngineError
 from eqcalc.export import compile as compiling
-from eqcalc.export import compile_model, export_model
+from eqcalc.export import compile_model, export_model, rebuild_potential
 from eqcalc.model_file import open_model_file
 from eqcalc.native import build as native
 from eqcalc.native.build import build_library, library_checksum, load_library
@@ -95,9 +95,17 @@ def test_more_accuracy_takes_more_intervals():
     assert sizes[0] < sizes[1]
 
 
-def test_a_table_is_twice_continuously_differentiable():
-    table = fit_table(waves(2), CUTOFF, torch.float64, 1e-5)
-    knots = torch.arange(1, table.n_intervals, dtype=torch.float64) * CUTOFF / table.n_intervals
+@pytest.mark.parametrize("joints", [(), (0.7, 2.2)])
+def test_a_table_is_twice_continuously_differentiable(joints):
+    table = fit_table(waves(2), CUTOFF, torch.float64, 1e-5, joints=joints)
+    assert table.ends == [*joints, CUTOFF]
+    knots = torch.cat(
+        [
+            torch.linspace(start, end, count + 1, dtype=torch.float64)[1:]
+            for start, end, count in zip(table.starts, table.ends, table.counts, strict=True)
+        ]
+    )[:-1]
+    assert len(knots) == table.n_intervals - 1
     one = torch.ones_like(knots)
 
     def second(d):
@@ -105,6 +113,39 @@ def test_a_table_is_twice_continuously_differentiable():
 
     eps = 1e-9
     torch.testing.assert_close(second(knots - eps), second(knots + eps), rtol=0, atol=1e-5)
+
+
+def sharp(distances):
+    """Return filters that vary a hundred times faster near zero."""
+    d = distances.unsqueeze(1)
+    return torch.exp(-d / torch.tensor([[0.02, 0.05]]).double()) + waves(2)(distances)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6])
+def test_a_joint_saves_intervals_where_a_function_varies_less(tolerance):
+    one, two = (
+        fit_table(sharp, CUTOFF, torch.float64, tolerance, joints=joints) for joints in ([], [0.4])
+    )
+    assert two.n_intervals < 0.3 * one.n_intervals
+    d = torch.linspace(0.001, CUTOFF, 4001, dtype=torch.float64)
+    for found, expected in zip(
+        torch.func.jvp(two, (d,), (torch.ones_like(d),)),
+        torch.func.jvp(sharp, (d,), (torch.ones_like(d),)),
+        strict=True,
+    ):
+        assert float((found - expected).abs().max() / expected.abs().max()) <= 1.2 * tolerance
+
+
+def test_joints_beyond_the_cutoff_are_left_out():
+    assert fit_table(waves(2), CUTOFF, torch.float64, 1e-5, joints=[CUTOFF, 9.0]).ends == [CUTOFF]
+
+
+@pytest.mark.parametrize(("name", "largest_mb"), [("sevennet-0", 22.0), ("sevennet-l3i5", 42.0)])
+def test_tables_of_a_shipped_model_take_little_memory(name, largest_mb):
+    network = rebuild_potential(open_model_file(name)).architecture
+    form = tabulated_form(network, torch.float32, compiling._TABLE_TOLERANCE)
+    tables = [each.filters.table for each in form.convolutions]
+    assert sum(table.numel() for table in tables) * 4e-6 < largest_mb
 
 
 def xplor(distances):
@@ -140,7 +181,7 @@ def test_a_table_takes_hardly_more_intervals_than_it_needs():
     table = fit_table(waves(6), CUTOFF, torch.float64, 1e-6)
 
     def error(n_intervals):
-        rows = spline._stretch(waves(6), 0.0, CUTOFF, n_intervals)
+        rows = spline._rows(waves(6), [CUTOFF], [n_intervals], [])
         coarser = SplineTable(rows, [CUTOFF], [n_intervals])
         return max(spline._errors(coarser, waves(6)))
 
