@@ -121,48 +121,21 @@ def _second_by_first(
 
 def _register() -> None:
     """Tell torch the shapes and the derivatives of the loaded kernels."""
+    forward, backward = "eqcalc::path_products", "eqcalc::path_products_backward"
 
-    @torch.library.register_fake("eqcalc::path_products")
-    def _(
-        features: Tensor,
-        harmonics: Tensor,
-        weights: Tensor,
-        constants: Tensor,
-        paths: Tensor,
-        index: Tensor,
-        width: int,
-        n_atoms: int,
-    ) -> Tensor:
+    @torch.library.register_fake(forward)
+    def _(features: Tensor, *others: Any) -> Tensor:
+        width, n_atoms = others[-2:]
         return features.new_empty((n_atoms, width))
 
-    @torch.library.register_fake("eqcalc::path_products_backward")
-    def _(
-        gradient: Tensor,
-        features: Tensor,
-        harmonics: Tensor,
-        weights: Tensor,
-        constants: Tensor,
-        paths: Tensor,
-        index: Tensor,
-    ) -> tuple[Tensor, ...]:
-        return _alike(features, harmonics, weights)
+    @torch.library.register_fake(backward)
+    def _(gradient: Tensor, features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        return _alike(features, *others[:2])
 
     @torch.library.register_fake("eqcalc::path_products_second")
-    def _(
-        of_features: Tensor,
-        of_harmonics: Tensor,
-        of_weights: Tensor,
-        gradient: Tensor,
-        features: Tensor,
-        harmonics: Tensor,
-        weights: Tensor,
-        constants: Tensor,
-        paths: Tensor,
-        index: Tensor,
-    ) -> tuple[Tensor, ...]:
-        return _alike(gradient, features, harmonics, weights)
+    def _(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return _alike(*tensors[3:7])  # the derivative by the sums, and what they are made of
 
-    forward, backward = "eqcalc::path_products", "eqcalc::path_products_backward"
     torch.library.register_autograd(forward, _first, setup_context=_keep)
     torch.library.register_autograd(backward, _second, setup_context=_keep)
 
