@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="sevennet-0")
     parser.add_argument("--picoseconds", type=float, default=10.0)
-    parser.add_argument("--folder", type=Path, default=Path("liquid_water_run"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/liquid_water"))
     options = parser.parse_args()
     settings = MDSettings(
         ensemble="nvt-langevin",
@@ -74,7 +74,7 @@ def main() -> None:
     )
     trajectory = options.folder / "trajectory.traj"
     if not trajectory.exists():
-        calculator = EqCalculator(options.model, device="cpu")
+        calculator = EqCalculator(options.model, device="cpu", engine="inductor")
         run_md(start(), calculator, settings, options.folder, progress=show)
     frames = ase.io.read(trajectory, index=":")
     frames = frames[round(1000 * EQUILIBRATION_PS / settings.log_every) :]
@@ -83,10 +83,10 @@ def main() -> None:
 
 def show(now: MDProgress) -> None:
     """Print where the run is, every 500 steps."""
-    if now.thermo.step % 500 == 0:
+    if now.thermo.step % 500 == 0 and now.left_s is not None:
         print(
             f"step {now.thermo.step} of {now.n_steps}: {now.thermo.temperature_K:.0f} K, "
-            f"{now.ns_per_day:.3f} ns/day",
+            f"{now.ns_per_day:.3f} ns/day, {now.left_s / 60:.0f} min left",
             flush=True,
         )
 

@@ -24,6 +24,7 @@ from eqcalc.bench import machine
 from eqcalc.files import write_whole
 from eqcalc.training.config import read_config
 from eqcalc.training.finish import export_run, load_potential
+from eqcalc.training.reports import Report
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -144,11 +145,14 @@ def make(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     resume = folder.last_checkpoint.exists()
     spent = arguments.output / name / "seconds.json"
     seconds = json.loads(spent.read_text()) if resume and spent.exists() else 0.0
-    begun = time.monotonic()
-    try:
-        train(read_config(source), folder.path, resume=resume, progress=Progress(name))
-    finally:  # a run that is interrupted goes on with its time
-        spent.write_text(json.dumps(seconds + time.monotonic() - begun))
+    begun, progress = time.monotonic(), Progress(name)
+
+    def note(report: Report) -> None:
+        progress(report)
+        if report.batch == 0:  # a run that is interrupted goes on with its time
+            spent.write_text(json.dumps(seconds + time.monotonic() - begun))
+
+    train(read_config(source), folder.path, resume=resume, progress=note)
     finished = export_run(folder, arguments.output / name / "model", overwrite=True)
     weights = load_potential(folder).architecture.parameters()
     where = machine(torch.device("cpu"))
@@ -211,7 +215,7 @@ def page(results: list[dict[str, Any]]) -> str:
             f"{each['epochs']}",
             f"{each['steps']}",
             f"{each['seed']}",
-            f"{each['hours']:.1f}",
+            "not kept" if each["hours"] is None else f"{each['hours']:.1f}",
             each["device"],
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -42,7 +42,7 @@ def start() -> Atoms:
 def energies(model: str, timestep_fs: float, picoseconds: float) -> np.ndarray:
     """Return times in ps and total energies in meV per atom, (2, samples)."""
     atoms = start()
-    atoms.calc = EqCalculator(model, device="cpu")
+    atoms.calc = EqCalculator(model, device="cpu", engine="inductor")
     dynamics = VelocityVerlet(atoms, timestep_fs * units.fs)
     n, n_samples = round(EVERY_FS / timestep_fs), round(1000 * picoseconds / EVERY_FS)
     found, begun = [], time.monotonic()

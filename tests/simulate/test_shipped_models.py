@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import read
+from rarely import rarely
 
 from eqcalc import EqCalculator, available_models, load_model
 from eqcalc.data import read_dataset
@@ -25,6 +26,7 @@ KINDS = {name: read_card(name).kind for name in available_models()}
 def test_models_of_both_kinds_are_shipped():
     assert KINDS == {
         "gmn-nbody": "propagator",
+        "nequip-ethanol": "potential",
         "painn-ethanol": "potential",
         "sevennet-0": "potential",
         "sevennet-l3i5": "potential",
@@ -59,29 +61,38 @@ def test_potential_was_trained_by_the_file_beside_it(name):
     assert card.config.items() >= given.items()
 
 
-def test_painn_ethanol_makes_the_errors_of_its_card():
-    model = load_model("painn-ethanol", device="cpu")
+@pytest.mark.parametrize(
+    ("name", "largest_mev_per_a", "largest_mev"),
+    [
+        ("painn-ethanol", 15, 4),
+        pytest.param("nequip-ethanol", 7.5, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_makes_the_errors_of_its_card(name, largest_mev_per_a, largest_mev):
+    model = load_model(name, device="cpu")
     comparison = evaluate(model, read_dataset(TEST_SET).frames)
     for key, value in comparison.summary().items():
         assert model.card.errors[key] == pytest.approx(value, rel=1e-3)
-    assert model.card.errors["forces_mae_mev_per_a"] < 15
-    assert model.card.errors["energy_mae_mev"] < 4
+    assert model.card.errors["forces_mae_mev_per_a"] < largest_mev_per_a
+    assert model.card.errors["energy_mae_mev"] < largest_mev
 
 
-def test_painn_ethanol_conserves_energy(tmp_path):
+@pytest.mark.parametrize("name", ["painn-ethanol", rarely("nequip-ethanol")])
+def test_a_model_of_ethanol_conserves_energy(name, tmp_path):
     start = read(ROOT / "examples" / "ethanol.xyz")
     settings = MDSettings(ensemble="nve", n_steps=4000, temperature_K=300)
-    result = run_md(start, EqCalculator("painn-ethanol", device="cpu"), settings, tmp_path / "nve")
+    result = run_md(start, EqCalculator(name, device="cpu"), settings, tmp_path / "nve")
     assert abs(result.drift_mev_per_atom_ps) < 0.1
     table = np.loadtxt(tmp_path / "nve" / "thermo.csv", delimiter=",", skiprows=1)
     assert 1e3 * table[:, 5].std() / len(start) < 1.0  # meV/atom, the integrator's ripple
 
 
 @pytest.mark.slow
-def test_painn_ethanol_stays_bonded_at_500_kelvin(tmp_path):
+@pytest.mark.parametrize("name", ["painn-ethanol", rarely("nequip-ethanol")])
+def test_a_model_of_ethanol_stays_bonded_at_500_kelvin(name, tmp_path):
     start = read(ROOT / "examples" / "ethanol.xyz")
     settings = MDSettings(temperature_K=500, n_steps=10_000, log_every=20)
-    run_md(start, EqCalculator("painn-ethanol", device="cpu"), settings, tmp_path / "nvt")
+    run_md(start, EqCalculator(name, device="cpu"), settings, tmp_path / "nvt")
     bonded = start.get_all_distances() < 1.8
     for frame in read(tmp_path / "nvt" / "trajectory.traj", index=":"):
         distances = frame.get_all_distances()
