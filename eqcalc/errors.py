@@ -32,6 +32,7 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "OutputLostError",
+    "PerformanceWarning",
     "ProcessError",
     "StructureError",
     "UnknownArchitectureError",
@@ -110,6 +111,10 @@ class DataError(EqcalcError, ValueError):
 
 class DataWarning(UserWarning):
     """What was left out of data, decided about it or found odd in it, and taken none the less."""
+
+
+class PerformanceWarning(UserWarning):
+    """Something runs much slower than it could, and one command changes that."""
 
 
 class StructureError(EqcalcError, ValueError):

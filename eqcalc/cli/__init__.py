@@ -21,7 +21,7 @@ from eqcalc.cli.console import begin, note, report_error
 from eqcalc.cli.encoding import prepare_streams
 from eqcalc.cli.option_names import naming_options
 from eqcalc.cli.options import Quiet
-from eqcalc.errors import DataWarning, EqcalcError, HalfFrameWarning
+from eqcalc.errors import DataWarning, EqcalcError, HalfFrameWarning, PerformanceWarning
 
 __all__ = ["VERBS", "build_app", "main"]
 
@@ -129,7 +129,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print eqcalc's own warnings as notes, without the line of code that they came from."""
-    if isinstance(message, (DataWarning, HalfFrameWarning)):
+    if isinstance(message, (DataWarning, HalfFrameWarning, PerformanceWarning)):
         note(f"note: {message}")
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)

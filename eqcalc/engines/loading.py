@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Optional
 from weakref import WeakValueDictionary
@@ -18,6 +18,7 @@ from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.engines.inductor import InductorEngine
+from eqcalc.engines.patience import Patience
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, did_you_mean
 from eqcalc.graph import AtomicGraph
@@ -51,12 +52,14 @@ class Model:
     engine : what runs it
     not_used : faster engines, and why they do not run it
     threads : of a call on a CPU, as asked for; None: see :mod:`eqcalc.threads`
+    patience : with the slowest engine, which nobody asked for by name
     """
 
     file: ModelFile
     engine: Engine
     not_used: Mapping[str, str] = field(default_factory=dict)
     threads: Optional[int] = None
+    patience: Optional[Patience] = None
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Return energies (n_atoms,) in eV and edge_gradients (n_edges, 3) in eV/Å.
@@ -65,7 +68,9 @@ class Model:
         ----------
         graph : see :mod:`eqcalc.graph`; on the model's device and in its dtype
         """
-        with self.using_threads(graph.atomic_numbers.shape[0]), FullPrecision(self.device.type):
+        threads = self.using_threads(graph.atomic_numbers.shape[0])
+        timed = nullcontext() if self.patience is None else self.patience.timed()
+        with threads, FullPrecision(self.device.type), timed:
             return self.engine(graph)
 
     def n_threads(self, n_atoms: int) -> Optional[int]:
@@ -202,7 +207,9 @@ def _load(source: Source, device: str, dtype: Optional[str], engine: str, trust:
             not_used[name] = str(error)
             continue
         return Model(file, found, {**not_used, **found.not_used})
-    return Model(file, _proven(ENGINES[always], file, target), not_used)
+    why = not_used.get(InductorEngine.name) if where.type == "cpu" else None
+    patience = None if why is None else Patience(file.card.name, why)
+    return Model(file, _proven(ENGINES[always], file, target), not_used, patience=patience)
 
 
 def _load_with(kind: type[Engine], file: ModelFile, target: Target) -> Model:

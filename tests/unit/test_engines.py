@@ -11,10 +11,11 @@ from small_models import REFERENCE_ENERGIES, crystal, ethanol, potential, water
 from test_model_file import rewrite
 
 import eqcalc
+from eqcalc import EqCalculator
 from eqcalc.devices import resolve_dtype
 from eqcalc.engines import Target, load_model, resolve_device
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import ConfigError, DeviceError, ModelFileError
+from eqcalc.errors import ConfigError, DeviceError, ModelFileError, PerformanceWarning
 from eqcalc.export import export_model
 from eqcalc.model_file import PASSPORT, open_potential
 from eqcalc.model_file.passport import Passport, Tolerance, verify
@@ -38,6 +39,31 @@ def energies_of(model, atoms) -> torch.Tensor:
 
 
 # --- calls -------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error::eqcalc.errors.PerformanceWarning")
+def test_who_computes_for_long_without_a_package_is_told_once(models, monkeypatch):
+    monkeypatch.setattr("eqcalc.engines.patience._LIMIT_S", 1e-9)
+    calculator = EqCalculator(models["double"])
+    what = (
+        r"^'double' has computed for a minute by its slowest engine, torchscript: not compiled "
+        r"for cpu, float64; run: eqcalc compile .*double\.pt$"
+    )
+    with pytest.warns(PerformanceWarning, match=what):
+        calculator.get_potential_energy(crystal())
+    calculator.get_potential_energy(crystal() * (2, 1, 1))
+
+
+@pytest.mark.filterwarnings("error::eqcalc.errors.PerformanceWarning")
+@pytest.mark.parametrize(
+    ("limit", "engine"), [(1e-9, "torchscript"), (60.0, "auto")], ids=["asked for", "short"]
+)
+def test_nobody_is_told_who_asked_for_the_engine_or_computes_shortly(
+    limit, engine, models, monkeypatch
+):
+    monkeypatch.setattr("eqcalc.engines.patience._LIMIT_S", limit)
+    calculator = EqCalculator(models["double"], engine=engine)
+    assert np.isfinite(calculator.get_potential_energy(ethanol()))
 
 
 def test_every_call_of_a_program_gives_the_bits_of_the_first():
