@@ -16,6 +16,7 @@ from eqcalc.evaluation import evaluate
 from eqcalc.model_file import find_model, read_card
 from eqcalc.simulate import MDSettings, run_md
 from eqcalc.training.config import read_config
+from eqcalc.verification import verify_model
 
 ROOT = Path(__file__).parents[2]
 TEST_SET = ROOT / "examples" / "data" / "ethanol_rmd17_test.npz"
@@ -98,6 +99,16 @@ def test_a_model_of_ethanol_stays_bonded_at_500_kelvin(name, tmp_path):
         distances = frame.get_all_distances()
         assert distances[bonded].max() < 1.9
         assert distances[~bonded].min() > 1.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [("nequip-ethanol", "ethanol.xyz"), rarely("sevennet-0", "rutile.cif")],
+)  # .ci/run verifies painn-ethanol
+def test_a_shipped_potential_passes_its_verification(name, structure):
+    found = verify_model(name, read(ROOT / "examples" / structure))
+    assert found.passed, [finding.check for finding in found.failures]
 
 
 # --- the propagator
