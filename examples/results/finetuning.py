@@ -317,7 +317,10 @@ def write_report(output: Path, arguments: argparse.Namespace) -> None:
     if not found:
         return
     write_whole(RESULTS, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
-    results = sorted(found.values(), key=lambda result: (result["system"], result["frames"]))
+    order = (TUNED, SAME, SMALL)
+    results = sorted(
+        found.values(), key=lambda r: (r["system"], r["frames"], order.index(r["way"]))
+    )
     write_whole(TABLE, page(arguments.name, results).encode())
     write_whole(PICTURE, picture(arguments.name, results))
 
@@ -384,7 +387,8 @@ def picture(name: str, results: list[dict[str, Any]]) -> bytes:
             axes.spines[["top", "right"]].set_visible(False)
         grid[0, column].set_title(system)
         grid[1, column].set_xlabel("frames, training and validation")
-    grid[0, 0].legend(frameon=False, fontsize=7)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
