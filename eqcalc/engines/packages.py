@@ -7,6 +7,8 @@ eqcalc's own :mod:`eqcalc.compiling` registers.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -39,7 +41,9 @@ Compiler = Callable[[Sequence[ModelFile], Path, Target, bool], None]
 The last argument says whether it is for the ranks of a host, which exchange features.
 """
 
-_LAYOUT = 2  # of the compiled function's arguments; another one must not find old packages
+_EQCALC = Path(__file__).parents[1]
+_MAKE_A_PACKAGE = ("architectures", "nn", "tabulated", "export", "potential.py", "derivatives.py")
+"""What a package's arguments and numbers are made by, beside the model file."""
 
 _IN_WORDS = {
     "eqcalc": "with eqcalc {}",
@@ -118,7 +122,17 @@ def is_stale(key: Mapping[str, str]) -> bool:
 
 
 def _maker() -> str:
-    return f"{__version__}, layout {_LAYOUT}"
+    return f"{__version__}, sources {_sources()}"
+
+
+@functools.cache
+def _sources() -> str:
+    """Return what tells one state of the sources from another: a checkout has many of a version."""
+    digest = hashlib.sha256()
+    for path in [_EQCALC / name for name in _MAKE_A_PACKAGE]:
+        for source in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def target_name(target: Target) -> str:

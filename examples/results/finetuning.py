@@ -112,7 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20.0, help="of a core, for each training")
     parser.add_argument("--frames", type=int, nargs="+", default=list(N_FRAMES))
     parser.add_argument("--compile", action="store_true", help="compile loss and gradients")
-    parser.add_argument("--engine", default="auto", help="of the dynamics: auto, inductor, ...")
+    parser.add_argument("--engine", default="inductor", help="of the dynamics")
     parser.add_argument("--md-ps", type=float, default=5.0, help="length of the dynamics")
     parser.add_argument("--part", default="0/1", help="k/n: every n-th run from k")
     parser.add_argument("--only", default="", help="runs whose name contains this")

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -343,12 +344,30 @@ def test_auto_takes_the_package_of_the_right_precision(compiled, monkeypatch):
     assert load_model(compiled).engine.name == "inductor"
 
 
+@pytest.mark.parametrize("changed", packages._MAKE_A_PACKAGE)
+def test_a_package_depends_on_every_source_that_makes_it(changed, tmp_path, monkeypatch):
+    before = packages._sources()
+    for name in packages._MAKE_A_PACKAGE:
+        source = packages._EQCALC / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    monkeypatch.setattr(packages, "_EQCALC", tmp_path)
+    assert packages._sources.__wrapped__() == before
+    path = tmp_path / changed
+    with (path if path.is_file() else max(path.rglob("*.py"))).open("a") as file:
+        file.write("# another state\n")
+    assert packages._sources.__wrapped__() != before
+
+
+MAKER = r"\d[^)]*, sources [0-9a-f]{12}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
         ("torch.__version__", "9.9", rf"was made with torch {re.escape(torch.__version__)}\)"),
-        ("eqcalc.engines.packages.__version__", "7", r"was made with eqcalc \d[^)]*, layout \d\)"),
+        ("eqcalc.engines.packages.__version__", "7", rf"was made with eqcalc {MAKER}\)"),
+        ("eqcalc.engines.packages._sources", lambda: "x", rf"was made with eqcalc {MAKER}\)"),
         ("torch.backends.cpu.get_cpu_capability", lambda: "x", r"was made for another processor"),
         (
             "eqcalc.engines.packages.library_checksum",

@@ -17,7 +17,7 @@ import eqcalc.model_file
 from eqcalc.doctor import Examination, Remark, State, engines, environment, examination, machine
 from eqcalc.doctor.environment import Requirement
 from eqcalc.doctor.fresh_process import Answer, ask, first_that_fails
-from eqcalc.engines.packages import is_stale
+from eqcalc.engines.packages import _maker, is_stale
 from eqcalc.errors import EngineError, ModelFileError
 from eqcalc.native import build, package_cache, private_folder
 from eqcalc.native.build import find_compiler, library_checksum
@@ -333,7 +333,7 @@ def test_cache_that_is_not_there_is_not_left_behind(cache):
 def test_cache_counts_packages_and_stale_ones(cache, monkeypatch):
     cache.mkdir(parents=True, mode=0o700)
     cache.parent.chmod(0o700)
-    current = {"eqcalc": f"{eqcalc.__version__}, layout 2", "kernels": library_checksum()}
+    current = {"eqcalc": _maker(), "kernels": library_checksum()}
     current |= machine_key(torch.device("cpu"))
     keys = [current, current | {"torch": "1.0"}, current | {"device": "cuda"}]
     for key in keys:
