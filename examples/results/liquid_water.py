@@ -1,33 +1,78 @@
-"""Liquid water at 330 K by a universal potential: the distribution of O-O distances.
+"""Liquid water by a potential: how molecules lie around each other, and the density.
 
     python examples/results/liquid_water.py [--model sevennet-0] [--picoseconds 10]
+    python examples/results/liquid_water.py --model nequip-water --temperature 300
+        --picoseconds 100 --density-picoseconds 100
 
-64 molecules at 997 kg/m³, heavy hydrogen (classical averages do not depend on masses, and the
-step may be 1 fs). A run that lies in the folder is not repeated. Writes liquid_water.md and .png.
+64 molecules of heavy hydrogen (classical averages do not depend on masses, and the step may be
+1 fs): at 997 kg/m³ for the distributions of distances, then, where that is asked for, at 1 bar for
+the density. A run that lies in the folder is not repeated. Writes liquid_water_MODEL.md and .png.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
-import ase.io
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
+from ase.io import read
+from matplotlib.figure import Figure
+from simulation_progress import show
 
 from eqcalc import EqCalculator
+from eqcalc.analysis import RDF, AverageSettings, Trajectory, average, block_error
 from eqcalc.bench.structures import load_structure
 from eqcalc.files import write_whole
-from eqcalc.simulate import MDProgress, MDSettings, run_md
+from eqcalc.simulate import MDSettings, run_md
+from eqcalc.simulate.thermo import read_table
 
 HERE = Path(__file__).parent
 EQUILIBRATION_PS = 3.0
+DENSITY_EQUILIBRATION_PS = 10.0
+LOG_EVERY = 20
+ONE_BAR_GPA = 1e-4
+N_MOLECULES = 64
+MOLAR_MASS = 18.015  # g/mol, of light water, beside whose density the model's is put
+MEASURED = {"O": ([2.80, 3.45, 4.5], [2.57, 0.84, 1.12])}
 SOURCES = """\
 Experiment: first maximum 2.57 at 2.80 Å, first minimum 0.84 at 3.45 Å, second maximum 1.12 at
-4.5 Å at 295 K (Skinner et al., J. Chem. Phys. 138, 074506 (2013), doi:10.1063/1.4790861). PBE
-itself over-structures water: a first maximum of 3 and more at 300 K (Gillan, Alfè, Michaelides,
-J. Chem. Phys. 144, 130901 (2016), doi:10.1063/1.4944633), which is why 330 K is usual.
+4.5 Å at 295 K (Skinner et al., J. Chem. Phys. 138, 074506 (2013), doi:10.1063/1.4790861).
 """
+PBE = """\
+PBE itself over-structures water: a first maximum of 3 and more at 300 K (Gillan, Alfè,
+Michaelides, J. Chem. Phys. 144, 130901 (2016), doi:10.1063/1.4944633), which is why 330 K is
+usual.
+"""
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="sevennet-0")
+    parser.add_argument("--temperature", type=float, default=330.0, help="K")
+    parser.add_argument("--picoseconds", type=float, default=10.0, help="at constant volume")
+    parser.add_argument("--density-picoseconds", type=float, default=0.0, help="at 1 bar; 0: none")
+    parser.add_argument("--folder", type=Path, default=Path("runs/liquid_water"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what is not done yet, and write page and picture."""
+    options = parse()
+    frames = run("nvt-langevin", start(), options.picoseconds, options)
+    skip = round(1000 * EQUILIBRATION_PS / LOG_EVERY)
+    rdf = average(Trajectory(frames), AverageSettings(("rdf",), skip=skip, n_bins=150)).rdf
+    density = None
+    if options.density_picoseconds:
+        last = read(frames, index=-1)
+        at_pressure = run("npt", last, options.density_picoseconds, options)
+        density = read_table(at_pressure.parent / "thermo.csv")
+    assert rdf is not None
+    assert rdf.g is not None
+    write(rdf, density, options)
 
 
 def start() -> Atoms:
@@ -39,92 +84,99 @@ def start() -> Atoms:
     return atoms
 
 
-def distances_between_oxygens(frames: list[Atoms], n_bins: int = 120):
-    """Return the centres of bins up to half the cell (Å), and g(r)."""
-    side = float(min(frames[0].cell.lengths()))
-    edges = np.linspace(0.0, side / 2, n_bins + 1)
-    counts = np.zeros(n_bins)
-    oxygens = np.flatnonzero(frames[0].numbers == 8)
-    for atoms in frames:
-        positions = atoms.positions[oxygens]
-        difference = positions[:, None] - positions[None]
-        difference -= np.round(difference / atoms.cell.lengths()) * atoms.cell.lengths()
-        found = np.linalg.norm(difference, axis=2)[np.triu_indices(len(oxygens), 1)]
-        counts += np.histogram(found, edges)[0]
-    shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
-    density = len(oxygens) / frames[0].get_volume()
-    return 0.5 * (edges[1:] + edges[:-1]), 2.0 * counts / (
-        len(frames) * len(oxygens) * density * shells
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="sevennet-0")
-    parser.add_argument("--picoseconds", type=float, default=10.0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/liquid_water"))
-    options = parser.parse_args()
+def run(ensemble: str, atoms: Atoms, picoseconds: float, options: argparse.Namespace) -> Path:
+    """Make a run, unless it is there, and return its trajectory."""
+    folder = options.folder / options.model / ensemble
     settings = MDSettings(
-        ensemble="nvt-langevin",
-        n_steps=round(1000 * options.picoseconds),
+        ensemble,
+        n_steps=round(1000 * picoseconds),
         timestep_fs=1.0,
-        temperature_K=330,
-        log_every=20,
+        temperature_K=options.temperature,
+        pressure_gpa=ONE_BAR_GPA if ensemble == "npt" else 0.0,
+        log_every=LOG_EVERY,
         seed=1,
     )
-    trajectory = options.folder / "trajectory.traj"
-    if not trajectory.exists():
+    if not (folder / "final.xyz").exists():
         calculator = EqCalculator(options.model, device="cpu", engine="inductor")
-        run_md(start(), calculator, settings, options.folder, progress=show)
-    frames = ase.io.read(trajectory, index=":")
-    frames = frames[round(1000 * EQUILIBRATION_PS / settings.log_every) :]
-    write(frames, options)
+        run_md(atoms, calculator, settings, folder, overwrite=True, progress=show)
+    return folder / "trajectory.traj"
 
 
-def show(now: MDProgress) -> None:
-    """Print where the run is, every 500 steps."""
-    if now.thermo.step % 500 == 0 and now.left_s is not None:
-        print(
-            f"step {now.thermo.step} of {now.n_steps}: {now.thermo.temperature_K:.0f} K, "
-            f"{now.ns_per_day:.3f} ns/day, {now.left_s / 60:.0f} min left",
-            flush=True,
-        )
-
-
-def write(frames: list[Atoms], options: argparse.Namespace) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    r, g = distances_between_oxygens(frames)
-    middle = len(frames) // 2
-    halves = [distances_between_oxygens(part)[1] for part in (frames[:middle], frames[middle:])]
-    figure, axis = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
-    axis.fill_between(r, *halves, alpha=0.3, label="two halves of the run")
-    axis.plot(r, g, label="sevennet-0, 330 K")
-    axis.plot(
-        [2.80, 3.45, 4.5], [2.57, 0.84, 1.12], "d", color="tab:red", label="experiment, 295 K"
-    )
-    axis.set(xlabel="O-O distance (Å)", ylabel="g(r)")
-    axis.legend()
-    figure.savefig(HERE / "liquid_water.png", dpi=120)
-    k = int(np.argmax(g))
+def write(rdf: RDF, density: dict[str, np.ndarray] | None, options: argparse.Namespace) -> None:
+    """Write the page and the picture."""
+    figure = Figure(figsize=(9.0 if density is None else 13.0, 3.8), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2 if density is None else 3)
+    name = f"{options.model}, {options.temperature:g} K"
+    for axis, other in zip(panels, "OH", strict=False):
+        pair = ("O", other) if ("O", other) in rdf.g else (other, "O")
+        g, error = rdf.g[pair], rdf.error[pair]
+        axis.fill_between(rdf.r, g - error, g + error, alpha=0.3, label="standard error of blocks")
+        axis.plot(rdf.r, g, label=name)
+        if other in MEASURED:
+            axis.plot(*MEASURED[other], "d", color="tab:red", label="experiment, 295 K")
+        axis.set(xlabel=f"O-{other} distance (Å)", ylabel="g(r)", xlim=(0.0, 6.0))
+        axis.set_ylim(0.0, (rdf.readable_top() or 3.5) if other == "H" else None)
+        axis.legend()
     lines = [
-        "# Liquid water by sevennet-0",
+        f"# Liquid water by {options.model}",
         "",
-        "    python examples/results/liquid_water.py",
+        f"    {shlex.join(['python', 'examples/results/liquid_water.py', *sys.argv[1:]])}",
         "",
-        f"64 molecules, 330 K, {options.picoseconds:g} ps of which the first {EQUILIBRATION_PS:g} "
-        f"are left out; {len(frames)} frames. First maximum {g[k]:.2f} at {r[k]:.2f} Å "
-        f"({', '.join(f'{half.max():.2f}' for half in halves)} in the halves).",
+        f"64 molecules at 997 kg/m³, {options.temperature:g} K, {options.picoseconds:g} ps of "
+        f"which the first {EQUILIBRATION_PS:g} are left out; {rdf.n_frames} frames.",
         "",
-        "![g(r)](liquid_water.png)",
-        "",
-        SOURCES,
+        *(f"- {feature}" for feature in features(rdf)),
     ]
-    write_whole(HERE / "liquid_water.md", "\n".join(lines).encode())
+    if density is not None:
+        lines.append(f"- {draw_density(panels[2], density, options)}")
+    picture = HERE / f"liquid_water_{options.model}.png"
+    figure.savefig(picture)
+    lines += ["", f"![distances and density]({picture.name})", "", SOURCES.rstrip()]
+    if options.model.startswith("sevennet"):
+        lines.append(PBE.rstrip())
+    write_whole(HERE / f"liquid_water_{options.model}.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
+
+
+def features(rdf: RDF) -> list[str]:
+    """Return what the distributions show: maxima, the first minimum, and how many neighbours."""
+
+    def peak(g: np.ndarray, low: float, high: float, sign: int = 1) -> tuple[float, float]:
+        inside = np.flatnonzero((rdf.r > low) & (rdf.r < high))
+        k = inside[np.argmax(sign * g[inside])]
+        return float(rdf.r[k]), float(g[k])
+
+    oo = rdf.g[("O", "O")]
+    oh = rdf.g[("O", "H") if ("O", "H") in rdf.g else ("H", "O")]
+    first, low, second = peak(oo, 2.0, 3.2), peak(oo, 3.0, 4.0, -1), peak(oo, 3.8, 5.5)
+    bonds, hydrogen_bonds = peak(oh, 0.7, 1.3), peak(oh, 1.5, 2.2)
+    inside = int(np.searchsorted(rdf.r, low[0]))
+    around = rdf.neighbours[("O", "O")][inside]
+    return [
+        f"O-O: first maximum {first[1]:.2f} at {first[0]:.2f} Å, minimum {low[1]:.2f} at "
+        f"{low[0]:.2f} Å, second maximum {second[1]:.2f} at {second[0]:.2f} Å; {around:.1f} "
+        "neighbours within the minimum",
+        f"O-H: bonds at {bonds[0]:.2f} Å, hydrogen bonds {hydrogen_bonds[1]:.2f} at "
+        f"{hydrogen_bonds[0]:.2f} Å",
+    ]
+
+
+def draw_density(axis, table: dict[str, np.ndarray], options: argparse.Namespace) -> str:
+    """Draw the density over time, and return its mean with the standard error of blocks."""
+    time_ps = table["time_fs"] / 1000.0
+    density = N_MOLECULES * MOLAR_MASS / units._Nav / (table["volume_A3"] * 1e-24)
+    settled = density[time_ps > DENSITY_EQUILIBRATION_PS]
+    mean, error = float(settled.mean()), block_error(settled)
+    axis.plot(time_ps, density, lw=0.6, label=f"{options.model}, 1 bar")
+    axis.axhline(mean, color="tab:orange", label=f"mean {mean:.3f}")
+    axis.axhline(0.997, color="tab:red", ls=":", label="experiment, 298 K")
+    axis.set(xlabel="time (ps)", ylabel="density (g/cm³)")
+    axis.legend()
+    return (
+        f"density at 1 bar, {options.density_picoseconds:g} ps of which the first "
+        f"{DENSITY_EQUILIBRATION_PS:g} are left out: **{mean:.3f} ± {error:.3f} g/cm³** "
+        "(experiment: 0.997 at 298 K)"
+    )
 
 
 if __name__ == "__main__":
