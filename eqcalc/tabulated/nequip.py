@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from eqcalc.architectures.nequip import Interaction, NequIP
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.so3 import SpeciesLinear, UnitVarianceLinear
+from eqcalc.nn.so3 import SpeciesLinear, UnitVarianceLinear, UnitVarianceSiLU
 from eqcalc.nn.so3.tensor_product import path_table
+from eqcalc.tabulated.activations import silu
 from eqcalc.tabulated.convolutions import PathConvolution
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
@@ -25,6 +26,7 @@ from eqcalc.tabulated.spline import SplineTable, fit_table
 __all__ = ["TabulatedNequIP", "TrainedNequIP", "tabulated_form", "training_form"]
 
 _FEW_SPECIES = 4
+_KNOWN = (UnitVarianceLinear, UnitVarianceSiLU)
 _SHARP = 0.7
 """Å, below which radial networks turn sharply. With knots as close everywhere the tables of
 SevenNet-l3i5 would be almost three times as large."""
@@ -123,17 +125,28 @@ class TrainedNequIP(nn.Module):
 
 
 def path_weights(interaction: Interaction, radial: Tensor, distances: Tensor) -> Tensor:
-    """Return ``interaction.weights``, with the factor on the last map of the radial network.
+    """Return ``interaction.weights``, with its factors on the maps of the radial network.
 
-    The map has fewer numbers than the weights of all edges.
+    The maps have fewer numbers than what they map for all edges.
     """
-    *hidden, last = interaction.radial_network
+    layers = list(interaction.radial_network)
     has_factors = interaction.solid_harmonics  # each path's own
-    if has_factors or not isinstance(last, UnitVarianceLinear) or last.bias is not None:
+    if has_factors or not all(isinstance(layer, _KNOWN) for layer in layers):
         return interaction.weights(radial, distances)
-    for layer in hidden:
-        radial = layer(radial)
-    return radial @ (last.weight * (interaction.message_factor / math.sqrt(last.fan_in)))
+    factor = 1.0
+    for layer in layers[:-1]:
+        if isinstance(layer, UnitVarianceSiLU):
+            radial, factor = silu(radial), factor * layer.factor
+        else:
+            radial, factor = radial @ scaled(layer, factor), 1.0
+    return radial @ scaled(layers[-1], factor * interaction.message_factor)
+
+
+def scaled(layer: nn.Module, factor: float) -> Tensor:
+    """Return the matrix of a linear map without bias, times a factor."""
+    assert isinstance(layer, UnitVarianceLinear)
+    assert layer.bias is None
+    return layer.weight * (factor / math.sqrt(layer.fan_in))
 
 
 def updated(
