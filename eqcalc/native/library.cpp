@@ -23,12 +23,13 @@ TORCH_LIBRARY(eqcalc, m) {
         "Tensor constants, Tensor paths, Tensor table, Tensor vectors, Tensor edge_index, "
         "float[] ends, int[] counts) -> (Tensor, Tensor, Tensor)", pure);
   m.def("path_products(Tensor x, Tensor harmonics, Tensor weights, Tensor constants, Tensor paths, "
-        "Tensor edge_index, int width, SymInt n_atoms) -> Tensor", pure);
+        "Tensor edge_index, Tensor rows, int width, SymInt n_atoms) -> Tensor", pure);
   m.def("path_products_backward(Tensor g, Tensor x, Tensor harmonics, Tensor weights, "
-        "Tensor constants, Tensor paths, Tensor edge_index) -> (Tensor, Tensor, Tensor)", pure);
+        "Tensor constants, Tensor paths, Tensor edge_index, Tensor rows) "
+        "-> (Tensor, Tensor, Tensor)", pure);
   m.def("path_products_second(Tensor ux, Tensor uy, Tensor uw, Tensor g, Tensor x, "
-        "Tensor harmonics, Tensor weights, Tensor constants, Tensor paths, Tensor edge_index) "
-        "-> (Tensor, Tensor, Tensor, Tensor)", pure);
+        "Tensor harmonics, Tensor weights, Tensor constants, Tensor paths, Tensor edge_index, "
+        "Tensor rows) -> (Tensor, Tensor, Tensor, Tensor)", pure);
   m.def("rows_times(Tensor x, Tensor w, int n_out) -> Tensor", pure);
   m.def("exchange(Tensor owned, SymInt n_all) -> Tensor", pure);
   m.def("exchange_backward(Tensor gradient, SymInt n_owned) -> Tensor", pure);

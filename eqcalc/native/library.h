@@ -57,14 +57,15 @@ std::tuple<Tensor, Tensor, Tensor> path_convolution_backward(
 // --- path_products.cpp
 
 Tensor path_products(const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& constants,
-                     const Tensor& paths, const Tensor& index, int64_t width, int64_t n_atoms);
+                     const Tensor& paths, const Tensor& index, const Tensor& rows, int64_t width,
+                     int64_t n_atoms);
 std::tuple<Tensor, Tensor, Tensor> path_products_backward(
     const Tensor& g, const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& constants,
-    const Tensor& paths, const Tensor& index);
+    const Tensor& paths, const Tensor& index, const Tensor& rows);
 std::tuple<Tensor, Tensor, Tensor, Tensor> path_products_second(
     const Tensor& ux, const Tensor& uy, const Tensor& uw, const Tensor& g, const Tensor& x,
     const Tensor& y, const Tensor& w, const Tensor& constants, const Tensor& paths,
-    const Tensor& index);
+    const Tensor& index, const Tensor& rows);
 
 // --- exchange.cpp
 

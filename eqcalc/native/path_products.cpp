@@ -16,11 +16,14 @@
 // of which path_products_second returns the derivatives by g, x, y and w. One thread makes the
 // whole sum of an atom, in the order of edges: numbers do not depend on how many threads there are.
 //
-// Shapes: features (n, D_x), harmonics (E, D_y), weights (E, D_w), sums (n, width); paths
+// Shapes: features (n, D_x), harmonics (E, D_y), weights (R, D_w), sums (n, width); paths
 // (n_paths, 10) says where in their rows a path's numbers lie (path.h), constants (any) what it is
-// coupled by. index (2, E), row 0 sender j, row 1 receiver i.
+// coupled by. index (2, E), row 0 sender j, row 1 receiver i. rows (E) is the row of weights that
+// each edge takes, as the two directions of a pair take the same; empty, each has its own (R = E).
 
 #include <ATen/Dispatch.h>
+
+#include <array>
 
 #include "couplings.h"
 #include "edge_loop.h"
@@ -170,17 +173,27 @@ void second_derivatives(const Path& q, const Factors<T>& o, const Factors<T>& u,
 
 // All that the kernels read, contiguous and checked.
 struct Operands {
-  Tensor x, y, w, constants, paths, index;
+  Tensor x, y, w, constants, paths, index, rows;
   const Path* q;
+  const int64_t* row;  // of an edge's weights; null where each has its own
   int64_t n_paths, D_x, D_y, D_w, n_edges, width, n_atoms;
+  bool all_weights;  // the paths take them one after the other, and leave none out
 
   Operands(const Tensor& x_, const Tensor& y_, const Tensor& w_, const Tensor& constants_,
-           const Tensor& paths_, const Tensor& index_, int64_t width_, int64_t n_atoms_)
+           const Tensor& paths_, const Tensor& index_, const Tensor& rows_, int64_t width_,
+           int64_t n_atoms_)
       : x(x_.contiguous()), y(y_.contiguous()), w(w_.contiguous()),
         constants(constants_.contiguous()), paths(paths_.contiguous()),
-        index(index_.contiguous()), width(width_), n_atoms(n_atoms_) {
-    TORCH_CHECK(x.dim() == 2 && y.dim() == 2 && w.dim() == 2 && y.size(0) == w.size(0),
+        index(index_.contiguous()), rows(rows_.contiguous()), width(width_), n_atoms(n_atoms_) {
+    const bool own = rows.numel() == 0;
+    TORCH_CHECK(x.dim() == 2 && y.dim() == 2 && w.dim() == 2 && (!own || y.size(0) == w.size(0)),
                 "features, harmonics and weights are matrices, the latter two of all edges");
+    TORCH_CHECK(own || (rows.dim() == 1 && rows.size(0) == y.size(0) &&
+                        rows.scalar_type() == at::kLong),
+                "rows of weights must be int64, one for each edge");
+    row = own ? nullptr : rows.data_ptr<int64_t>();
+    TORCH_CHECK(own || all_below(w.size(0), row, y.size(0)), "rows of weights must lie in 0..",
+                w.size(0) - 1);
     TORCH_CHECK(y.scalar_type() == x.scalar_type() && w.scalar_type() == x.scalar_type(),
                 "features, harmonics and weights differ in precision");
     D_x = x.size(1), D_y = y.size(1), D_w = w.size(1), n_edges = y.size(0);
@@ -188,6 +201,30 @@ struct Operands {
     q = reinterpret_cast<const Path*>(paths.data_ptr<int64_t>());
     n_paths = paths.size(0);
     check_index(index, n_edges, x.size(0), n_atoms);
+    int64_t next = 0;
+    for (int64_t p = 0; p < n_paths && q[p].w == next; ++p) next += q[p].c;
+    all_weights = next == D_w;
+  }
+
+  int64_t weights_of(int64_t edge) const { return (row ? row[edge] : edge) * D_w; }
+
+  // What a derivative by the weights of each edge (E, D_w) is written to.
+  Tensor of_each_edge() const {
+    const std::array<int64_t, 2> sizes{n_edges, D_w};
+    return all_weights ? w.new_empty(sizes) : w.new_zeros(sizes);
+  }
+
+  // The derivative by the weights: sums over the edges that share a row, in the order of edges.
+  template <typename T>
+  Tensor by_weights(const Tensor& each) const {
+    if (!row) return each;
+    auto sums = w.new_zeros(w.sizes());
+    const T* from = each.data_ptr<T>();
+    for (int64_t k = 0; k < n_edges; ++k, from += D_w) {
+      T* __restrict to = sums.data_ptr<T>() + row[k] * D_w;
+      for (int64_t c = 0; c < D_w; ++c) to[c] += from[c];
+    }
+    return sums;
   }
 };
 
@@ -210,8 +247,9 @@ Tensor of_sums(const Tensor& g, const Tensor& x) {
 namespace eqcalc {
 
 Tensor path_products(const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& constants,
-                     const Tensor& paths, const Tensor& index, int64_t width, int64_t n_atoms) {
-  const Operands o(x, y, w, constants, paths, index, width, n_atoms);
+                     const Tensor& paths, const Tensor& index, const Tensor& rows, int64_t width,
+                     int64_t n_atoms) {
+  const Operands o(x, y, w, constants, paths, index, rows, width, n_atoms);
   Tensor out;
   AT_DISPATCH_FLOATING_TYPES(o.x.scalar_type(), "path_products", [&] {
     const auto *px = o.x.data_ptr<scalar_t>(), *py = o.y.data_ptr<scalar_t>(),
@@ -220,7 +258,7 @@ Tensor path_products(const Tensor& x, const Tensor& y, const Tensor& w, const Te
         End::kReceiver, n_atoms, width, o.x, o.index,
         [&](int64_t k, int64_t j, int64_t, scalar_t* sum) {
           alignas(64) scalar_t a[kMostCouplings];
-          const Factors<scalar_t> own{a, px + j * o.D_x, pw + k * o.D_w};
+          const Factors<scalar_t> own{a, px + j * o.D_x, pw + o.weights_of(k)};
           for (int64_t p = 0; p < o.n_paths; ++p) {
             make_couplings(o.q[p], py + k * o.D_y, pk, a);
             FOR_DEGREE(o.q[p].d1, (products<scalar_t, D>(o.q[p], own, sum)))
@@ -232,10 +270,10 @@ Tensor path_products(const Tensor& x, const Tensor& y, const Tensor& w, const Te
 
 std::tuple<Tensor, Tensor, Tensor> path_products_backward(
     const Tensor& g_, const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& constants,
-    const Tensor& paths, const Tensor& index) {
+    const Tensor& paths, const Tensor& index, const Tensor& rows) {
   const auto g = of_sums(g_, x);
-  const Operands o(x, y, w, constants, paths, index, g.size(1), g.size(0));
-  Tensor by_x, by_y = o.y.new_empty(o.y.sizes()), by_w = o.w.new_zeros(o.w.sizes());
+  const Operands o(x, y, w, constants, paths, index, rows, g.size(1), g.size(0));
+  Tensor by_x, by_y = o.y.new_empty(o.y.sizes()), by_w = o.of_each_edge();
   AT_DISPATCH_FLOATING_TYPES(o.x.scalar_type(), "path_products_backward", [&] {
     using V = typename Lanes<scalar_t>::V;
     const auto *px = o.x.data_ptr<scalar_t>(), *py = o.y.data_ptr<scalar_t>(),
@@ -248,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor> path_products_backward(
         [&](int64_t k, int64_t j, int64_t i, scalar_t* sum) {
           alignas(64) scalar_t a[kMostCouplings];
           alignas(64) V by_a[kMostComponents * kMostComponents], of_y[kMostHarmonics];
-          const Factors<scalar_t> own{a, px + j * o.D_x, pw + k * o.D_w};
+          const Factors<scalar_t> own{a, px + j * o.D_x, pw + o.weights_of(k)};
           std::fill(of_y, of_y + o.D_y, V{});
           for (int64_t p = 0; p < o.n_paths; ++p) {
             make_couplings(o.q[p], py + k * o.D_y, pk, a);
@@ -258,6 +296,7 @@ std::tuple<Tensor, Tensor, Tensor> path_products_backward(
           }
           sums_of_all<scalar_t>(of_y, o.D_y, pgy + k * o.D_y);
         });
+    by_w = o.by_weights<scalar_t>(by_w);
   });
   return {by_x, by_y, by_w};
 }
@@ -265,12 +304,12 @@ std::tuple<Tensor, Tensor, Tensor> path_products_backward(
 std::tuple<Tensor, Tensor, Tensor, Tensor> path_products_second(
     const Tensor& ux_, const Tensor& uy_, const Tensor& uw_, const Tensor& g_, const Tensor& x,
     const Tensor& y, const Tensor& w, const Tensor& constants, const Tensor& paths,
-    const Tensor& index) {
+    const Tensor& index, const Tensor& rows) {
   const auto g = of_sums(g_, x);
-  const Operands o(x, y, w, constants, paths, index, g.size(1), g.size(0));
+  const Operands o(x, y, w, constants, paths, index, rows, g.size(1), g.size(0));
   const auto ux = fitting(ux_, o.x), uy = fitting(uy_, o.y),
              uw = fitting(uw_, o.w);
-  Tensor by_g, by_x, by_y = o.y.new_empty(o.y.sizes()), by_w = o.w.new_zeros(o.w.sizes());
+  Tensor by_g, by_x, by_y = o.y.new_empty(o.y.sizes()), by_w = o.of_each_edge();
   AT_DISPATCH_FLOATING_TYPES(o.x.scalar_type(), "path_products_second", [&] {
     using V = typename Lanes<scalar_t>::V;
     const auto *px = o.x.data_ptr<scalar_t>(), *py = o.y.data_ptr<scalar_t>(),
@@ -283,8 +322,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> path_products_second(
         End::kReceiver, o.n_atoms, o.width, o.x, o.index,
         [&](int64_t k, int64_t j, int64_t, scalar_t* sum) {
           alignas(64) scalar_t a[kMostCouplings], b[kMostCouplings];
-          const Factors<scalar_t> own{a, px + j * o.D_x, pw + k * o.D_w};
-          const Factors<scalar_t> other{b, pux + j * o.D_x, puw + k * o.D_w};
+          const Factors<scalar_t> own{a, px + j * o.D_x, pw + o.weights_of(k)};
+          const Factors<scalar_t> other{b, pux + j * o.D_x, puw + o.weights_of(k)};
           for (int64_t p = 0; p < o.n_paths; ++p) {
             make_couplings(o.q[p], py + k * o.D_y, pk, a);
             make_couplings(o.q[p], puy + k * o.D_y, pk, b);
@@ -296,8 +335,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> path_products_second(
         [&](int64_t k, int64_t j, int64_t i, scalar_t* sum) {
           alignas(64) scalar_t a[kMostCouplings], b[kMostCouplings];
           alignas(64) V by_a[kMostComponents * kMostComponents], of_y[kMostHarmonics];
-          const Factors<scalar_t> own{a, px + j * o.D_x, pw + k * o.D_w};
-          const Factors<scalar_t> other{b, pux + j * o.D_x, puw + k * o.D_w};
+          const Factors<scalar_t> own{a, px + j * o.D_x, pw + o.weights_of(k)};
+          const Factors<scalar_t> other{b, pux + j * o.D_x, puw + o.weights_of(k)};
           std::fill(of_y, of_y + o.D_y, V{});
           for (int64_t p = 0; p < o.n_paths; ++p) {
             make_couplings(o.q[p], py + k * o.D_y, pk, a);
@@ -309,6 +348,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> path_products_second(
           }
           sums_of_all<scalar_t>(of_y, o.D_y, pgy + k * o.D_y);
         });
+    by_w = o.by_weights<scalar_t>(by_w);
   });
   return {by_g, by_x, by_y, by_w};
 }

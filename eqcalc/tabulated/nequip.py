@@ -20,6 +20,7 @@ from eqcalc.nn.so3 import SpeciesLinear, UnitVarianceLinear, UnitVarianceSiLU
 from eqcalc.nn.so3.tensor_product import path_table
 from eqcalc.tabulated.activations import silu
 from eqcalc.tabulated.convolutions import PathConvolution
+from eqcalc.tabulated.pairs import pair_distances
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
@@ -107,8 +108,8 @@ class TrainedNequIP(nn.Module):
         network = self.network
         species = network.known_species(graph.atomic_numbers)
         edge_vectors = network.vectors(graph, species)
-        distances = torch.linalg.vector_norm(edge_vectors, dim=1)  # (n_edges,)
-        radial = network.radial(distances)
+        distances, of_edges = pair_distances(graph.edge_index, edge_vectors)
+        radial = network.radial(distances)  # (n_pairs, num_bessels)
         harmonics = network.edge_couplings.harmonics(edge_vectors)
         features = network.first_features(species)
         layers = zip(network.interactions, self.products, self.shapes, strict=True)
@@ -117,7 +118,7 @@ class TrainedNequIP(nn.Module):
             mixed = interaction.senders(features, species)
             rows = torch.cat([block.flatten(1) for block in mixed], dim=1)
             weights = path_weights(interaction, radial, distances)
-            sums = products(rows, harmonics, weights, graph.edge_index)
+            sums = products(rows, harmonics, weights, graph.edge_index, of_edges)
             parts = sums.split([dim * channels for dim, channels in shapes], dim=1)
             messages = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
             features = updated(interaction, messages, features, species)

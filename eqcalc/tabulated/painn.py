@@ -16,6 +16,7 @@ from eqcalc.architectures.painn import Message, PaiNN, Update
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.so3.tensor_product import PathTable, filled_up
 from eqcalc.tabulated.convolutions import vector_convolution
+from eqcalc.tabulated.pairs import pair_distances
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
@@ -125,10 +126,11 @@ class TrainedPaiNN(nn.Module):
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
         network, n = self.network, self.n_channels
-        distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
-        directions = graph.edge_vectors / distances.unsqueeze(1)
+        lengths = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
+        directions = graph.edge_vectors / lengths.unsqueeze(1)
         harmonics = torch.cat([torch.ones_like(directions[:, :1]), directions], dim=1)
-        filters = self.filters(distances)  # (n_edges, 2F), then (n_edges, 3F) each
+        distances, of_edges = pair_distances(graph.edge_index, graph.edge_vectors)
+        filters = self.filters(distances)  # (n_pairs, 2F), then (n_pairs, 3F) each
         scalars = network.embedding(graph.atomic_numbers)  # (n_atoms, F)
         vectors = scalars.new_zeros((scalars.shape[0], 3, n))
         blocks = zip(network.messages, network.updates, self.products, filters, strict=True)
@@ -137,14 +139,14 @@ class TrainedPaiNN(nn.Module):
             rows, c = mixed.split([2 * n, n], dim=1)
             if block > 0:
                 rows = torch.cat([rows, (vectors * c.unsqueeze(1)).flatten(1)], dim=1)
-            sums = products(rows, harmonics, weights, graph.edge_index)  # (n_atoms, 4F)
+            sums = products(rows, harmonics, weights, graph.edge_index, of_edges)  # (n_atoms, 4F)
             scalars = scalars + sums[:, :n]
             vectors = vectors + sums[:, n:].unflatten(1, (3, n))
             scalars, vectors = update(scalars, vectors)
         return network.readout(scalars).sum(dim=1)
 
     def filters(self, distances: Tensor) -> list[Tensor]:
-        """Return the filters of every block: (n_edges, 2F), then (n_edges, 3F) each.
+        """Return the filters of every block: (n_pairs, 2F), then (n_pairs, 3F) each.
 
         The envelope multiplies what they are made of, which is less than they are.
         """

@@ -57,16 +57,24 @@ class PathProducts(nn.Module):
         self.width = sum(rows * channels for rows, channels in table.shapes)
 
     def forward(
-        self, features: Tensor, harmonics: Tensor, weights: Tensor, edge_index: Tensor
+        self,
+        features: Tensor,
+        harmonics: Tensor,
+        weights: Tensor,
+        edge_index: Tensor,
+        rows: Optional[Tensor] = None,
     ) -> Tensor:
         """Return sums (n_atoms, width).
 
         Parameters
         ----------
         features : (n_atoms, Σ (2l1+1) C); harmonics : (n_edges, (l_max+1)²)
-        weights : (n_edges, Σ_paths C)
+        weights : (n_edges, Σ_paths C), or (n_rows, Σ_paths C)
         edge_index : (2, n_edges); row 0 sender j, row 1 receiver i
+        rows : (n_edges,) int64; the row of ``weights`` that each edge takes, by default its own
         """
+        if rows is None:
+            rows = edge_index.new_empty(0)
         return torch.ops.eqcalc.path_products(
             features,
             harmonics,
@@ -74,6 +82,7 @@ class PathProducts(nn.Module):
             self.constants,
             self.paths,
             edge_index,
+            rows,
             self.width,
             features.shape[0],
         )
@@ -85,21 +94,21 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _first(ctx: Any, gradient: Tensor) -> Any:
     found = torch.ops.eqcalc.path_products_backward(gradient, *ctx.saved_tensors)
-    return (*found, None, None, None, None, None)
+    return (*found, *[None] * 6)
 
 
 def _second(ctx: Any, *cotangents: Optional[Tensor]) -> Any:
-    gradient, *factors, constants, paths, index = ctx.saved_tensors
+    gradient, *factors, constants, paths, index, rows = ctx.saved_tensors
     others = [
         torch.zeros_like(own) if other is None else other
         for own, other in zip(factors, cotangents, strict=True)
     ]
-    where = constants, paths, index
+    where = constants, paths, index, rows
     if torch.is_grad_enabled():  # derivatives of these derivatives may be asked for
         found = _second_by_first(gradient, factors, others, where)
     else:
         found = torch.ops.eqcalc.path_products_second(*others, gradient, *factors, *where)
-    return (*found, None, None, None)
+    return (*found, *[None] * 4)
 
 
 def _second_by_first(

@@ -17,6 +17,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.nn.envelope import Envelope
 from eqcalc.nn.so3.tensor_product import PathTable, filled_up
 from eqcalc.tabulated.convolutions import scalar_convolution
+from eqcalc.tabulated.pairs import pair_distances
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
 
@@ -85,8 +86,8 @@ class TrainedSchNet(nn.Module):
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
         network = self.network
-        distances = torch.linalg.vector_norm(graph.edge_vectors, dim=1)  # (n_edges,)
-        ones = torch.ones_like(distances).unsqueeze(1)  # in place of harmonics
+        distances, of_edges = pair_distances(graph.edge_index, graph.edge_vectors)
+        ones = torch.ones_like(graph.edge_vectors[:, :1])  # in place of harmonics
         radial, envelope = network.radial(distances), cast(Envelope, network.envelope)(distances)
         features = network.embedding(graph.atomic_numbers)  # (n_atoms, hidden_dim)
         for layer in network.interactions:
@@ -94,6 +95,6 @@ class TrainedSchNet(nn.Module):
             filters = interaction.filter_network(radial) * envelope
             sent = interaction.to_filter_space(features)
             features = features + interaction.mix(
-                self.product(sent, ones, filters, graph.edge_index)
+                self.product(sent, ones, filters, graph.edge_index, of_edges)
             )
         return network.readout(features).squeeze(1)

@@ -20,9 +20,10 @@ from eqcalc.errors import CacheError, EngineError
 from eqcalc.graph import batch_graphs
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
-from eqcalc.nn.so3.tensor_product import path_table
+from eqcalc.nn.so3.tensor_product import PathTable, filled_up, path_table
 from eqcalc.potential import Potential
 from eqcalc.tabulated import has_training_form, training_form
+from eqcalc.tabulated.pairs import pairs_of
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.training import kernels as of_training
 from eqcalc.training.gradients import LossGradients
@@ -103,8 +104,18 @@ def structures() -> list[Atoms]:
 # --- the sums ----------------------------------------------------------------------------
 
 
-def case(dtype: torch.dtype, atoms: Atoms, n_channels: int, *, mirror_symmetric: bool = True):
-    """Return sums by the kernels and by the network's own product, and what both are made of."""
+def case(
+    dtype: torch.dtype,
+    atoms: Atoms,
+    n_channels: int,
+    *,
+    mirror_symmetric: bool = True,
+    by_pairs: bool = False,
+):
+    """Return sums by the kernels and by the network's own product, and what both are made of.
+
+    by_pairs : the two directions of a pair share a row of weights
+    """
     graph = build_graph(atoms, CUTOFF, dtype=dtype)
     irreps = irreps_up_to(2, True, mirror_symmetric=mirror_symmetric)
     less = [0 if mirror_symmetric else irrep.l for irrep in irreps]
@@ -113,19 +124,24 @@ def case(dtype: torch.dtype, atoms: Atoms, n_channels: int, *, mirror_symmetric:
     product = TensorProduct(layout, irreps, couplings)
     fused = PathProducts(path_table(product, couplings), dtype)
     sizes = [irrep.dim * n for irrep, n in layout.items()]
+    pairs = pairs_of(graph.edge_index, graph.edge_vectors)
+    assert pairs is not None
+    rows = pairs.rows if by_pairs else None
 
     def own(x, y, w):
+        w = w if rows is None else w.index_select(0, rows)
         parts = zip(x.split(sizes, dim=1), layout.items(), strict=True)
         features = [part.reshape(-1, irrep.dim, n) for part, (irrep, n) in parts]
         sums = product(features, couplings.of_harmonics(y), w, graph.edge_index)
         return torch.cat([each.flatten(1) for each in sums], dim=1)
 
     def kernel(x, y, w):
-        return fused(x, y, w, graph.edge_index)
+        return fused(x, y, w, graph.edge_index, rows)
 
     generator = torch.Generator().manual_seed(5)
     n_atoms, n_edges = len(atoms), graph.edge_index.shape[1]
-    shapes = [(n_atoms, sum(sizes)), (n_edges, 9), (n_edges, product.n_weights)]
+    n_rows = len(pairs.first) if by_pairs else n_edges
+    shapes = [(n_atoms, sum(sizes)), (n_edges, 9), (n_rows, product.n_weights)]
     factors = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
     return kernel, own, [factor.to(dtype) for factor in factors]
 
@@ -146,12 +162,14 @@ def derivatives(call, factors, order: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("order", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_channels", [1, 13, 32])
-@pytest.mark.parametrize("mirror_symmetric", [True, False])
+@pytest.mark.parametrize(("mirror_symmetric", "by_pairs"), [(True, False), (False, True)])
 def test_derivatives_of_any_order_are_those_of_the_network_s_own_sum(
-    order, dtype, n_channels, mirror_symmetric
+    order, dtype, n_channels, mirror_symmetric, by_pairs
 ):
     atoms = molecule("CH3OH") if order == 3 else ethanol()
-    kernel, own, factors = case(dtype, atoms, n_channels, mirror_symmetric=mirror_symmetric)
+    kernel, own, factors = case(
+        dtype, atoms, n_channels, mirror_symmetric=mirror_symmetric, by_pairs=by_pairs
+    )
     relative = 1e-12 if dtype == torch.float64 else 1e-3
     found, expected = (derivatives(call, factors, order) for call in (kernel, own))
     for a, b in zip(found, expected, strict=True):
@@ -160,13 +178,16 @@ def test_derivatives_of_any_order_are_those_of_the_network_s_own_sum(
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-def test_derivatives_are_finite_differences(check):
-    kernel, _, factors = case(torch.float64, molecule("OH"), 2)
+@pytest.mark.parametrize("by_pairs", [False, True])
+def test_derivatives_are_finite_differences(check, by_pairs):
+    kernel, _, factors = case(torch.float64, molecule("OH"), 2, by_pairs=by_pairs)
     assert check(kernel, [factor.requires_grad_() for factor in factors], eps=1e-6, atol=1e-6)
 
 
-def test_numbers_do_not_depend_on_the_number_of_threads():
-    kernel, _, factors = case(torch.float32, bulk("Cu", cubic=True) * (4, 4, 4), 20)
+@pytest.mark.parametrize("by_pairs", [False, True])
+def test_numbers_do_not_depend_on_the_number_of_threads(by_pairs):
+    atoms = bulk("Cu", cubic=True) * (4, 4, 4)
+    kernel, _, factors = case(torch.float32, atoms, 20, by_pairs=by_pairs)
     assert factors[1].shape[0] > 8 * 512  # else fewer threads
     one, before = derivatives(kernel, factors, 2), torch.get_num_threads()
     try:
@@ -205,7 +226,8 @@ def test_derivatives_that_do_not_fit_are_refused():
     couplings, irreps = EdgeCouplings(2, True), irreps_up_to(2, True)
     table = path_table(TensorProduct(dict.fromkeys(irreps, 2), irreps, couplings), couplings)
     width = sum(a * b for a, b in table.shapes)
-    where = (table.constants, torch.tensor(table.rows), graph.edge_index)
+    rows = graph.edge_index.new_empty(0)
+    where = (table.constants, torch.tensor(table.rows), graph.edge_index, rows)
     sums, operators = torch.ones(9, width, dtype=torch.float64), torch.ops.eqcalc
     with pytest.raises(RuntimeError, match="the derivative by the sums is a matrix"):
         operators.path_products_backward(sums.float(), *factors, *where)
@@ -213,6 +235,28 @@ def test_derivatives_that_do_not_fit_are_refused():
         operators.path_products_backward(sums[1:], *factors, *where)
     with pytest.raises(RuntimeError, match="differs in shape or precision"):
         operators.path_products_second(factors[0][1:], *factors[1:], sums, *factors, *where)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1:], "one for each edge"),
+        (lambda rows: rows.int(), "must be int64"),
+        (lambda rows: rows + 1, r"rows of weights must lie in 0\.\.35"),
+        (lambda rows: rows - 1, r"rows of weights must lie in 0\.\.35"),
+    ],
+)
+def test_rows_of_weights_that_are_not_there_are_refused(change, message):
+    graph = build_graph(ethanol(), CUTOFF)
+    one = filled_up(torch.ones(1, 1, 1, dtype=torch.float64)).flatten()
+    table = PathTable([(0, 1, 0, 1, 0, 1, 0, 2, 2, 0)], one, [(1, 2)])
+    fused = PathProducts(table, torch.float64)
+    pairs = pairs_of(graph.edge_index, graph.edge_vectors)
+    sizes = (9, 2), (len(pairs.rows), 1), (len(pairs.first), 2)
+    factors = [torch.ones(*size, dtype=torch.float64) for size in sizes]
+    assert fused(*factors, graph.edge_index, pairs.rows).shape == (9, 2)
+    with pytest.raises(RuntimeError, match=message):
+        fused(*factors, graph.edge_index, change(pairs.rows))
 
 
 # --- the networks ------------------------------------------------------------------------
