@@ -1,7 +1,8 @@
 """Does a shipped potential hold molecular dynamics? 100 ps NVT and 10 ps NVE, in figures.
 
-    python examples/results/hundred_picoseconds.py {painn-ethanol,nequip-ethanol,nequip-silicon,
-                                                    nequip-water} [--output FOLDER]
+    python examples/results/hundred_picoseconds.py MODEL [--output FOLDER]
+
+of ethanol, aspirin or silicon; liquid_water.py does the same for water.
 
 Of molecules the bonds are those of the start structure (closer than 1.25 times the sum of covalent
 radii): a frame is as it was where each of them is still below that length and no other pair comes
@@ -26,10 +27,10 @@ from numpy.typing import NDArray
 from simulation_progress import show
 
 from eqcalc import EqCalculator
-from eqcalc.bench.structures import load_structure
 from eqcalc.simulate import MDSettings, run_md
 from eqcalc.simulate.thermo import read_table
 
+HERE = Path(__file__).parent
 BOND = 1.25  # in sums of covalent radii
 SITE = 0.5  # of a bond's length
 
@@ -50,12 +51,12 @@ class System(NamedTuple):
     log_every: int
 
 
-ETHANOL = System(lambda: read(Path(__file__).parents[1] / "ethanol.xyz"), False, 300.0, 0.5, 20)
+ETHANOL = System(lambda: read(HERE.parent / "ethanol.xyz"), False, 300.0, 0.5, 20)
 SYSTEMS = {
     "painn-ethanol": ETHANOL,
     "nequip-ethanol": ETHANOL,
     "nequip-silicon": System(lambda: bulk("Si", a=5.47, cubic=True) * (2, 2, 2), True, 1000, 1, 50),
-    "nequip-water": System(lambda: load_structure("water192"), False, 300.0, 0.5, 100),
+    "nequip-aspirin": System(lambda: read(HERE.parent / "aspirin.xyz"), False, 300.0, 0.5, 20),
 }
 
 
@@ -67,25 +68,32 @@ def relative_distances(atoms: Atoms) -> NDArray[np.float64]:
     return distances / (radii[first] + radii[second])
 
 
-def report_bonds(start: Atoms, frames: list[Atoms]) -> None:
-    """Print in how many frames a bond is broken or formed, and how far bonds stretch."""
+def about_bonds(start: Atoms, frames: list[Atoms]) -> str:
+    """Return in how many frames a bond is broken or formed, and how far bonds stretch."""
     bonds = relative_distances(start) < BOND
-    ratios = np.array([relative_distances(frame) for frame in frames])
-    broken = (ratios[:, bonds] >= BOND).any(axis=1) | (ratios[:, ~bonds] < BOND).any(axis=1)
-    print(f"  {len(frames)} frames, {broken.sum()} with a bond broken or formed")
-    print(f"  bonds stretch to {ratios[:, bonds].max():.2f} sums of covalent radii at most")
+    n_changed, longest = 0, 0.0
+    for frame in frames:
+        ratios = relative_distances(frame)
+        n_changed += int((ratios[bonds] >= BOND).any() or (ratios[~bonds] < BOND).any())
+        longest = max(longest, float(ratios[bonds].max()))
+    return (
+        f"{len(frames)} frames, {n_changed} with a bond broken or formed; bonds stretch to "
+        f"{longest:.2f} sums of covalent radii at most"
+    )
 
 
-def report_sites(start: Atoms, frames: list[Atoms]) -> None:
-    """Print in how many frames an atom has left its site, and how far atoms get from it."""
+def about_sites(start: Atoms, frames: list[Atoms]) -> str:
+    """Return in how many frames an atom has left its site, and how far atoms get from it."""
     bond = float(start.get_all_distances(mic=True)[0, 1:].min())
     moves = np.array([frame.positions - start.positions for frame in frames])
     moves -= moves.mean(axis=1, keepdims=True)  # the crystal as a whole may drift
     lengths = np.linalg.norm(moves, axis=2)
     left = (lengths > SITE * bond).any(axis=1)
-    print(f"  {len(frames)} frames, {left.sum()} with an atom beyond half a bond from its site")
     rms = float(np.sqrt((lengths**2).mean()))
-    print(f"  displacements: {rms:.3f} Å (rms), {lengths.max():.2f} at most")
+    return (
+        f"{len(frames)} frames, {left.sum()} with an atom beyond half a bond from its site; "
+        f"displacements {rms:.3f} Å (rms), {lengths.max():.2f} at most"
+    )
 
 
 def main() -> None:
@@ -120,7 +128,7 @@ def main() -> None:
     frames = run("nvt", start, nvt)
     table = read_table(folder / "nvt" / "thermo.csv")
     print(f"{options.model}, NVT {system.temperature_K:g} K, 100 ps:")
-    (report_sites if system.is_crystal else report_bonds)(start, frames)
+    print("  " + (about_sites if system.is_crystal else about_bonds)(start, frames))
     print(f"  mean temperature {table['temperature_K'][len(frames) // 2 :].mean():.0f} K")
 
     nve = MDSettings(

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms, units
 from ase.io import read
+from hundred_picoseconds import about_bonds
 from matplotlib.figure import Figure
 from simulation_progress import show
 
@@ -72,7 +73,7 @@ def main() -> None:
         density = read_table(at_pressure.parent / "thermo.csv")
     assert rdf is not None
     assert rdf.g is not None
-    write(rdf, density, options)
+    write(rdf, about_bonds(start(), read(frames, index=":")), density, options)
 
 
 def start() -> Atoms:
@@ -102,7 +103,9 @@ def run(ensemble: str, atoms: Atoms, picoseconds: float, options: argparse.Names
     return folder / "trajectory.traj"
 
 
-def write(rdf: RDF, density: dict[str, np.ndarray] | None, options: argparse.Namespace) -> None:
+def write(
+    rdf: RDF, molecules: str, density: dict[str, np.ndarray] | None, options: argparse.Namespace
+) -> None:
     """Write the page and the picture."""
     figure = Figure(figsize=(9.0 if density is None else 13.0, 3.8), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2 if density is None else 3)
@@ -125,6 +128,7 @@ def write(rdf: RDF, density: dict[str, np.ndarray] | None, options: argparse.Nam
         f"64 molecules at 997 kg/m³, {options.temperature:g} K, {options.picoseconds:g} ps of "
         f"which the first {EQUILIBRATION_PS:g} are left out; {rdf.n_frames} frames.",
         "",
+        f"- {molecules}",
         *(f"- {feature}" for feature in features(rdf)),
     ]
     if density is not None:
