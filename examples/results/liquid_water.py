@@ -95,6 +95,7 @@ def run(ensemble: str, atoms: Atoms, picoseconds: float, options: argparse.Names
         temperature_K=options.temperature,
         pressure_gpa=ONE_BAR_GPA if ensemble == "npt" else 0.0,
         log_every=LOG_EVERY,
+        minimize=ensemble != "npt",  # molecules were turned at random
         seed=1,
     )
     if not (folder / "final.xyz").exists():

@@ -33,6 +33,7 @@ TABLE, RESULTS = HERE / "md17.md", HERE / "md17.json"
 DATA = Path("../shared/data/rmd17/npz_data")
 
 BATCH_SIZE = 5
+ZBL_CUTOFF = 0.8  # Å, below every distance of these molecules: nothing that is learnt changes
 N_TRAIN = 950
 LABELS = {
     "new": "",
@@ -194,6 +195,7 @@ learning_rate = {network.learning_rate}
 energy_weight = 4.0
 schedule = "cosine"
 ema_decay = {network.ema_decay}
+zbl_cutoff = {ZBL_CUTOFF}
 compile = {json.dumps(not arguments.eager)}
 """
 
