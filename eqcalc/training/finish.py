@@ -195,7 +195,8 @@ def _another(run: TrainingFolder, damaged: Path) -> str:
 def _judged(config: TrainingConfig, data: TrainingData) -> tuple[Dataset, str]:
     if data.test is None:
         return data.validation, f"validation frames of {data.validation.source}"
-    return data.test, f"test rows {config.data.test_rows or 'all'} of {data.test.source}"
+    rows = f"test rows {config.data.test_rows}" if config.data.test_rows else "all frames"
+    return data.test, f"{rows} of {data.test.source}"
 
 
 def _about_parent(run: TrainingFolder) -> dict[str, Any]:
@@ -208,13 +209,18 @@ def _about_parent(run: TrainingFolder) -> dict[str, Any]:
     return content
 
 
+def _training_rows(config: TrainingConfig) -> str:
+    rows, share = config.data.train_rows or "all", config.data.validation_fraction
+    return rows if share is None else f"{rows}, but for {share:.3g} of them drawn for validation"
+
+
 def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) -> dict[str, Any]:
     formulas = {frame.atoms.get_chemical_formula(mode="hill") for frame in train.frames}
     content: dict[str, Any] = {
         "source": train.source,
         "units in the source": train.units,
         "training frames": len(train.frames),
-        "training rows": config.data.train_rows or "all",
+        "training rows": _training_rows(config),
         "validation frames": len(validation.frames),
         "compositions": sorted(formulas),
         "elements": [chemical_symbols[z] for z in train.elements],

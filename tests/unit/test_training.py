@@ -30,7 +30,7 @@ from small_models import (
     potential,
     small_options,
 )
-from trainings import interrupt_in_the_third_epoch, metrics_of, weights_of
+from trainings import config_of, interrupt_in_the_third_epoch, metrics_of, weights_of
 
 import eqcalc.data.batches
 from eqcalc import EqCalculator, architectures
@@ -1306,6 +1306,15 @@ def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_ru
     assert card.seen == seen_in([ase.io.read(ETHANOL_FRAMES, 0)], card.cutoff)
     frames = json.loads(open_model_file(tmp_path / "tiny").passport)["frames"]
     assert len(frames) == 2  # the validation frames
+
+
+def test_the_card_says_that_frames_were_drawn_and_that_all_were_tested(tmp_path):
+    same = ETHANOL_FRAMES.with_suffix(".npz")  # what is trained on, for once
+    data = {"path": str(ETHANOL_FRAMES), "validation_fraction": 0.3, "test_path": str(same)}
+    train(config_of(tmp_path, data | {"trust_data": True}, max_epochs=1), tmp_path / "run")
+    card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny").card
+    assert card.training_data["training rows"] == "all, but for 0.3 of them drawn for validation"
+    assert card.errors["measured on"] == f"all frames of {same.name}"
 
 
 def test_the_exported_model_is_the_best_checkpoint(finished_run, tmp_path):
