@@ -31,6 +31,7 @@ KINDS = {name: read_card(name).kind for name in available_models()}
 def test_models_of_both_kinds_are_shipped():
     assert KINDS == {
         "gmn-nbody": "propagator",
+        "nequip-aspirin": "potential",
         "nequip-ethanol": "potential",
         "nequip-silicon": "potential",
         "nequip-water": "potential",
@@ -105,6 +106,17 @@ def test_a_model_makes_the_errors_of_its_card(name, test_set, most):
         assert model.card.errors[key] < bound
 
 
+@pytest.mark.data  # whose test set is not shipped
+def test_the_model_of_aspirin_makes_the_errors_of_its_card(whole_data):
+    model = load_model("nequip-aspirin", device="cpu")
+    data = read_dataset(whole_data / "rmd17/npz_data/rmd17_aspirin.npz", rows="1000:2000")
+    found = evaluate(model, data.frames).summary()
+    assert model.card.errors == {"measured on": model.card.errors["measured on"]} | {
+        key: pytest.approx(value, rel=1e-3) for key, value in found.items()
+    }
+    assert model.card.errors["forces_mae_mev_per_a"] < 17
+
+
 def test_silicon_has_the_lattice_and_the_stiffness_of_its_functional():
     crystal = bulk("Si", a=5.47)
     crystal.calc = EqCalculator("nequip-silicon", dtype="float64", device="cpu")
@@ -156,6 +168,7 @@ def test_a_model_of_ethanol_stays_bonded_at_500_kelvin(name, tmp_path):
 
 
 VERIFIED_ON = {
+    "nequip-aspirin": read(ROOT / "examples" / "aspirin.xyz"),
     "nequip-ethanol": read(ROOT / "examples" / "ethanol.xyz"),
     "nequip-silicon": bulk("Si", a=5.47, cubic=True),
     "nequip-water": load_structure("water24"),
