@@ -34,9 +34,11 @@ HERE = Path(__file__).parent
 EQUILIBRATION_PS = 3.0
 DENSITY_EQUILIBRATION_PS = 10.0
 LOG_EVERY = 20
+BONDS_EVERY = 10  # frames
 ONE_BAR_GPA = 1e-4
 N_MOLECULES = 64
 MOLAR_MASS = 18.015  # g/mol, of light water, beside whose density the model's is put
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
 MEASURED = {"O": ([2.80, 3.45, 4.5], [2.57, 0.84, 1.12])}
 SOURCES = """\
 Experiment: first maximum 2.57 at 2.80 Å, first minimum 0.84 at 3.45 Å, second maximum 1.12 at
@@ -73,7 +75,8 @@ def main() -> None:
         density = read_table(at_pressure.parent / "thermo.csv")
     assert rdf is not None
     assert rdf.g is not None
-    write(rdf, about_bonds(start(), read(frames, index=":")), density, options)
+    molecules = about_bonds(start(), read(frames, index=f"::{BONDS_EVERY}"))
+    write(rdf, molecules, density, options)
 
 
 def start() -> Atoms:
@@ -120,11 +123,11 @@ def write(
             axis.plot(*MEASURED[other], "d", color="tab:red", label="experiment, 295 K")
         axis.set(xlabel=f"O-{other} distance (Å)", ylabel="g(r)", xlim=(0.0, 6.0))
         axis.set_ylim(0.0, (rdf.readable_top() or 3.5) if other == "H" else None)
-        axis.legend()
+        axis.legend(**ABOVE)
     lines = [
         f"# Liquid water by {options.model}",
         "",
-        f"    {shlex.join(['python', 'examples/results/liquid_water.py', *sys.argv[1:]])}",
+        f"    {command()}",
         "",
         f"64 molecules at 997 kg/m³, {options.temperature:g} K, {options.picoseconds:g} ps of "
         f"which the first {EQUILIBRATION_PS:g} are left out; {rdf.n_frames} frames.",
@@ -141,6 +144,15 @@ def write(
         lines.append(PBE.rstrip())
     write_whole(HERE / f"liquid_water_{options.model}.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
+
+
+def command() -> str:
+    """Return what this script was called with, but for the folder of its runs."""
+    words = sys.argv[1:]
+    if "--folder" in words:
+        k = words.index("--folder")
+        del words[k : k + 2]
+    return shlex.join(["python", "examples/results/liquid_water.py", *words])
 
 
 def features(rdf: RDF) -> list[str]:
@@ -176,7 +188,7 @@ def draw_density(axis, table: dict[str, np.ndarray], options: argparse.Namespace
     axis.axhline(mean, color="tab:orange", label=f"mean {mean:.3f}")
     axis.axhline(0.997, color="tab:red", ls=":", label="experiment, 298 K")
     axis.set(xlabel="time (ps)", ylabel="density (g/cm³)")
-    axis.legend()
+    axis.legend(**ABOVE)
     return (
         f"density at 1 bar, {options.density_picoseconds:g} ps of which the first "
         f"{DENSITY_EQUILIBRATION_PS:g} are left out: **{mean:.3f} ± {error:.3f} g/cm³** "
