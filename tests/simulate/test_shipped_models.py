@@ -135,8 +135,8 @@ def test_silicon_has_the_lattice_and_the_stiffness_of_its_functional():
 
 @pytest.mark.slow
 def test_water_stays_molecules_at_its_density(tmp_path):
-    start = load_structure("water192")
-    settings = MDSettings(n_steps=600, timestep_fs=0.5, log_every=50, minimize=True, seed=1)
+    start = load_structure("water24")
+    settings = MDSettings(n_steps=1000, timestep_fs=0.5, log_every=50, minimize=True, seed=1)
     run_md(start, EqCalculator("nequip-water", device="cpu"), settings, tmp_path / "nvt")
     oxygens, hydrogens = np.flatnonzero(start.numbers == 8), np.flatnonzero(start.numbers == 1)
     for frame in read(tmp_path / "nvt" / "trajectory.traj", index=":"):
