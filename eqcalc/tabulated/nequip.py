@@ -27,7 +27,6 @@ from eqcalc.tabulated.spline import SplineTable, fit_table
 __all__ = ["TabulatedNequIP", "TrainedNequIP", "tabulated_form", "training_form"]
 
 _FEW_SPECIES = 4
-_KNOWN = (UnitVarianceLinear, UnitVarianceSiLU)
 _SHARP = 0.7
 """Å, below which radial networks turn sharply. With knots as close everywhere the tables of
 SevenNet-l3i5 would be almost three times as large."""
@@ -132,22 +131,27 @@ def path_weights(interaction: Interaction, radial: Tensor, distances: Tensor) ->
     """
     layers = list(interaction.radial_network)
     has_factors = interaction.solid_harmonics  # each path's own
-    if has_factors or not all(isinstance(layer, _KNOWN) for layer in layers):
+    if has_factors or not all(_is_plain(layer) for layer in layers):
         return interaction.weights(radial, distances)
     factor = 1.0
     for layer in layers[:-1]:
         if isinstance(layer, UnitVarianceSiLU):
             radial, factor = silu(radial), factor * layer.factor
         else:
-            radial, factor = radial @ scaled(layer, factor), 1.0
-    return radial @ scaled(layers[-1], factor * interaction.message_factor)
+            radial, factor = radial @ _scaled(layer, factor), 1.0
+    return radial @ _scaled(layers[-1], factor * interaction.message_factor)
 
 
-def scaled(layer: nn.Module, factor: float) -> Tensor:
-    """Return the matrix of a linear map without bias, times a factor."""
-    assert isinstance(layer, UnitVarianceLinear)
-    assert layer.bias is None
-    return layer.weight * (factor / math.sqrt(layer.fan_in))
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is silu, or a linear map without bias."""
+    is_linear = isinstance(layer, UnitVarianceLinear) and layer.bias is None
+    return is_linear or isinstance(layer, UnitVarianceSiLU)
+
+
+def _scaled(layer: nn.Module, factor: float) -> Tensor:
+    """Return the matrix of a linear map, times a factor."""
+    linear = cast(UnitVarianceLinear, layer)
+    return linear.weight * (factor / math.sqrt(linear.fan_in))
 
 
 def updated(

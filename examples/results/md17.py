@@ -221,7 +221,7 @@ def page(results: list[dict[str, Any]]) -> str:
             each["device"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, NOTES])
+    return "\n".join([*lines, ""])
 
 
 PAGE = """\
@@ -237,15 +237,6 @@ the short ones here: a row of few epochs says what that time is good for, not wh
 | labels | molecule | network (parameters) | energy MAE (meV) | forces MAE (meV/Å) | published | \
 published | epochs | steps | seed | hours | device |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
-
-
-NOTES = """
-What holds the errors up, by `metrics.csv` of the runs, forces as root mean squares in meV/Å: the
-error of ethanol ends with 2.8 on the training frames and 6.9 on the validation frames. It has
-learnt its frames, and more steps add little (test MAE 5.8 after 200 epochs, 5.3 after 500); the
-published network is twice as wide and a layer deeper. That of aspirin ends with 16 and 24: it had
-too few steps.
-"""
 
 
 if __name__ == "__main__":

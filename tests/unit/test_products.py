@@ -162,7 +162,8 @@ def derivatives(call, factors, order: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("order", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_channels", [1, 13, 32])
-@pytest.mark.parametrize(("mirror_symmetric", "by_pairs"), [(True, False), (False, True)])
+@pytest.mark.parametrize("mirror_symmetric", [True, False])
+@pytest.mark.parametrize("by_pairs", [False, True])
 def test_derivatives_of_any_order_are_those_of_the_network_s_own_sum(
     order, dtype, n_channels, mirror_symmetric, by_pairs
 ):
