@@ -134,7 +134,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eager", action="store_true", help="do not compile loss and gradients")
     parser.add_argument("--output", type=Path, default=Path("runs/md17"))
     parser.add_argument("--data", type=Path, default=DATA, help="folder of rMD17's npz files")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not data_file(arguments).is_file():
+        parser.error(f"there is no file {data_file(arguments)}; --data names the folder")
+    return arguments
+
+
+def data_file(arguments: argparse.Namespace) -> Path:
+    """Return rMD17's file of the molecule."""
+    molecule = FILES.get(arguments.molecule, arguments.molecule)
+    path: Path = arguments.data / f"rmd17_{molecule}.npz"
+    return path.resolve()
 
 
 def make(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -175,13 +185,12 @@ def training_file(name: str, arguments: argparse.Namespace) -> str:
     """Return the training file of a run, TOML."""
     network = NETWORKS[arguments.network]
     options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in network.options.items())
-    molecule = FILES.get(arguments.molecule, arguments.molecule)
     return f"""\
 name = "{name}"
 seed = {arguments.seed}
 
 [data]
-path = "{(arguments.data / f"rmd17_{molecule}.npz").resolve()}"
+path = "{data_file(arguments)}"
 {LABELS[arguments.labels]}train_rows = "0:{N_TRAIN}"
 validation_rows = "{N_TRAIN}:1000"
 test_rows = "1000:2000"
