@@ -19,6 +19,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import load_library
 from eqcalc.native.private_folder import is_noexec
+from eqcalc.triton_kernels.operators import register_operators
 
 __all__ = ["CompiledPackage", "InductorEngine", "load_package"]
 
@@ -50,6 +51,8 @@ class CompiledPackage:
                 "eqcalc's C++ library, which the package calls, is not there; run eqcalc compile "
                 "again"
             )
+        if device.type == "cuda":
+            register_operators()  # a float32 package calls them, if they were there
         self._package = load_package(path, device)
         # One tuple, replaced as a whole: several threads may use this engine.
         self._weights = (0, torch.ones(0, dtype=torch.float64, device=device))

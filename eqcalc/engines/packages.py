@@ -42,7 +42,15 @@ The last argument says whether it is for the ranks of a host, which exchange fea
 """
 
 _EQCALC = Path(__file__).parents[1]
-_MAKE_A_PACKAGE = ("architectures", "nn", "tabulated", "export", "potential.py", "derivatives.py")
+_MAKE_A_PACKAGE = (
+    "architectures",
+    "nn",
+    "tabulated",
+    "triton_kernels",
+    "export",
+    "potential.py",
+    "derivatives.py",
+)
 """What a package's arguments and numbers are made by, beside the model file."""
 
 _IN_WORDS = {

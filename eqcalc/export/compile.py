@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from eqcalc.elements import atomic_number
 from eqcalc.errors import EngineError
@@ -158,6 +159,37 @@ def _compile(
     # The compiler takes a second to import; writing a model file does not need it.
     from torch._inductor import aoti_compile_and_package
     from torch._inductor import config as inductor
+
+    traced, example = _traced(evaluate, files, device, dtype, n_ghosts=n_ghosts)
+    if _has_kernels(device, dtype):
+        use_row_products(traced)
+    atoms, edges = torch.export.Dim("n_atoms", min=2), torch.export.Dim("n_edges", min=2)
+    shapes: tuple[dict[int, torch.export.Dim], ...] = (
+        {0: atoms},
+        {0: edges},
+        {1: edges},
+        {0: atoms},
+    )
+    if n_ghosts > 0:
+        shapes += ({0: torch.export.Dim("n_all", min=2)},)
+    with warnings.catch_warnings():
+        # Between parts of torch; nothing a user could act on.
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+        program = torch.export.export(traced, example, dynamic_shapes=shapes)
+        known = set(inductor.get_config_copy())  # an older torch has fewer
+        options = {name: value for name, value in _OPTIONS.items() if name in known}
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+
+
+def _traced(
+    evaluate: Callable[..., tuple[Tensor, Tensor]],
+    files: Sequence[ModelFile],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    n_ghosts: int,
+) -> tuple[GraphModule, tuple[Tensor, ...]]:
+    """Return a function as one graph of plain tensor operations, and inputs that it was traced on."""
     from torch.fx.experimental import _config as fx_config
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -177,24 +209,7 @@ def _compile(
     # Else sizes that happen to be equal here, such as atoms and channels, would count as one.
     with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         traced = make_fx(evaluate, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
-    if _has_kernels(device, dtype):
-        use_row_products(traced)
-    atoms, edges = torch.export.Dim("n_atoms", min=2), torch.export.Dim("n_edges", min=2)
-    shapes: tuple[dict[int, torch.export.Dim], ...] = (
-        {0: atoms},
-        {0: edges},
-        {1: edges},
-        {0: atoms},
-    )
-    if n_ghosts > 0:
-        shapes += ({0: torch.export.Dim("n_all", min=2)},)
-    with warnings.catch_warnings():
-        # Between parts of torch; nothing a user could act on.
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-        program = torch.export.export(traced, example, dynamic_shapes=shapes)
-        known = set(inductor.get_config_copy())  # an older torch has fewer
-        options = {name: value for name, value in _OPTIONS.items() if name in known}
-        aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+    return traced, example
 
 
 def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:

@@ -19,7 +19,7 @@ from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.nn.so3.tensor_product import constants_of
 from eqcalc.tabulated.spline import SplineTable
 
-__all__ = ["path_sums", "register_kernels", "scalar_sums", "vector_sums"]
+__all__ = ["path_sums", "register_gpu_kernels", "register_kernels", "scalar_sums", "vector_sums"]
 
 
 def scalar_sums(
@@ -87,9 +87,42 @@ def register_kernels() -> None:
     _register_shapes("vector", lambda width: width // 5 * 4)
     _register_path_shapes()
     _register_row_products()
-    _register_derivatives("scalar", _scalar_again, [0, 2], 7)
-    _register_derivatives("vector", _vector_again, [0, 2], 7)
-    _register_derivatives("path", _path_again, [0, 1, 5], 11)
+    _register_derivatives("scalar", _scalar_again, [0, 2], 7, n_sizes=1)
+    _register_derivatives("vector", _vector_again, [0, 2], 7, n_sizes=1)
+    _register_derivatives("path", _path_again, [0, 1, 5], 11, n_sizes=2)
+
+
+def register_gpu_kernels() -> None:
+    """Tell torch the derivatives of the registered operators for a GPU."""
+    of_edges = 3  # the order of edges, which the portable sums do without
+
+    def scalar(*inputs: Any) -> Tensor:
+        return _scalar_again(*inputs[:4], *inputs[4 + of_edges :])
+
+    def vector(*inputs: Any) -> Tensor:
+        return _vector_again(*inputs[:4], *inputs[4 + of_edges :])
+
+    def path(*inputs: Any) -> Tensor:
+        features, harmonics, constants, table, vectors, index = inputs[:6]
+        ends, counts, paths, width, n_atoms = inputs[6 + of_edges :]
+        rows = torch.tensor(paths).view(-1, 10)
+        return _path_again(
+            features,
+            harmonics,
+            constants,
+            rows,
+            table,
+            vectors,
+            index,
+            ends,
+            counts,
+            width,
+            n_atoms,
+        )
+
+    _register_derivatives("scalar", scalar, [0, 2], 9, library="eqcalc_gpu", n_sizes=0)
+    _register_derivatives("vector", vector, [0, 2], 9, library="eqcalc_gpu", n_sizes=0)
+    _register_derivatives("path", path, [0, 1, 4], 13, library="eqcalc_gpu", n_sizes=1)
 
 
 def _scalar_again(
@@ -138,7 +171,13 @@ def _spline(table: Tensor, ends: list[float], counts: list[int]) -> SplineTable:
 
 
 def _register_derivatives(
-    name: str, portable: Callable[..., Tensor], differentiable: list[int], n_inputs: int
+    name: str,
+    portable: Callable[..., Tensor],
+    differentiable: list[int],
+    n_inputs: int,
+    *,
+    library: str = "eqcalc",
+    n_sizes: int,
 ) -> None:
     """Register the first derivative, a kernel, and higher ones, made of torch operations.
 
@@ -147,10 +186,11 @@ def _register_derivatives(
     portable : the sums in torch operations, with the operator's own arguments
     differentiable : which of the operator's arguments have a derivative, in the order of the
         results of its derivative
-    n_inputs : of the operator; its derivative takes the gradient and those up to ``counts``
+    n_inputs : of the operator; its derivative takes the gradient and all but the last sizes
+    n_sizes : so many inputs at the end say how large the result is
     """
-    forward, backward = f"eqcalc::{name}_convolution", f"eqcalc::{name}_convolution_backward"
-    kernel = getattr(torch.ops.eqcalc, f"{name}_convolution_backward")
+    forward, backward = f"{library}::{name}_convolution", f"{library}::{name}_convolution_backward"
+    kernel = getattr(getattr(torch.ops, library), f"{name}_convolution_backward")
 
     def keep(ctx: Any, inputs: Any, output: Any) -> None:
         tensors = [value for value in inputs if isinstance(value, Tensor)]
@@ -158,7 +198,8 @@ def _register_derivatives(
         ctx.numbers = inputs[len(tensors) :]
 
     def first(ctx: Any, gradient: Tensor) -> Any:
-        found = iter(kernel(gradient, *ctx.saved_tensors, *ctx.numbers[:2]))
+        numbers = ctx.numbers[: len(ctx.numbers) - n_sizes]
+        found = iter(kernel(gradient, *ctx.saved_tensors, *numbers))
         return tuple(next(found) if k in differentiable else None for k in range(n_inputs))
 
     def second(ctx: Any, *cotangents: Tensor) -> Any:

@@ -19,7 +19,7 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.nn.so3 import SpeciesLinear, UnitVarianceLinear, UnitVarianceSiLU
 from eqcalc.nn.so3.tensor_product import path_table
 from eqcalc.tabulated.activations import silu
-from eqcalc.tabulated.convolutions import PathConvolution
+from eqcalc.tabulated.convolutions import PathConvolution, edge_order
 from eqcalc.tabulated.pairs import pair_distances
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
@@ -80,11 +80,14 @@ class TabulatedNequIP(nn.Module):
         edge_vectors = network.vectors(graph, species)
         harmonics = network.edge_couplings.harmonics(edge_vectors)
         couplings = network.edge_couplings.of_harmonics(harmonics)
+        order = edge_order(graph.edge_index, graph.atomic_numbers.shape[0])
         features = network.first_features(species)
         for layer, convolution in zip(network.interactions, self.convolutions, strict=True):
             interaction = cast(Interaction, layer)
             mixed = interaction.senders(features, species)
-            messages = convolution(mixed, harmonics, couplings, edge_vectors, graph.edge_index)
+            messages = convolution(
+                mixed, harmonics, couplings, edge_vectors, graph.edge_index, order
+            )
             features = interaction.update(messages, features, species)
         return network.species_energies(features[0], species, graph.atomic_numbers)
 

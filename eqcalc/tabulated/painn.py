@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eqcalc.architectures.painn import Message, PaiNN, Update
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.so3.tensor_product import PathTable, filled_up
-from eqcalc.tabulated.convolutions import vector_convolution
+from eqcalc.tabulated.convolutions import edge_order, vector_convolution
 from eqcalc.tabulated.pairs import pair_distances
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
@@ -71,12 +71,13 @@ class TabulatedPaiNN(nn.Module):
         """Return energies (n_atoms,) in the potential's scaled units."""
         scalars = self.embedding(graph.atomic_numbers)  # (n_atoms, F)
         n_atoms, n = scalars.shape
+        order = edge_order(graph.edge_index, n_atoms)
         vectors = scalars.new_zeros((n_atoms, 3, n))
         mixed = self.first_mix.index_select(0, graph.atomic_numbers)  # (n_atoms, 2F)
         features = torch.cat([mixed, vectors.flatten(1)], dim=1)  # (n_atoms, 5F)
         for block, (table, update) in enumerate(zip(self.tables, self.updates, strict=True)):
             sums = vector_convolution(
-                features, cast(SplineTable, table), graph.edge_vectors, graph.edge_index
+                features, cast(SplineTable, table), graph.edge_vectors, graph.edge_index, order
             )
             scalars = scalars + sums[:, :n]
             vectors = vectors + sums[:, n:].reshape(n_atoms, 3, n)

@@ -16,7 +16,7 @@ from eqcalc.architectures.schnet import Interaction, SchNet
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.envelope import Envelope
 from eqcalc.nn.so3.tensor_product import PathTable, filled_up
-from eqcalc.tabulated.convolutions import scalar_convolution
+from eqcalc.tabulated.convolutions import edge_order, scalar_convolution
 from eqcalc.tabulated.pairs import pair_distances
 from eqcalc.tabulated.products import PathProducts
 from eqcalc.tabulated.spline import SplineTable, fit_table
@@ -58,6 +58,7 @@ class TabulatedSchNet(nn.Module):
     def atomic_energies(self, graph: AtomicGraph) -> Tensor:
         """Return energies (n_atoms,) in the potential's scaled units."""
         features = self.embedding(graph.atomic_numbers)  # (n_atoms, hidden_dim)
+        order = edge_order(graph.edge_index, features.shape[0])
         for table, layer in zip(self.tables, self.interactions, strict=True):
             interaction = cast(Interaction, layer)
             summed = scalar_convolution(
@@ -65,6 +66,7 @@ class TabulatedSchNet(nn.Module):
                 cast(SplineTable, table),
                 graph.edge_vectors,
                 graph.edge_index,
+                order,
             )
             features = features + interaction.mix(summed)
         return self.readout(features).squeeze(1)

@@ -49,6 +49,7 @@ __all__ = [
     "TensorProduct",
     "constants_of",
     "filled_up",
+    "path_constants",
     "path_filters",
     "path_layout",
     "path_table",
@@ -221,7 +222,7 @@ def path_table(product: TensorProduct, couplings: EdgeCouplings) -> PathTable:
             l3 = d3 // 2
             for l2 in degrees[l3]:
                 if (l1, l2, l3) not in blocks:
-                    blocks[l1, l2, l3] = filled_up(_coefficients(l1, l2, l3))
+                    blocks[l1, l2, l3] = filled_up(path_constants(l1, l2, l3))
                     begins[l1, l2, l3] = size
                     size += blocks[l1, l2, l3].numel()
                 rows.append(
@@ -349,11 +350,11 @@ def _group_table(l1: int, odd: bool, l_max: int) -> Tensor:
             (l_max + 1) ** 2, 2 * l3 + 1, len(degrees), 2 * l1 + 1, dtype=torch.float64
         )
         for path, l2 in enumerate(degrees):
-            block[l2 * l2 : (l2 + 1) ** 2, :, path, :] = _coefficients(l1, l2, l3)
+            block[l2 * l2 : (l2 + 1) ** 2, :, path, :] = path_constants(l1, l2, l3)
         blocks.append(block.flatten(1, 2))
     return torch.cat(blocks, dim=1)
 
 
-def _coefficients(l1: int, l2: int, l3: int) -> Tensor:
-    """Return √(2l3+1) C as (m2, m3, m1), float64."""
+def path_constants(l1: int, l2: int, l3: int) -> Tensor:
+    """Return √(2l3+1) C as (2l2+1, 2l3+1, 2l1+1), float64."""
     return math.sqrt(2 * l3 + 1) * clebsch_gordan(l1, l2, l3).permute(1, 2, 0)
