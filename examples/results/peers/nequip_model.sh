@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the model of peer_nequip.py: NequIP, 32 features, l = 2, 4 layers, parity, 5 Å, float32.
 #
-#     bash nequip_model.sh ENVIRONMENT/bin OUTPUT_FOLDER [DEVICE]
+#     bash nequip_model.sh ENVIRONMENT/bin OUTPUT_FOLDER [DEVICE [OPTION_OF_NEQUIP_COMPILE...]]
 #
 # One epoch of training, because nequip compiles checkpoints only; some minutes on one thread.
 set -euo pipefail
@@ -28,4 +28,4 @@ write("frames.xyz", frames)
 PYTHON
 "$bin/nequip-train" -cp "$PWD" -cn nequip hydra.run.dir="$PWD/training"
 "$bin/nequip-compile" training/last.ckpt model.nequip.pt2 \
-    --device "${3:-cpu}" --mode aotinductor --target ase
+    --device "${3:-cpu}" --mode aotinductor --target ase "${@:4}"

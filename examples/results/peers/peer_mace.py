@@ -1,6 +1,6 @@
 """mace-torch, a ScaleShiftMACE with random weights in float32.
 
-python peer_mace.py IRREPS STRUCTURE_FILE        (IRREPS such as 64x0e+64x1o)
+python peer_mace.py IRREPS STRUCTURE_FILE [DEVICE]        (IRREPS such as 64x0e+64x1o)
 """
 
 import logging
@@ -19,7 +19,7 @@ from mace import modules  # noqa: E402
 from mace.calculators import MACECalculator  # noqa: E402
 from step_time import report  # noqa: E402
 
-irreps, structure = sys.argv[1:]
+irreps, structure, *device = sys.argv[1:]
 torch.set_num_threads(1)
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float32)
@@ -43,4 +43,5 @@ model = modules.ScaleShiftMACE(
     atomic_inter_scale=1.0,
     atomic_inter_shift=0.0,
 ).eval()
-report(MACECalculator(models=model, device="cpu", default_dtype="float32"), structure)
+device = (device or ["cpu"])[0]
+report(MACECalculator(models=model, device=device, default_dtype="float32"), structure)

@@ -1,6 +1,6 @@
 """SevenNet's own calculator with one of its published models, float32, 5 Å.
 
-python peer_sevennet.py {7net-0,7net-l3i5} STRUCTURE_FILE
+python peer_sevennet.py {7net-0,7net-l3i5} STRUCTURE_FILE [DEVICE]
 """
 
 import sys
@@ -9,6 +9,6 @@ import torch
 from sevenn.calculator import SevenNetCalculator
 from step_time import report
 
-name, structure = sys.argv[1:]
+name, structure, *device = sys.argv[1:]
 torch.set_num_threads(1)
-report(SevenNetCalculator(name, device="cpu"), structure)
+report(SevenNetCalculator(name, device=(device or ["cpu"])[0]), structure)
