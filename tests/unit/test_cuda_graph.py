@@ -7,6 +7,7 @@ overwrites the same outputs. What it cannot show is CUDA's own: the tests marked
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -28,6 +29,8 @@ from small_models import (
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.bench import ready_engines
+from eqcalc.blockwise import evaluation
+from eqcalc.device_use import reason_of
 from eqcalc.engines import cuda_graph, load_model
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.cuda_graph import CudaGraphEngine, CudaRecorder, Recording
@@ -326,6 +329,15 @@ def test_single_precision_replays_reproduce_the_passport(models, stand_in):
     assert report[0] == "cudagraph over torchscript on cpu in float32, passport reproduced"
 
 
+def test_the_memory_of_a_call_is_measured_without_replays(pair, monkeypatch):
+    engines = []
+    monkeypatch.setattr(evaluation, "MAX_EDGES", 0)
+    monkeypatch.setattr(evaluation, "measure_law", lambda model, _: engines.append(model.engine))
+    calculator = copy.copy(pair[0])
+    calculator.calculate(crystal())
+    assert engines == [engine_of(calculator).inner]
+
+
 # --- which buckets are captured ----------------------------------------------------------
 
 
@@ -468,7 +480,7 @@ def test_without_memory_for_another_graph_the_engine_inside_runs(
     ],
 )
 def test_the_reason_is_the_line_that_says_why(message, expected):
-    assert cuda_graph._reason(RuntimeError(message)) == expected
+    assert reason_of(RuntimeError(message)) == expected
 
 
 # --- on a device -------------------------------------------------------------------------
