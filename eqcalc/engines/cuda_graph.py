@@ -66,9 +66,9 @@ class CudaGraphEngine(Engine):
     """Replay the compiled package of a model, or its archive where it is not compiled.
 
     What a call returns are copies: the next one overwrites the graph's own outputs. Where
-    there is no memory for another graph, the engine inside runs the call as it is. A call
-    raises EngineError where the model cannot be captured, because it waits for the device (as
-    networks of angles do).
+    memory runs out, all graphs give up theirs, fewer are kept from then on, and the engine
+    inside runs the call as it is. A call raises EngineError where the model cannot be captured,
+    because it waits for the device (as networks of angles do).
 
     Parameters
     ----------
@@ -140,11 +140,11 @@ class CudaGraphEngine(Engine):
             buffers.fill(graph)  # before the capture, which runs on them
             captured = self._capture(buffers)
             if captured is None:
-                self._most_kept = len(self._kept)
+                self._give_up_memory()
                 return self.inner(graph)
             self._kept[bucket] = buffers, captured
         else:
-            return self.inner(graph)
+            return self._run_inner(graph)
         recording = self._kept[bucket][1]
         recording.replay()
         energies, gradients = recording.outputs
@@ -164,6 +164,20 @@ class CudaGraphEngine(Engine):
         self._asked.clear()
         self._kept.popitem(last=False)
         return True
+
+    def _run_inner(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        try:
+            return self.inner(graph)
+        except RuntimeError as error:
+            if not self._kept or not is_out_of_memory(error):
+                raise
+        # Not inside the handler: there, the traceback still holds what the call had made.
+        self._give_up_memory()
+        return self.inner(graph)
+
+    def _give_up_memory(self) -> None:
+        self._most_kept = max(len(self._kept) - 1, 0)  # else the same would happen again
+        self._kept.clear()
 
     def _capture(self, buffers: Buffers) -> Optional[Recording]:
         """Return the recording, or None where memory does not suffice."""
