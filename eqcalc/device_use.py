@@ -10,7 +10,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Optional
 
 import torch
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|aoti_torch_empty_strided.*API call failed",  # all that a compiled package may tell
     re.IGNORECASE | re.DOTALL,
 )
-# torch's threads for gradients on a GPU, which a child of any process that has one does not have.
+# Of what torch says where its threads for the gradients of a GPU are those of the parent.
 _FORKED = "fork-based multiprocessing"
 
 
@@ -32,13 +32,13 @@ class _Turns:
     """The turns of one GPU: what a turn starts there waits for what the turn before started."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._is_taken = False
         self._done: Optional[torch.cuda.Event] = None
 
     @contextmanager
     def take(self, device: torch.device) -> Iterator[None]:
-        with self._lock:
+        with self.lock:
             if self._is_taken:  # by this thread, further out
                 yield
                 return
@@ -64,7 +64,7 @@ def using_device(device: torch.device) -> Iterator[None]:
     DeviceError : the GPU does not answer any more, or this process was forked from one that had
         used it.
     """
-    with _telling_faults(device), _turns_on([device]):
+    with _telling_faults(device), _turn_on(device):
         yield
 
 
@@ -87,10 +87,11 @@ def loading_on(device: torch.device) -> Iterator[None]:
 
     To see whether a model waits for its GPU, all waiting is refused in the whole process.
     """
-    devices = [device]
-    if device.type == "cuda":  # in one order, or two threads could wait for each other
-        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    with _telling_memory(device), _telling_faults(device), _turns_on(devices):
+    n_cards = torch.cuda.device_count() if device.type == "cuda" else 0
+    with _telling_memory(device), _telling_faults(device), ExitStack() as turns:
+        for index in range(n_cards):  # in one order, or two threads could wait for each other
+            turns.enter_context(_turns[index].lock)
+        turns.enter_context(_turn_on(device))
         yield
 
 
@@ -113,13 +114,10 @@ def reason_of(error: BaseException) -> str:
     return found.rstrip(".")
 
 
-@contextmanager
-def _turns_on(devices: list[torch.device]) -> Iterator[None]:
-    with ExitStack() as turns:
-        for device in devices:
-            if device.type == "cuda":
-                turns.enter_context(_turns[device.index or 0].take(device))
-        yield
+def _turn_on(device: torch.device) -> AbstractContextManager[None]:
+    if device.type != "cuda":
+        return nullcontext()
+    return _turns[device.index or 0].take(device)
 
 
 @contextmanager
