@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from eqcalc.errors import ConfigError, DeviceError, did_you_mean
+from eqcalc.errors import ConfigError, DeviceError, did_you_mean, listing
 
 __all__ = ["resolve_device", "resolve_dtype"]
 
@@ -34,10 +34,16 @@ def resolve_device(name: str | torch.device) -> torch.device:
         if int(index or 0) >= n_devices:
             raise DeviceError(
                 f"device '{name}' was asked for, but torch {torch.__version__} sees "
-                f"{n_devices} CUDA devices here. Use device='cpu', or install a torch build "
-                "with CUDA and check nvidia-smi."
+                f"{n_devices} CUDA device{'s' * (n_devices != 1)} here. {_advice(n_devices)}"
             )
     return torch.device(name)
+
+
+def _advice(n_devices: int) -> str:
+    if n_devices == 0:
+        return "Use device='cpu', or install a torch build with CUDA and check nvidia-smi."
+    known = listing([f"'cuda:{index}'" for index in range(n_devices)])
+    return f"Use one of {known}; CUDA_VISIBLE_DEVICES may hide others."
 
 
 def resolve_dtype(name: str) -> torch.dtype:

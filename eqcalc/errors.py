@@ -86,7 +86,7 @@ class UnknownModelError(ModelFileError, FileNotFoundError):
 
 
 class DeviceError(EqcalcError, RuntimeError):
-    """A device that was asked for and is not there."""
+    """A device that is not there, or cannot be used any more."""
 
 
 class EngineError(EqcalcError, RuntimeError):

@@ -18,10 +18,10 @@ from eqcalc.blockwise.grouping import MAX_EDGES, check_max_edges
 from eqcalc.blockwise.memory import (
     MemoryLaw,
     available_memory,
-    is_out_of_memory,
     measure_law,
     release_free_memory,
 )
+from eqcalc.device_use import is_out_of_memory
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, EqcalcError, NotEnoughMemoryError
 from eqcalc.graph import AtomicGraph
@@ -160,7 +160,7 @@ class Blockwise:
             return
         self._judged_edges = _GROWTH * n_edges
         if self.law is None:
-            self.law = measure_law(model, graph)
+            self.law = measure_law(model.plain, graph)
         self.available = available_memory(model.device)
 
     def _fits(self, n_edges: int, n_atoms: int) -> bool:

@@ -16,6 +16,7 @@ from typing import Optional
 
 import torch
 
+from eqcalc.device_use import is_out_of_memory
 from eqcalc.engines import Model
 from eqcalc.graph import AtomicGraph
 from eqcalc.host_memory import release_freed_memory
@@ -23,7 +24,6 @@ from eqcalc.host_memory import release_freed_memory
 __all__ = [
     "MemoryLaw",
     "available_memory",
-    "is_out_of_memory",
     "measure_law",
     "peak_of",
     "release_free_memory",
@@ -31,11 +31,6 @@ __all__ = [
 
 _SAMPLE_EDGES = 6_000  # of the smallest measured call: far above what the page size blurs
 _SPARE = 4  # atoms without edges per atom with edges, in the call that tells atoms from edges
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|bad_alloc"
-    r"|aoti_torch_empty_strided.*API call failed",  # all that a compiled package may tell
-    re.IGNORECASE | re.DOTALL,
-)
 _PROCESS, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -165,12 +160,13 @@ def available_memory(device: torch.device) -> Optional[int]:
     """Return the bytes that can still be had on a device; None where nothing tells.
 
     On a CPU: what Linux holds for available, or less where the process's control group (a
-    container, a batch job) is limited.
+    container, a batch job) is limited. On a GPU: no more than torch is allowed to take.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + kept
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        allowed = int(_share_of_process(device) * total) - reserved
+        return max(0, min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
     release_freed_memory()
     try:
         text = (_PROCESS / "meminfo").read_text()
@@ -180,6 +176,12 @@ def available_memory(device: torch.device) -> Optional[int]:
     if found is None:
         return None
     return min([1024 * int(found[1]), *_left_in_groups()])
+
+
+def _share_of_process(device: torch.device) -> float:
+    """Return what ``torch.cuda.set_per_process_memory_fraction`` allows; 2.6 does not tell."""
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 1.0)
+    return float(share(device.index))
 
 
 def _left_in_groups() -> Iterator[int]:
@@ -218,14 +220,3 @@ def _left(group: Path, limit: str, usage: str) -> Optional[int]:
         return None
     files = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
     return max(0, int(most) - used + files)  # the system drops cached files first
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether a model call failed because an allocation did.
-
-    torch has a class of its own for GPUs; TorchScript turns it into a RuntimeError, as the
-    allocator of the CPU does.
-    """
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None

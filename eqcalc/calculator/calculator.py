@@ -46,6 +46,7 @@ from eqcalc.calculator.results import (
 )
 from eqcalc.calculator.stress import stress_results
 from eqcalc.derivatives import resolve_reduction
+from eqcalc.device_use import evaluating_on
 from eqcalc.elements import require_elements
 from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model, reload_model
 from eqcalc.errors import (
@@ -319,6 +320,8 @@ class EqCalculator(ExactCache):
         UnsupportedElementError : an element that a model was not trained on.
         NonFiniteError : a model returned NaN or infinity.
         NotEnoughMemoryError : memory does not suffice, not even for small blocks.
+        DeviceError : the GPU does not answer any more, or this process was forked from one that
+            had used it.
         ConfigError : an atom's energy depends on more than ``max_edges`` edges.
         PropertyNotImplementedError : stress where a direction is open.
         """
@@ -329,7 +332,11 @@ class EqCalculator(ExactCache):
             with torch.inference_mode(False):
                 self.calculate(atoms, properties, system_changes)
             return
-        with using_threads(self.neighbours.device, len(atoms), self._arguments.get("threads")):
+        device = self.neighbours.device
+        with (
+            using_threads(device, len(atoms), self._arguments.get("threads")),
+            evaluating_on(device),
+        ):
             self._calculate(atoms, properties)
 
     def _calculate(self, atoms: Atoms, properties: Sequence[str]) -> None:
@@ -391,15 +398,16 @@ class EqCalculator(ExactCache):
 
         Raises
         ------
-        NotEnoughMemoryError, ConfigError, GraphError, UnsupportedElementError : as
+        NotEnoughMemoryError, DeviceError, ConfigError, GraphError, UnsupportedElementError : as
             :meth:`calculate` does.
         """
-        ordered, graph = self.ordered_graph(atoms)
-        self._require_elements(atoms, atoms.numbers.tobytes())
-        forecasts = [
-            blockwise.forecast(model, graph, lambda: box_coordinates(ordered))
-            for model, blockwise in zip(self.models, self._blockwise, strict=True)
-        ]
+        with evaluating_on(self.neighbours.device):
+            ordered, graph = self.ordered_graph(atoms)
+            self._require_elements(atoms, atoms.numbers.tobytes())
+            forecasts = [
+                blockwise.forecast(model, graph, lambda: box_coordinates(ordered))
+                for model, blockwise in zip(self.models, self._blockwise, strict=True)
+            ]
         known = [forecast for forecast in forecasts if forecast is not None]
         return max(known, key=lambda forecast: forecast.needed, default=None)
 
@@ -429,7 +437,7 @@ class EqCalculator(ExactCache):
         ------
         GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does; the
             message begins with the name of the structure.
-        NotEnoughMemoryError : as :meth:`calculate` does.
+        NotEnoughMemoryError, DeviceError : as :meth:`calculate` does.
         ConfigError : something else than structures, too few names, ``max_edges`` below 1.
         """
         if isinstance(structures, Atoms):
@@ -444,9 +452,10 @@ class EqCalculator(ExactCache):
         # A list of its own: that of a simulation which goes on beside this is kept. With a
         # skin, displacements of one structure need one search.
         own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
-        graphs = named_graphs(structures, names, own, self._check_elements)
-        for group in grouped(graphs, lambda named: size_of(named.graph), largest):
-            results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
+        with evaluating_on(self.neighbours.device):
+            graphs = named_graphs(structures, names, own, self._check_elements)
+            for group in grouped(graphs, lambda named: size_of(named.graph), largest):
+                results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
         return results
 
     def get_hessian(
@@ -479,9 +488,11 @@ class EqCalculator(ExactCache):
         ------
         ConfigError : a committee, or an architecture that does not say where they are.
         ModelFileError : the network cannot be rebuilt; one of your own has to be registered.
-        GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does.
+        GraphError, UnsupportedElementError, NonFiniteError, NotEnoughMemoryError, DeviceError : as
+            :meth:`calculate` does.
         """
-        return self._descriptors(atoms)
+        with evaluating_on(self.neighbours.device):
+            return self._descriptors(atoms)
 
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""

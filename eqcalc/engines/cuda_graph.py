@@ -17,6 +17,7 @@ from typing import NamedTuple, Optional, Protocol
 import torch
 from torch import Tensor
 
+from eqcalc.device_use import is_out_of_memory, reason_of
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.inductor import InductorEngine
@@ -65,9 +66,9 @@ class CudaGraphEngine(Engine):
     """Replay the compiled package of a model, or its archive where it is not compiled.
 
     What a call returns are copies: the next one overwrites the graph's own outputs. Where
-    there is no memory for another graph, the engine inside runs the call as it is. A call
-    raises EngineError where the model cannot be captured, because it waits for the device (as
-    networks of angles do).
+    memory runs out, all graphs give up theirs, fewer are kept from then on, and the engine
+    inside runs the call as it is. A call raises EngineError where the model cannot be captured,
+    because it waits for the device (as networks of angles do).
 
     Parameters
     ----------
@@ -114,6 +115,11 @@ class CudaGraphEngine(Engine):
         return cls(inner, not_used, reach=2.0 * file.card.cutoff)
 
     @property
+    def plain(self) -> Engine:
+        """The engine inside."""
+        return self.inner
+
+    @property
     def not_used(self) -> Mapping[str, str]:
         """Engines that would be faster inside, and why they are not used."""
         return self._not_used
@@ -134,11 +140,11 @@ class CudaGraphEngine(Engine):
             buffers.fill(graph)  # before the capture, which runs on them
             captured = self._capture(buffers)
             if captured is None:
-                self._most_kept = len(self._kept)
+                self._give_up_memory()
                 return self.inner(graph)
             self._kept[bucket] = buffers, captured
         else:
-            return self.inner(graph)
+            return self._run_inner(graph)
         recording = self._kept[bucket][1]
         recording.replay()
         energies, gradients = recording.outputs
@@ -159,17 +165,31 @@ class CudaGraphEngine(Engine):
         self._kept.popitem(last=False)
         return True
 
+    def _run_inner(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        try:
+            return self.inner(graph)
+        except RuntimeError as error:
+            if not self._kept or not is_out_of_memory(error):
+                raise
+        # Not inside the handler: there, the traceback still holds what the call had made.
+        self._give_up_memory()
+        return self.inner(graph)
+
+    def _give_up_memory(self) -> None:
+        self._most_kept = max(len(self._kept) - 1, 0)  # else the same would happen again
+        self._kept.clear()
+
     def _capture(self, buffers: Buffers) -> Optional[Recording]:
         """Return the recording, or None where memory does not suffice."""
         try:
             recording = self._recorder.record(lambda: self._run(buffers))
         except RuntimeError as error:  # of the model, of CUDA, out of memory: no other class
-            if "out of memory" in str(error):  # TorchScript hides torch's class for it
+            if is_out_of_memory(error):
                 return None
             raise EngineError(
                 f"{self.inner.name} cannot be captured as a CUDA graph (for "
                 f"{buffers.bucket.n_atoms} atoms and {buffers.bucket.n_edges} edges): "
-                f"{_reason(error)}; engine='{self.inner.name}' runs it without"
+                f"{reason_of(error)}; engine='{self.inner.name}' runs it without"
             ) from error
         self.n_captures += 1
         return recording
@@ -181,8 +201,8 @@ class CudaGraphEngine(Engine):
 class CudaRecorder:
     """Record CUDA graphs on one device, one after the other in the same work space.
 
-    Sharing is safe: two recordings never run at once, and what both may overwrite is
-    neither input nor output of either.
+    Sharing is safe: two recordings never run at once (:mod:`eqcalc.device_use`), and what both
+    may overwrite is neither input nor output of either.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -190,23 +210,35 @@ class CudaRecorder:
         with torch.cuda.device(device):
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream()
+        self._is_tried = False
 
     def record(self, work: Work) -> Recording:
-        """Capture work; see :class:`Recorder`."""
+        """Capture work of one engine; see :class:`Recorder`."""
         with torch.cuda.device(self._device):
             present = torch.cuda.current_stream()
             self._stream.wait_stream(present)
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UP):
-                    work()
-                # A capture that fails half-way may leave the allocator in a bad state.
-                with _waiting_refused():
-                    work()
-            present.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    self._warm_up(work)
+            finally:  # work that failed may still read what is freed, and filled again, now
+                present.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            # Other threads may take memory meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 outputs = work()
             return Recording(graph.replay, outputs)
+
+    def _warm_up(self, work: Work) -> None:
+        for _ in range(_WARM_UP):
+            work()
+        # A capture that fails half-way may leave the allocator in a bad state. Once is enough,
+        # and is while the model is loaded: waiting is refused to all threads.
+        if not self._is_tried:
+            with _waiting_refused():
+                work()
+            self._is_tried = True
 
 
 @contextmanager
@@ -221,11 +253,3 @@ def _waiting_refused() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
-
-
-def _reason(error: RuntimeError) -> str:
-    """Return the one line that says why, from a message that may hold two tracebacks."""
-    lines = [line.strip().removeprefix("RuntimeError: ") for line in str(error).splitlines()]
-    telling = [line for line in lines if "CUDA" in line]
-    found = (telling or [line for line in lines if line] or [type(error).__name__])[0]
-    return found.rstrip(".")

@@ -121,6 +121,11 @@ class Engine(ABC):
         return self.name
 
     @property
+    def plain(self) -> Engine:
+        """This engine without replays of what was captured: it takes its memory at each call."""
+        return self
+
+    @property
     def not_used(self) -> Mapping[str, str]:
         """Faster ways to do the same that this one looked for, and why it does without."""
         return {}

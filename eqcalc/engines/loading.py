@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from eqcalc.device_use import is_out_of_memory, loading_on, using_device
 from eqcalc.devices import resolve_device, resolve_dtype
 from eqcalc.engines.committee import CommitteeEngine
 from eqcalc.engines.cuda_graph import CudaGraphEngine
@@ -67,10 +68,14 @@ class Model:
         Parameters
         ----------
         graph : see :mod:`eqcalc.graph`; on the model's device and in its dtype
+
+        Raises
+        ------
+        DeviceError : see :func:`eqcalc.device_use.using_device`.
         """
         threads = self.using_threads(graph.atomic_numbers.shape[0])
         timed = nullcontext() if self.patience is None else self.patience.timed()
-        with threads, FullPrecision(self.device.type), timed:
+        with threads, FullPrecision(self.device.type), timed, using_device(self.device):
             return self.engine(graph)
 
     def n_threads(self, n_atoms: int) -> Optional[int]:
@@ -86,6 +91,11 @@ class Model:
         target = Target(self.device, self.dtype)
         lines = [f"{self.engine.report()} on {target}, passport reproduced"]
         return "\n".join([*lines, *(f"not {name}: {why}" for name, why in self.not_used.items())])
+
+    @property
+    def plain(self) -> Model:
+        """The same model without replays, which take their memory once and show none of it."""
+        return replace(self, engine=self.engine.plain)
 
     @property
     def card(self) -> ModelCard:
@@ -171,12 +181,14 @@ def load_model(
     ------
     ModelFileError : the file is missing, damaged, foreign, a propagator, gives other
         numbers here, or holds a program that eqcalc does not know.
-    DeviceError : CUDA was asked for and there is none.
+    DeviceError : CUDA was asked for and there is none, or none that can be used.
+    NotEnoughMemoryError : the device's memory does not suffice for the passport's frames.
     EngineError : the engine that was asked for cannot run the model here.
     ConfigError : an unknown device, dtype or engine, or no number of threads.
     """
     check_threads(threads)
-    with using_threads(resolve_device(device), 1, threads):  # the passport is replayed
+    where = resolve_device(device)
+    with using_threads(where, 1, threads), loading_on(where):  # the passport is replayed
         model = replace(_load(source, device, dtype, engine, trust), threads=threads)
     _live[model.file.sha256, str(device), dtype, engine, threads] = model
     return model
@@ -261,7 +273,7 @@ def load_committee(
     try:
         if engine == "inductor":
             CommitteeEngine.prepare(files, target)
-        with models[0].using_threads(1):
+        with models[0].using_threads(1), using_device(target.device):
             together = CommitteeEngine.load(files, target)
     except (EngineError, ModelFileError) as error:
         if engine == "inductor":
@@ -292,9 +304,11 @@ def errors_of_the_program(file: ModelFile) -> Iterator[None]:
     """
     try:
         yield
-    except (ModelFileError, EngineError, torch.OutOfMemoryError):
+    except (ModelFileError, EngineError):
         raise
     except (*_OF_A_PROGRAM, torch.jit.Error) as error:
+        if is_out_of_memory(error):  # says nothing of the program
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelFileError(
             f"'{file.path}' does not reproduce its own passport: {lines[-1].strip()}. Export the "

@@ -118,15 +118,15 @@ def is_stale(key: Mapping[str, str]) -> bool:
 
     By another torch, eqcalc or C++ library, for another processor or a GPU that is not there.
     """
-    is_for_cpu = key.get("device") == "cpu"
-    try:
-        machine = machine_key(torch.device("cpu" if is_for_cpu else "cuda"))
-    except (RuntimeError, AssertionError):  # no GPU; torch without CUDA raises the latter
-        return True
-    wanted = {"eqcalc": _maker()} | machine
-    if is_for_cpu:
-        wanted |= {"kernels": library_checksum()}
-    return any(key.get(name) != value for name, value in wanted.items())
+    if key.get("device") == "cpu":
+        wanted = [machine_key(torch.device("cpu")) | {"kernels": library_checksum()}]
+    else:
+        cards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        try:
+            wanted = [machine_key(card) for card in cards]
+        except RuntimeError:  # they do not work
+            return True
+    return not any({"eqcalc": _maker(), **each}.items() <= key.items() for each in wanted)
 
 
 def _maker() -> str:

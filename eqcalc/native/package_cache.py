@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 def machine_key(device: torch.device) -> dict[str, str]:
     """Return torch's version and what tells machines apart for which code is compiled."""
     # Code for another processor of a shared home folder may be illegal here.
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    hardware = _card(device) if device.type == "cuda" else _processor()
     return {"torch": torch.__version__, "device": device.type, "hardware": hardware}
 
 
@@ -172,6 +172,12 @@ def _entry(package: Path) -> Path:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _card(device: torch.device) -> str:
+    """Return a GPU's name, and the capability for which its code is compiled."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
 
 def _processor() -> str:

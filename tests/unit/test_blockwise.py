@@ -86,7 +86,7 @@ class Recorded:
         self, model, most_edges: float = np.inf, error: type = torch.OutOfMemoryError
     ) -> None:
         self.model, self.card = model, model.card
-        self.device, self.dtype = model.device, model.dtype
+        self.device, self.dtype, self.plain = model.device, model.dtype, model.plain
         self.most_edges, self.error = most_edges, error
         self.edges: list[int] = []
 

@@ -383,6 +383,41 @@ def test_a_package_that_was_made_otherwise_is_named(place, value, words, compile
     assert re.search(words, model.not_used["inductor"])
 
 
+@pytest.mark.parametrize("other", [("NVIDIA A100", (8, 0)), ("NVIDIA H100", (8, 0))])
+def test_a_package_of_another_card_is_named_and_made_again(other, models, monkeypatch):
+    cards = [("NVIDIA H100", (9, 0))]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: cards[device.index or 0][0])
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: cards[device.index or 0][1]
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    made = []
+
+    def quick(files: object, path: Path, *target: object) -> None:
+        made.append(cards[0])
+        path.write_bytes(b"code")
+
+    monkeypatch.setattr(packages, "_compiler", lambda: quick)
+    files, target = [open_model_file(models["double"])], Target(torch.device("cuda"), torch.float64)
+    first = packages.make_package(files, target)
+    key = packages._key(files, target)
+    assert not packages.is_stale(key)
+    cards.insert(0, other)
+    assert not packages.is_stale(key)  # both are there
+    assert packages.find_package(files, target) is None
+    assert packages.find_package(files, target._replace(device=torch.device("cuda:1"))) == first
+    assert re.search(
+        r"not compiled for cuda, float64 \(the package that is there was made for another "
+        r"processor\); run: eqcalc compile \S+double.pt --device cuda",
+        packages.why_no_package(files, target),
+    )
+    second = packages.make_package(files, target)
+    assert packages.find_package(files, target) == second != first
+    assert made == [cards[1], cards[0]]
+    cards.pop()
+    assert packages.is_stale(key)
+
+
 @pytest.mark.slow
 def test_a_committee_reports_every_member(compiled, models):
     report = EqCalculator([compiled, models["other"]]).engine_report().splitlines()

@@ -7,7 +7,9 @@ overwrites the same outputs. What it cannot show is CUDA's own: the tests marked
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,9 +30,12 @@ from small_models import (
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.bench import ready_engines
+from eqcalc.blockwise import evaluation
+from eqcalc.device_use import reason_of
 from eqcalc.engines import cuda_graph, load_model
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.cuda_graph import CudaGraphEngine, CudaRecorder, Recording
+from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import EngineError
 from eqcalc.export import export_model
 from eqcalc.graph import AtomicGraph, validate_graph
@@ -98,7 +103,14 @@ def assert_same_results(replaying, plain, atoms: Atoms, atol: float = ATOL) -> N
         np.testing.assert_allclose(replaying.results[name], value, 0, atol, err_msg=name)
 
 
-def run_md(replaying, plain, atoms: Atoms, n_steps: int, every: int = 1) -> None:
+def run_md(
+    replaying,
+    plain,
+    atoms: Atoms,
+    n_steps: int,
+    every: int = 1,
+    note: Callable[[], object] = lambda: None,
+) -> None:
     """Let the replaying calculator drive hot dynamics, and compare it on the way."""
     atoms.calc = replaying
     MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(1))
@@ -109,9 +121,38 @@ def run_md(replaying, plain, atoms: Atoms, n_steps: int, every: int = 1) -> None
         plain.calculate(atoms)
         np.testing.assert_allclose(found[0], plain.results["forces"], 0, ATOL)
         np.testing.assert_allclose(found[1], plain.results["energies"], 0, 10 * ATOL)
+        note()
 
     dynamics.attach(compare, interval=every)
     dynamics.run(n_steps)
+
+
+def run_through_changes(replaying, plain, n_steps: int) -> None:
+    """Change all that a kept list or graph could hold of a run, one after the other, and go on."""
+    atoms = crystal().repeat((2, 2, 1))
+    removed = atoms[[5, 12]]
+
+    def change_elements() -> None:
+        atoms.symbols[:8] = "OHHCOOHC"
+
+    def open_the_cell() -> None:
+        atoms.pbc = (True, True, False)
+
+    def shrink_the_cell() -> None:
+        atoms.pbc = True
+        atoms.set_cell(0.97 * atoms.cell, scale_atoms=True)
+
+    def take_atoms() -> None:
+        del atoms[[5, 12]]
+
+    def add_atoms() -> None:
+        atoms.extend(removed)
+
+    for change in (change_elements, open_the_cell, shrink_the_cell, take_atoms, add_atoms):
+        run_md(replaying, plain, atoms, n_steps, every=10)
+        change()
+        assert_same_results(replaying, plain, atoms)
+    run_md(replaying, plain, atoms, n_steps, every=10)
 
 
 def breathing(n_frames: int) -> list[Atoms]:
@@ -208,6 +249,10 @@ def test_hundreds_of_steps_of_dynamics_are_those_without_replay(pair):
     run_md(replaying, plain, crystal().repeat((2, 2, 1)), n_steps=300)
     assert replaying.neighbours.n_builds > 3
     assert 1 <= engine_of(replaying).n_captures - after_load <= 4
+
+
+def test_elements_pbc_cell_and_number_of_atoms_may_change_in_the_middle_of_a_run(pair):
+    run_through_changes(*pair, n_steps=30)
 
 
 def test_edges_may_grow_over_buckets_and_shrink_back(pair):
@@ -324,6 +369,15 @@ def test_single_precision_replays_reproduce_the_passport(models, stand_in):
     model = load_model(models["single"], device="cpu")
     report = model.engine_report().splitlines()
     assert report[0] == "cudagraph over torchscript on cpu in float32, passport reproduced"
+
+
+def test_the_memory_of_a_call_is_measured_without_replays(pair, monkeypatch):
+    engines = []
+    monkeypatch.setattr(evaluation, "MAX_EDGES", 0)
+    monkeypatch.setattr(evaluation, "measure_law", lambda model, _: engines.append(model.engine))
+    calculator = copy.copy(pair[0])
+    calculator.calculate(crystal())
+    assert engines == [engine_of(calculator).inner]
 
 
 # --- which buckets are captured ----------------------------------------------------------
@@ -449,6 +503,26 @@ def test_without_memory_for_another_graph_the_engine_inside_runs(
     assert model.engine.n_captures == before + n_captured
 
 
+def test_graphs_give_up_their_memory_to_a_call_that_needs_it(pair, monkeypatch):
+    replaying, plain = (calculator.models[0] for calculator in pair)
+    engine = replaying.engine
+    graphs = [build_graph(crystal().repeat((n, 1, 1)), 4.0) for n in (1, 2, 3)]
+    for graph in graphs[:2]:
+        replaying(graph)
+    n_kept = engine._most_kept = len(engine._kept)  # the third is not worth a capture
+    script = type(engine.inner).__call__
+
+    def call(inner: TorchScriptEngine, graph: AtomicGraph):
+        if inner is engine.inner and engine._kept:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return script(inner, graph)
+
+    monkeypatch.setattr(TorchScriptEngine, "__call__", call)
+    for found, expected in zip(replaying(graphs[2]), plain(graphs[2]), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=ATOL)
+    assert (len(engine._kept), engine._most_kept) == (0, n_kept - 1)
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -468,7 +542,7 @@ def test_without_memory_for_another_graph_the_engine_inside_runs(
     ],
 )
 def test_the_reason_is_the_line_that_says_why(message, expected):
-    assert cuda_graph._reason(RuntimeError(message)) == expected
+    assert reason_of(RuntimeError(message)) == expected
 
 
 # --- on a device -------------------------------------------------------------------------
@@ -484,8 +558,28 @@ def test_gpu_ten_thousand_steps_are_those_without_replay(models, own_cache):
     replaying = EqCalculator(models["double"], device="cuda", skin=0.3)
     assert replaying.models[0].engine.name == "cudagraph", replaying.engine_report()
     plain = EqCalculator(models["double"], device="cuda", engine="torchscript", skin=0.3)
-    run_md(replaying, plain, crystal().repeat((2, 2, 1)), n_steps=10_000, every=10)
+    used = []
+
+    def note() -> None:
+        used.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
+
+    atoms = crystal().repeat((2, 2, 1))
+    run_md(replaying, plain, atoms, n_steps=10_000, every=10, note=note)
     assert replaying.neighbours.n_builds > 50
+    # A few hundred bytes per step would be more; lists and captures of other sizes are less.
+    (early, early_reserved), (late, late_reserved) = np.max([used[200:400], used[-200:]], axis=1)
+    assert late <= early + 1_000_000
+    assert late_reserved <= early_reserved + 8_000_000
+
+
+@pytest.mark.gpu
+def test_gpu_elements_pbc_cell_and_number_of_atoms_may_change_in_the_middle_of_a_run(
+    models, own_cache
+):
+    replaying = EqCalculator(models["double"], device="cuda", skin=0.3)
+    assert replaying.models[0].engine.name == "cudagraph", replaying.engine_report()
+    plain = EqCalculator(models["double"], device="cpu", engine="torchscript", skin=0.0)
+    run_through_changes(replaying, plain, n_steps=200)
 
 
 @pytest.mark.gpu

@@ -111,7 +111,8 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch, models):
 def test_a_cuda_index_beyond_the_last_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(DeviceError, match=r"device 'cuda:3' .* sees 2 CUDA devices"):
+    message = r"device 'cuda:3' .* sees 2 CUDA devices here\. Use one of 'cuda:0', 'cuda:1'; CUDA_V"
+    with pytest.raises(DeviceError, match=message):
         resolve_device("cuda:3")
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     assert resolve_device("auto") == torch.device("cuda")

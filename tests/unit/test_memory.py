@@ -13,7 +13,8 @@ from small_models import crystal
 
 import eqcalc
 from eqcalc.blockwise import memory
-from eqcalc.blockwise.memory import available_memory, is_out_of_memory, measure_law, peak_of
+from eqcalc.blockwise.memory import available_memory, measure_law, peak_of
+from eqcalc.device_use import is_out_of_memory
 from eqcalc.errors import GraphError
 from eqcalc.neighbours import build_graph
 
@@ -139,6 +140,16 @@ def test_a_group_of_version_1_leaves_less(system):
 def test_groups_that_cannot_be_read_change_nothing(system):
     system({"proc/self/cgroup": "0::/elsewhere\n"})
     assert available_memory(CPU) == 8_192_000_000
+
+
+def test_on_a_gpu_available_is_what_is_free_and_what_the_process_may_take(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 200)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 150)
+    shares = {1.0: 700 + 50, 0.5: 300 + 50, 0.1: 50}
+    for share, available in shares.items():
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, s=share: s)
+        assert available_memory(torch.device("cuda")) == available
 
 
 # --- out of memory -----------------------------------------------------------------------
