@@ -11,16 +11,17 @@ from pathlib import Path
 
 from eqcalc.engines.engine import Target
 from eqcalc.engines.exchange import ExchangePackage
-from eqcalc.engines.packages import target_name
+from eqcalc.engines.fused import fill_compiler_folder
+from eqcalc.engines.packages import Traced, target_name
 from eqcalc.errors import EngineError, EqcalcError, listing
-from eqcalc.export import compile_committee, compile_exchange, compile_model
+from eqcalc.export import compile_committee, compile_exchange, compile_model, trace_model
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.build import build_library, load_library
 from eqcalc.native.compiler_folder import private_compiler_folder
 from eqcalc.threads import UsingThreads
 
-__all__ = ["compile_package"]
+__all__ = ["compile_package", "trace_package"]
 
 
 def compile_package(
@@ -44,6 +45,9 @@ def compile_package(
         if target.device.type == "cpu":  # networks are compiled with the library's kernels
             build_library()
             load_library()
+        if target.device.type == "cuda":
+            _compile_for_gpu(files, package, target, exchanges)
+            return
         # The compiler looks at torch's number of threads; the package shall not depend on it.
         with private_compiler_folder(), UsingThreads(1):
             if exchanges:
@@ -64,3 +68,31 @@ def compile_package(
         raise EngineError(
             f"{names} cannot be compiled{together} for {target_name(target)}: {reason}"
         ) from error
+
+
+def trace_package(file: ModelFile, target: Target, only_tables: bool) -> Traced:
+    """Return the program of a network, for a GPU.
+
+    Raises
+    ------
+    EngineError : the network has no form with tables and shall have one, or cannot be traced.
+    ModelFileError : the network cannot be rebuilt.
+    """
+    try:
+        return Traced(*trace_model(file, *target, only_tables=only_tables))
+    except EqcalcError:
+        raise
+    except Exception as error:  # of the tracer: no common class
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise EngineError(f"'{file.card.name}' cannot be traced: {reason}") from error
+
+
+def _compile_for_gpu(
+    files: Sequence[ModelFile], package: Path, target: Target, exchanges: bool
+) -> None:
+    if exchanges:
+        raise EngineError(f"ranks exchange features on a CPU; found the device {target.device}.")
+    if len(files) > 1:
+        raise EngineError("on a GPU the members of a committee run one by one.")
+    fill_compiler_folder(trace_package(files[0], target, False))
+    package.write_text(f"compiled for {target_name(target)}; its kernels are in torch's folder\n")

@@ -150,6 +150,9 @@ def virials_from_edge_gradients(edge_gradients: Tensor, graph: AtomicGraph) -> T
     can_run = edge_vectors.device.type == "cpu" and is_constant  # it has no derivatives
     if graph.n_structures == 1 and operator is not None and can_run:
         return operator(edge_vectors, edge_gradients).unsqueeze(0)
+    if graph.n_structures == 1 and edge_vectors.device.type != "cpu":
+        # A GPU would add all edges to the same nine numbers, one after the other.
+        return _edge_virials(edge_gradients, edge_vectors).sum(dim=0).view(1, 3, 3)
     structures = graph.structure_index.index_select(0, graph.edge_index[1])
     edge_virials = _edge_virials(edge_gradients, edge_vectors)
     return _sum_rows(edge_virials, structures, graph.n_structures).unflatten(1, (3, 3))

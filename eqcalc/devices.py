@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from eqcalc.errors import ConfigError, DeviceError, did_you_mean, listing
 
-__all__ = ["resolve_device", "resolve_dtype"]
+__all__ = ["has_triton", "resolve_device", "resolve_dtype"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -59,3 +61,8 @@ def resolve_dtype(name: str) -> torch.dtype:
             + did_you_mean(str(name), _DTYPES)
         )
     return _DTYPES[name]
+
+
+def has_triton() -> bool:
+    """Return whether Triton is installed, in which kernels for GPUs are written."""
+    return importlib.util.find_spec("triton") is not None

@@ -169,6 +169,10 @@ class _TimedTransfers(Transfers):
         with self._up:
             return super().upload(positions, lattice)
 
+    def sent(self, tensor: Tensor) -> Tensor:
+        with self._up:
+            return super().sent(tensor)
+
     def download(self, energies: Tensor, forces: Tensor) -> tuple[NDArray, NDArray]:
         with self._down:
             return super().download(energies, forces)

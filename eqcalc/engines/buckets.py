@@ -15,7 +15,7 @@ Shapes: n_atoms, n_edges of the structure; N_atoms, N_edges of its bucket.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -89,6 +89,10 @@ class Buffers:
         self.edge_index = self._pad_edges.clone()
         self._pad_vector = torch.tensor([[reach, 0.0, 0.0]], dtype=dtype, device=device)
         self.edge_vectors = self._pad_vector.repeat(bucket.n_edges, 1)
+        # What the buffers hold.
+        self._edges: Optional[_State] = None
+        self._numbers: Optional[_State] = None
+        self._n_edges = self._n_owned = -1
 
     @property
     def graph(self) -> AtomicGraph:
@@ -109,14 +113,33 @@ class Buffers:
         atomic_numbers, edge_index, edge_vectors = graph[:3]
         n_owned = graph.n_owned
         n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
-        self.atomic_numbers[:n_atoms].copy_(atomic_numbers)
-        self.atomic_numbers[n_atoms:].copy_(atomic_numbers[0])  # an element that is known
         self.edge_vectors[:n_edges].copy_(edge_vectors)
-        self.edge_vectors[n_edges:].copy_(self._pad_vector)
-        self.edge_index[:, :n_edges].copy_(edge_index)
-        self.edge_index[:, n_edges:].copy_(self._pad_edges[:, n_edges:])
-        self.weights[:n_owned].fill_(1.0)
-        self.weights[n_owned:].fill_(0.0)
+        # From step to step of a simulation the vectors alone change, and seldom the edges.
+        if not _is_unchanged(edge_index, self._edges):
+            self.edge_index[:, :n_edges].copy_(edge_index)
+        if n_edges != self._n_edges:
+            self.edge_vectors[n_edges:].copy_(self._pad_vector)
+            self.edge_index[:, n_edges:].copy_(self._pad_edges[:, n_edges:])
+        if not _is_unchanged(atomic_numbers, self._numbers) or n_owned != self._n_owned:
+            self.atomic_numbers[:n_atoms].copy_(atomic_numbers)
+            self.atomic_numbers[n_atoms:].copy_(atomic_numbers[0])  # an element that is known
+            self.weights[:n_owned].fill_(1.0)
+            self.weights[n_owned:].fill_(0.0)
+        self._edges, self._numbers = _state_of(edge_index), _state_of(atomic_numbers)
+        self._n_edges, self._n_owned = n_edges, n_owned
+
+
+_State = tuple[Tensor, int]
+"""A tensor, held so that no other takes its place, and how often it was written to."""
+
+
+def _state_of(tensor: Tensor) -> Optional[_State]:
+    """Return the state of a tensor; None where torch does not count the changes."""
+    return None if tensor.is_inference() else (tensor, tensor._version)
+
+
+def _is_unchanged(tensor: Tensor, before: Optional[_State]) -> bool:
+    return before is not None and tensor is before[0] and tensor._version == before[1]
 
 
 def _rounded_up(n: int) -> int:

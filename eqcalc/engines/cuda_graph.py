@@ -22,6 +22,7 @@ from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.torchscript import TorchScriptEngine
+from eqcalc.engines.triton import TritonEngine
 from eqcalc.errors import EngineError
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
@@ -63,7 +64,7 @@ class Recorder(Protocol):
 
 
 class CudaGraphEngine(Engine):
-    """Replay the compiled package of a model, or its archive where it is not compiled.
+    """Replay the fastest engine that can run a model.
 
     What a call returns are copies: the next one overwrites the graph's own outputs. Where
     memory runs out, all graphs give up theirs, fewer are kept from then on, and the engine
@@ -106,12 +107,15 @@ class CudaGraphEngine(Engine):
         if why is not None:
             raise EngineError(why)
         not_used: dict[str, str] = {}
-        inner: Engine
-        try:
-            inner = InductorEngine.load(file, target)
-        except EngineError as error:
-            not_used[InductorEngine.name] = str(error)
-            inner = TorchScriptEngine.load(file, target)
+        kinds: tuple[type[Engine], ...] = (InductorEngine, TritonEngine)
+        for kind in kinds:
+            if target.device.type not in kind.device_types:
+                continue
+            try:
+                return cls(kind.load(file, target), not_used, reach=2.0 * file.card.cutoff)
+            except EngineError as error:
+                not_used[kind.name] = str(error)
+        inner = TorchScriptEngine.load(file, target)
         return cls(inner, not_used, reach=2.0 * file.card.cutoff)
 
     @property

@@ -45,7 +45,7 @@ class ExchangePackage:
                 "eqcalc's C++ library, by which ranks exchange features, is not there; run eqcalc "
                 "compile --exchange again"
             )
-        self._package = load_package(path, target.device)
+        self._package = load_package(path)
 
     @classmethod
     def load(cls, file: ModelFile, target: Target) -> ExchangePackage:

@@ -21,6 +21,7 @@ from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.patience import Patience
 from eqcalc.engines.torchscript import TorchScriptEngine
+from eqcalc.engines.triton import TritonEngine
 from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.host_memory import keep_freed_memory
@@ -40,7 +41,8 @@ __all__ = [
 ]
 
 ENGINES: dict[str, type[Engine]] = {
-    engine.name: engine for engine in (CudaGraphEngine, InductorEngine, TorchScriptEngine)
+    engine.name: engine
+    for engine in (CudaGraphEngine, InductorEngine, TritonEngine, TorchScriptEngine)
 }
 """Fastest first; the last one is always there."""
 

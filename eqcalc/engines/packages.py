@@ -1,8 +1,8 @@
 """Compiled packages: how one is found, made and named, for a model or a committee.
 
 What compiles is not here and is not imported: it needs networks, and whoever runs a model
-does not. It is found as the entry point ``model`` of the group ``eqcalc.compilers``, which
-eqcalc's own :mod:`eqcalc.compiling` registers.
+does not. It is found as the entry points ``model`` and ``program`` of the group
+``eqcalc.compilers``, which eqcalc's own :mod:`eqcalc.compiling` registers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from eqcalc import __version__
 from eqcalc.engines.engine import Target
@@ -25,12 +27,14 @@ from eqcalc.native.package_cache import PackageCache, machine_key
 
 __all__ = [
     "Compiler",
+    "Traced",
     "find_exchange_package",
     "find_package",
     "is_stale",
     "make_exchange_package",
     "make_package",
     "target_name",
+    "trace_program",
     "why_no_exchange_package",
     "why_no_package",
 ]
@@ -40,6 +44,18 @@ Compiler = Callable[[Sequence[ModelFile], Path, Target, bool], None]
 
 The last argument says whether it is for the ranks of a host, which exchange features.
 """
+
+
+class Traced(NamedTuple):
+    """Energies and edge gradients as a program of tensor operations.
+
+    program : takes atomic numbers, edge vectors, edge index and weights
+    example : such inputs
+    """
+
+    program: Callable[..., tuple[Tensor, Tensor]]
+    example: tuple[Tensor, ...]
+
 
 _EQCALC = Path(__file__).parents[1]
 _MAKE_A_PACKAGE = (
@@ -214,8 +230,22 @@ def _key(files: Sequence[ModelFile], target: Target, *, exchanges: bool = False)
     return key | machine_key(target.device)
 
 
+def trace_program(file: ModelFile, target: Target, *, only_tables: bool) -> Traced:
+    """Return the program of a network, for a GPU.
+
+    Raises
+    ------
+    EngineError : the network has no form with tables and shall have one, or cannot be traced.
+    """
+    return _registered("program")(file, target, only_tables)
+
+
 def _compiler() -> Compiler:
-    found = list(entry_points(group="eqcalc.compilers", name="model"))
+    return _registered("model")
+
+
+def _registered(name: str) -> Any:
+    found = list(entry_points(group="eqcalc.compilers", name=name))
     if not found:
         raise EngineError(
             "this installation of eqcalc has not registered its compiler; install eqcalc again "

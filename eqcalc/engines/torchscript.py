@@ -64,7 +64,7 @@ class TorchScriptEngine(Engine):
         """Run the archive with gradients enabled, whatever the caller's mode is."""
         inputs = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
         before = _versions(inputs)
-        with torch.enable_grad(), as_written(self.device):  # the archive differentiates inside
+        with torch.enable_grad(), as_written():  # the archive differentiates inside
             energies, gradients = self._module(*inputs, graph.n_owned)
         if _versions(inputs) != before:
             raise ModelFileError(
@@ -83,7 +83,7 @@ class TorchScriptEngine(Engine):
     def energies(self, graph: AtomicGraph) -> Tensor:
         """Return what the network makes of all atoms (n_atoms,), ready to be differentiated."""
         vectors = graph.edge_vectors.detach().requires_grad_(True)
-        with torch.enable_grad(), as_written(self.device):
+        with torch.enable_grad(), as_written():
             return self._module.potential.architecture.atomic_energies(
                 graph._replace(edge_vectors=vectors)
             )

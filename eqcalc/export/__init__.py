@@ -4,7 +4,7 @@ The only folder that calls torch.jit.script, torch.jit.save and the compiler.
 """
 
 from eqcalc.export.archive import read_archive, write_archive
-from eqcalc.export.compile import compile_committee, compile_exchange, compile_model
+from eqcalc.export.compile import compile_committee, compile_exchange, compile_model, trace_model
 from eqcalc.export.model import export_model
 from eqcalc.export.rebuild import rebuild_potential
 
@@ -15,5 +15,6 @@ __all__ = [
     "export_model",
     "read_archive",
     "rebuild_potential",
+    "trace_model",
     "write_archive",
 ]

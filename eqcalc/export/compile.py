@@ -19,16 +19,16 @@ from eqcalc.errors import EngineError
 from eqcalc.export.exchange import differentiate, evaluate_owned, why_no_exchange
 from eqcalc.export.frames import element_clusters
 from eqcalc.export.rebuild import rebuild_potential
-from eqcalc.export.row_products import use_row_products
+from eqcalc.export.row_products import use_few_rows, use_row_products
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.exchange import enable_exchange
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
-from eqcalc.tabulated import exact_form, tabulated_form
-from eqcalc.tabulated.convolutions import enable_kernels
+from eqcalc.tabulated import exact_form, has_tabulated_form, tabulated_form
+from eqcalc.tabulated.convolutions import enable_gpu_kernels, enable_kernels
 
-__all__ = ["compile_committee", "compile_exchange", "compile_model"]
+__all__ = ["compile_committee", "compile_exchange", "compile_model", "trace_model"]
 
 # Of filters and their slopes, relative; float32 rounds the sums of a network as much.
 _TABLE_TOLERANCE = 3e-6
@@ -61,6 +61,36 @@ def compile_model(file: ModelFile, package: Path, device: torch.device, dtype: t
         return differentiate(potential, *tensors)
 
     _compile(evaluate, [file], package, device, dtype)
+
+
+def trace_model(
+    file: ModelFile, device: torch.device, dtype: torch.dtype, *, only_tables: bool
+) -> tuple[GraphModule, tuple[Tensor, ...]]:
+    """Return energies and edge gradients as one graph of tensor operations for a GPU, and inputs.
+
+    It takes what the package of :func:`compile_model` takes.
+
+    Parameters
+    ----------
+    only_tables : refuse a network that has no form with tables
+
+    Raises
+    ------
+    EngineError : it has none.
+    ModelFileError, Exception : as :func:`compile_model` does.
+    """
+    potential = rebuild_potential(file)
+    if only_tables and not has_tabulated_form(potential.architecture):
+        raise EngineError(f"'{file.card.architecture}' has no form with tables.")
+    potential = _for_inference(potential, device, dtype)
+
+    def evaluate(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return differentiate(potential, *tensors)
+
+    traced, example = _traced(evaluate, [file], device, dtype, n_ghosts=0)
+    if dtype == torch.float32 and enable_gpu_kernels():
+        use_few_rows(traced)
+    return traced, example
 
 
 def compile_committee(
@@ -189,7 +219,7 @@ def _traced(
     *,
     n_ghosts: int,
 ) -> tuple[GraphModule, tuple[Tensor, ...]]:
-    """Return a function as one graph of plain tensor operations, and inputs that it was traced on."""
+    """Return a function as one graph of plain tensor operations, and inputs for it."""
     from torch.fx.experimental import _config as fx_config
     from torch.fx.experimental.proxy_tensor import make_fx
 

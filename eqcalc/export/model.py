@@ -240,7 +240,7 @@ def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> N
     def evaluate(graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         return module(graph.atomic_numbers, graph.edge_vectors, graph.edge_index, graph.n_owned)
 
-    with torch.enable_grad(), as_written(device):
+    with torch.enable_grad(), as_written():
         verify(
             passport,
             evaluate,

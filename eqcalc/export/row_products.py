@@ -1,10 +1,13 @@
-"""Matrix products in a traced graph, without a library of them.
+"""Matrix products in a traced graph: on a CPU without a library of them, on a GPU of few rows.
 
 Such a library copies constant weights into an order of its own at every call. For the few rows
 of a molecule that takes as long as the product; the kernel (``rows_times`` in
 ``eqcalc/native/products.cpp``) reads them as they are, and is no slower with many rows. Products
 with weights that depend on the atom, as those of elements do, become loops that the compiler
 fuses. Neither result depends on the number of threads; those of a library may.
+
+On a GPU a product of a molecule's rows takes a library up to 50 µs, and a kernel of ours 5
+(``eqcalc/triton_kernels/rows.py``), which leaves many rows to the library.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-__all__ = ["use_row_products"]
+__all__ = ["use_few_rows", "use_row_products"]
 
 _aten = torch.ops.aten
 _PRODUCTS = (_aten.mm.default, _aten.addmm.default, _aten.bmm.default)
@@ -68,6 +71,35 @@ def use_row_products(traced: GraphModule) -> int:
     graph.eliminate_dead_code()
     traced.recompile()
     return n_replaced
+
+
+def use_few_rows(traced: GraphModule) -> None:
+    """Replace products with a matrix by an operator that tells few rows from many.
+
+    Parameters
+    ----------
+    traced : graph of aten operations for a GPU in float32, changed in place; the operators
+        ``eqcalc_gpu`` are registered
+    """
+    graph = traced.graph
+    for number, node in enumerate(list(graph.nodes)):
+        if node.target not in _PRODUCTS or node.kwargs:
+            continue
+        x, weights = node.args[-2:]
+        bias = node.args[0] if node.target is _aten.addmm.default else None
+        with graph.inserting_before(node):
+            if node.target is _aten.bmm.default:
+                constant = _same_for_all(traced, weights)
+                if constant is None:
+                    continue
+                traced.register_buffer(f"matrix_{number}", constant.detach().contiguous())
+                weights = graph.get_attr(f"matrix_{number}")
+            new = graph.call_function(torch.ops.eqcalc_gpu.rows_times.default, (x, weights, bias))
+        new.meta["val"] = node.meta.get("val")
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    traced.recompile()
 
 
 def _write_out(graph: Graph, node: Node) -> None:

@@ -19,6 +19,8 @@ from eqcalc.neighbours.transfers import Transfers
 
 __all__ = ["PairList"]
 
+# Up to so many pairs a processor makes the vectors sooner than a GPU is told to.
+_FEW_PAIRS = 4000
 # Tells the operator a precision; a tensor costs less to pass than a torch.dtype.
 _EMPTY = {
     dtype: torch.empty(0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
@@ -30,16 +32,20 @@ class PairList:
 
     On a CPU an operator of the C++ library makes the vectors, or numpy (its calls cost less
     than torch's, which counts for small molecules): the same edges and vectors in every bit.
-    Elsewhere torch does on the device. Each sums vectors and lengths term by term: the rounding
-    of a matrix product may depend on the number of rows, and a kept list shall agree with a
-    fresh one in every bit.
+    For a GPU it does so too where pairs are few; of many torch makes them on the device. Each sums
+    vectors and lengths term by term: the rounding of a matrix product may depend on the number of
+    rows, and a kept list shall agree with a fresh one in every bit.
     """
 
     def __init__(self, structure: Structure, radius: float, device: torch.device) -> None:
         receivers, senders, shifts = pairs_of(structure, radius, device)
         self.numbers = torch.from_numpy(structure.numbers.copy()).to(device)
         self.structure_index = torch.zeros_like(self.numbers)
+        self._is_on_cpu = device.type == "cpu" or len(receivers) <= _FEW_PAIRS
+        if self._is_on_cpu:
+            receivers, senders, shifts = receivers.cpu(), senders.cpu(), shifts.cpu()
         self.edge_index = torch.stack([senders, receivers])  # (2, n_pairs)
+        self._index_on_device = self.edge_index.to(device)
         columns = shifts.T.to(torch.float64).contiguous().unsqueeze(2)  # (3, n_pairs, 1)
         self.shifts = [(axis, columns[axis]) for axis in range(3) if bool(shifts[:, axis].any())]
         self._lattice: NDArray | None = None
@@ -56,15 +62,21 @@ class PairList:
 
         An array ``lattice`` that was passed before must not have changed.
         """
-        if transfers.needed:
+        if self._is_on_cpu:
+            if lattice is not self._lattice:
+                cell = torch.from_numpy(lattice.copy())
+                self._use(lattice, cell)
+                self.cell = cell.unsqueeze(0).to(transfers.device)
+            edge_index, vectors = self._on_cpu(positions, cutoff, dtype)
+            if transfers.needed:
+                is_whole = edge_index is self.edge_index
+                edge_index = self._index_on_device if is_whole else transfers.sent(edge_index)
+                vectors = transfers.sent(vectors)
+        else:
             r, cell = transfers.upload(positions, lattice)
             if lattice is not self._lattice:
                 self._use(lattice, cell)
             edge_index, vectors = self._on_device(r, cutoff, dtype)
-        else:
-            if lattice is not self._lattice:
-                self._use(lattice, torch.from_numpy(lattice.copy()))
-            edge_index, vectors = self._on_cpu(positions, cutoff, dtype)
         n_atoms = self.numbers.shape[0]
         return AtomicGraph(
             self.numbers, edge_index, vectors, self.structure_index, 1, n_atoms, self.cell

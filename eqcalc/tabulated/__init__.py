@@ -27,7 +27,13 @@ from typing import Optional
 import torch
 from torch import nn
 
-__all__ = ["exact_form", "has_training_form", "tabulated_form", "training_form"]
+__all__ = [
+    "exact_form",
+    "has_tabulated_form",
+    "has_training_form",
+    "tabulated_form",
+    "training_form",
+]
 
 
 def exact_form(network: nn.Module) -> nn.Module:
@@ -63,6 +69,11 @@ def training_form(network: nn.Module) -> nn.Module:
     module = _module_of(network)
     form = getattr(module, "training_form", None)
     return network if form is None else form(network)
+
+
+def has_tabulated_form(network: nn.Module) -> bool:
+    """Return whether a network has a :func:`tabulated_form` of its own."""
+    return hasattr(_module_of(network), "tabulated_form") or hasattr(network, "tabulated_form")
 
 
 def has_training_form(network: nn.Module) -> bool:

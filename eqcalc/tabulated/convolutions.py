@@ -5,8 +5,8 @@
               v_i = Σ_j r̂_ij W_b(d_ij) b_j + W_c(d_ij) c_j
     paths     M_i = Σ_j W_p(d_ij) Σ_m1 A_{ij, m3 m1} h_{j, m1}    of :mod:`eqcalc.nn.so3`
 
-The C++ kernels (``eqcalc/native/convolutions.cpp`` and ``path_convolution.cpp``), and on a GPU those
-of :mod:`eqcalc.triton_kernels`, make every filter where it is used; the same sums in torch
+The C++ kernels (``eqcalc/native/convolutions.cpp`` and ``path_convolution.cpp``), and those of
+:mod:`eqcalc.triton_kernels` on a GPU, make every filter where it is used; the same sums in torch
 operations run everywhere, are what the kernels are tested against, and give their second
 derivatives (:mod:`eqcalc.tabulated.autograd`).
 
@@ -195,4 +195,3 @@ class PathConvolution(nn.Module):
 
 def _usable(features: Tensor) -> bool:
     return len(_enabled) > 0 and features.device.type == "cpu"
-

@@ -72,6 +72,4 @@ def filter_value(c0, c1, c2, c3, t):
 def filter_slope(c0, c1, c2, c3, t, per_h):
     """Return the filters' derivatives; the values are subtracted first, which is exact."""
     q = 1.0 - t
-    return per_h * (
-        6.0 * t * q * (c2 - c0) + q * (1.0 - 3.0 * t) * c1 + t * (3.0 * t - 2.0) * c3
-    )
+    return per_h * (6.0 * t * q * (c2 - c0) + q * (1.0 - 3.0 * t) * c1 + t * (3.0 * t - 2.0) * c3)

@@ -7,11 +7,13 @@ runs one registers them first.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor
+
+from eqcalc.devices import has_triton
 
 __all__ = ["register_operators"]
 
@@ -26,18 +28,22 @@ _SCHEMAS = (
     f"vector_convolution(Tensor features, Tensor table, {_EDGES}, {_TABLE}) -> Tensor",
     f"vector_convolution_backward(Tensor gradient, Tensor features, Tensor table, {_EDGES}, "
     f"{_TABLE}) -> (Tensor, Tensor)",
-    f"path_convolution(Tensor features, Tensor harmonics, Tensor constants, Tensor table, {_EDGES}, "
-    f"{_TABLE}, int[] paths, int width) -> Tensor",
+    "path_convolution(Tensor features, Tensor harmonics, Tensor constants, Tensor table, "
+    f"{_EDGES}, {_TABLE}, int[] paths, int width) -> Tensor",
     "path_convolution_backward(Tensor gradient, Tensor features, Tensor harmonics, "
     f"Tensor constants, Tensor table, {_EDGES}, {_TABLE}, int[] paths) "
     "-> (Tensor, Tensor, Tensor)",
+    "rows_times(Tensor x, Tensor weights, Tensor? bias) -> Tensor",
 )
+_MOST_ROWS = 256
+"""Up to so many rows a product is the kernel's; on more the library is faster."""
+
 _registered: list[torch.library.Library] = []
 
 
 def register_operators() -> bool:
     """Register the operators where Triton is installed, and tell whether they are registered."""
-    if not _registered and importlib.util.find_spec("triton") is not None:
+    if not _registered and has_triton():
         library = torch.library.Library(_LIBRARY, "DEF")
         for schema in _SCHEMAS:
             library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -49,6 +55,7 @@ def register_operators() -> bool:
             vector_convolution_backward,
             path_convolution,
             path_convolution_backward,
+            rows_times,
         ):
             library.impl(work.__name__, work, "CUDA")
         _register_shapes()
@@ -251,6 +258,36 @@ def path_convolution_backward(
     return by_features, together[:, :n_harmonics].contiguous(), by_vectors
 
 
+def rows_times(x: Tensor, weights: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """Return x (..., n_in) times weights (n_in, n_out), and bias (n_out,) added."""
+    from eqcalc.triton_kernels.rows import TILE, few_rows
+
+    n_in, n_out = weights.shape
+    rows = x.reshape(-1, n_in)
+    n_rows = rows.shape[0]
+    if n_rows > _MOST_ROWS:
+        products = rows @ weights if bias is None else torch.addmm(bias, rows, weights)
+        return products.view(*x.shape[:-1], n_out)
+    products = x.new_empty((*x.shape[:-1], n_out))
+    with torch.cuda.device_of(x):
+        few_rows[(-(-n_rows // TILE[0]), -(-n_out // TILE[1]))](
+            rows,
+            weights,
+            weights if bias is None else bias,
+            products,
+            n_rows,
+            n_in,
+            n_out,
+            *rows.stride(),
+            *weights.stride(),
+            has_bias=bias is not None,
+            tile_rows=TILE[0],
+            tile_out=TILE[1],
+            tile_in=TILE[2],
+        )
+    return products
+
+
 def _sums(
     kernel: object,
     features: Tensor,
@@ -379,5 +416,9 @@ def _register_shapes() -> None:
     ) -> tuple[Tensor, Tensor, Tensor]:
         return torch.empty_like(features), torch.empty_like(harmonics), torch.empty_like(vectors)
 
+    def products(x: Tensor, weights: Tensor, bias: Optional[Tensor]) -> Tensor:
+        return x.new_empty((*x.shape[:-1], weights.shape[1]))
+
+    torch.library.register_fake(f"{_LIBRARY}::rows_times", products)
     torch.library.register_fake(f"{_LIBRARY}::path_convolution", path_sums)
     torch.library.register_fake(f"{_LIBRARY}::path_convolution_backward", path_gradients)

@@ -97,7 +97,7 @@ def path_kernels(paths: tuple[int, ...]) -> tuple[list[PathKernel], list[PathKer
 def _chunks(
     parts: Sequence[list[Path]], size: Callable[[Sequence[Path]], int], most: int
 ) -> Iterator[list[Path]]:
-    """Share out parts, whose paths stay together, among chunks of equal channels and few numbers."""
+    """Share out parts, whose paths stay together, among chunks of equal channels."""
     for n_channels in sorted({part[0].n_channels for part in parts}):
         chunk: list[Path] = []
         for part in parts:
@@ -178,9 +178,7 @@ def _sum_source(rows: Sequence[Path]) -> Iterator[str]:
             depth=2,
         )
         for m3, total in enumerate(_totals(row)):
-            terms = [
-                f"a_{m3}_{m1} * wx_{m1}" for m1 in range(row.d1) if _is_coupled(row, m3, m1)
-            ]
+            terms = [f"a_{m3}_{m1} * wx_{m1}" for m1 in range(row.d1) if _is_coupled(row, m3, m1)]
             if terms:
                 yield from _indented(f"{total} += {' + '.join(terms)}", depth=2)
     for row in rows:
@@ -264,9 +262,7 @@ def _path_gradient(row: Path) -> Iterator[str]:
         terms = []
         for m3 in range(row.d3):
             inner = [
-                f"{value!r} * wx_{m1}"
-                for m1, value in enumerate(constants[m2][m3])
-                if value != 0.0
+                f"{value!r} * wx_{m1}" for m1, value in enumerate(constants[m2][m3]) if value != 0.0
             ]
             if inner:
                 terms.append(f"g_{m3} * ({' + '.join(inner)})")

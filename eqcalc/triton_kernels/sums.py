@@ -42,6 +42,7 @@ def scalar_sum(
     n: tl.constexpr,  # channels
     block: tl.constexpr,  # a power of two, as many at least
 ):
+    """Write the sums (n_atoms, n) of a receiver."""
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
     here = f < n
@@ -72,6 +73,7 @@ def scalar_gradient(
     n: tl.constexpr,
     block: tl.constexpr,
 ):
+    """Write the derivatives of a sender's features (n_atoms, n) and of its edges' vectors."""
     j = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
     here = f < n
@@ -107,6 +109,7 @@ def vector_sum(
     n: tl.constexpr,
     block: tl.constexpr,
 ):
+    """Write the sums (n_atoms, 4n) of a receiver."""
     i = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
     here = f < n
@@ -153,6 +156,7 @@ def vector_gradient(
     n: tl.constexpr,
     block: tl.constexpr,
 ):
+    """Write the derivatives of a sender's features (n_atoms, 5n) and of its edges' vectors."""
     j = tl.program_id(0).to(tl.int64)
     f = tl.arange(0, block)
     here = f < n

@@ -218,8 +218,8 @@ import multiprocessing, sys
 from ase.build import molecule
 from eqcalc import EqCalculator
 
-def energy(calculator):
-    return calculator.get_potential_energy(molecule("CH3CH2OH"))
+def energy(calculator, name="CH3CH2OH"):
+    return calculator.get_potential_energy(molecule(name))
 
 def load(device):
     return energy(EqCalculator(sys.argv[1], device=device))
@@ -231,7 +231,7 @@ def attempt(job, argument):
         print(f"{type(error).__name__}: {error}", flush=True)
 
 def child():
-    attempt(energy, calculator)
+    attempt(lambda own: energy(own, "CH3OH"), calculator)  # not what it still knows
     for device in ("cuda", "auto", "cpu"):
         attempt(load, device)
 

@@ -25,6 +25,7 @@ errors -> figures, versions -> data, simulate, training
 graph -> nn -> architectures
 graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -> calculator
 architectures, derivatives -> potential
+nn -> triton_kernels -> tabulated
 architectures, native -> tabulated
 tabulated, potential, model_file -> export
 export, engines -> compiling
