@@ -130,10 +130,7 @@ def error_sums(found: Residuals, function: LossFunction) -> Tensor:
 
 def known_counts(found: Residuals) -> Tensor:
     """Return how many energies, components of forces and of stress were compared, (3,), float64."""
-    n_errors = (found.energy.numel(), found.forces.numel())
-    counts = torch.tensor(n_errors, dtype=torch.float64, device=found.energy.device)
-    n_known = torch.isfinite(found.stress).sum().reshape(1)
-    return torch.cat([counts, n_known.to(torch.float64)])
+    return _counts(found.energy, found.forces, torch.isfinite(found.stress))
 
 
 def error_counts(batch: LabelledGraph) -> Tensor:
@@ -142,9 +139,14 @@ def error_counts(batch: LabelledGraph) -> Tensor:
     They are what the means of :func:`loss` are over; float64, on the batch's device.
     """
     has_stress = torch.isfinite(batch.stress) & (volumes(batch.graph.cell) > 0)[:, None]
-    n_errors = (batch.energy.numel(), batch.forces.numel())
-    counts = torch.tensor(n_errors, dtype=torch.float64, device=batch.energy.device)
-    return torch.cat([counts, has_stress.sum().reshape(1).to(torch.float64)])
+    return _counts(batch.energy, batch.forces, has_stress)
+
+
+def _counts(energy: Tensor, forces: Tensor, has_stress: Tensor) -> Tensor:
+    # Filled in where they are: a GPU would wait for numbers that are copied to it.
+    n_errors = (energy.numel(), forces.numel())
+    sizes = [energy.new_full((1,), n, dtype=torch.float64) for n in n_errors]
+    return torch.cat([*sizes, has_stress.sum().reshape(1).to(torch.float64)])
 
 
 def _of_errors(errors: Tensor, kind: str, delta: float) -> Tensor:

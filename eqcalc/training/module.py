@@ -113,10 +113,11 @@ class PotentialModule(pl.LightningModule):
         if function not in self._gradients:
             self._gradients[function] = LossGradients(potential, function, self.options.compile)
         value, n_structures = self._set_gradients(self._gradients[function], batch, batch_index)
-        self._refuse_divergence("training", float(value))
         torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.options.gradient_clip)
         self._step()
         self.log("train_loss", value, on_step=False, on_epoch=True, batch_size=n_structures)
+        # A GPU is asked for a number here alone, when it has been told all that there is to do.
+        self._refuse_divergence("training", float(value))
         return value
 
     def _set_gradients(
@@ -128,7 +129,9 @@ class PotentialModule(pl.LightningModule):
         -------
         its loss, (), and how many structures it has
         """
-        is_empty = bool(torch.isnan(batch.energy).any())  # a frame that stands for none
+        is_alone = self.team.size == 1
+        # A frame that stands for none, of which one process alone has none.
+        is_empty = not is_alone and bool(torch.isnan(batch.energy).any())
         counts = torch.zeros(3, dtype=torch.float64, device=batch.energy.device)
         counts = self.team.total(counts if is_empty else error_counts(batch))
         value = counts.new_zeros(())
@@ -138,7 +141,7 @@ class PotentialModule(pl.LightningModule):
             with self._seeded(batch_index):
                 value = gradients(batch, counts)
         self.team.add_gradients(self.potential.parameters())
-        return self.team.total(value), int(counts[0])
+        return self.team.total(value), len(batch.energy) if is_alone else int(counts[0])
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate that the second stage begins with, in its first epoch."""

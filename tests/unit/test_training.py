@@ -62,6 +62,7 @@ from eqcalc.training.data import read_training_data, refuse_unfit_data
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.gradients import LossGradients
 from eqcalc.training.loss import LossFunction, LossWeights, loss, residuals
+from eqcalc.training.module import PotentialModule
 from eqcalc.training.network import build_start
 from eqcalc.training.randomness import seed_of_batch, seeded
 from eqcalc.training.reports import METRICS
@@ -1207,6 +1208,23 @@ def test_a_run_leaves_the_generator_of_the_gpu_alone(tmp_path):
     before = torch.cuda.get_rng_state()
     train(config, tmp_path / "run")
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+def test_loss_and_gradients_of_a_step_do_not_wait_for_the_gpu(tmp_path, monkeypatch):
+    own, called = PotentialModule._set_gradients, []
+
+    def without_waiting(self, *arguments):
+        called.append(1)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return own(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(PotentialModule, "_set_gradients", without_waiting)
+    train(read_config(write_config(tmp_path)), tmp_path / "run")
+    assert called
 
 
 def test_dropout_depends_on_the_seed_of_the_training_file_alone(tmp_path):

@@ -3,7 +3,8 @@
 Used by the scripts beside it, each of which runs in the environment of one package; imports
 nothing of any of them. Between two ends of one epoch lies all that a step costs: the batch
 taken from its frames, the neighbour list where it is made anew, loss, gradients, optimiser,
-averaged weights. Validation and the first epoch, in which compilers work, lie outside.
+averaged weights. Validation and the first epoch, in which compilers work, lie outside. On a GPU a
+batch has ended when the card is done with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import resource
 import sys
 import time
 from collections import defaultdict
+
+import torch
 
 __all__ = ["BatchClock"]
 
@@ -32,6 +35,8 @@ class BatchClock:
 
     def note(self, epoch: int) -> None:
         """Note that a batch of an epoch has ended."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self._wall[epoch].append(time.perf_counter())
         self._core[epoch].append(time.process_time())
         unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kB elsewhere

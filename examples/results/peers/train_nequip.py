@@ -1,6 +1,6 @@
 """nequip's training by its own ``nequip-train``; NequIP of nequip_training.yaml.
 
-python train_nequip.py FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {eager,compile}
+python train_nequip.py FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {eager,compile} [DEVICE]
 """
 
 import sys
@@ -10,7 +10,7 @@ import torch
 from ase.io import read
 from nequip.scripts.train import main
 
-frames, n_train, batch_size, n_epochs, folder, mode = sys.argv[1:]
+frames, n_train, batch_size, n_epochs, folder, mode, *device = sys.argv[1:]
 torch.set_num_threads(1)
 sys.argv = [
     "nequip-train",
@@ -25,5 +25,6 @@ sys.argv = [
     f"batch_size={batch_size}",
     f"n_epochs={n_epochs}",
     f"compile_mode={mode}",
+    f"accelerator={(device or ['cpu'])[0]}",
 ]
 main()

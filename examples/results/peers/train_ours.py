@@ -1,6 +1,8 @@
 """eqcalc's training, by its own trainer.
 
-python train_ours.py {painn,nequip} FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {kernels,compiled}
+python train_ours.py {painn,nequip} FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER MODE [DEVICE]
+
+MODE is kernels or compiled; on a GPU the former has none, and is torch operations alone.
 """
 
 import sys
@@ -19,7 +21,7 @@ OPTIONS = {
     "num_bessels = 8\nradial_mlp_depth = 1\nradial_mlp_width = 128",
 }
 
-kind, frames, n_train, batch_size, n_epochs, folder, mode = sys.argv[1:]
+kind, frames, n_train, batch_size, n_epochs, folder, mode, *device = sys.argv[1:]
 torch.set_num_threads(1)
 path = Path(folder) / "train.toml"
 path.write_text(
@@ -37,6 +39,7 @@ batch_size = {batch_size}
 max_epochs = {n_epochs}
 learning_rate = 1e-3
 compile = {str(mode == "compiled").lower()}
+accelerator = "{(device or ["cpu"])[0]}"
 """
 )
 clock = BatchClock(int(batch_size))

@@ -1,6 +1,6 @@
 """schnetpack's training by its own task and data module; PaiNN, 128 channels, 3 blocks, 5 Å.
 
-python train_schnetpack.py FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {lists,cached}
+python train_schnetpack.py FRAMES.xyz N_TRAIN BATCH_SIZE N_EPOCHS FOLDER {lists,cached} [DEVICE]
 
 ``cached`` keeps the neighbour lists of the first epoch (its ``CachedNeighborList``).
 """
@@ -24,7 +24,8 @@ import schnetpack as spk
 from schnetpack import transform
 
 CUTOFF = 5.0
-frames, n_train, batch_size, n_epochs, folder, mode = sys.argv[1:]
+frames, n_train, batch_size, n_epochs, folder, mode, *device = sys.argv[1:]
+device = (device or ["cpu"])[0]
 torch.set_num_threads(1)
 folder = Path(folder).resolve()
 atoms_list = read(frames, ":")
@@ -54,7 +55,7 @@ data = spk.data.AtomsDataModule(
     ],
     split_file=None,
     num_workers=0,
-    pin_memory=False,
+    pin_memory=device != "cpu",
 )
 model = spk.model.NeuralNetworkPotential(
     representation=spk.representation.PaiNN(
@@ -95,7 +96,8 @@ class Ends(pl.Callback):
 
 
 pl.Trainer(
-    accelerator="cpu",
+    accelerator=device,
+    devices=1,
     max_epochs=int(n_epochs),
     default_root_dir=str(folder),
     callbacks=[Ends(), spk.train.ExponentialMovingAverage(decay=0.999)],
