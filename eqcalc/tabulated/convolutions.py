@@ -79,7 +79,7 @@ def scalar_convolution(
     filters: SplineTable,
     edge_vectors: Tensor,
     edge_index: Tensor,
-    order: Optional[EdgeOrder],
+    order: Optional[EdgeOrder] = None,
 ) -> Tensor:
     """Return the filtered sums (n_atoms, F) of features (n_atoms, F)."""
     if order is not None:
@@ -99,7 +99,7 @@ def vector_convolution(
     filters: SplineTable,
     edge_vectors: Tensor,
     edge_index: Tensor,
-    order: Optional[EdgeOrder],
+    order: Optional[EdgeOrder] = None,
 ) -> Tensor:
     """Return the filtered sums (n_atoms, 4F) of features (n_atoms, 5F)."""
     if order is not None:
@@ -145,7 +145,7 @@ class PathConvolution(nn.Module):
         couplings: list[Tensor],
         edge_vectors: Tensor,
         edge_index: Tensor,
-        order: Optional[EdgeOrder],
+        order: Optional[EdgeOrder] = None,
     ) -> list[Tensor]:
         """Return what ``product`` returns, one (n_atoms, 2l3+1, Σ_paths C) per irrep.
 

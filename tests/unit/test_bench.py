@@ -87,7 +87,7 @@ def test_the_parts_add_up_to_the_step(calculator, monkeypatch):
     [
         (TorchScriptEngine, "__call__", "model"),
         (SkinList, "graph", "neighbours"),
-        (Transfers, "upload", "transfer"),
+        (Transfers, "sent", "transfer"),
         (Transfers, "download", "transfer"),
         (EqCalculator, "_require_elements", "host"),
         (Atoms, "get_momenta", "ase"),

@@ -645,12 +645,6 @@ def test_a_compiled_network_gives_the_same_bits_with_any_number_of_threads(name,
         torch.set_num_threads(before)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_gpu_packages_with_tables_are_accurate(name, tmp_path):
-    assert_compiled_accurately(name, tmp_path, torch.device("cuda"))
-
-
 @pytest.mark.parametrize(
     ("device", "dtype", "expected"),
     [
