@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from eqcalc.device_use import is_out_of_memory, reason_of
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.packages import Traced, trace_program
 from eqcalc.engines.program import Program
@@ -46,9 +47,11 @@ class FusedEngine(Program, Engine):
             with private_compiler_folder():
                 fused = _fused(traced)
         except Exception as error:  # of the compiler: no common class
+            if is_out_of_memory(error):
+                raise
             raise EngineError(
                 f"torch {torch.__version__} cannot compile '{file.card.name}' for {target}: "
-                f"{str(error).strip().partition(chr(10))[0]}"
+                f"{reason_of(error)}"
             ) from error
 
         @torch.no_grad()

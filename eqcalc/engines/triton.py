@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Optional
 import torch
 from torch import Tensor
 
+from eqcalc.device_use import is_out_of_memory, reason_of
 from eqcalc.devices import has_triton
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.packages import trace_program
 from eqcalc.engines.program import Program
-from eqcalc.errors import CacheError, EngineError
+from eqcalc.errors import EngineError
 from eqcalc.model_file import ModelFile
 from eqcalc.native.compiler_folder import private_compiler_folder
 
@@ -50,7 +51,8 @@ class TritonEngine(Program, Engine):
 
         Raises
         ------
-        EngineError : see :meth:`can_run`; or the network has no form with tables.
+        EngineError : see :meth:`can_run`; or the network has no form with tables, or its kernels
+            cannot be compiled.
         """
         why = cls.can_run(file, target)
         if why is not None:
@@ -64,6 +66,10 @@ class TritonEngine(Program, Engine):
         try:
             with private_compiler_folder():
                 call(list(example))
-        except CacheError as error:
-            raise EngineError(str(error)) from error
+        except Exception as error:  # of Triton's compiler, or no folder for it: no common class
+            if is_out_of_memory(error):
+                raise
+            raise EngineError(
+                f"eqcalc's kernels for GPUs cannot run on {target.device}: {reason_of(error)}"
+            ) from error
         return cls(call, target, reach=2.0 * file.card.cutoff)

@@ -7,19 +7,39 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_models import REFERENCE_ENERGIES, crystal, ethanol, potential, water
+from ase import Atoms
+from small_models import (
+    REFERENCE_ENERGIES,
+    crystal,
+    ethanol,
+    potential,
+    small_options,
+    water,
+)
 from test_model_file import rewrite
 
 import eqcalc
 from eqcalc import EqCalculator
+from eqcalc.architectures import build
+from eqcalc.compiling import compile_package
 from eqcalc.devices import resolve_dtype
 from eqcalc.engines import Target, load_model, resolve_device
+from eqcalc.engines.fused import FusedEngine
+from eqcalc.engines.packages import Traced
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import ConfigError, DeviceError, ModelFileError, PerformanceWarning
+from eqcalc.engines.triton import TritonEngine
+from eqcalc.errors import (
+    ConfigError,
+    DeviceError,
+    EngineError,
+    ModelFileError,
+    PerformanceWarning,
+)
 from eqcalc.export import export_model
 from eqcalc.model_file import PASSPORT, open_potential
 from eqcalc.model_file.passport import Passport, Tolerance, verify
 from eqcalc.neighbours import build_graph
+from eqcalc.potential import Potential
 
 
 def tampered(models, tmp_path, change, name="double"):
@@ -307,3 +327,92 @@ def test_the_engine_differentiates_where_grad_is_off(models):
     with torch.no_grad():
         _, found = model(graph)
     np.testing.assert_array_equal(found, expected)
+
+
+# --- on a GPU, as far as a CPU can show it -----------------------------------------------
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(TritonEngine, "device_types", ("cpu",))
+    monkeypatch.setattr("eqcalc.engines.triton.has_triton", lambda: True)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_tables_in_double_precision_are_refused(models):
+    message = r"engine 'triton' cannot run 'double': tables are for float32, this is float64"
+    with pytest.raises(EngineError, match=message):
+        load_model(models["double"], device="cpu", engine="triton")
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_without_triton_its_kernels_are_refused(models, monkeypatch):
+    monkeypatch.setattr("eqcalc.engines.triton.has_triton", lambda: False)
+    with pytest.raises(EngineError, match=r"Triton, which comes with torch for CUDA on Linux, is"):
+        load_model(models["single"], device="cpu", engine="triton")
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_network_without_tables_is_refused(tmp_path):
+    path = tmp_path / "egnn.pt"
+    network = build("egnn", **small_options("egnn"))
+    export_model(Potential(network, REFERENCE_ENERGIES), path, elements="CHO")
+    with pytest.raises(EngineError, match=r"'egnn' has no form with tables"):
+        load_model(path, device="cpu", engine="triton")
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_kernels_that_cannot_run_are_told(models, monkeypatch):
+    def trace(file, target, *, only_tables):
+        def program(*inputs):
+            raise RuntimeError("ptxas is not there")
+
+        return Traced(program, ())
+
+    monkeypatch.setattr("eqcalc.engines.triton.trace_program", trace)
+    message = r"eqcalc's kernels for GPUs cannot run on cpu: ptxas is not there"
+    with pytest.raises(EngineError, match=message):
+        load_model(models["single"], device="cpu", engine="triton")
+
+
+def test_members_of_a_committee_are_not_compiled_together_for_a_gpu(models, tmp_path):
+    files = [open_potential(models[name]) for name in ("single", "single")]
+    target = Target(torch.device("cuda"), torch.float32)
+    with pytest.raises(EngineError, match=r"on a GPU the members of a committee run one by one"):
+        compile_package(files, tmp_path / "package", target)
+
+
+def test_ranks_exchange_features_on_a_cpu_alone(models, tmp_path):
+    target = Target(torch.device("cuda"), torch.float32)
+    with pytest.raises(
+        EngineError, match=r"ranks exchange features on a CPU; found .* cuda"
+    ):
+        compile_package([open_potential(models["single"])], tmp_path / "package", target, True)
+
+
+@pytest.mark.slow
+def test_a_program_that_torch_fuses_in_this_process_is_the_model(models, monkeypatch, tmp_path):
+    """As on a GPU; without eqcalc's kernels."""
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+    monkeypatch.setattr(FusedEngine, "device_types", ("cpu",))
+    target = Target(torch.device("cpu"), torch.float64)
+    fused = FusedEngine.load(open_potential(models["double"]), target)
+    plain = load_model(models["double"], device="cpu", engine="torchscript")
+    for atoms in (ethanol(), crystal(), water(), Atoms("O")):
+        graph = build_graph(atoms, plain.card.cutoff)
+        for found, expected in zip(fused(graph), plain(graph), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_what_torch_cannot_fuse_is_told(models, monkeypatch, tmp_path):
+    monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+
+    def compile_nothing(program, **options):
+        raise RuntimeError("no backend")
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    target = Target(torch.device("cpu"), torch.float64)
+    with pytest.raises(
+        EngineError, match=r"cannot compile .double. .* float64: no backend"
+    ):
+        FusedEngine.load(open_potential(models["double"]), target)

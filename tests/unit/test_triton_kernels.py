@@ -2,28 +2,84 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
+from ase import Atoms
 from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab, small_options
 
 from eqcalc.architectures import build
-from eqcalc.engines import Target
+from eqcalc.engines import Target, load_model
 from eqcalc.engines.packages import trace_program
 from eqcalc.engines.program import Program
+from eqcalc.engines.triton import TritonEngine
 from eqcalc.export import export_model
 from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3.irreps import Irrep
 from eqcalc.nn.so3.tensor_product import EdgeCouplings, TensorProduct, path_table
 from eqcalc.potential import Potential
+from eqcalc.tabulated import schnet
 from eqcalc.tabulated.autograd import path_sums, scalar_sums, vector_sums
-from eqcalc.tabulated.convolutions import edge_order
+from eqcalc.tabulated.convolutions import enable_gpu_kernels
 from eqcalc.tabulated.spline import SplineTable, fit_table
+from eqcalc.triton_kernels import operators
 
-CUDA = torch.device("cuda")
+pytest.importorskip("triton")  # of Linux alone
+
 CUTOFF = 5.0
 RTOL = 3e-6  # of the largest number; float32 sums in another order
-N_ATOMS, N_EDGES = 7, 60
+N_ATOMS, N_EDGES = 5, 24
+
+
+OPERATORS = [schema.partition("(")[0] for schema in operators._SCHEMAS]
+# Triton looks at it when it is imported, so one process has the interpreter or the compiler.
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+WHERE = ["interpreter"] if IS_INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[torch.device]:
+    """Let Triton's interpreter run the kernels, on a CPU."""
+    from triton.runtime import interpreter
+
+    prepare = interpreter._patch_lang_tensor
+
+    def prepare_for_new_numpy(tensor, *scope):
+        prepare(tensor, *scope)
+        # Triton converts an array of one number, which numpy does not do any more.
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    assert enable_gpu_kernels()
+    library = torch.library.Library("eqcalc_gpu", "IMPL")
+    for name in OPERATORS:
+        library.impl(name, getattr(operators, name), "CPU")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang_tensor", prepare_for_new_numpy)
+        yield torch.device("cpu")
+
+
+@pytest.fixture(params=WHERE)
+def device(request) -> torch.device:
+    """Return where the kernels run."""
+    if request.param == "interpreter":
+        return request.getfixturevalue("interpreter")
+    assert enable_gpu_kernels()
+    return torch.device("cuda")
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="this is the process that it starts")
+def test_kernels_hold_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " passed" in done.stdout
 
 
 def filters(n: int) -> SplineTable:
@@ -36,7 +92,9 @@ def filters(n: int) -> SplineTable:
         waves = torch.sin(torch.pi * torch.arange(1, 7) * d / CUTOFF) / (d + 0.3)
         return (waves * (1.0 - d / CUTOFF) ** 3) @ weights
 
-    return fit_table(function, CUTOFF, torch.float32, 3e-6, joints=[0.7])
+    fitted = fit_table(function, CUTOFF, torch.float32, 3e-6, joints=[0.7])
+    # Second derivatives are those of the rows as they are rounded.
+    return SplineTable(fitted.table.double(), fitted.ends, fitted.counts).float()
 
 
 def edges() -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,9 +111,9 @@ def random(*shape: int) -> torch.Tensor:
 
 def assert_close(found, expected) -> None:
     for one, other in zip(found, expected, strict=True):
+        one, other = one.detach().cpu(), other.detach().cpu()
         assert float(other.abs().max()) > 1e-3
-        error = float((one.detach().cpu() - other.detach().cpu()).abs().max())
-        assert error <= RTOL * float(other.abs().max())
+        assert float((one - other).abs().max()) <= RTOL * float(other.abs().max())
 
 
 def with_gradients(function, inputs, moving, device):
@@ -80,10 +138,9 @@ def path_case(l_max: int, channels: list[int], parity: bool):
     return path_table(product, couplings), product.n_weights, n_features
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("n", [16, 40, 128])
 @pytest.mark.parametrize("kind", ["scalar", "vector"])
-def test_gpu_sums_and_derivatives_are_those_of_the_portable_code(kind, n):
+def test_sums_and_derivatives_are_those_of_the_portable_code(kind, n, device):
     portable, n_in, n_filters = {"scalar": (scalar_sums, 1, 1), "vector": (vector_sums, 5, 3)}[kind]
     table = filters(n_filters * n)
     vectors, index = edges()
@@ -91,25 +148,26 @@ def test_gpu_sums_and_derivatives_are_those_of_the_portable_code(kind, n):
     expected = with_gradients(
         lambda x, r: portable(x, table, r, index, N_ATOMS), [features, vectors], [0, 1], "cpu"
     )
-    order = edge_order(index.to(CUDA), N_ATOMS)
+    order = torch.ops.eqcalc_gpu.edge_order(index.to(device), N_ATOMS)
     operator = getattr(torch.ops.eqcalc_gpu, f"{kind}_convolution")
-    own = table.table.to(CUDA)
+    own = table.table.to(device)
     arguments = [features, vectors]
     found = with_gradients(
-        lambda x, r: operator(x, own, r, index.to(CUDA), *order, table.ends, table.counts),
+        lambda x, r: operator(x, own, r, index.to(device), *order, table.ends, table.counts),
         arguments,
         [0, 1],
-        CUDA,
+        device,
     )
     assert_close(found, expected)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("l_max", "channels", "parity"),
     [(1, [16, 16], True), (2, [32, 32, 32], True), (2, [128, 64, 32], False), (3, [20] * 4, False)],
 )
-def test_gpu_paths_and_their_derivatives_are_those_of_the_portable_code(l_max, channels, parity):
+def test_paths_and_their_derivatives_are_those_of_the_portable_code(
+    l_max, channels, parity, device
+):
     paths, n_weights, n_features = path_case(l_max, channels, parity)
     table = filters(n_weights)
     vectors, index = edges()
@@ -123,16 +181,16 @@ def test_gpu_paths_and_their_derivatives_are_those_of_the_portable_code(l_max, c
         [0, 1, 2],
         "cpu",
     )
-    order = edge_order(index.to(CUDA), N_ATOMS)
-    own, numbers = table.table.to(CUDA), rows.flatten().tolist()
+    order = torch.ops.eqcalc_gpu.edge_order(index.to(device), N_ATOMS)
+    own, numbers = table.table.to(device), rows.flatten().tolist()
     found = with_gradients(
         lambda x, y, r: torch.ops.eqcalc_gpu.path_convolution(
             x,
             y,
-            constants.to(CUDA),
+            constants.to(device),
             own,
             r,
-            index.to(CUDA),
+            index.to(device),
             *order,
             table.ends,
             table.counts,
@@ -141,41 +199,40 @@ def test_gpu_paths_and_their_derivatives_are_those_of_the_portable_code(l_max, c
         ),
         inputs,
         [0, 1, 2],
-        CUDA,
+        device,
     )
     assert_close(found, expected)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(1, 3, 5), (9, 128, 384), (27, 128, 256), (300, 64, 32)])
-def test_gpu_products_of_rows_are_those_of_torch(shape):
-    edge_order(edges()[1].to(CUDA), N_ATOMS)  # registers the operators
+def test_products_of_rows_are_those_of_torch(shape, device):
     n_rows, n_in, n_out = shape
     x, bias = random(n_rows, n_in), random(n_out)
     for weights in (random(n_in, n_out), random(n_out, n_in).t()):
         for added in (None, bias):
             expected = x.double() @ weights.double() + (0.0 if added is None else added)
-            on_gpu = None if added is None else added.to(CUDA)
-            found = torch.ops.eqcalc_gpu.rows_times(x.to(CUDA), weights.to(CUDA), on_gpu)
+            on_gpu = None if added is None else added.to(device)
+            found = torch.ops.eqcalc_gpu.rows_times(x.to(device), weights.to(device), on_gpu)
             assert_close([found], [expected])
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["schnet", "painn", "nequip"])
-def test_gpu_a_traced_network_is_the_network(name, tmp_path):
+def test_a_traced_network_is_the_network(name, tmp_path, device, monkeypatch):
+    forms = importlib.import_module(f"eqcalc.tabulated.{name}")
+    monkeypatch.setattr(forms, "edge_order", torch.ops.eqcalc_gpu.edge_order)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         potential = Potential(build(name, **small_options(name)), REFERENCE_ENERGIES).eval()
     path = tmp_path / "model.pt"
     export_model(potential, path, elements=list(REFERENCE_ENERGIES))
     file = open_model_file(path)
-    program = trace_program(file, Target(CUDA, torch.float32), only_tables=True).program
+    program = trace_program(file, Target(device, torch.float32), only_tables=True).program
     traced = Program(
-        lambda inputs: program(*inputs), Target(CUDA, torch.float32), reach=2 * file.card.cutoff
+        lambda inputs: program(*inputs), Target(device, torch.float32), reach=2 * file.card.cutoff
     )
     exact = potential.double()
-    for atoms in (ethanol(), crystal(), slab()):
-        graph = build_graph(atoms, file.card.cutoff, dtype=torch.float32, device=CUDA)
+    for atoms in [ethanol()] if IS_INTERPRETED else [ethanol(), crystal(), slab()]:
+        graph = build_graph(atoms, file.card.cutoff, dtype=torch.float32, device=device)
         energies, gradients = (found.double().cpu() for found in traced(graph))
         expected_energies, expected = exact(build_graph(atoms, file.card.cutoff))
         torch.testing.assert_close(energies, expected_energies.detach(), rtol=0, atol=2e-5)
@@ -183,3 +240,20 @@ def test_gpu_a_traced_network_is_the_network(name, tmp_path):
         torch.testing.assert_close(gradients, expected, rtol=0, atol=2e-5 * scale)
         again = traced(graph)
         assert torch.equal(again[1].double().cpu(), gradients)  # every bit, at every run
+
+
+def test_the_engine_runs_a_model_of_any_size(tmp_path, device, monkeypatch):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = build("schnet", **small_options("schnet"))
+    export_model(Potential(network, REFERENCE_ENERGIES), tmp_path / "model.pt", elements="CHO")
+    monkeypatch.setattr(TritonEngine, "device_types", (device.type,))
+    monkeypatch.setattr(schnet, "edge_order", torch.ops.eqcalc_gpu.edge_order)
+    model = load_model(tmp_path / "model.pt", device=device.type, engine="triton")
+    first = model.engine_report().splitlines()[0]
+    assert first == f"triton on {device.type} in float32, passport reproduced"
+    plain = load_model(tmp_path / "model.pt", device=device.type, engine="torchscript")
+    for atoms in (ethanol(), Atoms("O"), Atoms("CO", [[0, 0, 0], [0, 0, 1.2]])):
+        graph = build_graph(atoms, plain.card.cutoff, dtype=torch.float32, device=device)
+        for found, expected in zip(model(graph), plain(graph), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
