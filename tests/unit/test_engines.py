@@ -384,9 +384,7 @@ def test_members_of_a_committee_are_not_compiled_together_for_a_gpu(models, tmp_
 
 def test_ranks_exchange_features_on_a_cpu_alone(models, tmp_path):
     target = Target(torch.device("cuda"), torch.float32)
-    with pytest.raises(
-        EngineError, match=r"ranks exchange features on a CPU; found .* cuda"
-    ):
+    with pytest.raises(EngineError, match=r"ranks exchange features on a CPU; found .* cuda"):
         compile_package([open_potential(models["single"])], tmp_path / "package", target, True)
 
 
@@ -412,7 +410,5 @@ def test_what_torch_cannot_fuse_is_told(models, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     target = Target(torch.device("cpu"), torch.float64)
-    with pytest.raises(
-        EngineError, match=r"cannot compile .double. .* float64: no backend"
-    ):
+    with pytest.raises(EngineError, match=r"cannot compile .double. .* float64: no backend"):
         FusedEngine.load(open_potential(models["double"]), target)
