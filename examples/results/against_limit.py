@@ -57,7 +57,7 @@ def main() -> None:
         for engine in sorted(names, key=lambda engine: engine != "inductor"):
             rows += _measure(name, path, engine, arguments)
     for row in rows:
-        row["limit"] = 1e3 * _bytes(row) / speed
+        row["limit"] = 1e3 * limit_bytes(row) / speed
     numbers = {
         "machine": machine(device),
         "copy_gb_per_s": speed / _GIGABYTE,
@@ -107,8 +107,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _bytes(row: dict[str, Any]) -> float:
-    """Return the bytes of both directions of a step."""
+def limit_bytes(row: dict[str, Any]) -> float:
+    """Return the bytes of both directions of a step.
+
+    Parameters
+    ----------
+    row : the ``network``, one of TRAFFIC, ``n_atoms`` and ``n_edges``
+    """
     layers = TRAFFIC[row["network"]]
     by_edge = sum(4 * sender + _EDGE_BYTES for sender, _ in layers)
     by_atom = sum(4 * sums for _, sums in layers)

@@ -111,7 +111,7 @@ def main() -> None:
         files = {}
         for name in {*STRUCTURES, *(work.structure for work in WORKS)}:
             files[name] = Path(folder) / f"{name}.xyz"
-            write(files[name], _structure(name), format="extxyz")
+            write(files[name], structure_of(name), format="extxyz")
         models = {name: _model(name, arguments.models) for name in arguments.networks.split(",")}
         before = numbers.get("machine")
         numbers["machine"] = machine(torch.device("cpu"))
@@ -128,7 +128,7 @@ def main() -> None:
     print(f"written: {TABLE}")
 
 
-def _structure(name: str) -> Atoms:
+def structure_of(name: str) -> Atoms:
     if name != "si64":
         return load_structure(name)
     silicon = bulk("Si", "diamond", a=5.43, cubic=True) * (2, 2, 2)
@@ -213,7 +213,7 @@ def _works(
             "ms": {name: _median(found) for name, found in runs.items()},
             "range": {name: _range(found) for name, found in runs.items()},
             "cpu_share": min(run["cpu_share"] for found in runs.values() for run in found),
-            "error": _force_error(models[work.network], _structure(work.structure)),
+            "error": _force_error(models[work.network], structure_of(work.structure)),
         }
         print(json.dumps(row), flush=True)
         rows.append(row)
