@@ -152,7 +152,7 @@ def test_a_model_of_ethanol_stays_bonded_at_500_kelvin(name, tmp_path):
 VERIFIED_ON = {
     "nequip-aspirin": read(ROOT / "examples" / "aspirin.xyz"),
     "nequip-ethanol": read(ROOT / "examples" / "ethanol.xyz"),
-    "nequip-silicon": bulk("Si", a=5.47, cubic=True),
+    "nequip-silicon": None,  # the first frame of its passport: hot, with a vacancy
     "nequip-water": load_structure("water24"),
     "sevennet-0": read(ROOT / "examples" / "rutile.cif"),
 }  # .ci/run verifies painn-ethanol
