@@ -6,5 +6,5 @@ are the same in every bit at every run, and nothing of size edges × channels is
 compute stands in :mod:`eqcalc.tabulated.convolutions`; the portable sums there are what they are
 tested against, and give their second derivatives.
 
-``operators.py`` is the way in, and imports without Triton. It comes with torch for CUDA.
+``operators.py`` is the way in, and imports without Triton, which comes with torch for CUDA.
 """

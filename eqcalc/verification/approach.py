@@ -25,7 +25,7 @@ from eqcalc.testing.subjects import evaluate
 from eqcalc.verification.finding import Finding, Verdict, skipped
 from eqcalc.verification.specimen import Specimen, bond_length
 
-__all__ = ["WALL", "Approach", "approach_alone", "approach_in_structure"]
+__all__ = ["WALL", "Approach", "Turn", "approach_alone", "approach_in_structure"]
 
 WALL = 5.0
 """eV; a wall that atoms at 1000 K climb once in e^58 collisions."""

@@ -28,7 +28,6 @@ from eqcalc.tabulated import schnet
 from eqcalc.tabulated.autograd import path_sums, scalar_sums, vector_sums
 from eqcalc.tabulated.convolutions import enable_gpu_kernels
 from eqcalc.tabulated.spline import SplineTable, fit_table
-from eqcalc.triton_kernels import operators
 
 pytest.importorskip("triton")  # of Linux alone
 
@@ -37,7 +36,6 @@ RTOL = 3e-6  # of the largest number; float32 sums in another order
 N_ATOMS, N_EDGES = 5, 24
 
 
-OPERATORS = [schema.partition("(")[0] for schema in operators._SCHEMAS]
 # Triton looks at it when it is imported, so one process has the interpreter or the compiler.
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 WHERE = ["interpreter"] if IS_INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -48,6 +46,8 @@ def interpreter() -> Iterator[torch.device]:
     """Let Triton's interpreter run the kernels, on a CPU."""
     from triton.runtime import interpreter
 
+    from eqcalc.triton_kernels.launches import OPERATORS
+
     prepare = interpreter._patch_lang_tensor
 
     def prepare_for_new_numpy(tensor, *scope):
@@ -57,8 +57,8 @@ def interpreter() -> Iterator[torch.device]:
 
     assert enable_gpu_kernels()
     library = torch.library.Library("eqcalc_gpu", "IMPL")
-    for name in OPERATORS:
-        library.impl(name, getattr(operators, name), "CPU")
+    for name, work in OPERATORS.items():
+        library.impl(name, work, "CPU")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_lang_tensor", prepare_for_new_numpy)
         yield torch.device("cpu")
