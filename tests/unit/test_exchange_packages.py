@@ -129,7 +129,7 @@ def test_a_rank_with_few_atoms_or_edges_has_two_dummies_before_its_ghosts(
         return torch.arange(len(tensors[0])), torch.arange(3 * len(tensors[1])).view(-1, 3)
 
     n_edges = min(n_edges, n_owned * n_ghosts)
-    monkeypatch.setattr(engine, "load_package", lambda path, device: package)
+    monkeypatch.setattr(engine, "load_package", lambda path: package)
     file = open_model_file(models["double"])
     index = torch.tensor([[n_owned], [0]])[:, :n_edges]  # the first ghost sends
     energies, gradients = ExchangePackage(Path("package"), file, DOUBLE)(
