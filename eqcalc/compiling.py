@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eqcalc.engines.committee import ONE_BY_ONE
 from eqcalc.engines.engine import Target
 from eqcalc.engines.exchange import ExchangePackage
 from eqcalc.engines.fused import fill_compiler_folder
 from eqcalc.engines.packages import Traced, target_name
-from eqcalc.errors import EngineError, EqcalcError, listing
+from eqcalc.errors import EngineError, EqcalcError, ModelFileError, listing
 from eqcalc.export import compile_committee, compile_exchange, compile_model, trace_model
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.exchange_proof import verify_exchange
@@ -75,11 +76,13 @@ def trace_package(file: ModelFile, target: Target, only_tables: bool) -> Traced:
 
     Raises
     ------
-    EngineError : the network has no form with tables and shall have one, or cannot be traced.
-    ModelFileError : the network cannot be rebuilt.
+    EngineError : the network has no form with tables and shall have one, or cannot be traced, or
+        not be rebuilt: one of a user's own may not be registered in this process.
     """
     try:
         return Traced(*trace_model(file, *target, only_tables=only_tables))
+    except ModelFileError as error:
+        raise EngineError(str(error)) from error
     except EqcalcError:
         raise
     except Exception as error:  # of the tracer: no common class
@@ -93,6 +96,6 @@ def _compile_for_gpu(
     if exchanges:
         raise EngineError(f"ranks exchange features on a CPU; found the device {target.device}.")
     if len(files) > 1:
-        raise EngineError("on a GPU the members of a committee run one by one.")
+        raise EngineError(ONE_BY_ONE)
     fill_compiler_folder(trace_package(files[0], target, False))
     package.write_text(f"compiled for {target_name(target)}; its kernels are in torch's folder\n")

@@ -54,9 +54,9 @@ def compile(
 
     The result is kept in a cache folder (EQCALC_CACHE, else ~/.cache/eqcalc),
     which nobody else may write to. Calculators, md, relax and evaluate find it
-    there, whatever their number of threads. A C++ compiler is needed.
+    there, whatever their number of threads. On a CPU a C++ compiler is needed.
 
-    Several models are compiled each for itself, and together for
+    Several models are compiled each for itself, and on a CPU together for
     EqCalculator([...]) of them in this order. With --exchange each is compiled
     for a rank that has only a part of the atoms, on a CPU.
 
@@ -84,7 +84,7 @@ def compile(
         return
     for each in files:
         _make(each.card.name, [each], target)
-    if len(files) > 1:
+    if len(files) > 1 and where.type == "cpu":
         _make("the committee", files, target)
     sources = models if len(models) > 1 else models[0]
     found = EqCalculator(sources, device=device, dtype=dtype, trust=trust)

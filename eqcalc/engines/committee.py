@@ -19,7 +19,9 @@ from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile
 from eqcalc.model_file.passport import read_passport, verify
 
-__all__ = ["CommitteeEngine"]
+__all__ = ["ONE_BY_ONE", "CommitteeEngine"]
+
+ONE_BY_ONE = "on a GPU the members of a committee run one by one"
 
 
 class CommitteeEngine(CompiledPackage):
@@ -53,9 +55,12 @@ class CommitteeEngine(CompiledPackage):
 
         Raises
         ------
-        EngineError : they were not compiled together, or torch cannot load the package.
+        EngineError : they were not compiled together, or torch cannot load the package, or the
+            device is a GPU.
         ModelFileError : a member's slice does not reproduce its passport.
         """
+        if target.device.type == "cuda":
+            raise EngineError(ONE_BY_ONE)
         path = find_package(files, target)
         if path is None:
             raise EngineError(why_no_package(files, target))

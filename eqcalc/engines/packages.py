@@ -235,7 +235,8 @@ def trace_program(file: ModelFile, target: Target, *, only_tables: bool) -> Trac
 
     Raises
     ------
-    EngineError : the network has no form with tables and shall have one, or cannot be traced.
+    EngineError : the network has no form with tables and shall have one, or cannot be rebuilt or
+        traced.
     """
     return _registered("program")(file, target, only_tables)
 

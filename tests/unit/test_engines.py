@@ -23,7 +23,7 @@ from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.compiling import compile_package
 from eqcalc.devices import resolve_dtype
-from eqcalc.engines import Target, load_model, resolve_device
+from eqcalc.engines import CommitteeEngine, Target, load_model, resolve_device
 from eqcalc.engines.fused import FusedEngine
 from eqcalc.engines.packages import Traced
 from eqcalc.engines.torchscript import TorchScriptEngine
@@ -380,6 +380,23 @@ def test_members_of_a_committee_are_not_compiled_together_for_a_gpu(models, tmp_
     target = Target(torch.device("cuda"), torch.float32)
     with pytest.raises(EngineError, match=r"on a GPU the members of a committee run one by one"):
         compile_package(files, tmp_path / "package", target)
+
+
+def test_members_of_a_committee_run_one_by_one_on_a_gpu(models):
+    files = [open_potential(models["single"])]
+    with pytest.raises(EngineError, match=r"on a GPU the members of a committee run one by one"):
+        CommitteeEngine.load(files, Target(torch.device("cuda"), torch.float32))
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_network_that_cannot_be_rebuilt_runs_with_another_engine(models, monkeypatch):
+    def rebuild(file):
+        raise ModelFileError("'mine' is no architecture that is known here.")
+
+    monkeypatch.setattr("eqcalc.export.compile.rebuild_potential", rebuild)
+    with pytest.raises(EngineError, match=r"'mine' is no architecture"):
+        load_model(models["single"], device="cpu", engine="triton")
+    assert load_model(models["single"], device="cpu").engine.name == "torchscript"
 
 
 def test_ranks_exchange_features_on_a_cpu_alone(models, tmp_path):
