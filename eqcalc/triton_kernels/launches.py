@@ -189,8 +189,8 @@ def path_convolution_backward(
     )
     (n_atoms, n_features), (n_edges, n_harmonics) = features.shape, harmonics.shape
     kernels = path_kernels(tuple(paths))[1]
-    by_features = torch.empty_like(features)
-    # Harmonics that no path of a kernel takes keep their zeros.
+    # What no path of a kernel takes, such as an irrep that leads to no result, keeps its zeros.
+    by_features = torch.zeros_like(features)
     by_edges = features.new_zeros((len(kernels), n_edges, n_harmonics + 1))
     stretches = stretches_on(tuple(ends), tuple(counts), features.device)
     for number, kernel in enumerate(kernels):

@@ -39,7 +39,15 @@ _numbers = itertools.count()
 
 
 class Path(NamedTuple):
-    """Where a path's numbers lie; as in the rows of a path table."""
+    """Where a path's numbers lie; as in the rows of a path table.
+
+    x, d1 : where its features begin, and 2l1+1
+    y, d2 : where its harmonics begin, and 2l2+1
+    constants : not used here
+    d3, out, stride : 2l3+1, where its sums begin, and how far apart their components lie
+    n_channels : of its features, sums and weights
+    w : where its weights begin
+    """
 
     x: int
     d1: int

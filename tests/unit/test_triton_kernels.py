@@ -129,11 +129,12 @@ def with_gradients(function, inputs, moving, device):
     return [sums, *first, *second]
 
 
-def path_case(l_max: int, channels: list[int], parity: bool):
+def path_case(l_max: int, channels: list[int], parity: bool, results: int | None = None):
     couplings = EdgeCouplings(l_max, parity)
     signs = (1, -1) if parity else (0,)
     irreps = [Irrep(l, sign or (-1) ** l) for l in range(l_max + 1) for sign in signs]
-    product = TensorProduct({irrep: channels[irrep.l] for irrep in irreps}, irreps, couplings)
+    layout = {irrep: channels[irrep.l] for irrep in irreps}
+    product = TensorProduct(layout, irreps[:results], couplings)
     n_features = sum((2 * irrep.l + 1) * channels[irrep.l] for irrep in irreps)
     return path_table(product, couplings), product.n_weights, n_features
 
@@ -202,6 +203,46 @@ def test_paths_and_their_derivatives_are_those_of_the_portable_code(
         device,
     )
     assert_close(found, expected)
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """Let torch fill new memory with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_irreps_that_lead_to_no_result_have_no_gradient(device):
+    """As the pseudovectors of a layer that makes scalars alone."""
+    paths, n_weights, n_features = path_case(2, [32, 32, 32], True, results=1)
+    table = filters(n_weights)
+    vectors, index = (each.to(device) for each in edges())
+    rows = torch.tensor(paths.rows)
+    begins = {(row[0], row[1] * row[8]) for row in paths.rows}
+    width = sum(n_rows * n for n_rows, n in paths.shapes)
+    by_features, by_harmonics, by_vectors = torch.ops.eqcalc_gpu.path_convolution_backward(
+        random(N_ATOMS, width).to(device),
+        random(N_ATOMS, n_features).to(device),
+        random(N_EDGES, 9).to(device),
+        paths.constants.float().to(device),
+        table.table.to(device),
+        vectors,
+        index,
+        *torch.ops.eqcalc_gpu.edge_order(index, N_ATOMS),
+        table.ends,
+        table.counts,
+        rows.flatten().tolist(),
+    )
+    assert torch.isfinite(by_harmonics).all()
+    assert torch.isfinite(by_vectors).all()
+    is_taken = torch.zeros(n_features, dtype=torch.bool)
+    for begin, length in begins:
+        is_taken[begin : begin + length] = True
+    assert 0 < int(is_taken.sum()) < n_features
+    assert (by_features[:, ~is_taken.to(device)] == 0.0).all()
+    assert (by_features[:-1, is_taken.to(device)] != 0.0).any(dim=0).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 5), (9, 128, 384), (27, 128, 256), (300, 64, 32)])
