@@ -38,6 +38,7 @@ _NO_METALS |= {"Ge", "As", "Se", "Br", "Kr", "Te", "I", "Xe", "At", "Rn"}
 _BONDED = 1.3  # of it; pairs of a structure that are closer are neighbours
 _POINTS_ALONE = 60
 _FEWEST_POINTS, _MOST_POINTS, _POINTS = 12, 24, 150  # of each pair of a structure, and of all
+_FEW_PAIRS = 6  # of a structure; more where it has more pairs of elements
 _SEEN = 0.05  # eV; a smaller dent holds no atom
 
 
@@ -124,10 +125,10 @@ def approach_alone(specimen: Specimen) -> tuple[Finding, list[Approach]]:
 
 
 def approach_in_structure(specimen: Specimen) -> tuple[Finding, list[Approach]]:
-    """Push an atom of the structure towards its nearest neighbour, the others held."""
+    """Push atoms of the structure towards neighbours, the others held."""
     name = "closest approach: structure"
     paths = {}
-    pairs = _nearest_pairs(specimen)
+    pairs = _neighbours(specimen)
     n_points = int(np.clip(_POINTS // max(len(pairs), 1), _FEWEST_POINTS, _MOST_POINTS))
     for a, b, vector, bond in pairs:
         first, second = specimen.atoms.symbols[a], specimen.atoms.symbols[b]
@@ -151,20 +152,30 @@ def _shortest_bond(first: str, second: str) -> float:
     return share * bond_length(first, second)
 
 
-def _nearest_pairs(specimen: Specimen) -> list[tuple[int, int, NDArray, float]]:
-    """Return receiver, sender, vector between them and bond length of each pair's shortest edge."""
+def _neighbours(specimen: Specimen) -> list[tuple[int, int, NDArray, float]]:
+    """Return receiver, sender, vector between them and bond length of neighbours.
+
+    Of each pair of elements the nearest, and where there are few, others up to the farthest.
+    """
     atoms = specimen.rattled()
     graph = build_graph(atoms, specimen.subject.cutoff)
     lengths = np.linalg.norm(graph.edge_vectors.numpy(), axis=1)
-    found: dict[frozenset[str], tuple[int, int, NDArray, float]] = {}
+    found: dict[frozenset[str], list[tuple[int, int, NDArray, float]]] = {}
+    seen: set[frozenset[int]] = set()
     for k in np.argsort(lengths):
         b, a = (int(end) for end in graph.edge_index[:, k])
-        kind = frozenset((atoms.symbols[a], atoms.symbols[b]))
+        kind, pair = frozenset((atoms.symbols[a], atoms.symbols[b])), frozenset((a, b))
         bond = bond_length(atoms.symbols[a], atoms.symbols[b])
         is_image = a == b  # both would move
-        if not is_image and kind not in found and lengths[k] < _BONDED * bond:
-            found[kind] = a, b, graph.edge_vectors[k].numpy(), bond
-    return list(found.values())
+        if not is_image and pair not in seen and lengths[k] < _BONDED * bond:
+            seen.add(pair)
+            found.setdefault(kind, []).append((a, b, graph.edge_vectors[k].numpy(), bond))
+    n_each = max(_FEW_PAIRS // max(len(found), 1), 1)
+    chosen = []
+    for edges in found.values():
+        places = np.linspace(0, len(edges) - 1, min(n_each, len(edges))).round().astype(int)
+        chosen += [edges[place] for place in places]
+    return chosen
 
 
 def _judged(

@@ -123,6 +123,14 @@ def test_wrong_potential_fails_on_a_crystal(specimen, network, check):
     assert "differ by" in found.detail
 
 
+def test_where_elements_are_few_several_neighbours_are_pushed(specimen):
+    few = approach.approach_in_structure(specimen(wrong.Morse, bulk("C", cubic=True).repeat(2)))[1]
+    assert len(few) == len({path.name for path in few}) == 6
+    many = approach.approach_in_structure(specimen(wrong.Morse))[1]  # ethanol
+    kinds = [frozenset(re.sub(r"\d", "", path.name).split("-")) for path in many]
+    assert len(kinds) == len(set(kinds)) == 4
+
+
 # --- what a network gives up
 
 
