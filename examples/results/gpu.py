@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from eqcalc.bench import machine
-from eqcalc.engines import Target
+from eqcalc.engines import Target, resolve_device
 from eqcalc.engines.packages import trace_program
 from eqcalc.figures import BLUE, png_of, stacked_panels
 from eqcalc.files import write_whole
@@ -52,7 +52,7 @@ def main() -> None:
     """Measure what is asked for and write the page."""
     arguments = _parse()
     if not arguments.only_page:
-        device = torch.device("cuda")
+        device = resolve_device("cuda")
         numbers: dict[str, Any] = {
             "machine": machine(device),
             "copy_gb_per_s": max(copy_speed(device) for _ in range(3)) / 1e9,
