@@ -12,8 +12,8 @@ from pathlib import Path
 from eqcalc.engines.committee import ONE_BY_ONE
 from eqcalc.engines.engine import Target
 from eqcalc.engines.exchange import ExchangePackage
-from eqcalc.engines.fused import fill_compiler_folder
 from eqcalc.engines.packages import Traced, target_name
+from eqcalc.engines.traced import FusedEngine, started
 from eqcalc.errors import EngineError, EqcalcError, ModelFileError, listing
 from eqcalc.export import compile_committee, compile_exchange, compile_model, trace_model
 from eqcalc.model_file import ModelFile
@@ -43,12 +43,11 @@ def compile_package(
     EqcalcError : whatever eqcalc itself refuses, such as a file whose network it cannot rebuild.
     """
     try:
-        if target.device.type == "cpu":  # networks are compiled with the library's kernels
-            build_library()
-            load_library()
         if target.device.type == "cuda":
             _compile_for_gpu(files, package, target, exchanges)
             return
+        build_library()  # networks are compiled with its kernels
+        load_library()
         # The compiler looks at torch's number of threads; the package shall not depend on it.
         with private_compiler_folder(), UsingThreads(1):
             if exchanges:
@@ -97,5 +96,5 @@ def _compile_for_gpu(
         raise EngineError(f"ranks exchange features on a CPU; found the device {target.device}.")
     if len(files) > 1:
         raise EngineError(ONE_BY_ONE)
-    fill_compiler_folder(trace_package(files[0], target, False))
+    started(trace_package(files[0], target, FusedEngine.only_tables), FusedEngine.made_of)
     package.write_text(f"compiled for {target_name(target)}; its kernels are in torch's folder\n")

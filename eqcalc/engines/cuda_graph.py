@@ -22,7 +22,7 @@ from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.engines.triton import TritonEngine
+from eqcalc.engines.traced import TritonEngine
 from eqcalc.errors import EngineError
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelFile

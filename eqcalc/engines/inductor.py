@@ -11,9 +11,9 @@ from typing import Any, Optional
 import torch
 
 from eqcalc.engines.engine import Engine, Target
-from eqcalc.engines.fused import FusedEngine
 from eqcalc.engines.packages import find_package, make_package, why_no_package
 from eqcalc.engines.program import Call, Program
+from eqcalc.engines.traced import FusedEngine
 from eqcalc.errors import CacheError, EngineError
 from eqcalc.model_file import ModelFile
 from eqcalc.native.build import load_library
@@ -25,7 +25,7 @@ _loaded: dict[str, Call] = {}
 
 
 class CompiledPackage(Program):
-    """A package that torch has loaded, for any number of atoms and edges.
+    """A package for a CPU that torch has loaded, for any number of atoms and edges.
 
     Parameters
     ----------
@@ -37,8 +37,6 @@ class CompiledPackage(Program):
     """
 
     def __init__(self, path: Path, target: Target, *, reach: float) -> None:
-        if target.device.type != "cpu":
-            raise EngineError("packages are compiled ahead of time for a CPU alone")
         has_kernels = load_library()
         if not has_kernels and target.dtype == torch.float32:
             raise EngineError(

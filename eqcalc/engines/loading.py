@@ -21,7 +21,7 @@ from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.patience import Patience
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.engines.triton import TritonEngine
+from eqcalc.engines.traced import TritonEngine
 from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, did_you_mean
 from eqcalc.graph import AtomicGraph
 from eqcalc.host_memory import keep_freed_memory

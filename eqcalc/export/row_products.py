@@ -6,8 +6,9 @@ of a molecule that takes as long as the product; the kernel (``rows_times`` in
 with weights that depend on the atom, as those of elements do, become loops that the compiler
 fuses. Neither result depends on the number of threads; those of a library may.
 
-On a GPU a product of a molecule's rows takes a library up to 50 µs, and a kernel of ours 5
-(``eqcalc/triton_kernels/rows.py``), which leaves many rows to the library.
+On a GPU a product of a molecule's rows took a library up to 50 µs (examples/results/gpu.md). There
+an operator takes a kernel of ours for few rows (``eqcalc/triton_kernels/rows.py``), and the library
+for many.
 """
 
 from __future__ import annotations

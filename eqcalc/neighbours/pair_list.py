@@ -19,7 +19,8 @@ from eqcalc.neighbours.transfers import Transfers
 
 __all__ = ["PairList"]
 
-# Up to so many pairs a processor makes the vectors sooner than a GPU is told to.
+# Up to so many pairs a processor makes the vectors: a GPU would have to be told a dozen operations,
+# and be waited for twice. By estimate; not timed on a GPU.
 _FEW_PAIRS = 4000
 # Tells the operator a precision; a tensor costs less to pass than a torch.dtype.
 _EMPTY = {

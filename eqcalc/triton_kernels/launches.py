@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from eqcalc.triton_kernels.sums import scalar_gradient, scalar_sum, vector_gradi
 __all__ = ["OPERATORS"]
 
 _MOST_ROWS = 256
-"""Up to so many rows a product is the kernel's; on more the library is faster."""
+"""Up to so many rows a product is the kernel's: those of a molecule. By estimate; not timed."""
+_LANES, _PER_LANE = 32, 4  # of a warp; channels of a lane, which reads as many at once
 
 
 def edge_order(edge_index: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,38 +44,53 @@ def edge_order(edge_index: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor
     return torch.searchsorted(receivers, atoms), order, torch.searchsorted(ordered, atoms)
 
 
+class _Edges(NamedTuple):
+    """The arguments that all convolutions share: edges, their order, and the knots of the table."""
+
+    vectors: Tensor
+    edge_index: Tensor
+    starts: Tensor
+    order: Tensor
+    sender_starts: Tensor
+    ends: Sequence[float]
+    counts: Sequence[int]
+
+    @classmethod
+    def of(cls, arguments: Sequence[Any]) -> _Edges:
+        edges = cls(*arguments)
+        return edges._replace(
+            vectors=edges.vectors.contiguous(), edge_index=edges.edge_index.contiguous()
+        )
+
+    @property
+    def of_receivers(self) -> tuple[Tensor, ...]:
+        """What a kernel of sums takes: vectors, senders and where the edges of a receiver begin."""
+        return self.vectors, self.edge_index[0], self.starts, self._stretches
+
+    @property
+    def of_senders(self) -> tuple[Tensor, ...]:
+        """What a kernel of derivatives takes: vectors, receivers and the edges of each sender."""
+        return (
+            self.vectors,
+            self.edge_index[1],
+            self.order,
+            self.sender_starts,
+            self._stretches,
+        )
+
+    @property
+    def _stretches(self) -> Tensor:
+        return stretches_on(tuple(self.ends), tuple(self.counts), self.vectors.device)
+
+
 def _sums(kernel: Any, n_in: int, n_out: int) -> Callable[..., Tensor]:
     """Return the operator from features (n_atoms, n_in F) to sums (n_atoms, n_out F)."""
 
-    def convolution(
-        features: Tensor,
-        table: Tensor,
-        vectors: Tensor,
-        edge_index: Tensor,
-        starts: Tensor,
-        order: Tensor,
-        sender_starts: Tensor,
-        ends: Sequence[float],
-        counts: Sequence[int],
-    ) -> Tensor:
-        features, table, vectors, edge_index = _contiguous(features, table, vectors, edge_index)
-        n_atoms, n = features.shape[0], features.shape[1] // n_in
-        sums = features.new_empty((n_atoms, n_out * n))
-        with torch.cuda.device_of(features):
-            kernel[(n_atoms,)](
-                features,
-                table,
-                vectors,
-                edge_index[0],
-                starts,
-                stretches_on(tuple(ends), tuple(counts), features.device),
-                sums,
-                ends[-1],
-                n_stretches=len(ends),
-                n=n,
-                block=_block(n),
-                num_warps=_warps(_block(n)),
-            )
+    def convolution(features: Tensor, table: Tensor, *arguments: Any) -> Tensor:
+        edges, n = _Edges.of(arguments), features.shape[1] // n_in
+        sums = features.new_empty((features.shape[0], n_out * n))
+        tensors = features.contiguous(), table.contiguous(), *edges.of_receivers, sums
+        _launch(kernel, sums, tensors, edges.ends, (), n)
         return sums
 
     return convolution
@@ -84,87 +100,29 @@ def _gradients(kernel: Any, n_in: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """Return the operator of the derivatives by features (n_atoms, n_in F) and vectors."""
 
     def backward(
-        gradient: Tensor,
-        features: Tensor,
-        table: Tensor,
-        vectors: Tensor,
-        edge_index: Tensor,
-        starts: Tensor,
-        order: Tensor,
-        sender_starts: Tensor,
-        ends: Sequence[float],
-        counts: Sequence[int],
+        gradient: Tensor, features: Tensor, table: Tensor, *arguments: Any
     ) -> tuple[Tensor, Tensor]:
-        gradient, features, table, vectors, edge_index = _contiguous(
-            gradient, features, table, vectors, edge_index
-        )
-        n_atoms, n = features.shape[0], features.shape[1] // n_in
-        by_features, by_vectors = torch.empty_like(features), torch.empty_like(vectors)
-        with torch.cuda.device_of(features):
-            kernel[(n_atoms,)](
-                gradient,
-                features,
-                table,
-                vectors,
-                edge_index[1],
-                order,
-                sender_starts,
-                stretches_on(tuple(ends), tuple(counts), features.device),
-                by_features,
-                by_vectors,
-                ends[-1],
-                n_stretches=len(ends),
-                n=n,
-                block=_block(n),
-                num_warps=_warps(_block(n)),
-            )
-        return by_features, by_vectors
+        edges, features = _Edges.of(arguments), features.contiguous()
+        found = torch.empty_like(features), torch.empty_like(edges.vectors)
+        tensors = gradient.contiguous(), features, table.contiguous(), *edges.of_senders, *found
+        _launch(kernel, features, tensors, edges.ends, (), features.shape[1] // n_in)
+        return found
 
     return backward
 
 
 def path_convolution(
-    features: Tensor,
-    harmonics: Tensor,
-    constants: Tensor,
-    table: Tensor,
-    vectors: Tensor,
-    edge_index: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    sender_starts: Tensor,
-    ends: Sequence[float],
-    counts: Sequence[int],
-    paths: Sequence[int],
-    width: int,
+    features: Tensor, harmonics: Tensor, constants: Tensor, table: Tensor, *arguments: Any
 ) -> Tensor:
     """Return the sums (n_atoms, width) of all paths; their constants stand in the kernels."""
-    features, harmonics, table, vectors, edge_index = _contiguous(
-        features, harmonics, table, vectors, edge_index
-    )
+    *of_edges, paths, width = arguments
+    edges = _Edges.of(of_edges)
+    features, harmonics, table = _contiguous(features, harmonics, table)
     sums = features.new_empty((features.shape[0], width))
-    stretches = stretches_on(tuple(ends), tuple(counts), features.device)
+    sizes = features.shape[1], harmonics.shape[1], table.shape[1], width
     for kernel in path_kernels(tuple(paths))[0]:
-        with torch.cuda.device_of(features):
-            kernel.function[(features.shape[0],)](
-                features,
-                harmonics,
-                table,
-                vectors,
-                edge_index[0],
-                starts,
-                stretches,
-                sums,
-                ends[-1],
-                features.shape[1],
-                harmonics.shape[1],
-                table.shape[1],
-                width,
-                n_stretches=len(ends),
-                n=kernel.n_channels,
-                block=kernel.block,
-                num_warps=_warps(kernel.block),
-            )
+        tensors = features, harmonics, table, *edges.of_receivers, sums
+        _launch(kernel.function, sums, tensors, edges.ends, sizes, kernel.n_channels)
     return sums
 
 
@@ -174,52 +132,25 @@ def path_convolution_backward(
     harmonics: Tensor,
     constants: Tensor,
     table: Tensor,
-    vectors: Tensor,
-    edge_index: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    sender_starts: Tensor,
-    ends: Sequence[float],
-    counts: Sequence[int],
-    paths: Sequence[int],
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the derivatives by features, harmonics and vectors, of the shapes of these."""
-    gradient, features, harmonics, table, vectors, edge_index = _contiguous(
-        gradient, features, harmonics, table, vectors, edge_index
-    )
-    (n_atoms, n_features), (n_edges, n_harmonics) = features.shape, harmonics.shape
+    *of_edges, paths = arguments
+    edges = _Edges.of(of_edges)
+    inputs = _contiguous(gradient, features, harmonics, table)
+    n_edges, n_harmonics = harmonics.shape
+    sizes = features.shape[1], n_harmonics, table.shape[1], gradient.shape[1]
     kernels = path_kernels(tuple(paths))[1]
     # What no path of a kernel takes, such as an irrep that leads to no result, keeps its zeros.
-    by_features = torch.zeros_like(features)
+    by_features = features.new_zeros(features.shape)
     by_edges = features.new_zeros((len(kernels), n_edges, n_harmonics + 1))
-    stretches = stretches_on(tuple(ends), tuple(counts), features.device)
-    for number, kernel in enumerate(kernels):
-        with torch.cuda.device_of(features):
-            kernel.function[(n_atoms,)](
-                gradient,
-                features,
-                harmonics,
-                table,
-                vectors,
-                edge_index[1],
-                order,
-                sender_starts,
-                stretches,
-                by_features,
-                by_edges[number],
-                ends[-1],
-                n_features,
-                n_harmonics,
-                table.shape[1],
-                gradient.shape[1],
-                n_stretches=len(ends),
-                n=kernel.n_channels,
-                block=kernel.block,
-                num_warps=_warps(kernel.block),
-            )
+    for kernel, found in zip(kernels, by_edges, strict=True):
+        tensors = *inputs, *edges.of_senders, by_features, found
+        _launch(kernel.function, by_features, tensors, edges.ends, sizes, kernel.n_channels)
     together = by_edges[0] if len(kernels) == 1 else by_edges.sum(dim=0)
-    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    by_vectors = together[:, n_harmonics:] * torch.where(lengths > 0.0, vectors / lengths, 0.0)
+    lengths = torch.linalg.vector_norm(edges.vectors, dim=1, keepdim=True)
+    directions = torch.where(lengths > 0.0, edges.vectors / lengths, 0.0)
+    by_vectors = together[:, n_harmonics:] * directions
     return by_features, together[:, :n_harmonics].contiguous(), by_vectors
 
 
@@ -251,18 +182,30 @@ def rows_times(x: Tensor, weights: Tensor, bias: Optional[Tensor]) -> Tensor:
     return products
 
 
+def _launch(
+    kernel: Any,
+    of_atoms: Tensor,
+    tensors: Sequence[Tensor],
+    ends: Sequence[float],
+    sizes: Sequence[int],
+    n: int,
+) -> None:
+    """Start a program for each row of ``of_atoms``, of n channels."""
+    block = max(1 << (n - 1).bit_length(), _LANES)
+    with torch.cuda.device_of(of_atoms):
+        kernel[(of_atoms.shape[0],)](
+            *tensors,
+            ends[-1],
+            *sizes,
+            n_stretches=len(ends),
+            n=n,
+            block=block,
+            num_warps=max(block // (_PER_LANE * _LANES), 1),
+        )
+
+
 def _contiguous(*tensors: Tensor) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
-
-
-def _block(n: int) -> int:
-    """Return the power of two that holds n channels, a warp's lanes at least."""
-    return max(1 << (n - 1).bit_length(), 32)
-
-
-def _warps(block: int) -> int:
-    """Return warps of a program: a lane takes up to four channels, which it reads at once."""
-    return max(block // 128, 1)
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

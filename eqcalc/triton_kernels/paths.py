@@ -71,13 +71,11 @@ class PathKernel(NamedTuple):
 
     function : compiled by Triton at its first call
     n_channels : of these paths
-    block : a power of two, as many at least
     source : what was written
     """
 
     function: Any
     n_channels: int
-    block: int
     source: str
 
 
@@ -146,9 +144,7 @@ def _kernel(rows: Sequence[Path], write: Any) -> PathKernel:
         "__name__": __name__,
     }
     exec(compile(source, name, "exec"), scope)
-    n_channels = rows[0].n_channels
-    block = max(triton.next_power_of_2(n_channels), _LANES)
-    return PathKernel(triton.jit(scope["kernel"]), n_channels, block, source)
+    return PathKernel(triton.jit(scope["kernel"]), rows[0].n_channels, source)
 
 
 def _sum_source(rows: Sequence[Path]) -> Iterator[str]:
@@ -165,12 +161,8 @@ def _sum_source(rows: Sequence[Path]) -> Iterator[str]:
         "for k in range(tl.load(starts + i), tl.load(starts + i + 1)):",
     )
     yield from _indented(
-        "inside, ex, ey, ez, inverse, row, t, per_h = "
-        "edge_place(vectors, k, stretches, n_stretches, cutoff)",
-        "used = f < tl.where(inside, n, 0)",
-        "c = table + row * W + f",
+        *_placed_edge(rows),
         "x = features + tl.load(senders + k) * D_x + f",
-        *_loaded_harmonics(rows),
         *_loaded_features(rows, "used"),
         depth=2,
     )
@@ -219,14 +211,10 @@ def _gradient_source(rows: Sequence[Path]) -> Iterator[str]:
     )
     yield from _indented(
         "k = tl.load(order + m)",
-        "inside, ex, ey, ez, inverse, row, t, per_h = "
-        "edge_place(vectors, k, stretches, n_stretches, cutoff)",
-        "used = f < tl.where(inside, n, 0)",
-        "c = table + row * W + f",
+        *_placed_edge(rows),
         "g = gradient + tl.load(receivers + k) * width + f",
         "slopes = tl.zeros([block], tl.float32)",
         *(f"by_y_{y} = tl.zeros([block], tl.float32)" for y in harmonics),
-        *_loaded_harmonics(rows),
         depth=2,
     )
     made: tuple[int, int, int] | None = None
@@ -281,7 +269,14 @@ def _totals(row: Path) -> list[str]:
     return [f"sum_{row.out + m3 * row.stride}" for m3 in range(row.d3)]
 
 
-def _loaded_harmonics(rows: Sequence[Path]) -> Iterator[str]:
+def _placed_edge(rows: Sequence[Path]) -> Iterator[str]:
+    """Write where edge k lies in the table, and the loads of its harmonics."""
+    yield (
+        "inside, ex, ey, ez, inverse, row, t, per_h = "
+        "edge_place(vectors, k, stretches, n_stretches, cutoff)"
+    )
+    yield "used = f < tl.where(inside, n, 0)"
+    yield "c = table + row * W + f"
     for y in sorted({row.y + m2 for row in rows for m2 in range(row.d2)}):
         yield f"y_{y} = tl.load(harmonics + k * D_y + {y})"
 

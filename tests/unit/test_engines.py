@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from rarely import rarely_but
 from small_models import (
+    POTENTIALS,
     REFERENCE_ENERGIES,
     crystal,
     ethanol,
@@ -24,10 +26,9 @@ from eqcalc.architectures import build
 from eqcalc.compiling import compile_package
 from eqcalc.devices import resolve_dtype
 from eqcalc.engines import CommitteeEngine, Target, load_model, resolve_device
-from eqcalc.engines.fused import FusedEngine
 from eqcalc.engines.packages import Traced
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.engines.triton import TritonEngine
+from eqcalc.engines.traced import FusedEngine, TritonEngine
 from eqcalc.errors import (
     ConfigError,
     DeviceError,
@@ -335,7 +336,7 @@ def test_the_engine_differentiates_where_grad_is_off(models):
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(TritonEngine, "device_types", ("cpu",))
-    monkeypatch.setattr("eqcalc.engines.triton.has_triton", lambda: True)
+    monkeypatch.setattr("eqcalc.engines.traced.has_triton", lambda: True)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -347,7 +348,7 @@ def test_tables_in_double_precision_are_refused(models):
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_without_triton_its_kernels_are_refused(models, monkeypatch):
-    monkeypatch.setattr("eqcalc.engines.triton.has_triton", lambda: False)
+    monkeypatch.setattr("eqcalc.engines.traced.has_triton", lambda: False)
     with pytest.raises(EngineError, match=r"Triton, which comes with torch for CUDA on Linux, is"):
         load_model(models["single"], device="cpu", engine="triton")
 
@@ -369,8 +370,8 @@ def test_kernels_that_cannot_run_are_told(models, monkeypatch):
 
         return Traced(program, ())
 
-    monkeypatch.setattr("eqcalc.engines.triton.trace_program", trace)
-    message = r"eqcalc's kernels for GPUs cannot run on cpu: ptxas is not there"
+    monkeypatch.setattr("eqcalc.engines.traced.trace_program", trace)
+    message = r"cannot run what triton makes of 'single' for cpu in float32: ptxas is not there"
     with pytest.raises(EngineError, match=message):
         load_model(models["single"], device="cpu", engine="triton")
 
@@ -406,13 +407,17 @@ def test_ranks_exchange_features_on_a_cpu_alone(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_program_that_torch_fuses_in_this_process_is_the_model(models, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", rarely_but(("painn", "egnn"), POTENTIALS))
+def test_a_program_that_torch_fuses_in_this_process_is_the_model(name, monkeypatch, tmp_path):
     """As on a GPU; without eqcalc's kernels."""
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
     monkeypatch.setattr(FusedEngine, "device_types", ("cpu",))
+    path = tmp_path / "model.pt"
+    network = build(name, **small_options(name)).double()
+    export_model(Potential(network, REFERENCE_ENERGIES), path, elements="CHO")
     target = Target(torch.device("cpu"), torch.float64)
-    fused = FusedEngine.load(open_potential(models["double"]), target)
-    plain = load_model(models["double"], device="cpu", engine="torchscript")
+    fused = FusedEngine.load(open_potential(path), target)
+    plain = load_model(path, device="cpu", engine="torchscript")
     for atoms in (ethanol(), crystal(), water(), Atoms("O")):
         graph = build_graph(atoms, plain.card.cutoff)
         for found, expected in zip(fused(graph), plain(graph), strict=True):
@@ -421,11 +426,12 @@ def test_a_program_that_torch_fuses_in_this_process_is_the_model(models, monkeyp
 
 def test_what_torch_cannot_fuse_is_told(models, monkeypatch, tmp_path):
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path))
+    monkeypatch.setattr(FusedEngine, "device_types", ("cpu",))
 
     def compile_nothing(program, **options):
         raise RuntimeError("no backend")
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     target = Target(torch.device("cpu"), torch.float64)
-    with pytest.raises(EngineError, match=r"cannot compile .double. .* float64: no backend"):
+    with pytest.raises(EngineError, match=r"what inductor makes of .double. .*: no backend"):
         FusedEngine.load(open_potential(models["double"]), target)

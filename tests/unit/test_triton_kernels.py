@@ -17,7 +17,7 @@ from eqcalc.architectures import build
 from eqcalc.engines import Target, load_model
 from eqcalc.engines.packages import trace_program
 from eqcalc.engines.program import Program
-from eqcalc.engines.triton import TritonEngine
+from eqcalc.engines.traced import TritonEngine
 from eqcalc.export import export_model
 from eqcalc.model_file import open_model_file
 from eqcalc.neighbours import build_graph
