@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eqcalc.nn.scatter import sum_at_receivers
-from eqcalc.nn.so3.tensor_product import constants_of
+from eqcalc.nn.so3.tensor_product import PATH_COLUMNS, constants_of
 from eqcalc.tabulated.spline import SplineTable
 
 __all__ = ["path_sums", "register_gpu_kernels", "register_kernels", "scalar_sums", "vector_sums"]
@@ -105,7 +105,7 @@ def register_gpu_kernels() -> None:
     def path(*inputs: Any) -> Tensor:
         features, harmonics, constants, table, vectors, index = inputs[:6]
         ends, counts, paths, width, n_atoms = inputs[6 + of_edges :]
-        rows = torch.tensor(paths).view(-1, 10)
+        rows = torch.tensor(paths).view(-1, PATH_COLUMNS)
         return _path_again(
             features,
             harmonics,

@@ -44,6 +44,7 @@ from eqcalc.nn.so3.harmonics import spherical_harmonics
 from eqcalc.nn.so3.irreps import Irrep, Layout
 
 __all__ = [
+    "PATH_COLUMNS",
     "EdgeCouplings",
     "PathTable",
     "TensorProduct",
@@ -175,6 +176,10 @@ class TensorProduct(nn.Module):
             for target, message in zip(self.targets[k], messages):  # noqa: B905
                 sums[target].append(sum_at_receivers(message, edge_index[1], n_atoms))
         return [torch.cat(blocks, dim=2) for blocks in sums]
+
+
+PATH_COLUMNS = 10
+"""Numbers of a row of a :class:`PathTable`."""
 
 
 class PathTable(NamedTuple):
