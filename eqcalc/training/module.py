@@ -19,6 +19,7 @@ from eqcalc.training.gradients import LossGradients
 from eqcalc.training.kernels import can_use_kernels, with_kernels
 from eqcalc.training.loss import LossFunction, error_counts, residuals
 from eqcalc.training.randomness import seed_of_batch, seeded
+from eqcalc.training.soap import Soap
 from eqcalc.training.team import ALONE
 from eqcalc.training.training_options import TrainingOptions
 from eqcalc.training.validation import ErrorTotals
@@ -82,13 +83,15 @@ class PotentialModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule; Lightning saves both in checkpoints."""
         options = self.options
-        optimizer = torch.optim.AdamW(
-            [weight for weight in self.potential.parameters() if weight.requires_grad],
-            lr=options.first_learning_rate,
-            weight_decay=options.weight_decay,
-            amsgrad=options.amsgrad,
-            fused=True,
-        )
+        weights = [weight for weight in self.potential.parameters() if weight.requires_grad]
+        rate, decay = options.first_learning_rate, options.weight_decay
+        optimizer: torch.optim.Optimizer
+        if options.optimizer == "soap":
+            optimizer = Soap(weights, rate, weight_decay=decay)
+        else:
+            optimizer = torch.optim.AdamW(
+                weights, rate, weight_decay=decay, amsgrad=options.amsgrad, fused=True
+            )
         scheduler: Any
         if options.schedule == "plateau":
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(

@@ -11,6 +11,7 @@ from eqcalc.nn.arguments import require_at_least, require_choice, require_positi
 
 __all__ = ["OptimizerOptions"]
 
+OPTIMIZERS = ("adamw", "soap")
 SCHEDULES = ("plateau", "cosine")
 
 
@@ -19,8 +20,8 @@ class OptimizerOptions:
     """How the weights change.
 
     max_epochs : passes over all training frames
-    learning_rate : of AdamW, that the schedule begins with; 1e-3 by default, 1e-4 with
-        ``start_from``
+    optimizer : "adamw" or "soap" (:mod:`eqcalc.training.soap`), which needs fewer epochs
+    learning_rate : that the schedule begins with; 1e-3 by default, 1e-4 with ``start_from``
     warmup_steps : of the optimiser, over which the learning rate rises from zero to that of the
         schedule, along a line
     schedule : "plateau" (factor and patience on the validation loss) or "cosine" over
@@ -31,13 +32,14 @@ class OptimizerOptions:
     early_stop_patience : epochs without a lower validation loss after which the training ends; by
         default it never does before max_epochs
     amsgrad : AdamW with AMSGrad: steps by the largest second moment so far, not the present one
-    weight_decay : of AdamW
+    weight_decay : part of the weights that a step with learning rate 1 takes off
     gradient_clip : largest norm of the gradient of a step
     ema_decay : of the weights' moving average, which is what is validated and saved; smaller
         over the first steps, see :mod:`eqcalc.training.averaging`
     """
 
     max_epochs: int = 1000
+    optimizer: str = "adamw"
     learning_rate: Optional[float] = None
     warmup_steps: int = 0
     schedule: str = "plateau"
@@ -85,6 +87,7 @@ class OptimizerOptions:
                 f"min_learning_rate must not be above learning_rate, from which no schedule "
                 f"rises; found {self.min_learning_rate:g} and {self.first_learning_rate:g}."
             )
+        require_choice(OPTIMIZERS, optimizer=self.optimizer)
         require_choice(SCHEDULES, schedule=self.schedule)
         for name in ("ema_decay", "plateau_factor"):
             if not 0 < getattr(self, name) < 1:
