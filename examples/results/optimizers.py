@@ -1,0 +1,211 @@
+"""Optimisers and losses on ethanol: errors over epochs; write optimizers.md, .json and .png.
+
+    python examples/results/optimizers.py [--only NAME] [--epochs 60] [--output runs/optimizers]
+
+One network, 950 frames of MD17's own labels, batches of 5, a cosine schedule, the same seed. Errors
+are of the 50 validation frames alone: the test frames that md17.py judges models on play no part
+in any choice. A run that was stopped is resumed, a finished one is not repeated; ``--only`` makes
+one of them, so that several processes can share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
+from published_training import NETWORKS, RECIPES, ZBL_CUTOFF
+from training_progress import Progress
+
+from eqcalc import architectures
+from eqcalc.bench import machine
+from eqcalc.files import write_whole
+from eqcalc.training.config import TrainingOptions, read_config
+from eqcalc.training.module import PotentialModule
+from eqcalc.training.overrides import to_toml
+from eqcalc.training.run import train
+from eqcalc.training.training_folder import TrainingFolder
+
+HERE = Path(__file__).parent
+TABLE, PICTURE, RESULTS = (HERE / f"optimizers{suffix}" for suffix in (".md", ".png", ".json"))
+DATA = Path("../shared/data/rmd17/npz_data/rmd17_ethanol.npz")
+
+NETWORK = "nequip-l2-small"
+SQUARES, ABSOLUTE = RECIPES["adamw"], RECIPES["soap"]
+RUNS = {
+    "AdamW, squares": SQUARES,
+    "AdamW, absolute": {**ABSOLUTE, "optimizer": "adamw"},
+    "SOAP, squares": {**SQUARES, "optimizer": "soap"},
+    "SOAP, absolute": ABSOLUTE,
+    "SOAP, absolute, twice the rate": {**ABSOLUTE, "learning_rate": 2e-2},
+}
+N_STEPS_TIMED = 100
+
+
+def main() -> None:
+    """Make the runs that are not done yet; write the page of those that are."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    for name, options in RUNS.items():
+        if arguments.only in (None, name):
+            make(TrainingFolder(folder_of(name, arguments)), options, name, arguments)
+    found = {}
+    for name in RUNS:
+        folder = TrainingFolder(folder_of(name, arguments))
+        if len(rows := rows_of(folder)) == arguments.epochs:
+            found[name] = {key: [float(row[key]) for row in rows] for key in SHOWN}
+    times = {name: step_ms(name) for name in ("adamw", "soap")}
+    result = {
+        "epochs": arguments.epochs,
+        "device": "1 of {cores} cores, {cpu}".format(**machine(torch.device("cpu"))),
+        "step_ms": times,
+        "runs": found,
+    }
+    write_whole(RESULTS, (json.dumps(result, indent=1) + "\n").encode())
+    write_whole(TABLE, page(result).encode())
+    draw(found)
+    print(f"written: {TABLE}, {PICTURE}")
+
+
+SHOWN = ("validation_energy_mae_mev", "validation_forces_mae_mev_per_a")
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=list(RUNS))
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--output", type=Path, default=Path("runs/optimizers"))
+    parser.add_argument("--data", type=Path, default=DATA, help="rMD17's file of ethanol")
+    arguments = parser.parse_args()
+    if not arguments.data.is_file():
+        parser.error(f"there is no file {arguments.data}; --data names it")
+    return arguments
+
+
+def folder_of(name: str, arguments: argparse.Namespace) -> Path:
+    """Return where a run lies."""
+    path: Path = arguments.output / name.lower().replace(", ", "-").replace(" ", "-")
+    return path
+
+
+def rows_of(folder: TrainingFolder) -> list[dict[str, str]]:
+    """Return the rows of a run's metrics.csv."""
+    path = folder.path / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def make(
+    folder: TrainingFolder, options: dict[str, Any], name: str, arguments: argparse.Namespace
+) -> None:
+    """Train, or go on with it."""
+    if len(rows_of(folder)) == arguments.epochs:
+        return
+    network = NETWORKS[NETWORK]
+    training = {
+        "batch_size": 5,
+        "max_epochs": arguments.epochs,
+        "schedule": "cosine",
+        "learning_rate": network.learning_rate,
+        "ema_decay": network.ema_decay,
+        "zbl_cutoff": ZBL_CUTOFF,
+        **options,
+    }
+    content = {
+        "name": "ethanol",
+        "seed": 1,
+        "data": {
+            "path": str(arguments.data.resolve()),
+            "energy_key": "old_energies",
+            "forces_key": "old_forces",
+            "energy_unit": "kcal/mol",
+            "length_unit": "Angstrom",
+            "train_rows": "0:950",
+            "validation_rows": "950:1000",
+        },
+        "architecture": network.options,
+        "training": training,
+    }
+    source = folder.path.with_suffix(".toml")
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(to_toml(content))
+    resume = folder.last_checkpoint.exists()
+    train(read_config(source), folder.path, resume=resume, progress=Progress(name))
+
+
+def step_ms(optimizer: str) -> float:
+    """Return the time of the optimiser's part of a step, ms: the median of many."""
+    options = NETWORKS[NETWORK].options
+    network = architectures.build(elements=(1, 6, 8), **options)
+    settings = TrainingOptions(optimizer=optimizer)
+    module = PotentialModule(network, settings, {}, seed=1)  # type: ignore[arg-type]
+    stepper = module.configure_optimizers()[0][0]
+    times = []
+    for _ in range(N_STEPS_TIMED):
+        for weight in network.parameters():
+            weight.grad = torch.randn_like(weight)
+        begun = time.perf_counter()
+        stepper.step()
+        times.append(time.perf_counter() - begun)
+    # Every tenth step of SOAP turns its bases: the mean, not the median, but for the first steps.
+    return 1e3 * statistics.fmean(times[20:])
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the results page."""
+    lines = [PAGE.format(**result, network=NETWORKS[NETWORK].title, **result["step_ms"])]
+    n = result["epochs"]
+    marks = [n // 6, n // 3, n // 2, n]
+    lines.append("| optimiser, loss | " + " | ".join(f"{mark} epochs" for mark in marks) + " |")
+    lines.append("|---" * (len(marks) + 1) + "|")
+    for name, found in result["runs"].items():
+        errors = found["validation_forces_mae_mev_per_a"]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{errors[mark - 1]:.1f}" for mark in marks) + " |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def draw(runs: dict[str, dict[str, list[float]]]) -> None:
+    """Draw the errors of the forces over epochs."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, found in runs.items():
+        errors = found["validation_forces_mae_mev_per_a"]
+        axes.plot(range(1, len(errors) + 1), errors, label=name, lw=1.5)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="epoch", ylabel="validation MAE of forces (meV/Å)")
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(PICTURE, dpi=150)
+
+
+PAGE = """\
+# Optimisers and losses
+
+    python examples/results/optimizers.py --epochs {epochs}
+
+Ethanol with MD17's own labels, {network}, 950 frames, batches of 5, cosine schedule over {epochs}
+epochs from a learning rate of 0.01: mean absolute error of the forces of the 50 validation frames,
+meV/Å. 'Squares' and 'absolute' say what the loss is the mean of. The optimiser itself takes
+{adamw:.1f} ms of a step with AdamW and {soap:.1f} ms with SOAP ({device}).
+
+![errors over epochs](optimizers.png)
+"""
+
+
+if __name__ == "__main__":
+    main()

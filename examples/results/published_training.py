@@ -1,0 +1,186 @@
+"""Networks that are trained on published benchmarks, and how; what their scripts share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from training_progress import Progress
+
+from eqcalc.bench import machine
+from eqcalc.files import write_whole
+from eqcalc.training.config import read_config
+from eqcalc.training.finish import export_run, load_potential
+from eqcalc.training.reports import Report
+from eqcalc.training.run import train
+from eqcalc.training.training_folder import TrainingFolder
+
+ZBL_CUTOFF = 0.8  # Å, below every distance of these molecules: nothing that is learnt changes
+
+
+class Network(NamedTuple):
+    """A network and how it is trained.
+
+    learning_rate : that a cosine begins with; NequIP's weights are normalised
+    ema_decay : of the averaged weights
+    """
+
+    title: str
+    options: dict[str, Any]
+    learning_rate: float
+    ema_decay: float
+
+
+_NEQUIP = {
+    "name": "nequip",
+    "parity": True,
+    "num_layers": 5,
+    "num_features": 64,
+    "cut_off": 4.0,
+    "num_bessels": 8,
+    "radial_mlp_depth": 3,
+    "radial_mlp_width": 64,
+}
+_SMALL = {**_NEQUIP, "num_layers": 4, "num_features": 32}
+NETWORKS = {
+    **{
+        f"nequip-l{l}": Network(f"NequIP l={l}, 64×5", {**_NEQUIP, "l_max": l}, 1e-2, 0.99)
+        for l in (1, 2, 3)
+    },
+    **{
+        f"nequip-l{l}-small": Network(f"NequIP l={l}, 32×4", {**_SMALL, "l_max": l}, 1e-2, 0.99)
+        for l in (1, 2, 3)
+    },
+    "painn": Network(
+        "PaiNN 128×3",
+        {"name": "painn", "embedding_dim": 128, "num_blocks": 3, "cut_off": 5.0},
+        1e-3,
+        0.999,
+    ),
+}
+
+RECIPES = {
+    "soap": {"optimizer": "soap", "loss": "mae", "energy_weight": 0.5},
+    "adamw": {"optimizer": "adamw", "loss": "mse", "energy_weight": 4.0},
+}
+"""Optimiser, loss and weight of energies per atom beside forces; compared by ``optimizers.py``."""
+
+
+def add_options(parser: argparse.ArgumentParser, output: Path, data: Path) -> None:
+    """Add what every script of a benchmark takes, with the folders of its runs and data."""
+    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="soap")
+    parser.add_argument("--epochs", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--eager", action="store_true", help="do not compile loss and gradients")
+    parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--data", type=Path, default=data, help="folder of the data")
+
+
+def training_file(
+    name: str, arguments: argparse.Namespace, data: str, batch_size: int, **options: Any
+) -> str:
+    """Return the training file of a run, TOML; ``options`` of the network replace its own."""
+    network = NETWORKS[arguments.network]
+    options = {**network.options, **options}
+    return f"""\
+name = "{name}"
+seed = {arguments.seed}
+
+[data]
+{data}
+
+[architecture]
+{_lines(options)}
+
+[training]
+batch_size = {batch_size}
+max_epochs = {arguments.epochs}
+{_lines(RECIPES[arguments.recipe])}
+learning_rate = {network.learning_rate}
+schedule = "cosine"
+ema_decay = {network.ema_decay}
+zbl_cutoff = {ZBL_CUTOFF}
+compile = {json.dumps(not arguments.eager)}
+"""
+
+
+def _lines(keys: Mapping[str, Any]) -> str:
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
+
+
+def result_of(name: str, arguments: argparse.Namespace, text: str) -> dict[str, Any]:
+    """Train as a file says, or go on with it, and return the errors of the exported model.
+
+    A run that was stopped is resumed, a finished one is not repeated.
+    """
+    place = arguments.output / name
+    result = place / "result.json"
+    if not result.exists():
+        found = _trained(name, place, text)
+        found |= {
+            "network": arguments.network,
+            "recipe": arguments.recipe,
+            "epochs": arguments.epochs,
+            "seed": arguments.seed,
+            "device": f"{arguments.threads} of {found['device']}",
+        }
+        write_whole(result, (json.dumps(found, indent=1) + "\n").encode())
+    kept: dict[str, Any] = json.loads(result.read_text())
+    return kept
+
+
+def _trained(name: str, place: Path, text: str) -> dict[str, Any]:
+    folder = TrainingFolder(place / "run")
+    source = place / "train.toml"
+    place.mkdir(parents=True, exist_ok=True)
+    source.write_text(text)
+    resume = folder.last_checkpoint.exists()
+    spent = place / "seconds.json"
+    seconds = json.loads(spent.read_text()) if resume and spent.exists() else 0.0
+    begun, progress = time.monotonic(), Progress(name)
+
+    def note(report: Report) -> None:
+        progress(report)
+        if report.batch == 0:  # a run that is interrupted goes on with its time
+            spent.write_text(json.dumps(seconds + time.monotonic() - begun))
+
+    train(read_config(source), folder.path, resume=resume, progress=note)
+    finished = export_run(folder, place / "model", overwrite=True)
+    weights = load_potential(folder).architecture.parameters()
+    checkpoint = torch.load(folder.last_checkpoint, weights_only=True)
+    where = machine(torch.device("cpu"))
+    return {
+        "steps": checkpoint["global_step"],
+        "parameters": sum(weight.numel() for weight in weights),
+        "hours": (seconds + time.monotonic() - begun) / 3600.0,
+        "device": f"{where['cores']} cores, {where['cpu']}",
+        "errors": finished.card.errors,
+    }
+
+
+def add_result(file: Path, name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Add a result to a json file of all that were ever found, and return them."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    kept[name] = result
+    write_whole(file, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
+    return list(kept.values())
+
+
+def cells_of(result: dict[str, Any]) -> list[str]:
+    """Return the last cells of a row: how long a training was, how, and where."""
+    hours = result["hours"]
+    return [
+        result["recipe"],
+        f"{result['epochs']}",
+        f"{result['steps']}",
+        f"{result['seed']}",
+        "not kept" if hours is None else f"{hours:.1f}",
+        result["device"],
+    ]
