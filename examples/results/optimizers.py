@@ -38,13 +38,14 @@ TABLE, PICTURE, RESULTS = (HERE / f"optimizers{suffix}" for suffix in (".md", ".
 DATA = Path("../shared/data/rmd17/npz_data/rmd17_ethanol.npz")
 
 NETWORK = "nequip-l2-small"
-SQUARES, ABSOLUTE = RECIPES["adamw"], RECIPES["soap"]
+SQUARES, ABSOLUTE = RECIPES["adamw"].options, RECIPES["soap"].options
 RUNS = {
     "AdamW, squares": SQUARES,
     "AdamW, absolute": {**ABSOLUTE, "optimizer": "adamw"},
     "SOAP, squares": {**SQUARES, "optimizer": "soap"},
     "SOAP, absolute": ABSOLUTE,
-    "SOAP, absolute, twice the rate": {**ABSOLUTE, "learning_rate": 2e-2},
+    "SOAP, absolute, rate 0.02": {**ABSOLUTE, "learning_rate": 0.02},
+    "SOAP, absolute, rate 0.04": {**ABSOLUTE, "learning_rate": 0.04},
 }
 N_STEPS_TIMED = 100
 

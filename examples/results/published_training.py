@@ -26,7 +26,7 @@ ZBL_CUTOFF = 0.8  # Å, below every distance of these molecules: nothing that is
 class Network(NamedTuple):
     """A network and how it is trained.
 
-    learning_rate : that a cosine begins with; NequIP's weights are normalised
+    learning_rate : of AdamW, that a cosine begins with; NequIP's weights are normalised
     ema_decay : of the averaged weights
     """
 
@@ -64,11 +64,22 @@ NETWORKS = {
     ),
 }
 
+
+class Recipe(NamedTuple):
+    """An optimiser and a loss; ``optimizers.py`` compares them.
+
+    options : of ``[training]``: optimiser, loss, weight of energies per atom beside forces
+    rate : of learning, in those of AdamW
+    """
+
+    options: dict[str, Any]
+    rate: float
+
+
 RECIPES = {
-    "soap": {"optimizer": "soap", "loss": "mae", "energy_weight": 0.5},
-    "adamw": {"optimizer": "adamw", "loss": "mse", "energy_weight": 4.0},
+    "soap": Recipe({"optimizer": "soap", "loss": "mae", "energy_weight": 0.5}, 2.0),
+    "adamw": Recipe({"optimizer": "adamw", "loss": "mse", "energy_weight": 4.0}, 1.0),
 }
-"""Optimiser, loss and weight of energies per atom beside forces; compared by ``optimizers.py``."""
 
 
 def add_options(parser: argparse.ArgumentParser, output: Path, data: Path) -> None:
@@ -87,7 +98,7 @@ def training_file(
     name: str, arguments: argparse.Namespace, data: str, batch_size: int, **options: Any
 ) -> str:
     """Return the training file of a run, TOML; ``options`` of the network replace its own."""
-    network = NETWORKS[arguments.network]
+    network, recipe = NETWORKS[arguments.network], RECIPES[arguments.recipe]
     options = {**network.options, **options}
     return f"""\
 name = "{name}"
@@ -102,8 +113,8 @@ seed = {arguments.seed}
 [training]
 batch_size = {batch_size}
 max_epochs = {arguments.epochs}
-{_lines(RECIPES[arguments.recipe])}
-learning_rate = {network.learning_rate}
+{_lines(recipe.options)}
+learning_rate = {recipe.rate * network.learning_rate}
 schedule = "cosine"
 ema_decay = {network.ema_decay}
 zbl_cutoff = {ZBL_CUTOFF}
