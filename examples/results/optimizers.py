@@ -1,11 +1,11 @@
 """Optimisers and losses on ethanol: errors over epochs; write optimizers.md, .json and .png.
 
-    python examples/results/optimizers.py [--only NAME] [--epochs 60] [--output runs/optimizers]
+    python examples/results/optimizers.py [--only FOLDER] [--epochs 60] [--output runs/optimizers]
 
-One network, 950 frames of MD17's own labels, batches of 5, a cosine schedule, the same seed. Errors
-are of the 50 validation frames alone: the test frames that md17.py judges models on play no part
-in any choice. A run that was stopped is resumed, a finished one is not repeated; ``--only`` makes
-one of them, so that several processes can share the work.
+Two networks, 950 frames of MD17's own labels, batches of 5, a cosine schedule, the same seed.
+Errors are of the 50 validation frames alone: the test frames that md17.py judges models on play no
+part in any choice. A run that was stopped is resumed, a finished one is not repeated; ``--only``
+makes one of them, so that several processes can share the work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, NullFormatter
+from matplotlib.ticker import LogFormatter
 from published_training import NETWORKS, RECIPES, ZBL_CUTOFF
 from training_progress import Progress
 
@@ -37,15 +37,21 @@ HERE = Path(__file__).parent
 TABLE, PICTURE, RESULTS = (HERE / f"optimizers{suffix}" for suffix in (".md", ".png", ".json"))
 DATA = Path("../shared/data/rmd17/npz_data/rmd17_ethanol.npz")
 
-NETWORK = "nequip-l2-small"
 SQUARES, ABSOLUTE = RECIPES["adamw"].options, RECIPES["soap"].options
 RUNS = {
-    "AdamW, squares": SQUARES,
-    "AdamW, absolute": {**ABSOLUTE, "optimizer": "adamw"},
-    "SOAP, squares": {**SQUARES, "optimizer": "soap"},
-    "SOAP, absolute": ABSOLUTE,
-    "SOAP, absolute, rate 0.02": {**ABSOLUTE, "learning_rate": 0.02},
-    "SOAP, absolute, rate 0.04": {**ABSOLUTE, "learning_rate": 0.04},
+    "nequip-l2-small": {
+        "AdamW, squares": SQUARES,
+        "AdamW, absolute": {**ABSOLUTE, "optimizer": "adamw"},
+        "SOAP, squares": {**SQUARES, "optimizer": "soap"},
+        "SOAP, absolute": ABSOLUTE,
+        "SOAP, absolute, rate 0.02": {**ABSOLUTE, "learning_rate": 0.02},
+        "SOAP, absolute, rate 0.04": {**ABSOLUTE, "learning_rate": 0.04},
+    },
+    "painn": {
+        "AdamW, squares": SQUARES,
+        "SOAP, absolute": ABSOLUTE,
+        "SOAP, absolute, rate 0.003": {**ABSOLUTE, "learning_rate": 0.003},
+    },
 }
 N_STEPS_TIMED = 100
 
@@ -54,19 +60,22 @@ def main() -> None:
     """Make the runs that are not done yet; write the page of those that are."""
     arguments = parse()
     torch.set_num_threads(1)
-    for name, options in RUNS.items():
-        if arguments.only in (None, name):
-            make(TrainingFolder(folder_of(name, arguments)), options, name, arguments)
-    found = {}
-    for name in RUNS:
-        folder = TrainingFolder(folder_of(name, arguments))
-        if len(rows := rows_of(folder)) == arguments.epochs:
-            found[name] = {key: [float(row[key]) for row in rows] for key in SHOWN}
-    times = {name: step_ms(name) for name in ("adamw", "soap")}
+    found: dict[str, Any] = {}
+    for network, runs in RUNS.items():
+        found[network] = {}
+        for name, options in runs.items():
+            folder = TrainingFolder(folder_of(network, name, arguments))
+            if arguments.only in (None, folder.path.name):
+                make(folder, network, options, arguments)
+            if len(rows := rows_of(folder)) == arguments.epochs:
+                found[network][name] = {key: [float(row[key]) for row in rows] for key in SHOWN}
     result = {
         "epochs": arguments.epochs,
         "device": "1 of {cores} cores, {cpu}".format(**machine(torch.device("cpu"))),
-        "step_ms": times,
+        "step_ms": {
+            network: {name: step_ms(network, name) for name in ("adamw", "soap")}
+            for network in RUNS
+        },
         "runs": found,
     }
     write_whole(RESULTS, (json.dumps(result, indent=1) + "\n").encode())
@@ -81,7 +90,7 @@ SHOWN = ("validation_energy_mae_mev", "validation_forces_mae_mev_per_a")
 def parse() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=list(RUNS))
+    parser.add_argument("--only", metavar="FOLDER", help="the run of this folder alone")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--output", type=Path, default=Path("runs/optimizers"))
     parser.add_argument("--data", type=Path, default=DATA, help="rMD17's file of ethanol")
@@ -91,9 +100,9 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def folder_of(name: str, arguments: argparse.Namespace) -> Path:
+def folder_of(network: str, name: str, arguments: argparse.Namespace) -> Path:
     """Return where a run lies."""
-    path: Path = arguments.output / name.lower().replace(", ", "-").replace(" ", "-")
+    path: Path = arguments.output / f"{network}-{name.lower().replace(', ', '-')}".replace(" ", "-")
     return path
 
 
@@ -107,12 +116,12 @@ def rows_of(folder: TrainingFolder) -> list[dict[str, str]]:
 
 
 def make(
-    folder: TrainingFolder, options: dict[str, Any], name: str, arguments: argparse.Namespace
+    folder: TrainingFolder, name: str, options: dict[str, Any], arguments: argparse.Namespace
 ) -> None:
     """Train, or go on with it."""
     if len(rows_of(folder)) == arguments.epochs:
         return
-    network = NETWORKS[NETWORK]
+    network = NETWORKS[name]
     training = {
         "batch_size": 5,
         "max_epochs": arguments.epochs,
@@ -141,13 +150,12 @@ def make(
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(to_toml(content))
     resume = folder.last_checkpoint.exists()
-    train(read_config(source), folder.path, resume=resume, progress=Progress(name))
+    train(read_config(source), folder.path, resume=resume, progress=Progress(folder.path.name))
 
 
-def step_ms(optimizer: str) -> float:
-    """Return the time of the optimiser's part of a step, ms: the median of many."""
-    options = NETWORKS[NETWORK].options
-    network = architectures.build(elements=(1, 6, 8), **options)
+def step_ms(name: str, optimizer: str) -> float:
+    """Return the time of the optimiser's part of a step, ms."""
+    network = architectures.build(elements=(1, 6, 8), **NETWORKS[name].options)
     settings = TrainingOptions(optimizer=optimizer)
     module = PotentialModule(network, settings, {}, seed=1)  # type: ignore[arg-type]
     stepper = module.configure_optimizers()[0][0]
@@ -164,33 +172,44 @@ def step_ms(optimizer: str) -> float:
 
 def page(result: dict[str, Any]) -> str:
     """Return the results page."""
-    lines = [PAGE.format(**result, network=NETWORKS[NETWORK].title, **result["step_ms"])]
+    lines = [PAGE.format(**result)]
     n = result["epochs"]
     marks = [n // 6, n // 3, n // 2, n]
-    lines.append("| optimiser, loss | " + " | ".join(f"{mark} epochs" for mark in marks) + " |")
-    lines.append("|---" * (len(marks) + 1) + "|")
-    for name, found in result["runs"].items():
-        errors = found["validation_forces_mae_mev_per_a"]
-        lines.append(
-            f"| {name} | " + " | ".join(f"{errors[mark - 1]:.1f}" for mark in marks) + " |"
-        )
-    return "\n".join([*lines, ""])
+    for network, runs in result["runs"].items():
+        times = result["step_ms"][network]
+        lines += [
+            f"## {NETWORKS[network].title}",
+            "",
+            f"Learning rate {NETWORKS[network].learning_rate:g} unless said otherwise. Of a step "
+            f"{times['adamw']:.1f} ms are AdamW's, or {times['soap']:.1f} ms SOAP's.",
+            "",
+            "| optimiser, loss | " + " | ".join(f"{mark} epochs" for mark in marks) + " |",
+            "|---" * (len(marks) + 1) + "|",
+        ]
+        for name, found in runs.items():
+            errors = found["validation_forces_mae_mev_per_a"]
+            cells = [name, *(f"{errors[mark - 1]:.1f}" for mark in marks)]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
-def draw(runs: dict[str, dict[str, list[float]]]) -> None:
-    """Draw the errors of the forces over epochs."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for name, found in runs.items():
-        errors = found["validation_forces_mae_mev_per_a"]
-        axes.plot(range(1, len(errors) + 1), errors, label=name, lw=1.5)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel="epoch", ylabel="validation MAE of forces (meV/Å)")
-    axes.grid(which="both", alpha=0.3)
-    axes.legend(frameon=False)
+def draw(results: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+    """Draw the errors of the forces over epochs, a panel for each network."""
+    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    for axes, (network, runs) in zip(
+        figure.subplots(1, len(results)), results.items(), strict=True
+    ):
+        for name, found in runs.items():
+            errors = found["validation_forces_mae_mev_per_a"]
+            axes.plot(range(1, len(errors) + 1), errors, label=name, lw=1.5)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.set_title(NETWORKS[network].title)
+        axes.set(xlabel="epoch", ylabel="validation MAE of forces (meV/Å)")
+        axes.grid(which="both", alpha=0.3)
+        axes.legend(frameon=False)
     figure.savefig(PICTURE, dpi=150)
 
 
@@ -199,10 +218,9 @@ PAGE = """\
 
     python examples/results/optimizers.py --epochs {epochs}
 
-Ethanol with MD17's own labels, {network}, 950 frames, batches of 5, cosine schedule over {epochs}
-epochs from a learning rate of 0.01: mean absolute error of the forces of the 50 validation frames,
-meV/Å. 'Squares' and 'absolute' say what the loss is the mean of. The optimiser itself takes
-{adamw:.1f} ms of a step with AdamW and {soap:.1f} ms with SOAP ({device}).
+Ethanol with MD17's own labels, 950 frames, batches of 5, a cosine schedule over {epochs} epochs:
+mean absolute error of the forces of the 50 validation frames, meV/Å. 'Squares' and 'absolute' say
+what the loss is the mean of. Times are means over steps, on {device}.
 
 ![errors over epochs](optimizers.png)
 """
