@@ -7,6 +7,9 @@ since that edge's vector is the negative of the other's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["Pairs", "pair_distances", "pairs_of"]
+__all__ = ["Pairs", "given_pairs", "pair_distances", "pairs_of"]
 
 # Of the vectors of a pair, relative: they are rounded apart from each other.
 _SAME = 1e-6
@@ -27,6 +30,19 @@ class Pairs(NamedTuple):
 
     first: Tensor
     rows: Tensor
+
+
+_given: ContextVar[Optional[Pairs]] = ContextVar("given pairs", default=None)
+
+
+@contextmanager
+def given_pairs(pairs: Optional[Pairs]) -> Iterator[None]:
+    """Give the pairs of a graph whose edges have no numbers, because a tracer looks at them."""
+    token = _given.set(pairs)
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 def pair_distances(edge_index: Tensor, edge_vectors: Tensor) -> tuple[Tensor, Optional[Tensor]]:
@@ -47,10 +63,10 @@ def pair_distances(edge_index: Tensor, edge_vectors: Tensor) -> tuple[Tensor, Op
 def pairs_of(edge_index: Tensor, edge_vectors: Tensor) -> Optional[Pairs]:
     """Return the pairs of a list of edges, or None where some edge has no opposite.
 
-    None too where the edges have no numbers, because a tracer looks at them.
+    Where the edges have no numbers they are those that were given.
     """
     if isinstance(edge_index, FakeTensor):
-        return None
+        return _given.get()
     senders, receivers = edge_index.numpy()
     vectors = edge_vectors.detach().numpy()
     along = vectors @ _DIRECTION

@@ -21,6 +21,7 @@ from eqcalc.data.batches import LabelledGraph
 from eqcalc.graph import AtomicGraph
 from eqcalc.native.compiler_folder import private_compiler_folder
 from eqcalc.potential import Potential
+from eqcalc.tabulated.pairs import Pairs, given_pairs, pairs_of
 from eqcalc.training.loss import LossFunction, error_counts, loss, residuals
 
 __all__ = ["LossGradients"]
@@ -62,7 +63,7 @@ class LossGradients:
         counts : (3,), of the whole batch that this one is a part of; see
             :func:`eqcalc.training.loss.loss`
         """
-        arguments = (
+        arguments: tuple[Any, ...] = (
             [parameter.detach() for parameter in self._trained.values()],
             batch.graph.atomic_numbers,
             batch.graph.edge_index,
@@ -78,10 +79,15 @@ class LossGradients:
             outputs = self._evaluate(*arguments)
         else:
             # Tracer and compiler take a size of 0 or 1 for a constant, and no other.
-            sizes = batch.energy, batch.graph.atomic_numbers, batch.graph.edge_vectors
+            sizes = [batch.energy, batch.graph.atomic_numbers, batch.graph.edge_vectors]
+            pairs = _pairs_of(batch.graph)
+            if pairs is not None:
+                sizes.append(pairs.first)
+                arguments += tuple(pairs)
             kind = tuple(min(each.shape[0], 2) for each in sizes)
             if kind not in self._compiled:
-                self._compiled[kind] = self._compile(arguments, one_thread=min(kind[:2]) == 1)
+                one_thread = min(kind[:2]) == 1 or kind[3:] == (1,)
+                self._compiled[kind] = self._compile(arguments, one_thread)
             with torch.no_grad(), private_compiler_folder():  # it may compile at any call
                 outputs = self._compiled[kind](*arguments)
         for parameter, gradient in zip(self._trained.values(), outputs[1:], strict=True):
@@ -120,8 +126,9 @@ class LossGradients:
         forces: Tensor,
         stress: Tensor,
         counts: Tensor,
+        *pairs: Tensor,
     ) -> list[Optional[Tensor]]:
-        with torch.enable_grad():
+        with torch.enable_grad(), given_pairs(Pairs(*pairs) if pairs else None):
             leaves = [value.detach().requires_grad_(True) for value in values]
             graph = AtomicGraph(
                 atomic_numbers,
@@ -142,6 +149,12 @@ class LossGradients:
             total = loss(found, self.function, counts)
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         return [total.detach(), *gradients]
+
+
+def _pairs_of(graph: AtomicGraph) -> Optional[Pairs]:
+    """Return the pairs of edges, whose numbers no compiled graph can look at; on a CPU."""
+    on_cpu = graph.edge_index.device.type == "cpu"
+    return pairs_of(graph.edge_index, graph.edge_vectors) if on_cpu else None
 
 
 def _in_order_of(parameter: Tensor, gradient: Tensor) -> Tensor:
