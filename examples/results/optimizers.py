@@ -155,7 +155,10 @@ def make(
 
 def step_ms(name: str, optimizer: str) -> float:
     """Return the time of the optimiser's part of a step, ms."""
-    network = architectures.build(elements=(1, 6, 8), **NETWORKS[name].options)
+    options = dict(NETWORKS[name].options)
+    if options["name"] == "nequip":
+        options["elements"] = (1, 6, 8)
+    network = architectures.build(**options)
     settings = TrainingOptions(optimizer=optimizer)
     module = PotentialModule(network, settings, {}, seed=1)  # type: ignore[arg-type]
     stepper = module.configure_optimizers()[0][0]

@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from eqcalc.graph import batch_graphs
 from eqcalc.neighbours import build_graph
-from eqcalc.tabulated.pairs import pair_distances, pairs_of
+from eqcalc.tabulated.pairs import Pairs, given_pairs, pair_distances, pairs_of
 
 CUTOFF = 4.0
 STRUCTURES = {
@@ -80,3 +80,21 @@ def test_a_tracer_sees_edges_alone():
         graph.edge_index, graph.edge_vectors
     )
     assert traced(graph.edge_index, graph.edge_vectors).shape == (graph.edge_index.shape[1],)
+
+
+def test_a_tracer_that_is_given_pairs_sees_those_of_every_graph():
+    def shared(index, vectors, *pairs):
+        with given_pairs(Pairs(*pairs)):
+            distances, rows = pair_distances(index, vectors)
+        return distances, rows
+
+    graphs = [build_graph(atoms, CUTOFF) for atoms in (molecule("H2O"), ethanol())]
+    calls = [
+        (g.edge_index, g.edge_vectors, *pairs_of(g.edge_index, g.edge_vectors)) for g in graphs
+    ]
+    traced = make_fx(shared, tracing_mode="symbolic")(*calls[0])
+    for graph, call in zip(graphs, calls, strict=True):
+        distances, rows = traced(*call)
+        assert len(distances) == graph.edge_index.shape[1] // 2
+        expected = torch.linalg.vector_norm(graph.edge_vectors, dim=1)
+        torch.testing.assert_close(distances[rows], expected)

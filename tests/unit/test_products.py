@@ -14,10 +14,10 @@ from small_models import REFERENCE_ENERGIES, crystal, ethanol
 from trainings import config_of, metrics_of, weights_of
 
 from eqcalc.architectures import build
-from eqcalc.data.batches import collate, labelled_graphs
+from eqcalc.data.batches import LabelledGraph, collate, labelled_graphs
 from eqcalc.data.frames import LabelledFrame
 from eqcalc.errors import CacheError, EngineError
-from eqcalc.graph import batch_graphs
+from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.neighbours import build_graph
 from eqcalc.nn.so3 import EdgeCouplings, TensorProduct, irreps_up_to
 from eqcalc.nn.so3.tensor_product import PathTable, filled_up, path_table
@@ -349,18 +349,51 @@ def test_a_training_with_kernels_is_the_one_without(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_gradients_with_kernels_equal_eager_ones_without():
+    some = [*structures()[:2], Atoms("HO", [(0, 0, 0), (0, 0, 0.97)])]
+    labelled = labelled_at_random(some)
+    one_way = labelled[0]._replace(graph=without_opposites(labelled[0].graph))
+    batches = {  # as many compilations as kinds: structures, atoms, edges and pairs, 2 for more
+        (1, 2, 2, 1): [labelled[2:]],  # first: its one pair must not be taken for the rule
+        (2, 2, 2, 2): [labelled[:2], labelled[:2] * 2, labelled],
+        (2, 2, 2): [[one_way, labelled[1]]],  # edges without opposites have no pairs
+    }
+    compare_compiled_with_eager("schnet", batches)  # whose graph compiles fastest
+
+
+@pytest.mark.slow
+def test_compiled_gradients_of_tensor_products_equal_eager_ones():
+    labelled = labelled_at_random(structures()[:2])
+    compare_compiled_with_eager("nequip", {(2, 2, 2, 2): [labelled, labelled * 2]})
+
+
+def labelled_at_random(structures: list[Atoms]) -> list[LabelledGraph]:
+    frames = [LabelledFrame(a, -1.0, torch.randn(len(a), 3).numpy()) for a in structures]
+    return labelled_graphs(frames, CUTOFF)
+
+
+def compare_compiled_with_eager(name: str, batches: dict[tuple[int, ...], list]) -> None:
+    """Compare gradients of batches, by the kinds of which one each shall be compiled."""
     function = LossFunction(LossWeights(1.0, 1.0, 0.0))
-    frames = [LabelledFrame(a, -1.0, torch.randn(len(a), 3).numpy()) for a in structures()[:2]]
-    labelled = labelled_graphs(frames, CUTOFF)
-    plain, fast = pair("schnet")  # whose graph compiles fastest
+    plain, fast = pair(name)
     compiled = LossGradients(fast, function, compile=True)
     eager = LossGradients(copy.deepcopy(plain), function, compile=False)
-    for batch in (collate(labelled), collate(labelled * 2)):  # of one kind: compiled once
-        assert float(compiled(batch)) == pytest.approx(float(eager(batch)), rel=1e-10)
-        for p, q in zip(plain.parameters(), eager.potential.parameters(), strict=True):
-            assert (p.grad is None) == (q.grad is None)
-            if p.grad is not None:
-                torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-10)
+    for kind, of_kind in batches.items():
+        for batch in map(collate, of_kind):
+            assert float(compiled(batch)) == pytest.approx(float(eager(batch)), rel=1e-10)
+            for p, q in zip(plain.parameters(), eager.potential.parameters(), strict=True):
+                assert (p.grad is None) == (q.grad is None)
+                if p.grad is not None:
+                    torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-10)
+        assert list(compiled._compiled)[-1] == kind
+    assert len(compiled._compiled) == len(batches)
+
+
+def without_opposites(graph: AtomicGraph) -> AtomicGraph:
+    """Return a graph without the edges from an atom to one that has a smaller number."""
+    kept = graph.edge_index[0] < graph.edge_index[1]
+    return graph._replace(
+        edge_index=graph.edge_index[:, kept], edge_vectors=graph.edge_vectors[kept]
+    )
 
 
 def test_kernels_are_compiled_before_the_first_step_which_is_said(tmp_path, monkeypatch):
