@@ -34,11 +34,25 @@ from eqcalc.files import write_whole
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 TABLE, NUMBERS = HERE / "training_speed.md", HERE / "training_speed.json"
-DATA = Path("../shared/data/rmd17/npz_data")
+DATA = Path("../shared/data")
 
-N_TRAIN, BATCH_SIZE, N_EPOCHS = 100, 5, 5
-N_FRAMES = N_TRAIN + 10  # some to validate and test on, which each package wants
-MOLECULES = ("ethanol", "aspirin")
+N_EPOCHS = 5
+N_OTHERS = 10  # frames to validate and test on, which each package wants
+
+
+class Frames(NamedTuple):
+    """A file of frames, how many of them are trained on, and in batches of how many."""
+
+    path: str
+    n_train: int
+    batch_size: int
+
+
+SYSTEMS = {
+    "ethanol": Frames("rmd17/npz_data/rmd17_ethanol.npz", 100, 5),
+    "aspirin": Frames("rmd17/npz_data/rmd17_aspirin.npz", 100, 5),
+    "water": Frames("water/train.xyz", 20, 1),
+}
 
 
 class Work(NamedTuple):
@@ -66,12 +80,12 @@ def main() -> None:
     for work in WORKS:
         python = getattr(arguments, work.peer)
         wanted = python and work.network in arguments.networks.split(",")
-        for molecule in arguments.molecules.split(",") if wanted else []:
-            row = _measure(work, molecule, python, arguments)
+        for system in arguments.systems.split(",") if wanted else []:
+            row = _measure(work, system, python, arguments)
             others = [
                 each
                 for each in numbers["rows"]
-                if (each["network"], each["molecule"]) != (work.network, molecule)
+                if (each["network"], each["system"]) != (work.network, system)
             ]
             numbers["rows"] = [*others, row]
             write_whole(NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
@@ -83,21 +97,22 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--schnetpack", help="the python of an environment with schnetpack")
     parser.add_argument("--nequip", help="the python of an environment with nequip")
-    parser.add_argument("--molecules", default=",".join(MOLECULES), help="comma-separated")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=1, help="processes per number (default: 1)")
     parser.add_argument("--networks", default="nequip,painn", help="comma-separated")
     parser.add_argument("--minutes", type=float, default=30.0, help="of a process at most")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of rMD17's npz files")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data")
     return parser.parse_args()
 
 
-def _measure(work: Work, molecule: str, python: str, arguments: argparse.Namespace) -> Any:
+def _measure(work: Work, system: str, python: str, arguments: argparse.Namespace) -> Any:
     """Train with both packages in turn and return their rates."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         frames = folder / "frames.xyz"
-        write(frames, _frames(arguments.data / f"rmd17_{molecule}.npz"), format="extxyz")
-        sizes = [str(frames), str(N_TRAIN), str(BATCH_SIZE), str(N_EPOCHS)]
+        path, n_train, batch_size = SYSTEMS[system]
+        write(frames, _frames(arguments.data / path, n_train + N_OTHERS), format="extxyz")
+        sizes = [str(frames), str(n_train), str(batch_size), str(N_EPOCHS)]
         jobs = {}
         for way in work.ways:
             script = str(PEERS / f"train_{work.peer}.py")
@@ -111,10 +126,10 @@ def _measure(work: Work, molecule: str, python: str, arguments: argparse.Namespa
                 own = folder / f"{k}-{key.replace(', ', '-')}"
                 own.mkdir()
                 found[key].append(_run([*begin, *middle, str(own), *end], arguments.minutes))
-                print(work.network, molecule, key, json.dumps(found[key][-1]), flush=True)
+                print(work.network, system, key, json.dumps(found[key][-1]), flush=True)
     return {
         "network": work.network,
-        "molecule": molecule,
+        "system": system,
         "cpu": machine(torch.device("cpu"))["cpu"],
         "frames_per_s": {key: _all(runs, "frames_per_s") for key, runs in found.items()},
         "frames_per_core_s": {key: _all(runs, "frames_per_core_s") for key, runs in found.items()},
@@ -124,9 +139,9 @@ def _measure(work: Work, molecule: str, python: str, arguments: argparse.Namespa
     }
 
 
-def _frames(path: Path) -> list[Atoms]:
+def _frames(path: Path, n_frames: int) -> list[Atoms]:
     frames = []
-    for frame in read_dataset(path).frames[:N_FRAMES]:
+    for frame in read_dataset(path).frames[:n_frames]:
         atoms = frame.atoms.copy()
         atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
         frames.append(atoms)
@@ -172,7 +187,8 @@ def _page(numbers: dict[str, Any]) -> str:
         "",
         "    python examples/results/training_speed.py --nequip PYTHON --schnetpack PYTHON",
         "",
-        f"Frames per second of rMD17, batches of {BATCH_SIZE}, float32, 5 Å, one thread: "
+        "Frames per second: molecules of rMD17 in batches of 5, and liquid water, 64 molecules, "
+        "one frame at a time; float32, 5 Å, one thread: "
         f"{where['cpu']}, {where['cores']} cores, torch {where['torch']}. Each package's own "
         "trainer, loss of energies and forces, AdamW, averaged weights; data loading included, the "
         f"first of {N_EPOCHS} epochs, in which compilers work, and validation left out. Medians "
@@ -182,18 +198,18 @@ def _page(numbers: dict[str, Any]) -> str:
         "at the end of the second and the last epoch. eqcalc's kernels are its default, 'compiled' "
         "is `compile = true` beside them.",
         "",
-        "| network | molecule | how | first step (s) | frames/s | memory (MB) | ratio | target |",
+        "| network | system | how | first step (s) | frames/s | memory (MB) | ratio | target |",
         "|---|---|---|---|---|---|---|---|",
     ]
     works = {work.network: work for work in WORKS}
-    for row in sorted(numbers["rows"], key=lambda each: (each["network"], each["molecule"])):
+    for row in sorted(numbers["rows"], key=lambda each: (each["network"], each["system"])):
         work, rates = works[row["network"]], row["frames_per_s"]
         measured = {key: float(np.median(values)) for key, values in rates.items() if values}
         best = max((key for key in measured if key in OURS), key=measured.__getitem__)
-        theirs = max(rate for key, rate in measured.items() if key not in OURS)
+        theirs = max((rate for key, rate in measured.items() if key not in OURS), default=np.nan)
         for key, values in rates.items():
-            ratio = f"**{measured[key] / theirs:.1f}**" if key in OURS else ""
-            cells = [work.what, row["molecule"], key if key not in OURS else f"eqcalc, {key}"]
+            ratio = f"**{measured[key] / theirs:.1f}**" if key in OURS and theirs > 0.0 else ""
+            cells = [work.what, row["system"], key if key not in OURS else f"eqcalc, {key}"]
             if values:
                 memory = row["memory_mb"][key]
                 cells += [
