@@ -53,6 +53,7 @@ RUNS = {
         "SOAP, absolute, rate 0.003": {**ABSOLUTE, "learning_rate": 0.003},
     },
 }
+NAMES = [(network, name) for network, runs in RUNS.items() for name in runs]
 N_STEPS_TIMED = 100
 
 
@@ -65,7 +66,7 @@ def main() -> None:
         found[network] = {}
         for name, options in runs.items():
             folder = TrainingFolder(folder_of(network, name, arguments))
-            if arguments.only in (None, folder.path.name):
+            if not arguments.page and arguments.only in (None, folder.path.name):
                 make(folder, network, options, arguments)
             if len(rows := rows_of(folder)) == arguments.epochs:
                 found[network][name] = {key: [float(row[key]) for row in rows] for key in SHOWN}
@@ -91,10 +92,14 @@ def parse() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="FOLDER", help="the run of this folder alone")
+    parser.add_argument("--page", action="store_true", help="write the page of what is done")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--output", type=Path, default=Path("runs/optimizers"))
     parser.add_argument("--data", type=Path, default=DATA, help="rMD17's file of ethanol")
     arguments = parser.parse_args()
+    names = [folder_of(*each, arguments).name for each in NAMES]
+    if arguments.only is not None and arguments.only not in names:
+        parser.error(f"there is no run '{arguments.only}'; --only takes one of {', '.join(names)}")
     if not arguments.data.is_file():
         parser.error(f"there is no file {arguments.data}; --data names it")
     return arguments
@@ -223,7 +228,8 @@ PAGE = """\
 
 Ethanol with MD17's own labels, 950 frames, batches of 5, a cosine schedule over {epochs} epochs:
 mean absolute error of the forces of the 50 validation frames, meV/Å. 'Squares' and 'absolute' say
-what the loss is the mean of. Times are means over steps, on {device}.
+what the loss is the mean of. Times are means over steps, on
+{device}.
 
 ![errors over epochs](optimizers.png)
 """

@@ -88,6 +88,19 @@ def test_steps_are_those_of_the_definition(shape, monkeypatch):
             torch.testing.assert_close(found[i], expected, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.gpu
+def test_a_gpu_makes_the_steps_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(soap, "LARGEST_SIDE", 4)
+    shapes = [(4, 4), (3, 4, 4), (4, 6), (6, 4), (5,)]
+    weights, gradients = weights_and_gradients(shapes, 9)
+    others = [torch.nn.Parameter(weight.detach().cuda()) for weight in weights]
+    run(Soap(weights, 0.01, every=3), weights, gradients)
+    on_gpu = [[gradient.cuda() for gradient in drawn] for drawn in gradients]
+    run(Soap(others, 0.01, every=3), others, on_gpu)
+    for weight, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(other.cpu(), weight, rtol=1e-8, atol=1e-10)
+
+
 def test_vectors_and_long_sides_are_moved_as_by_adam(monkeypatch):
     monkeypatch.setattr(soap, "LARGEST_SIDE", 3)
     weights, gradients = weights_and_gradients(SHAPES, 6)

@@ -133,8 +133,9 @@ def test_two_processes_train_on_stress_and_sizes_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_interrupted_and_resumed_bit_by_bit(tmp_path):
-    two = config_of(tmp_path, max_epochs=4, devices=2, accelerator="cpu")
+@pytest.mark.parametrize("optimizer", ["adamw", "soap"])
+def test_a_run_of_two_processes_is_interrupted_and_resumed_bit_by_bit(optimizer, tmp_path):
+    two = config_of(tmp_path, max_epochs=4, devices=2, accelerator="cpu", optimizer=optimizer)
     train(two, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(two, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
