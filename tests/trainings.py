@@ -8,6 +8,7 @@ from typing import Any
 
 import ase.io
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -17,6 +18,7 @@ from eqcalc.derivatives import VOIGT
 from eqcalc.neighbours import build_graph
 from eqcalc.training.config import TrainingConfig, read_config
 from eqcalc.training.overrides import to_toml
+from eqcalc.training.run import train
 
 DATA = {"path": str(ETHANOL_FRAMES), "train_rows": "0:4", "validation_rows": "4:6"}
 NETWORK = {"name": "painn", "n_channels": 8, "n_layers": 1, "n_radial_basis": 6, "cutoff": 4.0}
@@ -88,6 +90,22 @@ def interrupt_in_the_third_epoch(report: Any) -> None:
     """Press Ctrl-C after the first batch of the third epoch."""
     if (report.epoch, report.batch) == (2, 1):
         raise KeyboardInterrupt
+
+
+def assert_resumes_exactly(config: TrainingConfig, folder: Path) -> None:
+    """Interrupt a training in its third epoch, go on, and compare with an uninterrupted one.
+
+    One that has been made already lies in the folder "whole".
+    """
+    if not (folder / "whole").exists():
+        train(config, folder / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder / "parts", progress=interrupt_in_the_third_epoch)
+    train(config, folder / "parts", resume=True)
+    assert rows_of(folder / "parts") == rows_of(folder / "whole")
+    for key in ("state_dict", "current_model_state"):
+        found, expected = (weights_of(folder / n / "last.ckpt", key) for n in ("parts", "whole"))
+        assert all(torch.equal(found[k].nan_to_num(), v.nan_to_num()) for k, v in expected.items())
 
 
 def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Tensor]:

@@ -98,7 +98,7 @@ class LossGradients:
         """Return :meth:`_evaluate` compiled for any sizes that are no constants in arguments.
 
         For several threads torch's compiler cannot write a sum into a tensor of one row (2.13:
-        InductorError in CppVecKernel.store), which sums over one structure or one atom are.
+        InductorError in CppVecKernel.store), which sums over one structure, atom or pair are.
         """
         tracer = make_fx(
             lambda *values: self._evaluate(*values),  # make_fx would count self

@@ -90,7 +90,7 @@ class PotentialModule(pl.LightningModule):
             optimizer = Soap(weights, rate, weight_decay=decay)
         else:
             optimizer = torch.optim.AdamW(
-                weights, rate, weight_decay=decay, amsgrad=options.amsgrad, fused=True
+                weights, rate, weight_decay=decay, amsgrad=options.uses_amsgrad, fused=True
             )
         scheduler: Any
         if options.schedule == "plateau":

@@ -31,7 +31,8 @@ class OptimizerOptions:
     min_learning_rate : that no schedule goes below
     early_stop_patience : epochs without a lower validation loss after which the training ends; by
         default it never does before max_epochs
-    amsgrad : AdamW with AMSGrad: steps by the largest second moment so far, not the present one
+    amsgrad : AdamW with AMSGrad, as it is by default: steps by the largest second moment so far,
+        not the present one
     weight_decay : part of the weights that a step with learning rate 1 takes off
     gradient_clip : largest norm of the gradient of a step
     ema_decay : of the weights' moving average, which is what is validated and saved; smaller
@@ -47,7 +48,7 @@ class OptimizerOptions:
     plateau_patience: int = 25
     min_learning_rate: float = 1e-6
     early_stop_patience: Optional[int] = None
-    amsgrad: bool = True
+    amsgrad: Optional[bool] = None
     weight_decay: float = 0.0
     gradient_clip: float = 10.0
     ema_decay: float = 0.999
@@ -56,6 +57,11 @@ class OptimizerOptions:
     def first_learning_rate(self) -> float:
         """The learning rate that the schedule begins with."""
         return cast("float", self.learning_rate)  # None was replaced
+
+    @property
+    def uses_amsgrad(self) -> bool:
+        """Whether AdamW is AMSGrad."""
+        return self.amsgrad is not False
 
     def warmth_after(self, n_steps: int) -> float:
         """Return the part of the schedule's learning rate that is used after so many steps.
@@ -88,6 +94,10 @@ class OptimizerOptions:
                 f"rises; found {self.min_learning_rate:g} and {self.first_learning_rate:g}."
             )
         require_choice(OPTIMIZERS, optimizer=self.optimizer)
+        if self.amsgrad is not None and self.optimizer != "adamw":
+            raise ConfigError(
+                f'amsgrad is AdamW\'s, and optimizer is "{self.optimizer}"; leave amsgrad out.'
+            )
         require_choice(SCHEDULES, schedule=self.schedule)
         for name in ("ema_decay", "plateau_factor"):
             if not 0 < getattr(self, name) < 1:

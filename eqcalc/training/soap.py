@@ -3,8 +3,8 @@
 Of a weight matrix W, (m, n), with gradient G the averages of G Gᵀ and Gᵀ G are kept, and Adam
 works on U = Q_Lᵀ G Q_R, where Q_L and Q_R are their eigenvectors: directions that the gradients
 do not mix, each with a step length of its own. The eigenvectors are followed by one step of
-orthogonal iteration every few steps. Networks for potentials learn from it in a third to a half
-of the epochs of AdamW (``examples/results/optimizers.md``).
+orthogonal iteration every few steps. NequIP learns ethanol in a third of the epochs of AdamW
+(``examples/results/optimizers.md``).
 
 A side of more than 256 channels stays as it is, and so do vectors: with neither side turned the
 step is Adam's. Weights of three indices are stacks of matrices of the last two.

@@ -15,20 +15,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from published_training import (
-    NETWORKS,
-    add_options,
-    add_result,
-    cells_of,
-    result_of,
-    training_file,
-)
-
-from eqcalc.files import write_whole
+from published_training import NETWORKS, add_options, cells_of, record, training_file
 
 HERE = Path(__file__).parent
-TABLE, RESULTS = HERE / "md17.md", HERE / "md17.json"
+TABLE = HERE / "md17.md"
 DATA = Path("../shared/data/rmd17/npz_data")
 
 BATCH_SIZE = 5
@@ -64,7 +54,6 @@ Communications 13, 2453 (2022), for the original labels with 1000 frames and for
 def main() -> None:
     """Train what is not done yet and rewrite the table."""
     arguments = parse()
-    torch.set_num_threads(arguments.threads)
     length = f"{arguments.epochs}epochs-seed{arguments.seed}"
     name = f"{arguments.molecule}-{arguments.network}-{arguments.labels}-{length}"
     if arguments.recipe != "adamw":
@@ -74,11 +63,9 @@ path = "{data_file(arguments)}"
 {LABELS[arguments.labels]}train_rows = "0:{N_TRAIN}"
 validation_rows = "{N_TRAIN}:1000"
 test_rows = "1000:2000\""""
-    result = result_of(name, arguments, training_file(name, arguments, data, BATCH_SIZE))
+    text = training_file(name, arguments, data, BATCH_SIZE)
     of_this = {"molecule": arguments.molecule, "labels": arguments.labels}
-    results = add_result(RESULTS, name, result | of_this)
-    write_whole(TABLE, page(results).encode())
-    print(f"written: {TABLE}")
+    record(name, arguments, text, TABLE, page, **of_this)
 
 
 def parse() -> argparse.Namespace:
@@ -130,7 +117,7 @@ schedule, float32. Recipe `soap` is the optimiser SOAP with a loss of absolute e
 (AMSGrad) with one of squares; [optimizers.md](optimizers.md) compares them. 'Published' is NequIP
 with l = 3, 64 channels and 5 layers (Batzner et al., Nature Communications 13, 2453, 2022), whose
 trainings took many more steps: a row of few epochs says what that time is good for, not what the
-network can.
+network can. Hours are wall time, beside other work on the machine.
 
 | labels | molecule | network (parameters) | energy MAE (meV) | forces MAE (meV/Å) | published | \
 published | recipe | epochs | steps | seed | hours | device |

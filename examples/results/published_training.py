@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,25 +126,45 @@ def _lines(keys: Mapping[str, Any]) -> str:
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
 
 
-def result_of(name: str, arguments: argparse.Namespace, text: str) -> dict[str, Any]:
-    """Train as a file says, or go on with it, and return the errors of the exported model.
+def record(
+    name: str,
+    arguments: argparse.Namespace,
+    text: str,
+    table: Path,
+    page: Callable[[list[dict[str, Any]]], str],
+    **labels: str,
+) -> None:
+    """Train as a file says, or go on with it, and write the page of all results ever found.
 
     A run that was stopped is resumed, a finished one is not repeated.
+
+    Parameters
+    ----------
+    name : of the run and its folder
+    text : of the training file
+    table : the page's file; results are kept in a json file beside it
+    page : what makes it of the results
+    labels : of this result
     """
+    torch.set_num_threads(arguments.threads)
     place = arguments.output / name
-    result = place / "result.json"
-    if not result.exists():
-        found = _trained(name, place, text)
-        found |= {
+    found = place / "result.json"
+    if not found.exists():
+        result = _trained(name, place, text)
+        result |= {
             "network": arguments.network,
             "recipe": arguments.recipe,
             "epochs": arguments.epochs,
             "seed": arguments.seed,
-            "device": f"{arguments.threads} of {found['device']}",
+            "device": f"{arguments.threads} of {result['device']}",
         }
-        write_whole(result, (json.dumps(found, indent=1) + "\n").encode())
-    kept: dict[str, Any] = json.loads(result.read_text())
-    return kept
+        write_whole(found, (json.dumps(result, indent=1) + "\n").encode())
+    numbers = table.with_suffix(".json")
+    kept = json.loads(numbers.read_text()) if numbers.exists() else {}
+    kept[name] = json.loads(found.read_text()) | labels
+    write_whole(numbers, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(table, page(list(kept.values())).encode())
+    print(f"written: {table}")
 
 
 def _trained(name: str, place: Path, text: str) -> dict[str, Any]:
@@ -174,14 +194,6 @@ def _trained(name: str, place: Path, text: str) -> dict[str, Any]:
         "device": f"{where['cores']} cores, {where['cpu']}",
         "errors": finished.card.errors,
     }
-
-
-def add_result(file: Path, name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Add a result to a json file of all that were ever found, and return them."""
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    kept[name] = result
-    write_whole(file, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
-    return list(kept.values())
 
 
 def cells_of(result: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
     python examples/results/three_bpa.py nequip-l3 [--epochs 600] [--seed 1]
 
 Of the 500 frames 450 are trained on and 50 choose the best epoch; the 1669 test frames at 300 K
-judge it. Everything else is as in md17.py, but for a cutoff of 5 Å, as in the papers.
+judge it. Everything else is as in md17.py, but for a cutoff of 5 Å.
 """
 
 from __future__ import annotations
@@ -12,20 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from published_training import (
-    NETWORKS,
-    add_options,
-    add_result,
-    cells_of,
-    result_of,
-    training_file,
-)
-
-from eqcalc.files import write_whole
+from published_training import NETWORKS, add_options, cells_of, record, training_file
 
 HERE = Path(__file__).parent
-TABLE, RESULTS = HERE / "three_bpa.md", HERE / "three_bpa.json"
+TABLE = HERE / "three_bpa.md"
 DATA = Path("../shared/data/3bpa")
 TRAIN, TEST = "train_300K.xyz", "test_300K.xyz"
 
@@ -38,7 +28,6 @@ N_TRAIN, N_FRAMES = 450, 500
 def main() -> None:
     """Train what is not done yet and rewrite the table."""
     arguments = parse()
-    torch.set_num_threads(arguments.threads)
     length = f"{arguments.epochs}epochs-seed{arguments.seed}"
     name = f"3bpa-{arguments.network}-{length}-{arguments.recipe}"
     folder = arguments.data.resolve()
@@ -49,9 +38,7 @@ train_rows = "{N_ISOLATED}:{begin}"
 validation_rows = "{begin}:{end}"
 test_path = "{folder / TEST}\""""
     text = training_file(name, arguments, data, BATCH_SIZE, cut_off=CUTOFF)
-    results = add_result(RESULTS, name, result_of(name, arguments, text))
-    write_whole(TABLE, page(results).encode())
-    print(f"written: {TABLE}")
+    record(name, arguments, text, TABLE, page)
 
 
 def parse() -> argparse.Namespace:
@@ -88,7 +75,7 @@ PAGE = """\
 450 frames to train on, 50 to choose the best epoch, 1669 others to judge it; batches of 5, cosine
 schedule, float32; the recipes are those of [md17.md](md17.md). Published: NequIP, l = 3, 64
 channels and 5 layers, 500 frames: energy RMSE 3.3 meV, forces RMSE 10.8 meV/Å (Batatia et al.,
-arXiv:2206.07697, table 2).
+arXiv:2206.07697).
 
 | network (parameters) | energy RMSE (meV) | forces RMSE (meV/Å) | forces MAE (meV/Å) | recipe | \
 epochs | steps | seed | hours | device |

@@ -7,12 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from trainings import (
-    config_of,
-    interrupt_in_the_third_epoch,
-    rows_of,
-    weights_of,
-)
+from trainings import assert_resumes_exactly, config_of
 
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.training import soap
@@ -45,7 +40,7 @@ def run(optimizer: Soap, weights: list[Tensor], gradients: list[list[Tensor]]) -
 def expected_of_a_matrix(
     weight: Tensor, gradients: list[Tensor], rate: float, every: int
 ) -> Tensor:
-    """Return a matrix after SOAP as its paper's algorithm 3 has it: one matrix, no stacks."""
+    """Return a matrix after SOAP as its paper defines it: one matrix, no stacks."""
     beta = 0.95
     turns = [size <= soap.LARGEST_SIDE for size in weight.shape]
     covariances = [torch.zeros(n, n, dtype=torch.float64) for n in weight.shape]
@@ -162,14 +157,7 @@ def test_weights_decay_apart_from_the_gradient():
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
 def test_a_resumed_training_equals_an_uninterrupted_one(schedule, tmp_path):
     config = config_of(tmp_path, optimizer="soap", max_epochs=14, schedule=schedule)
-    train(config, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
-    train(config, tmp_path / "parts", resume=True)
-    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
-    for key in ("state_dict", "current_model_state"):
-        found, expected = (weights_of(tmp_path / n / "last.ckpt", key) for n in ("parts", "whole"))
-        assert all(torch.equal(found[k].nan_to_num(), v.nan_to_num()) for k, v in expected.items())
+    assert_resumes_exactly(config, tmp_path)
 
 
 def test_a_run_does_not_change_its_optimizer(tmp_path):
@@ -187,6 +175,15 @@ def test_a_training_that_diverges_in_its_first_step_is_told_as_such(tmp_path, mo
         train(config_of(tmp_path, optimizer="soap", max_epochs=1), tmp_path / "run")
 
 
-def test_an_unknown_optimizer_is_refused_with_the_closest_one():
-    with pytest.raises(ConfigError, match="optimizer must be one of adamw, soap"):
-        TrainingOptions(optimizer="soup")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "soup"}, "one of adamw, soap, found 'soup'.* Did you mean 'soap'"),
+        ({"optimizer": 3}, r"optimizer in \[training\] must be a string, found 3"),
+        ({"optimizer": "soap", "amsgrad": True}, 'amsgrad is AdamW.s, and optimizer is "soap"'),
+        ({"optimizer": "soap", "amsgrad": False}, "leave amsgrad out"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainingOptions(**options)

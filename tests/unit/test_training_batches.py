@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES
-from trainings import config_of, interrupt_in_the_third_epoch, rows_of, weights_of
+from trainings import assert_resumes_exactly, config_of, rows_of
 
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
@@ -123,13 +123,7 @@ def test_a_resumed_run_of_filled_batches_equals_an_uninterrupted_one(option, tmp
     assert last == counts  # all batches of an epoch are trained on, however many it has
     if "batch_atoms" in option:
         assert len(set(counts.values())) > 1
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
-    train(config, tmp_path / "parts", resume=True)
-    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
-    for key in ("state_dict", "current_model_state"):
-        found, expected = (weights_of(tmp_path / n / "last.ckpt", key) for n in ("parts", "whole"))
-        assert all(torch.equal(found[k].nan_to_num(), v.nan_to_num()) for k, v in expected.items())
+    assert_resumes_exactly(config, tmp_path)
 
 
 def test_validation_errors_are_means_over_all_frames_whatever_their_batches(tmp_path):

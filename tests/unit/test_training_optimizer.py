@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from trainings import config_of, interrupt_in_the_third_epoch, rows_of, weights_of
+from trainings import assert_resumes_exactly, config_of, rows_of, weights_of
 
 from eqcalc.errors import ConfigError
 from eqcalc.training.run import train
@@ -107,14 +107,7 @@ def test_a_second_stage_is_reached_before_a_training_stops(tmp_path, monkeypatch
 def test_a_resumed_run_with_warm_up_and_patience_equals_an_uninterrupted_one(schedule, tmp_path):
     options = {"warmup_steps": 7, "early_stop_patience": 2, "amsgrad": False}
     config = config_of(tmp_path, max_epochs=5, schedule=schedule, plateau_patience=0, **options)
-    train(config, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
-    train(config, tmp_path / "parts", resume=True)
-    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
-    for key in ("state_dict", "current_model_state"):
-        found, expected = (weights_of(tmp_path / n / "last.ckpt", key) for n in ("parts", "whole"))
-        assert all(torch.equal(found[k].nan_to_num(), v.nan_to_num()) for k, v in expected.items())
+    assert_resumes_exactly(config, tmp_path)
 
 
 def test_patience_goes_on_where_a_run_was_interrupted(tmp_path, monkeypatch):

@@ -77,17 +77,8 @@ def device(request) -> torch.device:
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is the process that it starts")
 def test_kernels_hold_in_the_interpreter():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--verbosity=0",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-    ]
+    options = ["--verbosity=0", "-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, __file__]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
