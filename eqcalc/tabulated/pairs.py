@@ -63,10 +63,10 @@ def pair_distances(edge_index: Tensor, edge_vectors: Tensor) -> tuple[Tensor, Op
 def pairs_of(edge_index: Tensor, edge_vectors: Tensor) -> Optional[Pairs]:
     """Return the pairs of a list of edges, or None where some edge has no opposite.
 
-    Where the edges have no numbers they are those that were given.
+    Where the edges have no numbers they are those that were given, for a graph that has edges.
     """
-    if isinstance(edge_index, FakeTensor):
-        return _given.get()
+    if isinstance(edge_index, FakeTensor):  # what atoms make alone is traced beside it
+        return None if edge_index.shape[1] == 0 else _given.get()
     senders, receivers = edge_index.numpy()
     vectors = edge_vectors.detach().numpy()
     along = vectors @ _DIRECTION

@@ -66,12 +66,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require_types(type(self), vars(self), "the training file")
         self._complete()
-        if self.training.compile and self.data.isolated_atoms_are_exact:
-            raise ConfigError(
-                'compile = true and reference_energies = "isolated_atoms" do not go together: '
-                "the compiled graph of both was found to differ from the eager one; set "
-                "compile = false, or give the energies as a table."
-            )
         require_at_least(0, seed=self.seed)
         if self.dtype not in ("float32", "float64", None):
             raise ConfigError(f"dtype must be float32 or float64, found '{self.dtype}'.")

@@ -39,14 +39,17 @@ TABLE, PICTURE, RESULTS = (HERE / f"optimizers{suffix}" for suffix in (".md", ".
 DATA = Path("../shared/data/rmd17/npz_data/rmd17_ethanol.npz")
 
 SQUARES, ABSOLUTE = RECIPES["adamw"].options, RECIPES["soap"].options
+FAST = {**ABSOLUTE, "learning_rate": 0.02}
 RUNS = {
     "nequip-l2-small": {
         "AdamW, squares": SQUARES,
         "AdamW, absolute": {**ABSOLUTE, "optimizer": "adamw"},
         "SOAP, squares": {**SQUARES, "optimizer": "soap"},
         "SOAP, absolute": ABSOLUTE,
-        "SOAP, absolute, rate 0.02": {**ABSOLUTE, "learning_rate": 0.02},
+        "SOAP, absolute, rate 0.02": FAST,
         "SOAP, absolute, rate 0.04": {**ABSOLUTE, "learning_rate": 0.04},
+        "SOAP, absolute, rate 0.02, batches of 2": {**FAST, "batch_size": 2},
+        "SOAP, absolute, rate 0.02, average 0.999": {**FAST, "ema_decay": 0.999},
     },
     "painn": {
         "AdamW, squares": SQUARES,
@@ -133,6 +136,7 @@ def make(
         "learning_rate": network.learning_rate,
         "ema_decay": network.ema_decay,
         "zbl_cutoff": ZBL_CUTOFF,
+        "compile": True,
         **options,
     }
     content = {
@@ -150,7 +154,7 @@ def make(
         "architecture": network.options,
         "training": training,
     }
-    source = folder.path.with_suffix(".toml")
+    source = folder.path.with_name(f"{folder.path.name}.toml")  # a name may hold a dot
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(to_toml(content))
     resume = folder.last_checkpoint.exists()

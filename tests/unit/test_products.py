@@ -10,6 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from rarely import rarely
 from small_models import REFERENCE_ENERGIES, crystal, ethanol
 from trainings import config_of, metrics_of, weights_of
 
@@ -366,15 +367,26 @@ def test_compiled_gradients_of_tensor_products_equal_eager_ones():
     compare_compiled_with_eager("nequip", {(2, 2, 2, 2): [labelled, labelled * 2]})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["schnet", rarely("painn"), rarely("nequip")])
+def test_compiled_gradients_of_exact_isolated_atoms_equal_eager_ones(name):
+    """Atoms alone are traced too, without the pairs of the graph that they stand in."""
+    labelled = labelled_at_random(structures()[:2])
+    compare_compiled_with_eager(name, {(2, 2, 2, 2): [labelled, labelled * 2]}, exact=True)
+
+
 def labelled_at_random(structures: list[Atoms]) -> list[LabelledGraph]:
     frames = [LabelledFrame(a, -1.0, torch.randn(len(a), 3).numpy()) for a in structures]
     return labelled_graphs(frames, CUTOFF)
 
 
-def compare_compiled_with_eager(name: str, batches: dict[tuple[int, ...], list]) -> None:
+def compare_compiled_with_eager(
+    name: str, batches: dict[tuple[int, ...], list], *, exact: bool = False
+) -> None:
     """Compare gradients of batches, by the kinds of which one each shall be compiled."""
     function = LossFunction(LossWeights(1.0, 1.0, 0.0))
     plain, fast = pair(name)
+    plain.exact_isolated_atoms = fast.exact_isolated_atoms = exact
     compiled = LossGradients(fast, function, compile=True)
     eager = LossGradients(copy.deepcopy(plain), function, compile=False)
     for kind, of_kind in batches.items():

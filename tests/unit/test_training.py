@@ -1379,13 +1379,6 @@ def test_a_model_trained_on_isolated_atoms_gives_their_energies_exactly(given, t
     assert calculator.get_potential_energy(frames[0]) == pytest.approx(float(energies), abs=2e-5)
 
 
-def test_a_compiled_training_with_exact_isolated_atoms_is_refused(tmp_path):
-    path = write_config(tmp_path, data__reference_energies="isolated_atoms", training__compile=True)
-    message = r"compile = true and reference_energies .* do not go together"
-    with pytest.raises(ConfigError, match=message):
-        read_config(path)
-
-
 def test_isolated_atoms_are_exact_while_a_model_is_trained(tmp_path):
     atom = Atoms("O", info={"config_type": "IsolatedAtom"})
     atom.calc = SinglePointCalculator(atom, energy=-2042.5, forces=np.zeros((1, 3)))
