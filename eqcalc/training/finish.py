@@ -147,10 +147,11 @@ def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
     begun = read_start(run.start_model, config) if config.is_fine_tuning else None
     try:
         content = read_checkpoint(path)
-        potential = begun or _built(config, content["architecture"])
         state = {
             key.removeprefix("potential."): value for key, value in content["state_dict"].items()
         }
+        known = torch.nonzero(~state["reference_energies"].isnan()).flatten().tolist()
+        potential = begun or _built(config, content["architecture"], known)
         potential.load_state_dict(state)
     except FileNotFoundError as error:
         raise ModelFileError(f"there is no checkpoint '{path}'; has the run started?") from error
@@ -168,14 +169,14 @@ def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
     return potential.eval()
 
 
-def _built(config: TrainingConfig, architecture: Any) -> Potential:
-    """Return a potential to take the weights of a checkpoint."""
+def _built(config: TrainingConfig, architecture: Any, elements: list[int]) -> Potential:
+    """Return a potential of some elements (atomic numbers), to take a checkpoint's weights."""
     with seeded(config.seed):  # weights that are drawn, to be replaced by those of the file
         network = architectures.build(**architecture)
     return Potential(
         network.to(resolve_dtype(str(config.dtype))),
         exact_isolated_atoms=config.data.isolated_atoms_are_exact,
-        zbl=repulsion(config),
+        zbl=repulsion(config, elements),
     )
 
 

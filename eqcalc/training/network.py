@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, Optional
 
 import torch
+from ase.data import covalent_radii
 from torch import nn
 
 from eqcalc import architectures
@@ -101,10 +102,21 @@ def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Mod
         return exact_form(architectures.build(**arguments).to(getattr(torch, dtype)))
 
 
-def repulsion(config: TrainingConfig) -> Optional[ZBL]:
-    """Return the repulsion of nuclei that a training file asks for."""
-    cutoff = config.training.zbl_cutoff
-    return None if cutoff is None else ZBL(cutoff)
+def repulsion(config: TrainingConfig, elements: Collection[int]) -> Optional[ZBL]:
+    """Return the repulsion of nuclei that a training file asks for.
+
+    Parameters
+    ----------
+    elements : atomic numbers of the potential
+    """
+    cutoff, scale = config.training.zbl_cutoff, config.training.zbl_radii
+    if cutoff is not None:
+        return ZBL(cutoff)
+    if scale is None:
+        return None
+    radii = scale * covalent_radii[sorted(elements)]
+    cutoffs = radii[:, None] + radii[None, :]
+    return ZBL(cutoffs.max(), elements=sorted(elements), pair_cutoffs=cutoffs.tolist())
 
 
 def graphs_of(dataset: Dataset, potential: Potential) -> list[LabelledGraph]:
@@ -142,5 +154,5 @@ def _build_potential(
         references,
         scale=force_rms(train.frames),
         exact_isolated_atoms=config.data.isolated_atoms_are_exact,
-        zbl=repulsion(config),
+        zbl=repulsion(config, references),
     )

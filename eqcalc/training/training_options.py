@@ -29,12 +29,15 @@ class TrainingOptions(DeviceOptions, LossOptions, OptimizerOptions, BatchOptions
         :mod:`eqcalc.training.freezing`
     zbl_cutoff : Å; within it nuclei repel each other by ZBL (:mod:`eqcalc.nn.zbl`), and the network
         learns the rest. A fine-tuning has what its file has
+    zbl_radii : in its place, sums of the covalent radii of a pair, such as 1.1: light and heavy
+        elements are kept apart by distances of their own
     """
 
     compile: bool = False
     start_from: Optional[str] = None
     freeze: tuple[str, ...] = ()
     zbl_cutoff: Optional[float] = None
+    zbl_radii: Optional[float] = None
 
     def __post_init__(self) -> None:
         require_types(type(self), vars(self), "[training]")
@@ -73,10 +76,18 @@ class TrainingOptions(DeviceOptions, LossOptions, OptimizerOptions, BatchOptions
                 "freeze keeps parameters of the model that start_from names; without it they would "
                 "stay random numbers. Give start_from, or leave freeze out."
             )
-        if self.zbl_cutoff is not None:
-            require_positive(zbl_cutoff=self.zbl_cutoff)
-            if self.start_from is not None:
-                raise ConfigError(
-                    "zbl_cutoff does not go with start_from: the repulsion of nuclei is that of "
-                    "the file that the training starts from."
-                )
+        given = {
+            name: value
+            for name in ("zbl_cutoff", "zbl_radii")
+            if (value := getattr(self, name)) is not None
+        }
+        require_positive(**given)
+        if len(given) == 2:
+            raise ConfigError(
+                "zbl_cutoff is one distance for all pairs, zbl_radii one for each; leave one out."
+            )
+        if given and self.start_from is not None:
+            raise ConfigError(
+                f"{next(iter(given))} does not go with start_from: the repulsion of nuclei is that "
+                "of the file that the training starts from."
+            )
