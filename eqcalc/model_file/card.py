@@ -96,7 +96,7 @@ class ModelCard:
             "reference energies": f"{', '.join(energies)} eV"
             + " (a fit to totals; a single one means nothing)" * self.has_fitted_energies,
             "scale": f"{self.scale:.6g} eV",
-            **({"repulsion of nuclei": f"ZBL within {self.zbl['cutoff']:g} Å"} if self.zbl else {}),
+            **({"repulsion of nuclei": f"ZBL within {self.reach_of_zbl}"} if self.zbl else {}),
             **({"gives up": " ".join(self.gives_up)} if self.gives_up else {}),
             "seen in training": self.seen_in_training,
             "licence": self.licence or "not stated",
@@ -127,6 +127,15 @@ class ModelCard:
         pairs = self.seen["distances"].items()
         closest = [f"{pair} {intervals[0][0]:.2f} Å" for pair, intervals in pairs if intervals]
         return f"{len(closest)} pairs of elements; closest {listing(closest)}"
+
+    @property
+    def reach_of_zbl(self) -> str:
+        """Within which distances nuclei repel each other by ZBL, where they do."""
+        rows = self.zbl.get("pair_cutoffs")
+        if rows is None:
+            return f"{self.zbl['cutoff']:g} Å"
+        cutoffs = [value for row in rows for value in row]
+        return f"{min(cutoffs):.2f} to {max(cutoffs):.2f} Å, by elements"
 
     @property
     def has_fitted_energies(self) -> bool:

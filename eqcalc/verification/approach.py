@@ -184,7 +184,7 @@ def _judged(
     """Evaluate the paths; the finding is that of the lowest wall."""
     advice = (
         "A hole in the wall: hot or crowded atoms fall into it. Train with such distances, or "
-        "with ZBL (zbl_cutoff, docs/training.md), and watch the shortest distance in runs."
+        "with ZBL (zbl_radii, docs/training.md), and watch the shortest distance in runs."
     )
     try:
         found = [

@@ -1468,13 +1468,42 @@ def test_a_network_is_trained_with_the_repulsion_of_nuclei(tmp_path):
     assert load_potential(TrainingFolder(tmp_path / "run")).zbl is not None
 
 
+def test_nuclei_of_each_pair_repel_within_their_own_radii(tmp_path):
+    config = read_config(write_config(tmp_path, training__zbl_radii=1.1, training__max_epochs=1))
+    train(config, tmp_path / "run")
+    finished = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "tiny")
+    assert finished.card.zbl["elements"] == ["H", "C", "O"]
+    sums = 1.1 * np.add.outer([0.31, 0.76, 0.66], [0.31, 0.76, 0.66])  # Cordero et al., 2008
+    np.testing.assert_allclose(finished.card.zbl["pair_cutoffs"], sums, rtol=1e-12)
+    assert "repulsion of nuclei: ZBL within 0.68 to 1.67 Å, by elements" in (
+        tmp_path / "tiny" / "card.md"
+    ).read_text(encoding="utf-8")
+    trained = load_potential(TrainingFolder(tmp_path / "run"))
+    calculator = EqCalculator(tmp_path / "tiny", device="cpu", dtype="float64")
+    for symbols, length in (("OH", 0.9), ("CC", 1.2), ("CO", 0.2)):
+        near = Atoms(symbols, [[0.0, 0.0, 0.0], [0.0, 0.0, length]])
+        repelled = trained.zbl(build_graph(near, 4.0)).sum()
+        assert float(repelled) > 0.1  # eV
+        expected = trained.double().evaluate(build_graph(near, 4.0)).energy
+        assert calculator.get_potential_energy(near) == pytest.approx(float(expected), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"zbl_cutoff": 0.0}, "zbl_cutoff must be a positive number"),
+        ({"zbl_radii": -1.0}, "zbl_radii must be a positive number"),
+        ({"zbl_radii": 1.0, "zbl_cutoff": 0.8}, "zbl_cutoff is one distance for all pairs, zbl_ra"),
+        ({"zbl_radii": 1.0, "start_from": "x"}, "zbl_radii does not go with start_from"),
         ({"zbl_cutoff": 2.0, "start_from": "x"}, "zbl_cutoff does not go with start_from"),
     ],
 )
 def test_a_repulsion_that_means_nothing_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         TrainingOptions(**options)
+
+
+def test_nuclei_that_repel_beyond_the_cutoff_are_refused(tmp_path):
+    config = read_config(write_config(tmp_path, training__zbl_radii=3.0))
+    with pytest.raises(ConfigError, match=r"cutoff of ZBL must be at most that of PaiNN, 4 Å"):
+        train(config, tmp_path / "run")
