@@ -74,7 +74,7 @@ def test_a_model_file_has_it_on_its_card_and_is_rebuilt_with_it(tmp_path):
     potential = Potential(network(), {"H": -13.6, "O": -2041.0}, zbl=zbl)
     card = export_model(potential, tmp_path / "model.pt", elements=["H", "O"])
     assert card.zbl == zbl.config()
-    assert "ZBL within 2 Å" in card.to_markdown()
+    assert "ZBL within 0.70 to 2.00 Å, by elements" in card.to_markdown()
     rebuilt = rebuild_potential(open_model_file(tmp_path / "model.pt"))
     assert rebuilt.zbl is not None
     near = Atoms("HO", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.4]])
