@@ -84,7 +84,7 @@ ASPIRIN = "../shared/data/rmd17/npz_data/rmd17_aspirin.npz"  # too large to be s
     [
         ("painn-ethanol", ETHANOL, None, 10, 0.21),
         pytest.param("nequip-ethanol", ETHANOL, None, 5.5, 0.1, marks=pytest.mark.slow),
-        pytest.param("nequip-aspirin", ASPIRIN, "1000:2000", 17, 0.5, marks=pytest.mark.data),
+        pytest.param("nequip-aspirin", ASPIRIN, "1000:2000", 10, 0.15, marks=pytest.mark.data),
         ("nequip-silicon", SILICON, None, 65, 3),
         pytest.param("nequip-water", WATER, None, 75, 2, marks=pytest.mark.slow),
     ],
