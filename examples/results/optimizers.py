@@ -227,9 +227,9 @@ PAGE = """\
 
     python examples/results/optimizers.py --epochs {epochs}
 
-Ethanol with MD17's own labels, 950 frames, batches of 5 unless said otherwise, a cosine schedule over
-{epochs} epochs: mean absolute error of the forces of the 50 validation frames, meV/Å. 'Squares' and 'absolute' say
-what the loss is the mean of. Times are means over steps, on
+Ethanol with MD17's own labels, 950 frames, batches of 5 unless said otherwise, a cosine schedule
+over {epochs} epochs: mean absolute error of the forces of the 50 validation frames, meV/Å.
+'Squares' and 'absolute' say what the loss is the mean of. Times are means over steps, on
 {device}.
 
 ![errors over epochs](optimizers.png)
