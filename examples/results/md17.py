@@ -5,8 +5,8 @@
 Frames 0 to 949 are trained on, 950 to 999 choose the best epoch, and 1000 to 1999 judge it.
 ``old`` labels are those of the original MD17, ``new`` those of rMD17 for the same frames. A
 run that was stopped is resumed, a finished one is not repeated; the table is rewritten after
-every run, and holds all results that were ever found. Learning rate, schedule, loss and weights
-were chosen on ethanol's validation frames and are the same for every molecule.
+every run, and holds all results that were ever found. Learning rate, schedule, loss, weights and
+cutoff were chosen on ethanol's validation frames and are the same for every molecule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from published_training import NETWORKS, add_options, cells_of, record, training_file
+from published_training import NETWORKS, add_options, cells_of, length_of, record, training_file
 
 HERE = Path(__file__).parent
 TABLE = HERE / "md17.md"
@@ -54,17 +54,14 @@ Communications 13, 2453 (2022), for the original labels with 1000 frames and for
 def main() -> None:
     """Train what is not done yet and rewrite the table."""
     arguments = parse()
-    length = f"{arguments.epochs}epochs-seed{arguments.seed}"
-    name = f"{arguments.molecule}-{arguments.network}-{arguments.labels}-{length}"
-    if arguments.recipe != "adamw":
-        name += f"-{arguments.recipe}"
+    of_this = {"molecule": arguments.molecule, "labels": arguments.labels}
+    name = f"{arguments.molecule}-{arguments.labels}-{arguments.network}-{length_of(arguments)}"
     data = f"""\
 path = "{data_file(arguments)}"
 {LABELS[arguments.labels]}train_rows = "0:{N_TRAIN}"
 validation_rows = "{N_TRAIN}:1000"
 test_rows = "1000:2000\""""
     text = training_file(name, arguments, data, BATCH_SIZE)
-    of_this = {"molecule": arguments.molecule, "labels": arguments.labels}
     record(name, arguments, text, TABLE, page, **of_this)
 
 
@@ -90,7 +87,7 @@ def data_file(arguments: argparse.Namespace) -> Path:
 def page(results: list[dict[str, Any]]) -> str:
     """Return the results page."""
     lines = [PAGE]
-    order = ("labels", "molecule", "recipe", "epochs", "network")
+    order = ("labels", "molecule", "recipe", "cutoff", "epochs", "network")
     for each in sorted(results, key=lambda each: tuple(each[key] for key in order)):
         published = PUBLISHED[each["labels"]].get(each["molecule"], ("", ""))
         errors = each["errors"]
@@ -120,8 +117,8 @@ trainings took many more steps: a row of few epochs says what that time is good 
 network can. Hours are wall time, beside other work on the machine.
 
 | labels | molecule | network (parameters) | energy MAE (meV) | forces MAE (meV/Å) | published | \
-published | recipe | epochs | steps | seed | hours | device |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
+published | cutoff (Å) | recipe | epochs | steps | seed | hours | device |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def add_options(parser: argparse.ArgumentParser, output: Path, data: Path) -> No
     """Add what every script of a benchmark takes, with the folders of its runs and data."""
     parser.add_argument("network", choices=sorted(NETWORKS))
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="soap")
+    parser.add_argument("--cutoff", type=float, default=5.0, metavar="R", help="Å (default 5)")
     parser.add_argument("--epochs", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -94,12 +95,10 @@ def add_options(parser: argparse.ArgumentParser, output: Path, data: Path) -> No
     parser.add_argument("--data", type=Path, default=data, help="folder of the data")
 
 
-def training_file(
-    name: str, arguments: argparse.Namespace, data: str, batch_size: int, **options: Any
-) -> str:
-    """Return the training file of a run, TOML; ``options`` of the network replace its own."""
+def training_file(name: str, arguments: argparse.Namespace, data: str, batch_size: int) -> str:
+    """Return the training file of a run, TOML."""
     network, recipe = NETWORKS[arguments.network], RECIPES[arguments.recipe]
-    options = {**network.options, **options}
+    options = {**network.options, "cut_off": arguments.cutoff}
     return f"""\
 name = "{name}"
 seed = {arguments.seed}
@@ -120,6 +119,11 @@ ema_decay = {network.ema_decay}
 zbl_cutoff = {ZBL_CUTOFF}
 compile = {json.dumps(not arguments.eager)}
 """
+
+
+def length_of(arguments: argparse.Namespace) -> str:
+    """Return the last part of a run's name: what else it differs in from others of its network."""
+    return f"{arguments.cutoff:g}A-{arguments.epochs}epochs-seed{arguments.seed}-{arguments.recipe}"
 
 
 def _lines(keys: Mapping[str, Any]) -> str:
@@ -153,6 +157,7 @@ def record(
         result = _trained(name, place, text)
         result |= {
             "network": arguments.network,
+            "cutoff": arguments.cutoff,
             "recipe": arguments.recipe,
             "epochs": arguments.epochs,
             "seed": arguments.seed,
@@ -197,9 +202,10 @@ def _trained(name: str, place: Path, text: str) -> dict[str, Any]:
 
 
 def cells_of(result: dict[str, Any]) -> list[str]:
-    """Return the last cells of a row: how long a training was, how, and where."""
+    """Return the last cells of a row: the cutoff, how long a training was, how, and where."""
     hours = result["hours"]
     return [
+        f"{result['cutoff']:g}",
         result["recipe"],
         f"{result['epochs']}",
         f"{result['steps']}",

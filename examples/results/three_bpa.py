@@ -3,7 +3,7 @@
     python examples/results/three_bpa.py nequip-l3 [--epochs 600] [--seed 1]
 
 Of the 500 frames 450 are trained on and 50 choose the best epoch; the 1669 test frames at 300 K
-judge it. Everything else is as in md17.py, but for a cutoff of 5 Å.
+judge it. Everything else is as in md17.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from published_training import NETWORKS, add_options, cells_of, record, training_file
+from published_training import NETWORKS, add_options, cells_of, length_of, record, training_file
 
 HERE = Path(__file__).parent
 TABLE = HERE / "three_bpa.md"
@@ -20,7 +20,6 @@ DATA = Path("../shared/data/3bpa")
 TRAIN, TEST = "train_300K.xyz", "test_300K.xyz"
 
 BATCH_SIZE = 5
-CUTOFF = 5.0  # Å
 N_ISOLATED = 4  # atoms, the first frames of the file
 N_TRAIN, N_FRAMES = 450, 500
 
@@ -28,8 +27,7 @@ N_TRAIN, N_FRAMES = 450, 500
 def main() -> None:
     """Train what is not done yet and rewrite the table."""
     arguments = parse()
-    length = f"{arguments.epochs}epochs-seed{arguments.seed}"
-    name = f"3bpa-{arguments.network}-{length}-{arguments.recipe}"
+    name = f"3bpa-{arguments.network}-{length_of(arguments)}"
     folder = arguments.data.resolve()
     begin, end = N_ISOLATED + N_TRAIN, N_ISOLATED + N_FRAMES
     data = f"""\
@@ -37,7 +35,7 @@ path = "{folder / TRAIN}"
 train_rows = "{N_ISOLATED}:{begin}"
 validation_rows = "{begin}:{end}"
 test_path = "{folder / TEST}\""""
-    text = training_file(name, arguments, data, BATCH_SIZE, cut_off=CUTOFF)
+    text = training_file(name, arguments, data, BATCH_SIZE)
     record(name, arguments, text, TABLE, page)
 
 
@@ -77,9 +75,9 @@ schedule, float32; the recipes are those of [md17.md](md17.md). Published: NequI
 channels and 5 layers, 500 frames: energy RMSE 3.3 meV, forces RMSE 10.8 meV/Å (Batatia et al.,
 arXiv:2206.07697).
 
-| network (parameters) | energy RMSE (meV) | forces RMSE (meV/Å) | forces MAE (meV/Å) | recipe | \
-epochs | steps | seed | hours | device |
-|---|---|---|---|---|---|---|---|---|---|"""
+| network (parameters) | energy RMSE (meV) | forces RMSE (meV/Å) | forces MAE (meV/Å) | cutoff (Å) | \
+recipe | epochs | steps | seed | hours | device |
+|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 if __name__ == "__main__":
