@@ -1,4 +1,4 @@
-"""Optimisers and losses on ethanol: errors over epochs; write optimizers.md, .json and .png.
+"""Optimisers, losses and cutoffs on ethanol, epoch by epoch; write optimizers.md, .json and .png.
 
     python examples/results/optimizers.py [--only FOLDER] [--epochs 60] [--output runs/optimizers]
 
@@ -49,6 +49,8 @@ RUNS = {
         "SOAP, absolute, rate 0.02": FAST,
         "SOAP, absolute, rate 0.04": {**ABSOLUTE, "learning_rate": 0.04},
         "SOAP, absolute, rate 0.02, batches of 2": {**FAST, "batch_size": 2},
+        "SOAP, absolute, rate 0.02, 5 Å": {**FAST, "cut_off": 5.0},
+        "SOAP, absolute, rate 0.02, 6 Å": {**FAST, "cut_off": 6.0},
     },
     "painn": {
         "AdamW, squares": SQUARES,
@@ -127,7 +129,8 @@ def make(
     """Train, or go on with it."""
     if len(rows_of(folder)) == arguments.epochs:
         return
-    network = NETWORKS[name]
+    network, options = NETWORKS[name], dict(options)
+    cutoff = options.pop("cut_off", network.options["cut_off"])
     training = {
         "batch_size": 5,
         "max_epochs": arguments.epochs,
@@ -150,7 +153,7 @@ def make(
             "train_rows": "0:950",
             "validation_rows": "950:1000",
         },
-        "architecture": network.options,
+        "architecture": {**network.options, "cut_off": cutoff},
         "training": training,
     }
     source = folder.path.with_name(f"{folder.path.name}.toml")  # a name may hold a dot
@@ -189,7 +192,8 @@ def page(result: dict[str, Any]) -> str:
         lines += [
             f"## {NETWORKS[network].title}",
             "",
-            f"Learning rate {NETWORKS[network].learning_rate:g} unless said otherwise. Of a step "
+            f"Learning rate {NETWORKS[network].learning_rate:g}, cutoff "
+            f"{NETWORKS[network].options['cut_off']:g} Å unless said otherwise. Of a step "
             f"{times['adamw']:.1f} ms are AdamW's, or {times['soap']:.1f} ms SOAP's.",
             "",
             "| optimiser, loss | " + " | ".join(f"{mark} epochs" for mark in marks) + " |",
@@ -223,7 +227,7 @@ def draw(results: dict[str, dict[str, dict[str, list[float]]]]) -> None:
 
 
 PAGE = """\
-# Optimisers and losses
+# Optimisers, losses and cutoffs
 
     python examples/results/optimizers.py --epochs {epochs}
 

@@ -75,8 +75,8 @@ schedule, float32; the recipes are those of [md17.md](md17.md). Published: NequI
 channels and 5 layers, 500 frames: energy RMSE 3.3 meV, forces RMSE 10.8 meV/Å (Batatia et al.,
 arXiv:2206.07697).
 
-| network (parameters) | energy RMSE (meV) | forces RMSE (meV/Å) | forces MAE (meV/Å) | cutoff (Å) | \
-recipe | epochs | steps | seed | hours | device |
+| network (parameters) | energy RMSE (meV) | forces RMSE (meV/Å) | forces MAE (meV/Å) | \
+cutoff (Å) | recipe | epochs | steps | seed | hours | device |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
