@@ -49,8 +49,8 @@ RUNS = {
         "SOAP, absolute, rate 0.02": FAST,
         "SOAP, absolute, rate 0.04": {**ABSOLUTE, "learning_rate": 0.04},
         "SOAP, absolute, rate 0.02, batches of 2": {**FAST, "batch_size": 2},
-        "SOAP, absolute, rate 0.02, 5 Å": {**FAST, "cut_off": 5.0},
-        "SOAP, absolute, rate 0.02, 6 Å": {**FAST, "cut_off": 6.0},
+        "SOAP, absolute, rate 0.02, cutoff 5": {**FAST, "cut_off": 5.0},
+        "SOAP, absolute, rate 0.02, cutoff 6": {**FAST, "cut_off": 6.0},
     },
     "painn": {
         "AdamW, squares": SQUARES,
