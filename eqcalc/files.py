@@ -17,6 +17,9 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
 
@@ -24,6 +27,7 @@ __all__ = [
     "ARRAY_DAMAGE",
     "ZIP_DAMAGE",
     "AppendFile",
+    "json_default",
     "refuse_existing",
     "remove_files",
     "require_folders",
@@ -168,6 +172,17 @@ def require_folders(paths: Iterable[Path]) -> None:
             raise OutputError(f"cannot write '{path}': it is a folder.")
         if not path.parent.is_dir():
             raise OutputError(f"cannot write '{path}': there is no folder '{path.parent}'.")
+
+
+def json_default(value: Any) -> Any:
+    """Return what JSON shall hold in place of a value that it does not know.
+
+    A number of numpy's is a number, an array a list, and all else its name: ``default`` of
+    :func:`json.dumps`.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return str(value)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from eqcalc.analysis.blocks import N_BLOCKS, error_of_blocks
 from eqcalc.analysis.correlations import autocorrelation, require_memory
 from eqcalc.analysis.rdf import require_elements
 from eqcalc.errors import ConfigError, StructureError
+from eqcalc.simulate.velocities import has_velocities
 
 __all__ = ["VACF", "Velocities"]
 
@@ -79,6 +80,10 @@ class Velocities:
 
     def __init__(self, first: Atoms, n_frames: int, *, elements: list[str] | None = None):
         if not first.has("momenta"):
+            try:
+                has_velocities(first)
+            except ConfigError as error:  # it has some, of unknown unit
+                raise StructureError(str(error)) from error
             raise StructureError(
                 "the frames have no velocities (momenta, in ASE's words), which a velocity "
                 "autocorrelation is made of; positions alone do not do."

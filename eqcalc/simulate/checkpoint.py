@@ -23,7 +23,7 @@ from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
 from eqcalc.errors import CheckpointError, OutputError
-from eqcalc.files import ARRAY_DAMAGE, write_whole
+from eqcalc.files import ARRAY_DAMAGE, json_default, write_whole
 from eqcalc.simulate.frame_content import restore_constraints, store_constraints
 
 __all__ = [
@@ -79,7 +79,7 @@ def write_checkpoint(folder: Path, checkpoint: MDCheckpoint, *, instead: bool = 
     arrays |= {"cell": atoms.cell.array, "pbc": atoms.pbc, "origin": atoms.get_celldisp().ravel()}
     info = encode(_storable(atoms.info))
     facts = {"step": checkpoint.step, "info": info, **checkpoint.facts}
-    text = np.frombuffer(json.dumps(facts, default=str).encode(), dtype=np.uint8)
+    text = np.frombuffer(json.dumps(facts, default=json_default).encode(), dtype=np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, facts=text, **arrays, **held, **checkpoint.arrays)
     digest = hashlib.sha256(content.getvalue()).hexdigest().encode() + b"\n"

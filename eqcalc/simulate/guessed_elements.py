@@ -1,23 +1,34 @@
-"""Files from which ASE has to guess elements: the wrong guess is another molecule.
+"""Files from which ASE has to guess elements or units: the wrong guess is another molecule.
 
-A LAMMPS dump without a column of elements has types, which ASE takes for atomic numbers. A PDB
-file whose element columns are blank has names, of which CA is calcium to ASE, and HG1 mercury.
+A LAMMPS dump without a column of elements has types, which ASE takes for atomic numbers. Files of
+GROMACS, GROMOS and DL_POLY, and a PDB file whose element columns are blank, have names: NA is
+nitrogen to one of ASE's readers and sodium to the next. A POSCAR of VASP 4 has a comment. And the
+velocities of a dump are in whatever units the run had.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice, takewhile
 from pathlib import Path
+from typing import IO
 
-from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype
+import numpy as np
+from ase import Atoms, units
+from ase.data import atomic_numbers
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
 from eqcalc.errors import StructureError
 
-__all__ = ["refuse_guessed_elements"]
+__all__ = ["refuse_guessed_elements", "settle_velocities"]
 
 _DUMP_HEADER_LINES = 100
 _ELEMENT, _NAME, _RESIDUE = slice(76, 78), slice(12, 16), slice(17, 21)  # columns of a PDB file
+_COUNTS = 5  # line of a POSCAR's elements, or of their numbers where it has none
+_PER_PS = 1000 * units.fs
+_FASTER = {"metal": 1.0, "real": 1e3}  # LAMMPS units of a length in Å: their Å/time in Å/ps
 
 
 def refuse_guessed_elements(path: Path, atoms: Atoms) -> None:
@@ -25,21 +36,75 @@ def refuse_guessed_elements(path: Path, atoms: Atoms) -> None:
 
     Raises
     ------
-    StructureError : a LAMMPS dump without elements, or a PDB file with a name that may be
-        read as two elements and no element beside it.
+    StructureError : a LAMMPS dump without elements, a name that may be read as two elements and
+        no element beside it, or a POSCAR without a line of elements whose comment is not one.
     """
-    try:
-        kind = filetype(str(path), guess=False)
-    except (UnknownFileTypeError, OSError, ValueError):
-        return
+    kind = _kind(path)
     if kind == "lammps-dump-text":
         _refuse_types(path)
     elif kind == "proteindatabank":
         _refuse_names(path, atoms)
+    elif kind == "gromacs":
+        names, residues = (list(atoms.arrays.get(key, ())) for key in ("atomtypes", "residuenames"))
+        _refuse_two_readings(path, atoms, names, residues)
+    elif kind == "gromos":
+        fields = [line.split() for line in _block(path, "POSITION")]
+        names, residues = [each[2] for each in fields], [each[1] for each in fields]
+        _refuse_two_readings(path, atoms, names, residues)
+    elif kind in ("dlp4", "dlp-history"):
+        rest = atoms.arrays.get("dlp4_labels", ())
+        names = [symbol + label for symbol, label in zip(atoms.symbols, rest, strict=False)]
+        _refuse_two_readings(path, atoms, names, [""] * len(names))
+    elif kind == "vasp":
+        _refuse_comment(path)
+
+
+def settle_velocities(path: Path, atoms: Atoms) -> None:
+    """Take velocities, in place, in the unit that the file has them in, or as of unknown unit.
+
+    Those of unknown unit become columns ``vx``, ``vy`` and ``vz`` as the file has them, which
+    dynamics refuses; whatever asks for no velocities can have the structure.
+
+    Raises
+    ------
+    StructureError : a LAMMPS dump says units in which a length is not in Å.
+    """
+    kind = _kind(path)
+    if kind not in ("lammps-dump-text", "gpumd"):
+        return
+    unit = _units_of_dump(path) if kind == "lammps-dump-text" else None
+    if unit is not None and unit not in _FASTER:
+        raise StructureError(
+            f"'{path}' is in LAMMPS units {unit}, and is read as if lengths were in Å; dump from a "
+            f"run in units {' or '.join(_FASTER)}, or write the structure as extxyz."
+        )
+    if not atoms.has("momenta"):
+        return
+    if unit is not None:
+        atoms.set_momenta(_FASTER[unit] * atoms.get_momenta(), apply_constraint=False)
+        return
+    velocities = atoms.get_velocities()
+    if kind == "lammps-dump-text":
+        velocities = velocities * _PER_PS  # ASE took them for Å/ps
+    del atoms.arrays["momenta"]
+    for name, column in zip(("vx", "vy", "vz"), np.transpose(velocities), strict=True):
+        atoms.set_array(name, column)
+
+
+def _kind(path: Path) -> str | None:
+    with suppress(UnknownFileTypeError, OSError, ValueError):
+        kind: str = filetype(str(path), guess=False)
+        return kind
+    return None
+
+
+def _open(path: Path) -> IO[str]:
+    file: IO[str] = open_with_compression(str(path), "rt")
+    return file
 
 
 def _refuse_types(path: Path) -> None:
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with _open(path) as file:
         for line in islice(file, _DUMP_HEADER_LINES):
             if line.startswith("ITEM: ATOMS") and "element" not in line.split():
                 raise StructureError(
@@ -49,8 +114,14 @@ def _refuse_types(path: Path) -> None:
                 )
 
 
+def _units_of_dump(path: Path) -> str | None:
+    with _open(path) as file:
+        lines = [line.strip() for line in islice(file, _DUMP_HEADER_LINES)]
+    return lines[lines.index("ITEM: UNITS") + 1] if "ITEM: UNITS" in lines[:-1] else None
+
+
 def _refuse_names(path: Path, atoms: Atoms) -> None:
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with _open(path) as file:
         lines = [line.rstrip("\n") for line in file if line.startswith(("ATOM  ", "HETATM"))]
     # Of several models ASE returns one; names are the same in all.
     for number, (line, symbol) in enumerate(zip(lines, atoms.symbols, strict=False)):
@@ -61,3 +132,57 @@ def _refuse_names(path: Path, atoms: Atoms) -> None:
                 f"element {symbol}, and the file's element columns (77 and 78) are blank; fill "
                 "them, or write the structure as extxyz."
             )
+
+
+def _refuse_two_readings(
+    path: Path, atoms: Atoms, names: Iterable[str], residues: Iterable[str]
+) -> None:
+    """Refuse names of atoms that do not begin with one element alone, which ASE took."""
+    for number, (name, residue, symbol) in enumerate(
+        zip(names, residues, atoms.symbols, strict=False)
+    ):
+        readings = _readings(name)
+        # SOD and CLA, alone in a residue of their name, are ions and no sulfur or carbon.
+        is_ion = name == residue and len(name) > 2
+        if readings != [symbol] or is_ion:
+            raise StructureError(
+                f"'{path}' has names in place of elements, and '{name}' of atom {number}, which "
+                f"ASE reads as {symbol}, may be another "
+                f"({' or '.join(readings) or 'none'}{' or an ion' if is_ion else ''}); write the "
+                "structure in a format with elements, such as extxyz."
+            )
+
+
+def _readings(name: str) -> list[str]:
+    """Return the elements that the letters of a name may begin with; Na is sodium, NA may be."""
+    letters = re.sub(r"^[^A-Za-z]*", "", name)
+    two = letters[:2]
+    if len(two) == 2 and two[1].islower() and two.capitalize() in atomic_numbers:
+        return [two.capitalize()]
+    found = {letters[:1].upper(), two.capitalize() if two.isalpha() else ""}
+    return sorted(symbol for symbol in found if symbol in atomic_numbers)
+
+
+def _refuse_comment(path: Path) -> None:
+    with _open(path) as file:
+        lines = list(islice(file, _COUNTS + 1))
+    counts = lines[_COUNTS].split() if len(lines) > _COUNTS else [""]
+    if not counts[0].isdigit():
+        return
+    n_kinds = sum(1 for _ in takewhile(str.isdigit, counts))
+    words = lines[0].split()
+    if len(words) != n_kinds or not all(word in atomic_numbers for word in words):
+        raise StructureError(
+            f"'{path}' has no line of elements, and its comment '{lines[0].strip()}' is no list of "
+            f"{n_kinds} of them; put their symbols into a line before the numbers of atoms, as "
+            "VASP 5 does."
+        )
+
+
+def _block(path: Path, name: str) -> list[str]:
+    """Return the lines of a block of a GROMOS file."""
+    with _open(path) as file:
+        lines = [line.rstrip("\n") for line in file]
+    begin = next(k for k, line in enumerate(lines) if name in line) + 1
+    end = next(k for k in range(begin, len(lines)) if "END" in lines[k])
+    return lines[begin:end]

@@ -13,7 +13,7 @@ from typing import Any
 from ase import Atoms
 
 from eqcalc.errors import OutputError, OutputLostError
-from eqcalc.files import write_whole
+from eqcalc.files import json_default, write_whole
 from eqcalc.simulate.interrupts import StopRequested
 from eqcalc.versions import package_versions
 
@@ -100,7 +100,7 @@ class RunManifest:
         self._written = _identity(self._path)
 
     def _content(self) -> bytes:
-        text = json.dumps(self._fields, indent=2, ensure_ascii=False, default=str)
+        text = json.dumps(self._fields, indent=2, ensure_ascii=False, default=json_default)
         # A path that is no UTF-8 goes in as the bytes that it is.
         return (text + "\n").encode(errors="surrogateescape")
 

@@ -16,6 +16,7 @@ from ase.calculators.calculator import Calculator
 from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState
 from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
+from eqcalc.simulate.degrees_of_freedom import degrees_of_freedom
 from eqcalc.simulate.failures import (
     keep_last_structure,
     rescuing,
@@ -36,6 +37,7 @@ from eqcalc.simulate.restart import (
     RunLock,
     differences,
     require_resumable,
+    require_same_energy,
     require_unchanged,
     restore_state,
     settings_to_go_on,
@@ -138,8 +140,8 @@ class MDRun(MDState):
 
     Raises
     ------
-    ConfigError : the ensemble does not fit the structure or the calculator, or no
-        atom is free to move.
+    ConfigError : the ensemble does not fit the structure or the calculator, no atom is free to
+        move, or two constraints do not both hold.
     NonFiniteError : the structure brings velocities that are NaN or infinite.
     """
 
@@ -171,7 +173,7 @@ class MDRun(MDState):
             self.projected_share = project_velocities(self.atoms)
         else:
             set_velocities(self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin)
-        self.n_dof = self.atoms.get_number_of_degrees_of_freedom()
+        self.n_dof = degrees_of_freedom(self.atoms)
         if not langevin:
             self.n_dof -= conserved_zero_momenta(self.atoms)
         if self.n_dof < 1:
@@ -208,10 +210,12 @@ class MDRun(MDState):
         run.not_exact = differences(run.atoms, checkpoint)
         for name in KEPT:
             setattr(run, name, facts.get(name))  # an older version may not have kept all
+        run.n_dof = int(run.n_dof)  # which one has kept as a word
         run.rng.bit_generator.state = facts["random"]
         run._clock = Clock(*facts.get("clock", run._clock))
         run._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, calculator, run.dynamics)
+        require_same_energy(run.atoms, checkpoint)
         run._resumed = run._begin = checkpoint
         run._folder = Path(folder)
         run._is_regular = facts.get("regular", True)

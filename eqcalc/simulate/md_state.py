@@ -70,6 +70,9 @@ class MDState:
         self.rng = np.random.default_rng(settings.seed)
         self.atoms = atoms.copy()
         self.atoms.calc = calculator
+        for name, values in list(self.atoms.arrays.items()):
+            if values.dtype == object:  # which no checkpoint can hold: a resumed run has none
+                del self.atoms.arrays[name]
         self.not_exact: list[str] = []
         self._constraints = list(self.atoms.constraints)
         self._last_frame: Atoms | None = None

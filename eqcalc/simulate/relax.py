@@ -14,7 +14,7 @@ from ase.calculators.calculator import Calculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
-from eqcalc.errors import NonFiniteError
+from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
 from eqcalc.simulate.failures import (
     keep_last_structure,
@@ -45,6 +45,10 @@ _LARGEST_CHANGE_EV_PER_ATOM = 1e3
 _LARGEST_FORCE = 1e6  # eV/Å
 
 _OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+
+# What holds while atoms move with their cell: fractional coordinates, and symmetry.
+_LASTING = ("FixAtoms", "FixScaled", "FixSymmetry", "FixScaledParametricRelations")
 
 
 class RelaxStep(NamedTuple):
@@ -95,10 +99,24 @@ def run_relax(
     return run.run(folder, overwrite=overwrite, progress=progress)
 
 
+def _require_lasting_constraints(atoms: Atoms) -> None:
+    """Refuse constraints in Å where a change of the cell takes all atoms along."""
+    for constraint in atoms.constraints:
+        name = type(constraint).__name__
+        holds_whole = name == "FixCartesian" and constraint.mask.all()
+        if name not in _LASTING and not holds_whole:
+            raise ConfigError(
+                f"relaxing the cell moves all atoms with it, and {name} would not hold; remove "
+                "it, relax without the cell, or fix atoms with FixAtoms or FixScaled, which then "
+                "keep their fractional coordinates."
+            )
+
+
 class RelaxRun:
     """A relaxation of positions, or of positions and cell.
 
-    The run works on a copy of ``atoms``; constraints of the structure hold.
+    The run works on a copy of ``atoms``; constraints of the structure hold. Where the cell is
+    relaxed, atoms that are fixed keep their places in it, fractional coordinates.
 
     Parameters
     ----------
@@ -114,8 +132,9 @@ class RelaxRun:
     Raises
     ------
     ConfigError : a cell is to be relaxed that is not periodic in three
-        directions, or without a stress; a constraint holds an atom that is not there; a guard
-        is asked for that the calculator cannot have.
+        directions, without a stress, or with a constraint that a changing cell breaks; a
+        constraint holds an atom that is not there; a guard is asked for that the calculator
+        cannot have.
     """
 
     def __init__(
@@ -133,6 +152,7 @@ class RelaxRun:
         self._target: Atoms | FrechetCellFilter = self.atoms
         if settings.cell:
             require_cell(self.atoms, "relaxing the cell")
+            _require_lasting_constraints(self.atoms)
             self._target = FrechetCellFilter(
                 self.atoms, scalar_pressure=settings.pressure_gpa * units.GPa
             )

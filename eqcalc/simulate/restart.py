@@ -26,6 +26,7 @@ __all__ = [
     "RunLock",
     "differences",
     "require_resumable",
+    "require_same_energy",
     "require_unchanged",
     "restore_state",
     "settings_to_go_on",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 _LOCK = ".running"
+_OTHER_EV_PER_ATOM = 1e-3
+"""Difference of energies that no rounding and no convergence of a self-consistent one explains."""
 _ORDER = "atom_order"  # among the arrays of a checkpoint
 
 
@@ -105,6 +108,35 @@ def require_resumable(atoms: Atoms, checkpoint: MDCheckpoint) -> None:
             )
 
 
+def _known_energy(atoms: Atoms) -> float | None:
+    """Return the energy (eV) that a calculator has computed of these positions, if it has."""
+    is_required = getattr(atoms.calc, "calculation_required", None)
+    if is_required is None or is_required(atoms, ["energy"]):
+        return None  # a run was taken back, and has not gone on yet
+    return float(atoms.get_potential_energy())
+
+
+def require_same_energy(atoms: Atoms, checkpoint: MDCheckpoint) -> None:
+    """Refuse a calculator that gives the structure of a checkpoint another energy.
+
+    A class does not say what its parameters were; a model's checksum does.
+
+    Raises
+    ------
+    CheckpointError : it is another by more than 1 meV/atom.
+    """
+    before = checkpoint.facts.get("energy")  # an older version kept none
+    if before is None or checkpoint.facts["conditions"]["models"] is not None:
+        return
+    now = float(atoms.get_potential_energy())
+    if abs(now - before) > _OTHER_EV_PER_ATOM * len(atoms):
+        raise CheckpointError(
+            f"at step {checkpoint.step} the run had the potential energy {before:.6f} eV, and this "
+            f"{type(atoms.calc).__name__} gives {now:.6f} eV: it has other parameters, or parts. "
+            "Go on with that of the run, or start a new run from the last frame."
+        )
+
+
 def require_unchanged(folder: Path, checkpoint: MDCheckpoint) -> None:
     """Refuse to go on where another process has done so since the checkpoint was read.
 
@@ -165,6 +197,7 @@ def state_of(
     if order is not None:
         arrays[_ORDER] = order
     facts |= {
+        "energy": _known_energy(dynamics.atoms),
         "settings": asdict(settings),
         "conditions": _conditions(dynamics.atoms),
         "constraints_not_kept": unkept_constraints(atoms),

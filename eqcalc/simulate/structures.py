@@ -16,12 +16,14 @@ from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.extxyz import fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_constraints
-from eqcalc.simulate.guessed_elements import refuse_guessed_elements
+from eqcalc.simulate.guessed_elements import refuse_guessed_elements, settle_velocities
 from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
 
 __all__ = ["count_structures", "read_structure", "read_structures"]
 
 _FULL = 0.999  # occupancy; files round
+_MASS_NAMES = ("mass", "atom_mass", "atom_masses", "atomic_mass", "atomic_masses", "isotope_mass")
+_OTHER_MASS = 2e-3  # relative; tables of natural masses differ by less, isotopes by more
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
 _EXTXYZ = re.compile(r"\.(ext)?xyz(\.(gz|bz2|xz))?$", re.IGNORECASE)
@@ -111,6 +113,8 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
             raise StructureError(f"the structure in '{path}' has no atoms.")
         _refuse_no_numbers(atoms, path)
         refuse_guessed_elements(path, atoms)
+        settle_velocities(path, atoms)
+        _refuse_other_masses(atoms, path)
         _refuse_disorder(atoms, path)
         restore_constraints(atoms)
     return structures
@@ -174,6 +178,23 @@ def _refuse_no_numbers(atoms: Atoms, path: Path) -> None:
         raise StructureError(
             f"'{path}' has atomic numbers of no element, such as {strange[0]}; it may be damaged."
         )
+
+
+def _refuse_other_masses(atoms: Atoms, path: Path) -> None:
+    """Refuse masses in a column that ASE does not take them from: deuterium would be hydrogen."""
+    taken = atoms.get_masses()
+    for name, values in atoms.arrays.items():
+        is_number = np.issubdtype(values.dtype, np.number)
+        if name.lower() not in _MASS_NAMES or values.shape != taken.shape or not is_number:
+            continue
+        others = np.flatnonzero(np.abs(values - taken) > _OTHER_MASS * taken)
+        if len(others) > 0:
+            atom = others[0]
+            raise StructureError(
+                f"'{path}' has a column '{name}' with {values[atom]:g} for atom {atom}, whose mass "
+                f"is taken to be {taken[atom]:g} amu; call the column 'masses' (amu) to have it "
+                "used, or remove it."
+            )
 
 
 def _refuse_disorder(atoms: Atoms, path: Path) -> None:

@@ -13,6 +13,7 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError
+from eqcalc.simulate.degrees_of_freedom import degrees_of_freedom
 from eqcalc.simulate.frame_content import VELOCITY_NAMES
 
 __all__ = [
@@ -78,7 +79,8 @@ def set_velocities(
 
     Raises
     ------
-    ConfigError : the constraints leave no degree of freedom.
+    ConfigError : the constraints leave no degree of freedom, or cannot be counted
+        (:func:`eqcalc.simulate.degrees_of_freedom.degrees_of_freedom`).
     """
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
     atoms.set_momenta(momenta)  # constraints act here
@@ -86,7 +88,7 @@ def set_velocities(
         _remove_drift(atoms)
         if not atoms.pbc.any() and not keep_rotation:
             _remove_rotation(atoms)
-    n_dof = atoms.get_number_of_degrees_of_freedom() - conserved_zero_momenta(atoms)
+    n_dof = degrees_of_freedom(atoms) - conserved_zero_momenta(atoms)
     kinetic = atoms.get_kinetic_energy()
     if n_dof < 1 or kinetic == 0:
         raise ConfigError("the constraints of the structure leave no atom free to move.")

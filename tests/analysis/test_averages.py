@@ -417,6 +417,11 @@ def test_frames_without_velocities_are_refused(tmp_path):
     worker.add(frames[0])
     with pytest.raises(StructureError, match="frame 1 of those looked at has no velocities"):
         worker.add(bulk("Cu"))
+    unknown = bulk("Cu")
+    for name in ("vx", "vy", "vz"):
+        unknown.set_array(name, np.ones(1))
+    with pytest.raises(StructureError, match=r"columns 'vx', 'vy' and 'vz' of velocities, whose"):
+        Velocities(unknown, 15)
 
 
 def test_absent_elements_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
+from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
@@ -221,6 +222,28 @@ def test_change_of_the_atoms_between_runs_is_not_undone(data, what):
     assert row["ke"] == pytest.approx(before.get_kinetic_energy())
     assert row["vol"] == pytest.approx(before.get_volume())
     assert np.abs(script.atoms.positions - before.positions).max() < 0.1
+
+
+def test_new_masses_between_runs_let_the_thermostat_start_afresh(data):
+    script = start_nvt(data)
+    script.run(5)
+    script.atoms.set_masses(4.0 * script.atoms.get_masses())
+    twin = script_of(data)
+    twin.atoms.set_masses(script.atoms.get_masses())
+    twin.atoms.set_positions(script.atoms.positions)
+    twin.atoms.set_momenta(script.atoms.get_momenta())
+    twin.fix_nvt(temp=(500.0, 500.0, 0.05))
+    script.run(10)
+    twin.run(10)
+    np.testing.assert_allclose(script.atoms.positions, twin.atoms.positions, atol=1e-12)
+
+
+def test_constraints_that_come_between_runs_are_refused_like_those_before(data):
+    script = start_nvt(data)
+    script.run(5)
+    script.atoms.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigError, match=r"ignores constraints, and this structure has FixAtoms"):
+        script.run(5)
 
 
 def test_time_counts_each_timestep_as_long_as_it_was(data):

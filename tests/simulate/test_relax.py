@@ -10,7 +10,15 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
+from ase.constraints import (
+    FixAtoms,
+    FixBondLength,
+    FixCartesian,
+    FixCom,
+    FixedPlane,
+    FixScaled,
+    Hookean,
+)
 from springs import Springs, ethanol
 
 from eqcalc.errors import ConfigError, GuardError, NonFiniteError, OutputExistsError
@@ -83,6 +91,41 @@ def test_constraints_hold(tmp_path):
     atoms.set_constraint(FixAtoms([0]))
     result = run_relax(atoms, Springs(ethanol()), RelaxSettings(), tmp_path)
     assert np.array_equal(result.atoms.positions[0], atoms.positions[0])
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        FixBondLength(0, 1),
+        FixCartesian([0], (True, False, False)),
+        FixedPlane([0], (0, 0, 1)),
+        FixCom(),
+        Hookean(0, 1, 5.0, rt=2.0),
+    ],
+    ids=lambda constraint: type(constraint).__name__,
+)
+def test_constraints_that_a_changing_cell_breaks_are_refused(constraint, tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_constraint(constraint)
+    name = type(constraint).__name__
+    with pytest.raises(ConfigError, match=rf"moves all atoms with it, and {name} would not hold"):
+        run_relax(atoms, EMT(), RelaxSettings(cell=True), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [FixAtoms([1]), FixScaled([1], (True, True, True)), FixCartesian([1])],
+    ids=lambda constraint: type(constraint).__name__,
+)
+def test_fixed_atoms_keep_their_places_in_a_changing_cell(constraint, tmp_path):
+    atoms = bulk("Cu", cubic=True, a=3.7)
+    atoms.rattle(0.05, seed=2)
+    atoms.set_constraint(constraint)
+    result = run_relax(atoms, EMT(), RelaxSettings(cell=True, max_steps=200), tmp_path)
+    assert result.converged
+    assert abs(result.atoms.get_volume() - atoms.get_volume()) > 1.0
+    before, after = atoms.get_scaled_positions()[1], result.atoms.get_scaled_positions()[1]
+    np.testing.assert_allclose(after, before, atol=1e-10)
 
 
 def test_cell_of_a_molecule_is_refused(tmp_path):

@@ -24,7 +24,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixBondLength, FixLinearTriatomic
+from ase.calculators.lj import LennardJones
+from ase.calculators.mixing import SumCalculator
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixLinearTriatomic
 from ase.md.verlet import VelocityVerlet
 from small_models import crystal, ethanol, potential
 
@@ -112,7 +114,17 @@ def run_in_parts(atoms, settings, folder, make, *, stops=(15,)):
     return resume_md(folder, make())
 
 
-KINDS = ["committee", "fixed atoms", "rigid bond", "linear molecule", "float32", "no skin"]
+KINDS = [
+    "committee",
+    "fixed atoms",
+    "partly fixed atoms",
+    "rigid bond",
+    "linear molecule",
+    "float32",
+    "no skin",
+    "numbers of numpy",
+    "names of atoms",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,6 +132,12 @@ def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
     atoms = ethanol()
     if kind == "fixed atoms":
         atoms.set_constraint(FixAtoms([0, 1]))
+    if kind == "partly fixed atoms":
+        atoms.set_constraint([FixAtoms([0]), FixCartesian([1, 2], (True, False, False))])
+    if kind == "names of atoms":
+        atoms.set_array(
+            "label", np.array(["C1", "C2", None, *"OHHHHH"][: len(atoms)], dtype=object)
+        )
     if kind == "rigid bond":
         atoms.set_constraint(FixBondLength(0, 1))
     if kind == "linear molecule":
@@ -135,6 +153,8 @@ def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
     settings = MDSettings(
         "nvt-langevin", n_steps=N_STEPS, guards=LOOSE, log_every=5, checkpoint_every=7
     )
+    if kind == "numbers of numpy":
+        settings = replace(settings, timestep_fs=np.float32(0.5), temperature_K=np.int64(250))
     run_md(atoms, make(), settings, tmp_path / "whole")
     run_in_parts(atoms, settings, tmp_path / "parts", make, stops=(10, 20, 35))
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
@@ -332,6 +352,24 @@ def test_another_model_or_calculator_is_refused(stopped, models):
         resume_md(stopped, EqCalculator(models[1]))
     with pytest.raises(CheckpointError, match="another calculator: EqCalculator, now EMT"):
         resume_md(stopped, EMT())
+
+
+@pytest.mark.parametrize("other", ["parameters", "parts"])
+def test_another_potential_of_the_same_class_is_refused(other, tmp_path):
+    atoms = crystal()
+    settings = MDSettings("nve", n_steps=N_STEPS, guards=GuardSettings.off())
+
+    def make(energy_scale: float, n: int):
+        return SumCalculator([LennardJones(epsilon=energy_scale, sigma=2.0) for _ in range(n)])
+
+    with pytest.raises(StopRequested):
+        run_md(atoms, make(0.01, 1), settings, tmp_path, progress=stop_at(10))
+    changed = make(0.1, 1) if other == "parameters" else make(0.01, 2)
+    with pytest.raises(
+        CheckpointError, match=r"at step 1\d the run had the potential energy .* gi"
+    ):
+        resume_md(tmp_path, changed)
+    assert resume_md(tmp_path, make(0.01, 1)).n_steps == N_STEPS
 
 
 def test_steps_that_are_done_are_refused(stopped, models):

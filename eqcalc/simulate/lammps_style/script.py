@@ -281,15 +281,16 @@ class LammpsScript(SystemCommands, OutputCommands):
 
     def _state(self) -> tuple[Any, ...]:
         atoms = self.atoms
-        return atoms.get_positions(), atoms.get_momenta(), np.array(atoms.cell)
+        moving = atoms.get_positions(), atoms.get_momenta(), np.array(atoms.cell)
+        return *moving, atoms.get_masses(), atoms.numbers.copy(), atoms.pbc.copy()
 
     def _integrator(self) -> MolecularDynamics:
         """Return the integrator of the last run where it can go on, or a new one."""
         # ASE's chains hold positions and momenta of their own, which would undo a user's change.
         is_untouched = all(map(np.array_equal, self._state(), self._left))
+        settings = settings_of(self._fixes, self._clock.timestep * self._system.time_fs)
+        check_fit(self.atoms, settings)  # constraints may be new
         if self._dynamics is None or not is_untouched:
-            settings = settings_of(self._fixes, self._clock.timestep * self._system.time_fs)
-            check_fit(self.atoms, settings)
             rng = np.random.default_rng(settings.seed)
             self._dynamics = build_integrator(self.atoms, settings, n_dof_of(self.atoms), rng)
         return self._dynamics

@@ -1,0 +1,135 @@
+"""How many degrees of freedom the constraints of a structure leave, each counted once.
+
+ASE adds up what each constraint takes, so that an atom held by two of them counts twice; and it
+applies one after another, so that of two that pull at one atom the second undoes the first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom, FixConstraint, FixedMode
+from ase.geometry import find_mic
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from eqcalc.errors import ConfigError
+
+__all__ = ["degrees_of_freedom"]
+
+_LARGEST_RANK = 100  # atoms that rods join, whose rank is computed; larger ones have no cycles
+
+
+def degrees_of_freedom(atoms: Atoms) -> int:
+    """Return 3 n_atoms less what constraints take; at least 0.
+
+    Components that several constraints hold, rods between atoms that are held anyway, and rods
+    that others make rigid already, count once.
+
+    Raises
+    ------
+    ConfigError : two constraints act on one atom and do not both hold, or one of a kind that ASE
+        cannot count.
+    """
+    held = np.zeros((len(atoms), 3), dtype=bool)
+    rods, others, total = [], [], False
+    for constraint in atoms.constraints:
+        kind = type(constraint)
+        if kind is FixAtoms:
+            held[constraint.index] = True
+        elif kind is FixCartesian:
+            held[constraint.index] |= constraint.mask
+        elif kind is FixBondLengths:
+            rods.append(np.reshape(constraint.pairs, (-1, 2)) % len(atoms))
+        elif kind is FixCom:
+            total = True
+        else:
+            others.append(constraint)
+    free = 3 * len(atoms) - int(held.sum())
+    if total and held.any():
+        raise _clash("FixCom", _name_of_held(atoms), int(np.flatnonzero(held.any(axis=1))[0]))
+    free -= 3 * total
+    busy: NDArray[np.bool_] = np.any(held, axis=1)  # by a constraint that another one would undo
+    pairs = _pairs(rods)
+    if len(pairs) > 0:
+        free -= _n_rods(atoms, pairs, held)
+        rigid = np.zeros(len(atoms), dtype=bool)
+        rigid[pairs.ravel()] = True
+        busy = busy | rigid
+    for constraint in others:
+        taken = _taken_by(constraint, atoms)
+        if taken == 0:
+            continue
+        indices: list[int] = list(getattr(constraint, "get_indices", list)())
+        index = np.asarray(indices, dtype=int) % len(atoms)
+        if busy[index].any():
+            atom = int(index[busy[index]][0])
+            raise _clash(type(constraint).__name__, "another constraint", atom)
+        busy[index] = True
+        free -= taken
+    return max(free, 0)
+
+
+def _taken_by(constraint: FixConstraint, atoms: Atoms) -> int:
+    if isinstance(constraint, FixedMode):
+        return 1  # ASE says n_atoms
+    try:
+        return int(constraint.get_removed_dof(atoms))
+    except NotImplementedError:
+        raise ConfigError(
+            f"the constraint {type(constraint).__name__} does not say how many degrees of freedom "
+            "it takes, without which there is no temperature; remove it for dynamics."
+        ) from None
+
+
+def _pairs(rods: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the pairs (n, 2) that rods join, each once."""
+    if not rods:
+        return np.zeros((0, 2), dtype=int)
+    pairs: NDArray[np.int64] = np.unique(np.sort(np.concatenate(rods), axis=1), axis=0)
+    return pairs
+
+
+def _n_rods(atoms: Atoms, pairs: NDArray[np.int64], held: NDArray[np.bool_]) -> int:
+    """Return how many degrees of freedom rods take; those between held atoms take none."""
+    whole: NDArray[np.bool_] = np.all(held, axis=1)
+    any_part: NDArray[np.bool_] = np.any(held, axis=1)
+    is_idle: NDArray[np.bool_] = np.all(whole[pairs], axis=1)
+    clashing: NDArray[np.bool_] = np.any(any_part[pairs], axis=1) & ~is_idle
+    if clashing.any():
+        pair = pairs[clashing][0]
+        atom = int(pair[any_part[pair]][0])
+        raise _clash("FixBondLengths", _name_of_held(atoms), atom)
+    pairs = pairs[~is_idle]
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=2 * (len(atoms),))
+    _, labels = connected_components(links, directed=False)
+    of_pair = labels[pairs[:, 0]]
+    order = np.argsort(of_pair, kind="stable")
+    groups = np.split(pairs[order], np.flatnonzero(np.diff(of_pair[order])) + 1)
+    return sum(_rank(atoms, group) for group in groups if len(group) > 0)
+
+
+def _rank(atoms: Atoms, pairs: NDArray[np.int64]) -> int:
+    """Return how many of the rods that join some atoms are independent."""
+    members, ends = np.unique(pairs, return_inverse=True)
+    if len(pairs) < len(members) or len(members) > _LARGEST_RANK:  # a tree
+        return len(pairs)
+    ends = ends.reshape(pairs.shape)
+    rods, _ = find_mic(np.diff(atoms.positions[pairs], axis=1)[:, 0], atoms.cell, atoms.pbc)
+    rows = np.zeros((len(pairs), len(members), 3))
+    numbers = np.arange(len(pairs))
+    rows[numbers, ends[:, 0]], rows[numbers, ends[:, 1]] = -rods, rods
+    return int(np.linalg.matrix_rank(rows.reshape(len(pairs), -1), tol=1e-6))
+
+
+def _name_of_held(atoms: Atoms) -> str:
+    kinds = (FixAtoms, FixCartesian)
+    return next(type(each).__name__ for each in atoms.constraints if type(each) in kinds)
+
+
+def _clash(first: str, second: str, atom: int) -> ConfigError:
+    return ConfigError(
+        f"{first} and {second} both act on atom {atom}: ASE applies one after the other, so that "
+        "they do not both hold, and the degrees of freedom cannot be counted; let one of them do."
+    )
