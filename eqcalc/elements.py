@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Optional
 
+import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers as _number_of
 from ase.data import chemical_symbols
 from ase.formula import Formula
+from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, UnsupportedElementError, did_you_mean, listing
 
-__all__ = ["N_ELEMENTS", "atomic_number", "require_elements", "symbols_of", "trained_on"]
+__all__ = [
+    "N_ELEMENTS",
+    "atomic_number",
+    "first_other_mass",
+    "require_elements",
+    "symbols_of",
+    "trained_on",
+]
+
+_ISOTOPE = 2e-3  # relative
 
 N_ELEMENTS = 119
 """Rows of a table that atomic numbers index directly: H to Og, and row 0, which is unused."""
@@ -90,3 +102,12 @@ def trained_on(compositions: Collection[str], atoms: Atoms) -> bool:
         return False
     reduced = [Formula(c).reduce()[0].format("hill") for c in compositions]
     return atoms.symbols.formula.reduce()[0].format("hill") in reduced
+
+
+def first_other_mass(masses: NDArray[np.float64], expected: NDArray[np.float64]) -> Optional[int]:
+    """Return the first atom whose mass (n_atoms,) is another isotope's than expected, or None.
+
+    Tables of natural masses differ by less than 0.2 %, isotopes by more.
+    """
+    others = np.flatnonzero(np.abs(masses - expected) > _ISOTOPE * expected)
+    return int(others[0]) if len(others) > 0 else None

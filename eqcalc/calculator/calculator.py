@@ -401,7 +401,7 @@ class EqCalculator(ExactCache):
         NotEnoughMemoryError, DeviceError, ConfigError, GraphError, UnsupportedElementError : as
             :meth:`calculate` does.
         """
-        with evaluating_on(self.neighbours.device):
+        with self._lock, evaluating_on(self.neighbours.device):
             ordered, graph = self.ordered_graph(atoms)
             self._require_elements(atoms, atoms.numbers.tobytes())
             forecasts = [
@@ -452,7 +452,7 @@ class EqCalculator(ExactCache):
         # A list of its own: that of a simulation which goes on beside this is kept. With a
         # skin, displacements of one structure need one search.
         own = SkinList(self.neighbours.cutoff, self.neighbours.skin, dtype=self.neighbours.dtype)
-        with evaluating_on(self.neighbours.device):
+        with self._lock, evaluating_on(self.neighbours.device):
             graphs = named_graphs(structures, names, own, self._check_elements)
             for group in grouped(graphs, lambda named: size_of(named.graph), largest):
                 results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)

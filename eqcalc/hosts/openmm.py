@@ -22,11 +22,12 @@ from typing import Any, Optional
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from eqcalc.calculator import EqCalculator
 from eqcalc.calculator.committee import shared_elements
-from eqcalc.elements import require_elements
+from eqcalc.elements import first_other_mass, require_elements
 from eqcalc.errors import ConfigError, HostError, MissingDependencyError, import_extra
 from eqcalc.units import energy_unit, force_unit, length_unit
 
@@ -109,9 +110,10 @@ def from_atoms(atoms: Atoms) -> tuple[Any, Any]:
     ------
     MissingDependencyError : OpenMM is not installed, or too old.
     ConfigError : periodic in some directions only, which OpenMM does not know; a cell without
-        volume.
+        volume; masses of isotopes, which a topology has no place for.
     """
     openmm = _openmm()
+    _refuse_isotopes(atoms)
     app, unit = openmm.app, openmm.unit
     topology = app.Topology()
     residue = topology.addResidue("UNL", topology.addChain())
@@ -122,6 +124,17 @@ def from_atoms(atoms: Atoms) -> tuple[Any, Any]:
         box, positions = _reduced(atoms)
         topology.setPeriodicBoxVectors([openmm.Vec3(*row) for row in box / _NM] * unit.nanometer)
     return topology, positions / _NM * unit.nanometer
+
+
+def _refuse_isotopes(atoms: Atoms) -> None:
+    natural = atomic_masses[atoms.numbers]
+    atom = first_other_mass(atoms.get_masses(), natural)
+    if atom is not None:
+        raise ConfigError(
+            f"atom {atom} has the mass {atoms.get_masses()[atom]:g} amu, and a topology says the "
+            f"element alone ({natural[atom]:g} amu): give the structure without masses "
+            "(atoms.set_masses()), and set them with system.setParticleMass."
+        )
 
 
 class _Computation:

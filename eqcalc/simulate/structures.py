@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.trajectory import Trajectory
 
-from eqcalc.elements import N_ELEMENTS
+from eqcalc.elements import N_ELEMENTS, first_other_mass
 from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.extxyz import fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_constraints
@@ -23,7 +23,6 @@ __all__ = ["count_structures", "read_structure", "read_structures"]
 
 _FULL = 0.999  # occupancy; files round
 _MASS_NAMES = ("mass", "atom_mass", "atom_masses", "atomic_mass", "atomic_masses", "isotope_mass")
-_OTHER_MASS = 2e-3  # relative; tables of natural masses differ by less, isotopes by more
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
 _EXTXYZ = re.compile(r"\.(ext)?xyz(\.(gz|bz2|xz))?$", re.IGNORECASE)
@@ -187,9 +186,8 @@ def _refuse_other_masses(atoms: Atoms, path: Path) -> None:
         is_number = np.issubdtype(values.dtype, np.number)
         if name.lower() not in _MASS_NAMES or values.shape != taken.shape or not is_number:
             continue
-        others = np.flatnonzero(np.abs(values - taken) > _OTHER_MASS * taken)
-        if len(others) > 0:
-            atom = others[0]
+        atom = first_other_mass(values, taken)
+        if atom is not None:
             raise StructureError(
                 f"'{path}' has a column '{name}' with {values[atom]:g} for atom {atom}, whose mass "
                 f"is taken to be {taken[atom]:g} amu; call the column 'masses' (amu) to have it "

@@ -104,6 +104,15 @@ def test_energy_and_forces_are_those_of_the_calculator(openmm, calculator, make,
     assert len(atoms) < 3 or lengths.max() > 0.1
 
 
+def test_masses_of_isotopes_are_refused_where_a_topology_has_no_place_for_them(openmm):
+    atoms = ethanol()
+    masses = atoms.get_masses()
+    masses[-1] = 2.014
+    atoms.set_masses(masses)
+    with pytest.raises(ConfigError, match=r"atom 8 has the mass 2\.014 amu, .* \(1\.008 amu\)"):
+        from_atoms(atoms)
+
+
 def test_half_vectors_that_rounding_lengthens_are_a_reduced_form(openmm):
     longer = 0
     for k in range(40):

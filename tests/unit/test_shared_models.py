@@ -134,6 +134,24 @@ def test_one_calculator_gives_each_thread_its_own_results(models):
 
 
 @pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+@pytest.mark.parametrize("what", ["calculate_many", "memory_forecast", "get_forces"])
+def test_whatever_asks_a_calculator_waits_for_another_thread(what, models):
+    """They share lists and buffers: of two at once one would have the other's."""
+    calculator, atoms = EqCalculator(models[0]), ethanol()
+    atoms.calc = calculator
+    ask = {
+        "calculate_many": lambda: calculator.calculate_many([atoms]),
+        "memory_forecast": lambda: calculator.memory_forecast(atoms),
+        "get_forces": atoms.get_forces,
+    }[what]
+    with ThreadPoolExecutor(1) as pool:
+        with calculator._lock:
+            asked = pool.submit(ask)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=0.3)
+        asked.result(timeout=60.0)
+
+
 def test_a_process_that_rounds_products_of_matrices_gets_the_same_numbers(precision, models):
     calculator = EqCalculator(models["single"])
     expected = calculator.calculate_many([ethanol()])[0]
