@@ -57,7 +57,8 @@ class Potential(nn.Module):
     Raises
     ------
     ConfigError : the architecture is no potential or has no cutoff, a reference energy is not
-        a finite number of a known element, or the repulsion reaches farther than the network.
+        a finite number of a known element, the scale is not positive and finite, or the
+        repulsion reaches farther than the network.
     """
 
     reference_energies: Tensor
@@ -90,6 +91,8 @@ class Potential(nn.Module):
                     raise ConfigError(
                         f"the reference energy of {element} must be finite, found {energy}."
                     )
+        if not 0.0 < scale < torch.inf:  # zero is a constant energy, whatever the network says
+            raise ConfigError(f"the scale of {name} must be positive and finite, found {scale}.")
         if zbl is not None and zbl.cutoff > self.cutoff:
             raise ConfigError(
                 f"the cutoff of ZBL must be at most that of {name}, {self.cutoff:g} Å, because "

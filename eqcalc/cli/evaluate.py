@@ -230,26 +230,38 @@ def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
 
 
 def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
-    """Say when frames were trained on: their errors say little about new ones.
+    """Say when frames were trained on: their errors say little about new ones."""
+    from eqcalc.training.trained_rows import TRAINED_ROWS, trained_among
 
-    Files are told apart by their names alone, as the card keeps no more.
+    kept = card.training_data.get(TRAINED_ROWS)
+    if kept is None:
+        n_shared, said = _trained_by_older_card(card, dataset)
+    else:
+        frames, said = trained_among(kept, dataset)
+        n_shared = len(frames)
+    if n_shared > 0:
+        note(
+            f"note: {card.name} was trained on {n_shared} of these {len(dataset)} frames (rows "
+            f"{said}); their errors say little about others."
+        )
+
+
+def _trained_by_older_card(card: ModelCard, dataset: Dataset) -> tuple[int, str]:
+    """Return how many frames were trained on, and on which rows, by a card without their list.
+
+    It has what stood in the training file, and the names of all files.
     """
     from eqcalc.data.rows import parse_rows
     from eqcalc.errors import ConfigError, DataError
 
     rows = card.training_data.get("training rows")
     if rows is None or card.training_data.get("source") != dataset.source:
-        return
+        return 0, ""
     try:
         trained = parse_rows(None if rows == "all" else rows, dataset.n_rows)
     except (ConfigError, DataError):
-        return  # another file of that name, or rows from a csv that is not here
-    n_shared = len(set(trained) & set(dataset.rows))
-    if n_shared > 0:
-        note(
-            f"note: {card.name} was trained on {n_shared} of these {len(dataset)} frames (rows "
-            f"{rows} of {dataset.source}); their errors say little about others."
-        )
+        return 0, ""  # another file of that name, or rows from a csv that is not here
+    return len(set(trained) & set(dataset.rows)), f"{rows} of {dataset.source}"
 
 
 def _refuse_existing(output: Path, overwrite: bool, *, is_committee: bool) -> None:

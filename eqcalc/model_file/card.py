@@ -14,6 +14,8 @@ __all__ = ["CARDS", "FORMAT_VERSION", "ModelCard", "PropagatorCard"]
 FORMAT_VERSION = 2
 """1: every weight in weights.safetensors; 2: those that lie in records are named by an index."""
 
+_LONGEST = 300  # characters of a table on the page, such as rows that were drawn at random
+
 _Card = TypeVar("_Card", bound="ModelCard")
 
 
@@ -214,6 +216,9 @@ def _markdown_list(content: dict[str, Any]) -> str:
     def shown(value: Any) -> str:
         if isinstance(value, float):
             return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+        if isinstance(value, dict):
+            text = "; ".join(f"{name} {each}" for name, each in value.items())
+            return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
     return "\n".join(f"- {key}: {shown(value)}" for key, value in content.items())

@@ -82,10 +82,13 @@ def _read(
 
 
 def rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
-    """Return rows as ``read_dataset`` takes them: a csv is relative to the file."""
-    if rows is not None and rows.endswith(".csv"):
-        return str(config.resolve(rows))
-    return rows
+    """Return rows as ``read_dataset`` takes them: a file of rows is relative to the file."""
+    return str(config.resolve(str(rows))) if _is_file(rows) else rows
+
+
+def _is_file(rows: Optional[str]) -> bool:
+    """Tell whether rows are those that a file lists, as :mod:`eqcalc.data.rows` decides it."""
+    return rows is not None and Path(rows).suffix.lower() in (".csv", ".txt")
 
 
 def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
@@ -104,38 +107,59 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
 
 
 def about_data(
-    data: TrainingData, odd: Sequence[str], checksums: Mapping[str, str]
+    data: TrainingData, odd: Sequence[str], checksums: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     """Return what a run's manifest says of its data.
 
     Parameters
     ----------
     odd : notes beside those of reading
-    checksums : sha256 of every file
+    checksums : those of :func:`data_checksums`
     """
     content: dict[str, Any] = {
         role: {"source": found.source, "frames": len(found), "units": found.units}
         for role, found in data.by_role().items()
     }
-    return {**content, "sha256": dict(checksums), "notes": [*data.notes, *odd]}
+    return {**content, **checksums, "notes": [*data.notes, *odd]}
 
 
-def data_checksums(config: TrainingConfig) -> dict[str, str]:
-    """Return the sha256 of every file that a training reads frames from, by its path."""
+def data_checksums(config: TrainingConfig) -> dict[str, dict[str, str]]:
+    """Return the sha256, by its path, of every file that says what is trained on.
+
+    Returns
+    -------
+    "sha256" : of the files of frames
+    "sha256 of rows" : of the files that list their rows
+
+    Raises
+    ------
+    DataError : a file is not there.
+    """
     options, replay = config.data, config.replay
     named = [options.path, options.validation_path, options.test_path]
-    named += [] if replay is None else [replay.path]
+    rows = [options.train_rows, options.validation_rows, options.test_rows]
+    if replay is not None:
+        named.append(replay.path)
+        rows.append(replay.rows)
     files = [
         file for one in named if one is not None for file in find_files(config.resolve_data(one))
     ]
-    return {str(file.resolve()): _sha256(file) for file in dict.fromkeys(files)}
+    lists = [Path(str(rows_of(config, one))) for one in rows if _is_file(one)]
+    return {"sha256": _sha256(files), "sha256 of rows": _sha256(lists)}
 
 
-def _sha256(path: Path) -> str:
+def _sha256(paths: Sequence[Path]) -> dict[str, str]:
+    return {str(path.resolve()): _digest(path) for path in dict.fromkeys(paths)}
+
+
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror or error}.") from error
     return digest.hexdigest()
 
 

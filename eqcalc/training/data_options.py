@@ -60,8 +60,8 @@ class DataOptions(LabelOptions):
         trained on together or validated on together
     test_path : as path, of what ``eqcalc export`` judges the model on for its card; without it,
         ``test_rows`` come from ``path``
-    train_rows, validation_rows, test_rows : a slice such as "0:950", or a csv of indices, which
-        count the frames of the files, isolated atoms included
+    train_rows, validation_rows, test_rows : a slice such as "0:950", or a csv or txt of
+        indices, which count the frames of the files, isolated atoms included
     reference_energies : "least_squares" (by default), "isolated_atoms", or symbol -> eV; with
         ``start_from`` also "shifted" (by default then) and "kept", see
         :mod:`eqcalc.training.fine_tuning`

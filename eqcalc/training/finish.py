@@ -30,10 +30,12 @@ from eqcalc.model_file.seen import seen_in
 from eqcalc.potential import Potential
 from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import TrainingData, read_training_data
+from eqcalc.training.data import TrainingData, data_checksums, read_training_data
 from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
 from eqcalc.training.network import repulsion
 from eqcalc.training.randomness import seeded
+from eqcalc.training.replay import read_replay
+from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file
 from eqcalc.training.training_folder import TrainingFolder
 
 __all__ = ["Finished", "export_run", "load_potential"]
@@ -87,16 +89,22 @@ def export_run(
     ------
     OutputExistsError : the folder holds a model and ``overwrite`` is False.
     ModelFileError : as :func:`load_potential` does.
+    ConfigError : a file of the run's data has changed since the training began.
     """
     path = folder / MODEL_NAME
     if path.exists() and not overwrite:
         raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
     config = run.read_config()
     potential = _load(run, config, checkpoint or run.best_checkpoint)
+    # Rows of another file may be those that were trained on, and the card would not know.
+    run.refuse_changed_data(data_checksums(config), done="exported")
     data = read_training_data(config)
     judged, judged_on = _judged(config, data)
     elements, licence = symbols_of(data.train.elements), config.licence
     about = _training_data(config, data.train, data.validation)
+    replay = read_replay(config)
+    old = [] if replay is None else replay.train.frames
+    about[TRAINED_ROWS] = rows_by_file([*data.train.frames, *old])
     before = None
     if config.is_fine_tuning:
         begun = load_model(run.start_model, device="cpu", trust=True)

@@ -11,16 +11,18 @@ from ase.data import covalent_radii
 from torch import nn
 
 from eqcalc import architectures
-from eqcalc.data import Dataset, average_neighbours, force_rms, reference_energies
+from eqcalc.data import Dataset, average_neighbours, reference_energies
 from eqcalc.data.batches import LabelledGraph, labelled_graphs
 from eqcalc.data.plausibility import neighbour_findings
-from eqcalc.errors import ConfigError, DataError
+from eqcalc.elements import atomic_number, symbols_of
+from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.nn.zbl import ZBL
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
 from eqcalc.training.config import TrainingConfig
-from eqcalc.training.data import TrainingData
+from eqcalc.training.data import TrainingData, named
 from eqcalc.training.randomness import seeded
+from eqcalc.training.scale import Scale, scale_of
 
 __all__ = [
     "Start",
@@ -70,9 +72,10 @@ def build_start(config: TrainingConfig, data: TrainingData) -> Start:
 
     Raises
     ------
-    ConfigError : an option that only building the network finds wrong, or a cutoff that
-        changes with ``avg_num_neighbors``.
-    DataError : an element has no reference energy, or no atom has a neighbour.
+    ConfigError : an option that only building the network finds wrong, ``elements`` without
+        one of the frames', or a cutoff that changes with ``avg_num_neighbors``.
+    DataError : an element has no reference energy, no atom has a neighbour, or no label says
+        how large the energies are.
     GraphError : a frame has NaN positions or coincident atoms.
     """
     arguments = config.architecture_arguments()
@@ -80,20 +83,29 @@ def build_start(config: TrainingConfig, data: TrainingData) -> Start:
     missing = options - set(arguments)
     if "elements" in missing:
         arguments["elements"] = list(data.train.elements)
-    potential = _build_potential(config, arguments, data.train)
+    elif "elements" in options:
+        _refuse_missing_elements(arguments["elements"], data.train)
+    references = reference_energies(
+        data.train.frames, config.reference_method, data.train.isolated_atoms
+    )
+    scale = scale_of(data.train, references, config.training)
+    potential = _build_potential(config, arguments, references, scale)
     train, validation = (graphs_of(each, potential) for each in (data.train, data.validation))
     notes = notes_on_neighbours(data, (train, validation), potential.cutoff, config)
     if "avg_num_neighbors" in missing:
         n_neighbours = average_neighbours([item.graph for item in train]) or 1.0
         arguments["avg_num_neighbors"] = n_neighbours
-        cutoff, potential = potential.cutoff, _build_potential(config, arguments, data.train)
+        cutoff = potential.cutoff
+        potential = _build_potential(config, arguments, references, scale)
         if potential.cutoff != cutoff:
             raise ConfigError(
                 f"the cutoff of {arguments['name']} must not depend on avg_num_neighbors, found "
                 f"{cutoff} Å by default and {potential.cutoff} Å with {n_neighbours:g}; state "
                 "avg_num_neighbors in [architecture]."
             )
-    return Start(arguments, potential, train, validation, notes)
+    return Start(
+        arguments, potential, train, validation, [*notes, *([scale.note] if scale.note else [])]
+    )
 
 
 def build_network(arguments: Mapping[str, Any], seed: int, dtype: str) -> nn.Module:
@@ -144,15 +156,27 @@ def notes_on_neighbours(
     return notes
 
 
+def _refuse_missing_elements(given: Collection[Any], train: Dataset) -> None:
+    """Refuse a network without parameters for a frame's element: its energies would be NaN."""
+    missing = set(train.elements) - {atomic_number(element) for element in given}
+    if missing:
+        frames = [f for f in train.frames if set(f.atoms.numbers.tolist()) & missing]
+        raise ConfigError(
+            f"elements in [architecture] lacks {listing(symbols_of(missing))} of the training "
+            f"frames ({named(frames)} of {train.source}); add them, or leave elements out."
+        )
+
+
 def _build_potential(
-    config: TrainingConfig, arguments: Mapping[str, Any], train: Dataset
+    config: TrainingConfig,
+    arguments: Mapping[str, Any],
+    references: Mapping[int, float],
+    scale: Scale,
 ) -> Potential:
-    references = reference_energies(train.frames, config.reference_method, train.isolated_atoms)
-    network = build_network(arguments, config.seed, str(config.dtype))
     return Potential(
-        network,
+        build_network(arguments, config.seed, str(config.dtype)),
         references,
-        scale=force_rms(train.frames),
+        scale=scale.value,
         exact_isolated_atoms=config.data.isolated_atoms_are_exact,
         zbl=repulsion(config, references),
     )

@@ -21,6 +21,7 @@ from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import named
 from eqcalc.training.sections import read_section, require_types
+from eqcalc.training.trained_rows import TRAINED_ROWS
 
 __all__ = [
     "about_parent",
@@ -31,7 +32,10 @@ __all__ = [
 ]
 
 # Of its training data: what says nothing about a model that was trained on other frames.
-_NOT_CARRIED_ON = ("compositions", "training rows", "units in the source", "elements")
+_NOT_CARRIED_ON = (
+    *("compositions", "training rows", TRAINED_ROWS),
+    *("units in the source", "elements"),
+)
 
 
 def open_parent(config: TrainingConfig, *, trust: bool = False) -> ModelFile:

@@ -7,11 +7,11 @@ to say of an old frame stays what it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Optional
 
-from eqcalc.data import Dataset, random_split, read_dataset
+from eqcalc.data import Dataset, LabelledFrame, random_split, read_dataset
 from eqcalc.data.duplicates import shared_structures
 from eqcalc.errors import DataError
 from eqcalc.training.config import TrainingConfig
@@ -75,25 +75,39 @@ def refuse_unfit_replay(config: TrainingConfig, data: TrainingData, replay: Repl
 
     Raises
     ------
-    DataError : a label is missing, or a frame of validation or test is among the old ones.
+    DataError : a label is missing, a frame of validation or test is among the old ones, or one
+        of those set aside is trained on.
     """
     refuse_missing_labels(config, replay)
-    trust, odd = config.replay is not None and config.replay.trust_data, []
+    old = replay.train.source
+    odd: list[str] = []
+    refused: list[str] = []
     for name, dataset in data.by_role().items():
         shared = shared_structures(dataset.frames, replay.train.frames)
-        if not shared:
-            continue
-        sentence = (
-            f"{len(shared)} of {len(dataset)} {name} frames are structures that are replayed from "
-            f"{replay.train.source} too"
-        )
-        if name != "training" and not trust:
-            raise DataError(
-                f"{sentence} ({named(shared)} of {dataset.source}). Choose other rows in [replay], "
-                "or say trust_data = true in it to take them as they are."
+        if shared:
+            sentence = f"{_shared(shared, dataset, name)} replayed from {old} too"
+            (odd if name == "training" else refused).append(sentence)
+    for trained, dataset in (("replayed", replay.train), ("trained on", data.train)):
+        shared = shared_structures(replay.validation.frames, dataset.frames)
+        if shared:
+            refused.append(
+                f"{_shared(shared, replay.validation, 'set-aside')} {trained} from "
+                f"{dataset.source} too; an error on them does not say what is forgotten"
             )
-        odd.append(f"{sentence}.")
-    return odd
+    trust = config.replay is not None and config.replay.trust_data
+    if refused and not trust:
+        raise DataError(
+            f"{'; '.join(refused)}. Choose other rows in [replay], or say trust_data = true in it "
+            "to take them as they are."
+        )
+    return [f"{sentence}." for sentence in (*refused, *odd)]
+
+
+def _shared(frames: Sequence[LabelledFrame], dataset: Dataset, role: str) -> str:
+    return (
+        f"{len(frames)} of {len(dataset)} {role} frames ({named(frames)} of {dataset.source}) are "
+        "structures that are"
+    )
 
 
 def _shifted(dataset: Dataset, correction: Mapping[int, float]) -> Dataset:

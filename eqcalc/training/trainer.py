@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -152,9 +153,30 @@ def _trainer(
     )
 
 
+class _MovableCheckpoint(ModelCheckpoint):
+    """Lightning's, which forgets the best score where the folder of the run was moved."""
+
+    @property
+    def state_key(self) -> str:
+        # By its own name the class would not find what it, or an older version, has left.
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        paths = {name: self._here(state_dict[name]) for name in names}
+        super().load_state_dict(
+            {**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath}
+        )
+
+    def _here(self, path: str) -> str:
+        """Return the file of that name in the present folder; an empty path names none."""
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+
 def _checkpoints(run: TrainingFolder) -> list[Callback]:
     # Two of them: with save_last, an epoch that is no better would leave the last one as it was.
-    best = ModelCheckpoint(
+    best = _MovableCheckpoint(
         run.path, filename="best", monitor="validation_loss", enable_version_counter=False
     )
-    return [best, ModelCheckpoint(run.path, filename="last", enable_version_counter=False)]
+    return [best, _MovableCheckpoint(run.path, filename="last", enable_version_counter=False)]

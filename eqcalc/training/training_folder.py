@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from eqcalc.errors import ConfigError, OutputError, OutputLostError, listing
-from eqcalc.files import remove_files, write_whole
+from eqcalc.files import json_default, remove_files, write_whole
 from eqcalc.training.config import OF_NO_FILE, TrainingConfig, read_config
 from eqcalc.versions import package_versions
 
@@ -92,8 +92,9 @@ class TrainingFolder:
             write_whole(self.start_model, start_model)
         if config.source is not None:
             write_whole(self.path / _CONFIG, config.text.encode())
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             manifest = {
-                "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "started": self._manifest().get("started", now) if resume else now,
                 "paths_relative_to": str(config.folder.resolve()),
                 "versions": package_versions("lightning"),
                 "settings": _settings(config),
@@ -101,7 +102,7 @@ class TrainingFolder:
                 **({} if parent is None else {"start_from": dict(parent)}),
             }
             write_whole(
-                self.path / _MANIFEST, (json.dumps(manifest, indent=2, default=str) + "\n").encode()
+                self.path / _MANIFEST, (json.dumps(manifest, indent=2, default=json_default) + "\n").encode()
             )
 
     def require_checkpoints(self) -> None:
@@ -153,23 +154,35 @@ class TrainingFolder:
                 "from; start the run again with --overwrite."
             ) from error
 
-    def refuse_changed_data(self, checksums: Mapping[str, str]) -> None:
+    def refuse_changed_data(
+        self, checksums: Mapping[str, Mapping[str, str]], *, done: str = "resumed"
+    ) -> None:
         """Compare data files with those that the run began with, wherever they lie now.
+
+        Parameters
+        ----------
+        checksums : those of :func:`eqcalc.training.data.data_checksums`
+        done : what cannot be done with the run otherwise, for the message
 
         Raises
         ------
         ConfigError : one is another now, or a pattern finds one more or one less.
         """
-        begun = self._manifest().get("data", {}).get("sha256", {})
-        # A run of an older version did not keep them.
-        if not begun or list(begun.values()) == list(checksums.values()):
-            return
-        paths = dict.fromkeys([*begun, *checksums])
-        changed = [path for path in paths if begun.get(path) != checksums.get(path)]
-        raise ConfigError(
-            f"'{self.path}' cannot be resumed: {listing(changed)} has changed, come or gone since "
-            "the training began. Put back what there was, or start a new run in another folder."
-        )
+        kept = self._manifest().get("data", {})
+        changed: list[str] = []
+        for kind, found in checksums.items():
+            begun = kept.get(kind)
+            # A run of an older version did not keep them, or not those of this kind.
+            if not begun or list(begun.values()) == list(found.values()):
+                continue
+            paths = dict.fromkeys([*begun, *found])
+            changed += [path for path in paths if begun.get(path) != found.get(path)]
+        if changed:
+            raise ConfigError(
+                f"'{self.path}' cannot be {done}: {listing(changed)} has changed, come or gone "
+                "since the training began. Put back what there was, or start a new run in another "
+                "folder."
+            )
 
     def _manifest(self) -> Any:
         return json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))

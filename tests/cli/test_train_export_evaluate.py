@@ -537,6 +537,77 @@ def test_evaluate_notes_frames_that_were_trained_on(folder, capsys):
     assert "note" not in capsys.readouterr().out
 
 
+def rows_named(out: str) -> tuple[int, int, str]:
+    """Return what the note of frames that were trained on says."""
+    said = re.search(r"note: tiny was trained on (\d+) of these (\d+) frames \(rows (.*)\);", out)
+    assert said is not None, out
+    return int(said[1]), int(said[2]), said[3]
+
+
+def test_evaluate_notes_frames_that_a_split_left_to_train_on(folder, capsys):
+    rows = 'train_rows = "0:4"\nvalidation_rows = "4:6"'
+    (folder / "train.toml").write_text(TRAINING_FILE.replace(rows, "validation_fraction = 0.4"))
+    assert run("train", "train.toml") == 0
+    assert run("export", "runs/tiny", "models/tiny") == 0
+    kept = open_model_file(folder / "models" / "tiny").card.training_data["rows trained on"]
+    capsys.readouterr()
+    assert run("evaluate", "models/tiny", ETHANOL_FRAMES) == 0
+    n_trained, n_frames, said = rows_named(capsys.readouterr().out)
+    assert (n_trained, n_frames) == (4, 6)
+    assert said == f"{kept[ETHANOL_FRAMES.name]} of {ETHANOL_FRAMES.name}"
+    assert (
+        f"rows trained on: {ETHANOL_FRAMES.name} {kept[ETHANOL_FRAMES.name]}"
+        in (folder / "models" / "tiny" / "card.md").read_text()
+    )
+
+
+def test_evaluate_notes_frames_of_one_of_several_files_that_were_trained_on(folder, capsys):
+    """Files of one name are told apart by their folders."""
+    frames = ase.io.read(ETHANOL_FRAMES, index=":")
+    for k in range(3):
+        (folder / f"{k}").mkdir()
+        ase.io.write(folder / f"{k}" / "out.xyz", frames[2 * k : 2 * k + 2])
+    rows = 'train_rows = "0:4"\nvalidation_rows = "4:6"'
+    text = TRAINING_FILE.replace(rows, 'train_rows = "0:3"\nvalidation_rows = "4:6"')
+    (folder / "train.toml").write_text(text.replace(str(ETHANOL_FRAMES), "*/out.xyz"))
+    assert run("train", "train.toml") == 0
+    assert run("export", "runs/tiny", "models/tiny") == 0
+    capsys.readouterr()
+    for data, expected in (
+        ("0/out.xyz", (2, 2, "0:2 of 0/out.xyz")),
+        ("1/out.xyz", (1, 2, "0 of 1/out.xyz")),
+        ("*/out.xyz", (3, 6, "0:2 of 0/out.xyz, 0 of 1/out.xyz")),
+    ):
+        assert run("evaluate", "models/tiny", data) == 0
+        assert rows_named(capsys.readouterr().out) == expected
+    assert run("evaluate", "models/tiny", "2/out.xyz") == 0
+    assert "note" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "noted"), [("0:4", True), ("all, but for 0.3 of them drawn for validation", False)]
+)
+def test_evaluate_reads_what_older_cards_say_of_rows(rows, noted, folder, capsys):
+    from small_models import potential
+
+    from eqcalc.export import export_model
+
+    kept = {"source": ETHANOL_FRAMES.name, "training rows": rows, "compositions": ["C2H6O"]}
+    export_model(potential(), "old.pt", elements=["H", "C", "O"], name="tiny", training_data=kept)
+    assert run("evaluate", "old.pt", ETHANOL_FRAMES, "--rows", "2:6") == 0
+    out = capsys.readouterr().out
+    assert "note" in out if noted else "note" not in out
+    if noted:
+        assert rows_named(out) == (2, 4, f"0:4 of {ETHANOL_FRAMES.name}")
+
+
+@pytest.mark.parametrize("kept", ["0:4", {}, {"other.xyz": "0:4"}, {ETHANOL_FRAMES.name: "x, 9:2"}])
+def test_rows_of_a_card_that_mean_nothing_here_name_no_frame(kept):
+    from eqcalc.training.trained_rows import trained_among
+
+    assert trained_among(kept, read_dataset(ETHANOL_FRAMES)).frames == []
+
+
 def test_train_says_when_there_is_nothing_left_to_resume(folder, capsys):
     assert run("train", "train.toml", "-o", "run") == 0
     assert "nothing left" not in capsys.readouterr().out

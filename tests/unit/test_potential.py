@@ -143,6 +143,12 @@ def test_architecture_without_cutoff_is_refused():
         Potential(SchNet(1, 8, 4))
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.5, float("nan"), float("inf")])
+def test_scale_that_says_nothing_is_refused(scale):
+    with pytest.raises(ConfigError, match=f"scale of Springs must be positive .* found {scale}"):
+        Potential(Springs(), {"H": -1.0}, scale=scale)
+
+
 @pytest.mark.parametrize("energy", [float("nan"), float("inf"), -float("inf")])
 def test_reference_energy_that_is_not_finite_is_refused(energy):
     with pytest.raises(ConfigError, match=f"reference energy of C must be finite, found {energy}"):

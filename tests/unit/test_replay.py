@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import ase.io
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from fine_tunings import (
     DATA,
     REFERENCES,
@@ -14,10 +19,13 @@ from fine_tunings import (
     small_potential,
     start_of,
 )
+from small_models import ETHANOL_FRAMES
 
+from eqcalc.errors import DataError, DataWarning
 from eqcalc.training.batch_options import BatchOptions
 from eqcalc.training.finish import export_run
 from eqcalc.training.loaders import training_batches
+from eqcalc.training.replay import read_replay
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -36,6 +44,57 @@ def test_old_frames_are_trained_on_and_reported_apart(parent, tmp_path):
     without = config_of(tmp_path)
     train(without, tmp_path / "plain")
     assert "replay_loss" not in (tmp_path / "plain" / "metrics.csv").read_text()
+
+
+def displaced(n_frames: int) -> list[Atoms]:
+    """Return frames of ethanol that are none of the new ones."""
+    frames = []
+    for k, atoms in enumerate(ase.io.read(ETHANOL_FRAMES, index=f":{n_frames}")):
+        results = dict(atoms.calc.results)
+        atoms.positions[0, 0] += 0.01
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info["copy"] = k
+        frames.append(atoms)
+    return frames
+
+
+def aside_of(config) -> list[int]:
+    return [frame.origin.row for frame in read_replay(config).validation.frames]
+
+
+def test_copies_of_replayed_frames_are_not_set_aside(parent, tmp_path):
+    """The error on a frame that is trained on does not say what is forgotten."""
+    ase.io.write(tmp_path / "old.xyz", 2 * displaced(4))
+    text = '[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3'
+    config = config_of(tmp_path, text)
+    rows = aside_of(config)
+    shared = [row for row in rows if (row + 4) % 8 not in rows]
+    assert shared
+    named = ", ".join(map(str, shared))
+    match = (
+        rf"{len(shared)} of {len(rows)} set-aside frames \(frames {named} of old\.xyz\) are struct"
+    )
+    with pytest.raises(
+        DataError, match=match + r".* replayed from old\.xyz too; .* trust_data = true"
+    ):
+        train(config, tmp_path / "run")
+    with pytest.warns(DataWarning, match=match):
+        train(config_of(tmp_path, text + "\ntrust_data = true", max_epochs="1"), tmp_path / "run")
+    notes = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["notes"]
+    assert any("set-aside frames" in note for note in notes)
+
+
+def test_new_training_frames_are_not_set_aside(parent, tmp_path):
+    frames = displaced(6)
+    text = '[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3'
+    ase.io.write(tmp_path / "old.xyz", frames)
+    row = aside_of(config_of(tmp_path, text))[0]
+    train(config_of(tmp_path, text, max_epochs="1"), tmp_path / "run")
+    frames[row] = ase.io.read(ETHANOL_FRAMES, index=0)  # one of the new training frames
+    ase.io.write(tmp_path / "old.xyz", frames)
+    match = rf"1 of 2 set-aside frames \(frames {row} of old\.xyz\) are .* trained on from ethanol"
+    with pytest.raises(DataError, match=match):
+        train(config_of(tmp_path, text), tmp_path / "other")
 
 
 def test_old_energies_follow_the_reference_energies(parent, tmp_path):
@@ -61,6 +120,9 @@ def test_elements_of_old_frames_stay(tmp_path):
     card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model").card
     assert card.elements == ["H", "C", "N", "O"]
     assert card.training_data["replayed frames"] == "3 of 3bpa_frames.xyz"
+    rows = card.training_data["rows trained on"]
+    assert rows[ETHANOL_FRAMES.name] == "0:4"
+    assert set(rows) == {ETHANOL_FRAMES.name, "3bpa_frames.xyz"}
 
 
 def test_every_new_frame_and_a_fraction_of_old_ones_come_in_an_epoch(parent, tmp_path):

@@ -185,7 +185,7 @@ def test_what_another_process_cannot_read_is_raised_here(tmp_path, monkeypatch):
 
     def build_and_remove(*arguments, **options):
         job = build(*arguments, **options)
-        checksums = {str(tmp_path / "frames.xyz"): ""}
+        checksums = {"sha256": {str(tmp_path / "frames.xyz"): ""}}
         monkeypatch.setattr(run, "data_checksums", lambda _: checksums)
         (tmp_path / "frames.xyz").unlink()
         return job

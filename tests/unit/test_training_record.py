@@ -8,18 +8,26 @@ import json
 import re
 import shutil
 
+import ase.io
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
 from small_models import ETHANOL_FRAMES
-from trainings import DATA, config_of, crystal_file, interrupt_in_the_third_epoch
+from trainings import DATA, config_of, crystal_file, interrupt_in_the_third_epoch, metrics_of
 
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.engines import load_model
-from eqcalc.errors import ConfigError, MissingDependencyError, NonFiniteError, OutputError
+from eqcalc.errors import (
+    ConfigError,
+    DataError,
+    MissingDependencyError,
+    NonFiniteError,
+    OutputError,
+)
 from eqcalc.evaluation import evaluate
+from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.pictures import compare_with_labels, learning_curve
 from eqcalc.training.run import train
@@ -68,6 +76,47 @@ def test_a_file_that_a_pattern_finds_since_is_refused_on_resuming(tmp_path):
         train(config, tmp_path / "run", resume=True)
 
 
+def test_data_that_have_changed_are_refused_on_exporting(tmp_path):
+    """In another order the rows that are judged may be those that were trained on."""
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "frames.xyz")
+    train(config_of(tmp_path, DATA | {"path": "frames.xyz"}, max_epochs=1), tmp_path / "run")
+    frames = ase.io.read(tmp_path / "frames.xyz", index=":")
+    ase.io.write(tmp_path / "frames.xyz", frames[::-1])
+    match = (
+        r"cannot be exported: [^,]*frames\.xyz has changed, .* Put back what there was, or start"
+    )
+    with pytest.raises(ConfigError, match=match):
+        export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "frames.xyz")
+    export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.txt", "TRAIN.CSV"])
+def test_rows_of_a_file_that_has_changed_are_refused(name, tmp_path):
+    rows = tmp_path / name
+    rows.write_text("0\n1\n2\n3\n")
+    data = DATA | {"train_rows": name}
+    train(config_of(tmp_path, data, max_epochs=1), tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    digest = hashlib.sha256(rows.read_bytes()).hexdigest()
+    assert manifest["data"]["sha256 of rows"] == {str(rows.resolve()): digest}
+    config = config_of(tmp_path, data, max_epochs=2)
+    rows.write_text("0\n1\n2\n")
+    with pytest.raises(ConfigError, match=rf"cannot be resumed: [^,]*{name} has changed, come or"):
+        train(config, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match=rf"cannot be exported: [^,]*{name} has changed, come or"):
+        export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
+    rows.unlink()
+    with pytest.raises(DataError, match=rf"cannot read '.*{name}': No such file"):
+        train(config, tmp_path / "run", resume=True)
+    rows.write_text("0\n1\n2\n3\n")
+    del manifest["data"]["sha256 of rows"]  # as older versions wrote it
+    path.write_text(json.dumps(manifest))
+    train(config, tmp_path / "run", resume=True)
+
+
 def test_a_run_whose_data_have_moved_is_resumed(tmp_path):
     for folder in ("before", "after"):
         (tmp_path / folder).mkdir()
@@ -80,6 +129,43 @@ def test_a_run_whose_data_have_moved_is_resumed(tmp_path):
     config = config_of(tmp_path / "after", data, max_epochs=3)
     with pytest.raises(ConfigError, match=r"after/frames\.xyz has changed"):
         train(config, tmp_path / "run", resume=True)
+
+
+def test_a_moved_run_keeps_its_best_checkpoint_on_resuming(tmp_path):
+    options = {"learning_rate": 0.1, "ema_decay": 1e-6}  # the second epoch is the best
+    train(config_of(tmp_path, max_epochs=2, **options), tmp_path / "begun")
+    shutil.copytree(tmp_path / "begun", tmp_path / "kept")
+    (tmp_path / "begun").rename(tmp_path / "moved")
+    config = config_of(tmp_path, max_epochs=4, **options)
+    for name in ("kept", "moved"):
+        train(config, tmp_path / name, resume=True)
+        losses = [row["validation_loss"] for row in metrics_of(tmp_path / name)]
+        best = whole_epoch(tmp_path / name / "best.ckpt")
+        assert best == int(np.argmin(losses)) + 1
+        assert best <= 2, losses  # else the test shows nothing
+    # A second move, of a run whose last checkpoint was written where it had gone to.
+    (tmp_path / "moved").rename(tmp_path / "again")
+    train(config_of(tmp_path, max_epochs=6, **options), tmp_path / "again", resume=True)
+    assert whole_epoch(tmp_path / "again" / "best.ckpt") == best
+
+
+def test_a_checkpoint_of_lightning_s_own_class_keeps_its_best_score(tmp_path):
+    """As older versions wrote them: a class of another name would not find its state."""
+    train(config_of(tmp_path, max_epochs=1), tmp_path / "run")
+    states = read_checkpoint(tmp_path / "run" / "last.ckpt")["callbacks"]
+    assert sum(key.startswith("ModelCheckpoint{") for key in states) == 2
+
+
+def test_a_resumed_run_keeps_the_time_of_its_beginning(tmp_path):
+    train(config_of(tmp_path, max_epochs=1), tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    begun = "2001-02-03T04:05:06+00:00"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": begun}))
+    train(config_of(tmp_path, max_epochs=2), tmp_path / "run", resume=True)
+    manifest = json.loads(path.read_text())
+    assert (manifest["started"], manifest["settings"]["training"]["max_epochs"]) == (begun, 2)
+    train(config_of(tmp_path, max_epochs=1), tmp_path / "run", overwrite=True)
+    assert json.loads(path.read_text())["started"] > begun
 
 
 def test_the_log_has_a_line_of_every_epoch_of_both_parts_of_a_resumed_run(tmp_path):

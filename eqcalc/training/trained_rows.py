@@ -1,0 +1,105 @@
+"""Which rows of which files a model was trained on, as its card keeps them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from eqcalc.data import Dataset, LabelledFrame
+from eqcalc.errors import listing
+
+__all__ = ["TRAINED_ROWS", "Trained", "rows_by_file", "trained_among"]
+
+TRAINED_ROWS = "rows trained on"
+"""The entry of a card's ``training_data`` that :func:`rows_by_file` makes."""
+
+_RANGE = re.compile(r"(\d{1,15})(?::(\d{1,15}))?")
+_N_SHOWN = 5
+
+
+class Trained(NamedTuple):
+    """Frames of a data set that a model was trained on.
+
+    frames : those of the data set
+    rows : all that it was trained on of these files, in words
+    """
+
+    frames: list[LabelledFrame]
+    rows: str
+
+
+def rows_by_file(frames: Iterable[LabelledFrame]) -> dict[str, str]:
+    """Return the frames' numbers in their files, such as ``{"train.xyz": "0:950, 960"}``.
+
+    Files have their names, several ones their paths below the folder that holds them all, by
+    which those of one name (``1/OUTCAR``, ``2/OUTCAR``) are told apart.
+    """
+    rows: dict[str, list[int]] = {}
+    for frame in frames:
+        if frame.origin is not None:
+            rows.setdefault(os.path.abspath(frame.origin.path), []).append(frame.origin.row)
+    if not rows:
+        return {}
+    folder = os.path.commonpath([os.path.dirname(path) for path in rows])
+    return {
+        Path(os.path.relpath(path, folder)).as_posix(): _ranges(found)
+        for path, found in rows.items()
+    }
+
+
+def trained_among(kept: Any, dataset: Dataset) -> Trained:
+    """Return those frames of a data set that a card says were trained on.
+
+    Files are told apart by their names alone, as the card keeps no more; those with fewer frames
+    than were trained on are others.
+
+    Parameters
+    ----------
+    kept : what :func:`rows_by_file` has made; anything else names no frames
+    """
+    names = {name: _parsed(text) for name, text in kept.items()} if _is_table(kept) else {}
+    files = {frame.origin.path for frame in dataset.frames if frame.origin is not None}
+    known = {path: name for path in files for name in names if _is_file_of(path, name)}
+    longest = (max((stop for _, stop in names[name]), default=0) for name in known.values())
+    if sum(longest) > dataset.n_rows:
+        return Trained([], "")
+    frames = [
+        frame
+        for frame in dataset.frames
+        if frame.origin is not None
+        and frame.origin.path in known
+        and any(a <= frame.origin.row < b for a, b in names[known[frame.origin.path]])
+    ]
+    said = [
+        f"{listing(kept[name].split(', '), _N_SHOWN)} of {name}"
+        for name in sorted({*known.values()})
+    ]
+    return Trained(frames, listing(said, _N_SHOWN))
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Return "0:4, 6" of 0, 1, 2, 3 and 6."""
+    spans: list[list[int]] = []
+    for row in sorted(rows):
+        if spans and row <= spans[-1][1]:
+            spans[-1][1] = row + 1
+        else:
+            spans.append([row, row + 1])
+    return ", ".join(f"{a}:{b}" if b > a + 1 else f"{a}" for a, b in spans)
+
+
+def _parsed(text: str) -> list[tuple[int, int]]:
+    found = [_RANGE.fullmatch(part) for part in text.split(", ")]
+    return [(int(m[1]), int(m[2] or int(m[1]) + 1)) for m in found if m is not None]
+
+
+def _is_table(kept: Any) -> bool:
+    return isinstance(kept, Mapping) and all(isinstance(text, str) for text in kept.values())
+
+
+def _is_file_of(path: Path, name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return Path(os.path.abspath(path)).parts[-len(parts) :] == parts
