@@ -101,9 +101,8 @@ class TrainingFolder:
                 **({} if data is None else {"data": dict(data)}),
                 **({} if parent is None else {"start_from": dict(parent)}),
             }
-            write_whole(
-                self.path / _MANIFEST, (json.dumps(manifest, indent=2, default=json_default) + "\n").encode()
-            )
+            text = json.dumps(manifest, indent=2, default=json_default)
+            write_whole(self.path / _MANIFEST, (text + "\n").encode())
 
     def require_checkpoints(self) -> None:
         """Check after a training that what it wrote is there.
