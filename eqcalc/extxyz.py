@@ -20,6 +20,10 @@ __all__ = ["fault_in_extxyz"]
 
 _KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 _PAIR = re.compile(r"""([^\s="']+)=("[^"]*"|'[^']*'|[^\s"']+)""")
+# As ASE splits: what stands in quotes or brackets is part of a word, and so is what a backslash
+# is before.
+_QUOTED = r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^]\\])*\]"""
+_ENTRY = re.compile(rf"(?:{_QUOTED}|[^\s=])+(\s*=\s*(?:{_QUOTED}|\S)*)?")
 _MEASURED = re.compile("lattice|energy|stress|virial", re.IGNORECASE)  # a run_id=1_0 is none
 _LEAST, _MOST = 4, 100_000  # columns of a row: an element and a position, and beyond reason
 
@@ -35,8 +39,9 @@ def fault_in_extxyz(path: Path) -> str | None:
     """Return what is wrong with a file though ASE reads it, in a sentence; None where nothing is.
 
     A row of more columns than there are, whose numbers would move to others; a misspelt key, whose
-    cell would be missing; directions that are no flags, and would all become periodic; digits that
-    only Python takes for a number; a blank line, which would end the file.
+    cell would be missing; a key that stands twice with different values, of which the last would
+    be read; directions that are no flags, and would all become periodic; digits that only Python
+    takes for a number; a blank line, which would end the file.
     """
     with open_with_compression(str(path), "rt") as file:
         lines = enumerate(file, start=1)
@@ -96,6 +101,9 @@ def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | Non
             return f"line {number} says '{key}', which is read as {meant} only where written so"
     if re.sub(r"\\.", "", comment).count('"') % 2:
         return f"line {number} has a quotation mark without an end"
+    twice = _said_twice(keys, comment)
+    if twice is not None:
+        return f"line {number} says {twice[0]} and {twice[1]}; remove the one that is not meant"
     flags = keys.get("pbc", True)
     if isinstance(flags, str) or not np.isin(flags, (0, 1)).all():
         return f"line {number} says pbc='{flags}'; three of T and F are meant"
@@ -108,6 +116,25 @@ def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | Non
             odd = _MEASURED.search(key) and ("_" in stripped or not value.isascii())
             if odd and not isinstance(keys.get(key, ""), (str, dict, list)):
                 return f"line {number} says {key}={value}, which only Python takes for a number"
+    return None
+
+
+def _said_twice(keys: dict[str, Any], comment: str) -> tuple[str, str] | None:
+    """Return two entries of one key with different values, as they are written; else None."""
+    found: dict[str, tuple[str, Any]] = {}
+    for entry in _ENTRY.finditer(comment):
+        if entry.group(1) is None:  # a word alone, as in a sentence
+            continue
+        try:
+            read = list(key_val_str_to_dict(entry.group()).items())
+        except ValueError:
+            return None
+        if len(read) != 1 or read[0][0] not in keys:
+            return None  # split otherwise than ASE did: nothing is concluded
+        key, value = read[0]
+        first, before = found.setdefault(key, (entry.group(), value))
+        if first != entry.group() and not np.array_equal(before, value):  # NaN is not itself
+            return first, entry.group()
     return None
 
 

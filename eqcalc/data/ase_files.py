@@ -5,10 +5,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import ase.db
 import ase.io
+import numpy as np
 from ase import Atoms
+from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from eqcalc.data.hdf5_file import load_hdf5, require_h5py
@@ -101,7 +104,10 @@ def load_frames(path: Path, kind: str) -> list[Atoms]:
         elif fault is not None:
             raise DataError(f"{path}: {fault}.")
         else:
-            images = ase.io.read(path, index=":", format=kind)
+            options: dict[str, Any] = (
+                {"properties_parser": _entries_of_line} if kind == "extxyz" else {}
+            )
+            images = ase.io.read(path, index=":", format=kind, **options)
             frames = images if isinstance(images, list) else [images]
     except DataError:
         raise
@@ -114,6 +120,19 @@ def load_frames(path: Path, kind: str) -> list[Atoms]:
     if not frames:
         raise DataError(f"{path} holds no frames.")
     return frames
+
+
+def _entries_of_line(line: str) -> dict[str, Any]:
+    """Read a frame's line of extxyz as ASE does, but keep a stress that is not symmetric whole.
+
+    Of a matrix ASE takes the upper triangle; nine numbers in a row it leaves alone, and who reads
+    labels refuses them.
+    """
+    entries: dict[str, Any] = key_val_str_to_dict(line)
+    stress = entries.get("stress")
+    if isinstance(stress, np.ndarray) and not np.array_equal(stress, stress.T):
+        entries["stress"] = stress.ravel()
+    return entries
 
 
 def _from_database(path: Path) -> Iterable[Atoms]:

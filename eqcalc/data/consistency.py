@@ -6,12 +6,15 @@ forces on the displacement and of the stress on the strain, to second order in b
     E2 - E1 = -1/2 Σ (F1 + F2) · d + 1/2 (V1 σ1 + V2 σ2) : ε,
 
 with d the displacement beside the strain ε. A wrong unit or sign of one of them shows as a
-factor. Frames that are too far apart for it follow no factor at all, and say nothing.
+factor. Frames that are too far apart for it follow no factor at all, and say nothing. What the
+forces of two frames leave open is about 1/2 Σ |(F2 - F1) · d|, by coordinates; where energies are
+off by as much between near frames, the labels are those of other frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ase import units
@@ -27,6 +30,12 @@ _UNEXPLAINED = 0.03  # of the square of the energy differences: else nothing is 
 _TOLERANCE = 1.5  # anharmonic motion gives 0.7 to 1.1; no mix-up of units is closer than 1.9
 _SHARE = 0.3  # of the energy differences, which a label must explain to be judged
 _MOST_FRAMES = 400
+_FEWEST_MISMATCHED = 6  # pairs, of which most are off
+_OPEN = 0.3  # of what forces leave open: in rMD17, 3BPA and mlearn the median pair has 0.05 at most
+_CONSTANT = 0.01  # of the forces' work
+_NOISE, _NOISE_PER_ATOM = 1e-4, 1e-5  # eV: what self-consistency leaves
+_FLOAT32 = 2.0**-24  # of a total energy: its rounding
+_COPIES = 1e-5  # Å: of them energies may be those of two calculations
 
 # What was read has to be multiplied with it.
 _FACTORS = {
@@ -52,12 +61,15 @@ def label_factors(frames: Sequence[LabelledFrame]) -> dict[str, float]:
     Empty where the frames are too few or too different to tell; a label of which the energy
     differences hardly depend is left out.
     """
-    pairs = np.array(list(_pairs(frames[:_MOST_FRAMES]))).reshape(-1, 4)
+    return _factors(_table(frames))
+
+
+def _factors(pairs: FloatArray) -> dict[str, float]:
     for reach in _REACHES:
         near = pairs[pairs[:, 0] <= reach]
         if len(near) < _FEWEST_PAIRS:
             continue
-        differences, works = near[:, 1], near[:, 2:]
+        differences, works = near[:, 1], near[:, 2:4]
         total = float(np.square(differences).sum())
         named = [k for k in range(2) if np.abs(works[:, k]).max() > 0.0]
         if not named or total == 0.0:
@@ -77,7 +89,11 @@ def label_factors(frames: Sequence[LabelledFrame]) -> dict[str, float]:
 
 def refusal(frames: Sequence[LabelledFrame]) -> str | None:
     """Return a sentence where labels clearly do not belong together, else None."""
-    for name, factor in label_factors(frames).items():
+    pairs = _table(frames)
+    factors = _factors(pairs)
+    if not factors:
+        return _mismatch(pairs)
+    for name, factor in factors.items():
         if 1.0 / _TOLERANCE < factor < _TOLERANCE:
             continue
         known = min(_FACTORS, key=lambda f: abs(np.log(abs(factor / f))) + 9 * (factor * f < 0))
@@ -91,12 +107,61 @@ def refusal(frames: Sequence[LabelledFrame]) -> str | None:
     return None
 
 
+def _mismatch(pairs: FloatArray) -> str | None:
+    """Return a sentence where near frames' energies have nothing to do with forces, else None."""
+    # Of frames in different cells the stress says less than forces, as many codes compute it.
+    pairs = pairs[(pairs[:, 0] > _COPIES) & (pairs[:, 3] == 0.0)]
+    for reach in _REACHES:
+        near = pairs[pairs[:, 0] <= reach]
+        if len(near) >= _FEWEST_MISMATCHED:
+            break
+    else:
+        return None
+    differences, works, bounds, noises = near[:, 1], near[:, 2], near[:, 4], near[:, 5]
+    work = float(np.median(np.abs(works)))
+    if work == 0.0:  # no forces at all are said elsewhere
+        return None
+    if work > np.median(noises) and np.abs(differences).max() <= _CONSTANT * work:
+        return (
+            f"energies of {len(near)} pairs of similar frames are the same, where by their forces "
+            f"they differ by {work:.2g} eV: the energy may be a placeholder, or one that a "
+            "dynamics conserves. Check the key (energy_key)"
+        )
+    left = np.abs(differences - works)
+    off = left > _OPEN * bounds + noises
+    if 2 * off.sum() <= len(near):
+        return None
+    typical, possible = np.median(left[off]), np.median(bounds[off])
+    return (
+        f"energies and forces do not belong together: in {off.sum()} of {len(near)} pairs of "
+        f"similar frames the energy changes by {typical:.2g} eV more or less than the work of the "
+        f"forces, which can be wrong by {possible:.2g} eV. One of them may be of other frames, of "
+        "another order of atoms or of another calculation: check that all stand in one order, "
+        "and the keys (energy_key, forces_key)"
+    )
+
+
 def _close(factor: float, known: float) -> bool:
     return factor * known > 0 and abs(np.log(factor / known)) < 0.15
 
 
-def _pairs(frames: Sequence[LabelledFrame]) -> Iterator[tuple[float, float, float, float]]:
-    """Yield (rms displacement, energy difference, work of forces, work of stress) of neighbours."""
+class _Pair(NamedTuple):
+    """Two similar frames, in Å and eV; ``left_open`` is how wrong the work of the forces may be."""
+
+    rms_displacement: float
+    energy_difference: float
+    force_work: float
+    stress_work: float
+    left_open: float
+    noise: float
+
+
+def _table(frames: Sequence[LabelledFrame]) -> FloatArray:
+    """Return (n_pairs, 6), the columns of :class:`_Pair`."""
+    return np.array(list(_pairs(frames[:_MOST_FRAMES])), dtype=np.float64).reshape(-1, 6)
+
+
+def _pairs(frames: Sequence[LabelledFrame]) -> Iterator[_Pair]:
     groups: dict[bytes, list[LabelledFrame]] = {}
     for frame in frames:
         key = frame.atoms.numbers.tobytes() + frame.atoms.pbc.tobytes()
@@ -123,7 +188,7 @@ def _neighbours(group: list[LabelledFrame]) -> Iterator[tuple[LabelledFrame, Lab
         yield group[k], group[n]
 
 
-def _works(one: LabelledFrame, other: LabelledFrame) -> tuple[float, float, float, float] | None:
+def _works(one: LabelledFrame, other: LabelledFrame) -> _Pair | None:
     if one.forces is None or other.forces is None:
         return None
     cells = (one.atoms.cell.array, other.atoms.cell.array)
@@ -150,7 +215,10 @@ def _works(one: LabelledFrame, other: LabelledFrame) -> tuple[float, float, floa
             strain_work = 0.5 * float((sum(stress_volume) * strain).sum())
     distance = float(np.sqrt(np.square(displacement).sum(axis=1).mean()))
     force_work = -0.5 * float(((one.forces + other.forces) * displacement).sum())
-    return distance, other.energy - one.energy, force_work, strain_work
+    left_open = 0.5 * float(np.abs((other.forces - one.forces) * displacement).sum())
+    noise = _NOISE + _NOISE_PER_ATOM * len(one.atoms) + _FLOAT32 * abs(one.energy)
+    difference = other.energy - one.energy
+    return _Pair(distance, difference, force_work, strain_work, left_open, noise)
 
 
 def _matrix(voigt: FloatArray) -> FloatArray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+from eqcalc.data.entries import entries_of, refuse_two_values
 from eqcalc.data.file_units import UNIT_ENTRIES, file_units
 from eqcalc.data.frames import FloatArray, LabelledFrame, LabelRequest, Origin, require_finite
 from eqcalc.data.label_names import look_alikes, named_options
@@ -101,7 +102,7 @@ class FrameLabels:
         """Return the names of arrays, results and other labels that frames do not have."""
         found: set[str] = set()
         for atoms in images:
-            found |= set(_entries(atoms)) - {str(key) for key in atoms.info}
+            found |= set(entries_of(atoms)) - {str(key) for key in atoms.info}
             found |= _LABELS & {str(key) for key in atoms.info}
         # ASE writes the free energy beside each energy; where they differ, it is said.
         return sorted(found - self._used() - {"free_energy"})
@@ -131,7 +132,7 @@ class FrameLabels:
     def _forces(self, images: list[Atoms], rows: list[int]) -> list[FloatArray | None]:
         asked = self.request.forces_key or self.request.gradient_key
         key = asked or "forces"
-        if asked is None and not any(key in _entries(atoms) for atoms in images):
+        if asked is None and not any(key in entries_of(atoms) for atoms in images):
             self._refuse_forces_by_another_name(images)
             return [None] * len(images)
         kind = "forces" if self.request.gradient_key is None else "gradient"
@@ -161,7 +162,7 @@ class FrameLabels:
         stresses: list[FloatArray | None] = [None] * len(images)
         where = [k for k, atoms in enumerate(images) if atoms.pbc.all()]
         if asked is None:
-            if not any(key in _entries(images[k]) for k in where):
+            if not any(key in entries_of(images[k]) for k in where):
                 return stresses
         elif not where:
             raise DataError(
@@ -201,7 +202,7 @@ class FrameLabels:
     def _others(self, kind: str, images: list[Atoms]) -> list[str]:
         """Return the names in any frame that look like a label and are not what was read."""
         used = {"energy", "forces", "stress", *vars(self.request).values()}
-        found = {name for a in images for name in look_alikes(kind, _entries(a), len(a))}
+        found = {name for a in images for name in look_alikes(kind, entries_of(a), len(a))}
         return sorted(found - used)
 
     def _note_ignored(self, images: list[Atoms]) -> None:
@@ -236,19 +237,19 @@ class FrameLabels:
             label, or no frame of the file has one.
         """
         required = list(where)
-        if any(key in _entries(atoms) for atoms in self.partial_file or []):
+        if any(key in entries_of(atoms) for atoms in self.partial_file or []):
             required = [
                 k
                 for k in where
-                if key in _entries(images[k]) or self._others(_label(kind), [images[k]])
+                if key in entries_of(images[k]) or self._others(_label(kind), [images[k]])
             ]
         self._require([images[k] for k in required], [rows[k] for k in required], key, kind)
         return required
 
     def _require(self, images: list[Atoms], rows: Sequence[object], key: str, kind: str) -> None:
-        missing = [k for k, atoms in enumerate(images) if key not in _entries(atoms)]
+        missing = [k for k, atoms in enumerate(images) if key not in entries_of(atoms)]
         if missing:
-            found = list(_entries(images[missing[0]]))
+            found = list(entries_of(images[missing[0]]))
             label = _label(kind)
             names = self._others(label, [images[k] for k in missing])
             option = named_options(label, names) if names else f"{kind}_key"
@@ -274,12 +275,13 @@ class FrameLabels:
     def _array(
         self, atoms: Atoms, key: str, shapes: list[tuple[int, ...]], row: object
     ) -> FloatArray:
-        value = np.asarray(_entries(atoms)[key])
+        value = np.asarray(entries_of(atoms)[key])
         if value.dtype.kind not in "fiu" or value.shape not in shapes:
             raise DataError(
                 f"{self.path}: '{key}' of row {row} must hold real numbers of shape "
                 f"{' or '.join(map(str, shapes))}, found {value.dtype} of shape {value.shape}."
             )
+        refuse_two_values(atoms, key, shapes, f"{self.path}: '{key}' of row {row}")
         return value.astype(np.float64)
 
 
@@ -290,15 +292,9 @@ def _label(kind: str) -> str:
 def _differ(images: list[Atoms], one: str, other: str) -> bool:
     """Tell whether two energies differ by what matters, 1 meV per atom."""
     for atoms in images:
-        entries = _entries(atoms)
+        entries = entries_of(atoms)
         if one in entries and other in entries:
             difference = np.asarray(entries[one], float) - np.asarray(entries[other], float)
             if abs(difference).max() > 1e-3 * len(atoms):
                 return True
     return False
-
-
-def _entries(atoms: Atoms) -> dict[str, object]:
-    arrays = {key: v for key, v in atoms.arrays.items() if key not in ("numbers", "positions")}
-    results = {} if atoms.calc is None else atoms.calc.results
-    return {**{str(key): value for key, value in atoms.info.items()}, **arrays, **results}

@@ -35,12 +35,12 @@ def is_gradient_name(name: str) -> bool:
 
 
 def is_virial_name(name: str) -> bool:
-    """Tell whether a name says that an array holds -stress x volume.
+    """Tell whether a name says that an array holds -stress x volume; a virial stress is a stress.
 
-    >>> is_virial_name("dft_virials"), is_virial_name("stress")
-    (True, False)
+    >>> is_virial_name("dft_virials"), is_virial_name("stress"), is_virial_name("virial_stress")
+    (True, False, False)
     """
-    return "virial" in name.lower()
+    return "virial" in name.lower() and "stress" not in name.lower()
 
 
 def names_like(kind: str, names: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ its units in entries such as ``e_unit``, ``r_unit`` and ``f_unit``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,7 +110,7 @@ _LAYOUTS = (_RMD17, _MD17, _SGDML)
 
 # Entries without a reader would turn a crystal into a cluster. sGDML's 'lattice' is
 # among them: its scripts have written the vectors as rows and as columns.
-_PERIODIC_KEYS = {"cell", "cells", "lattice", "pbc", "box"}
+_PERIODIC = re.compile("cell|latt|box|pbc|periodic", re.IGNORECASE)
 
 
 def open_npz(path: Path, request: LabelRequest) -> DataFile:
@@ -184,10 +185,12 @@ def _find_layout(file: NpzFile, path: Path, request: LabelRequest) -> _Layout:
             _require_own_geometry(layout, path, request)
             return layout
     found = f"{path}: found the keys {listing(sorted(keys), limit=30)}"
-    if keys & _PERIODIC_KEYS:
+    named = {asked for asked in vars(request).values() if asked is not None}
+    periodic = sorted(key for key in keys - named if _PERIODIC.search(key))
+    if periodic:
         raise DataError(
-            f"{found}; periodic structures ({listing(sorted(keys & _PERIODIC_KEYS))}) are not "
-            "read from npz. Write the data as extxyz, which states cell and pbc."
+            f"{found}; periodic structures ({listing(periodic)}) are not read from npz. Write the "
+            "data as extxyz, which states cell and pbc, or leave an entry out that is no cell."
         )
     numbers = request.numbers_key or _present(keys, "nuclear_charges", "z")
     positions = request.positions_key or _present(keys, "coords", "R")

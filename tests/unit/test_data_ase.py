@@ -348,3 +348,55 @@ def test_isolated_atom_without_energy_is_refused(tmp_path):
     path = write(tmp_path / "data.xyz", [atom, water()])
     with pytest.raises(DataError, match="no energy 'energy' in 1 of 1 frames, rows isolated H;"):
         read_dataset(path)
+
+
+# --- a label in two places
+
+
+@pytest.mark.parametrize("key", ["energy", "forces", "stress"])
+def test_a_label_that_stands_twice_with_different_values_is_refused(tmp_path, key):
+    atoms = crystal([0.1, 0.2, 0.3, 0.0, 0.0, 0.0])
+    other = {"energy": -4209.78, "forces": np.full((2, 3), 0.5), "stress": np.eye(3)}
+    atoms.info[key] = other[key]
+    ase.io.write(tmp_path / "data.traj", [crystal([0.0] * 6), atoms])
+    match = (
+        rf"'{key}' of row 1 stands in two places with different values: \S+ in the calculator's "
+        r"results, \S+ in the info\. .* rename the one that is meant .*energy_key"
+    )
+    with pytest.raises(DataError, match=match):
+        read_dataset(tmp_path / "data.traj")
+
+
+def test_a_label_that_stands_twice_with_one_value_is_read(tmp_path):
+    atoms = crystal([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    atoms.info["energy"] = -10.0 + 1e-7
+    atoms.info["stress"] = [[0.1, 0.6, 0.5], [0.6, 0.2, 0.4], [0.5, 0.4, 0.3]]
+    atoms.arrays["forces"] = np.zeros((2, 3))
+    atoms.info["forces"] = "of LDA"
+    frame = read_dataset(write(tmp_path / "data.traj", [atoms])).frames[0]
+    assert frame.energy == -10.0
+    np.testing.assert_allclose(frame.stress, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_another_label_that_stands_twice_is_nobodys_business(tmp_path):
+    atoms = crystal()
+    atoms.info |= {"energy": -99.0, "REF_energy": -11.0}
+    path = tmp_path / "data.traj"
+    ase.io.write(path, [atoms])
+    assert read_dataset(path, energy_key="REF_energy").frames[0].energy == -11.0
+
+
+@pytest.mark.parametrize("key", ["stress", "REF_stress"])
+def test_a_stress_in_extxyz_that_is_not_symmetric_is_refused(tmp_path, key):
+    path = write(tmp_path / "data.xyz", [crystal([0.1, 0.2, 0.3, 0.0, 0.0, 0.4])])
+    text = path.read_text()
+    numbers = "0.1 0.4 0.0 0.4 0.2 0.0 0.0 0.0 0.3"
+    assert numbers in text
+    path.write_text(text.replace(numbers, numbers.replace("0.4", "0.9", 1)).replace("stress", key))
+    asked = {} if key == "stress" else {"stress_key": key}
+    with pytest.raises(DataError, match=f"'{key}' of row 0 must be a symmetric matrix, found"):
+        read_dataset(path, **asked)
+    path.write_text(text.replace("stress", key))
+    np.testing.assert_array_equal(
+        read_dataset(path, **asked).frames[0].stress, [0.1, 0.2, 0.3, 0.0, 0.0, 0.4]
+    )

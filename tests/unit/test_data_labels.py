@@ -100,6 +100,22 @@ def test_a_stress_by_another_name_is_said(name, tmp_path):
         assert read_dataset(path).frames[0].stress is None
 
 
+def test_a_virial_stress_is_a_stress(tmp_path):
+    frames = images()
+    for atoms in frames:
+        atoms.set_cell([9.0, 9.0, 9.0])
+        atoms.pbc = True
+        atoms.info["virial_stress"] = 0.1 * np.eye(3)
+        atoms.calc.atoms = atoms.copy()
+    path = write(tmp_path / "data.xyz", frames)
+    with pytest.warns(DataWarning, match="give stress_key = 'virial_stress'"):
+        read_dataset(path)
+    with pytest.raises(ConfigError, match=r"names a stress, .* give stress_key = 'virial_stress'"):
+        read_dataset(path, virial_key="virial_stress")
+    found = read_dataset(path, stress_key="virial_stress").frames[0].stress
+    np.testing.assert_array_equal(found, [0.1, 0.1, 0.1, 0.0, 0.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

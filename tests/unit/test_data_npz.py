@@ -119,6 +119,29 @@ def test_npz_periodic_is_refused(tmp_path, key):
         read_dataset(path)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["lattice_vectors", "Lattice", "unit_cell", "boxes", "cell_vectors", "BOX", "Pbc", "latt"],
+)
+def test_npz_entry_that_looks_like_a_cell_is_refused_by_name(tmp_path, key):
+    raw = arrays()
+    entries = {"Z": raw["nuclear_charges"], "xyz": raw["coords"], "U": raw["energies"]}
+    path = save(tmp_path / "data.npz", entries | {key: 9.0 * np.eye(3)})
+    asked = {"numbers_key": "Z", "positions_key": "xyz", "energy_key": "U"}
+    asked |= {"energy_unit": "kcal/mol", "length_unit": "Angstrom"}
+    with pytest.raises(DataError, match=rf"periodic structures \({key}\).* as extxyz"):
+        read_dataset(path, **asked)
+
+
+def test_npz_entry_that_is_asked_for_is_no_cell(tmp_path):
+    raw = arrays()
+    entries = {"Z": raw["nuclear_charges"], "x_box": raw["coords"], "U": raw["energies"]}
+    path = save(tmp_path / "data.npz", entries)
+    asked = {"numbers_key": "Z", "positions_key": "x_box", "energy_key": "U"}
+    asked |= {"energy_unit": "kcal/mol", "length_unit": "Angstrom"}
+    assert len(read_dataset(path, **asked)) == len(raw["coords"])
+
+
 def test_npz_stress_is_refused():
     with pytest.raises(ConfigError, match="stress_key='stress' is not supported for npz"):
         read_dataset(RMD17, stress_key="stress")

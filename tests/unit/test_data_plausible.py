@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -237,3 +238,66 @@ def test_structures_are_shared_whatever_their_file_is_called():
     xyz = read_dataset(SMALL / "ethanol_rmd17_frames.xyz", rows="2:4").frames
     assert shared_structures(xyz, npz) == xyz
     assert shared_structures(npz[:2], xyz) == []
+
+
+@pytest.fixture(scope="module")
+def trajectory() -> list[LabelledFrame]:
+    """Copper that moves by 0.01 Å a step: so little that energies follow forces closely."""
+    start, swing = copper(0), np.random.default_rng(1).normal(size=(2, 4, 3))
+    frames = []
+    for k in range(30):
+        atoms = start.copy()
+        atoms.positions += 0.06 * (np.sin(0.15 * k) * swing[0] + np.cos(0.11 * k) * swing[1])
+        atoms.calc = EMT()
+        frames.append(LabelledFrame(atoms, atoms.get_potential_energy(), atoms.get_forces()))
+    return frames
+
+
+def test_right_labels_of_a_tight_trajectory_pass(trajectory):
+    assert label_factors(trajectory) == {"forces": pytest.approx(1.0, abs=0.02)}
+    assert refusal(trajectory) is None
+    noisy = [replace(f, energy=f.energy + 1e-4 * (-1) ** k) for k, f in enumerate(trajectory)]
+    assert refusal(noisy) is None
+
+
+@pytest.mark.parametrize("offset", [7, 9])
+@pytest.mark.parametrize("label", ["energy", "forces"])
+def test_labels_of_other_frames_are_refused(label, offset, trajectory):
+    shifted = [
+        replace(frame, **{label: getattr(later, label)})
+        for frame, later in zip(trajectory, trajectory[offset:], strict=False)
+    ]
+    said = refusal(shifted)
+    assert said is not None
+    assert "energies and forces do not belong together" in said
+
+
+def test_forces_of_other_frames_are_refused_where_the_file_is_read(trajectory, tmp_path):
+    images = []
+    for frame, later in zip(trajectory, trajectory[7:], strict=False):
+        atoms = frame.atoms.copy()
+        atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=later.forces)
+        images.append(atoms)
+    ase.io.write(tmp_path / "data.xyz", images)
+    match = r"do not belong together: in \d+ of \d+ pairs .* than the work of the forces, .*_key\)"
+    with pytest.raises(DataError, match=match):
+        read_dataset(tmp_path / "data.xyz")
+    with pytest.warns(DataWarning, match=match):
+        assert len(read_dataset(tmp_path / "data.xyz", trust_data=True)) == len(images)
+
+
+@pytest.mark.parametrize("energy", [0.0, -3.5])
+def test_one_energy_of_all_frames_is_refused_where_forces_work(energy, trajectory, tmp_path):
+    images = []
+    for frame in trajectory:
+        atoms = frame.atoms.copy()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=frame.forces)
+        images.append(atoms)
+    ase.io.write(tmp_path / "data.xyz", images)
+    match = (
+        r"energies of \d+ pairs of similar frames are the same, where .* placeholder, .*energy_key"
+    )
+    with pytest.raises(DataError, match=match):
+        read_dataset(tmp_path / "data.xyz")
+    still = [replace(trajectory[0], energy=energy) for _ in trajectory]
+    assert refusal(still) is None

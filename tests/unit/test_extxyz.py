@@ -39,6 +39,9 @@ H 0.0 0.0 0.7
         ("species", "spezies", "line 2 names no column of elements"),
         ("-2.5", "-2_5", "line 2 says energy=-2_5, which only Python takes for a number"),
         ('"9 0', '"１ 0', "which only Python takes for a number"),
+        ("energy", "energy=-20.0 energy", "line 2 says energy=-20.0 and energy=-2.5; remove the"),
+        ('pbc="T T F"', 'pbc="T T F" pbc="T T T"', 'line 2 says pbc="T T F" and pbc="T T T"'),
+        ("energy", "energy = -20.0 note='a b' energy", "says energy = -20.0 and energy=-2.5"),
         ("0.76", "0_7", "line 4 says '0_7', where a number is meant"),
         ("0.76", "１", "line 4 says '１', where a number is meant"),
     ],
@@ -80,6 +83,11 @@ def test_a_blank_line_before_the_last_frame_is_refused_everywhere(tmp_path):
         PLAIN,
         PLAIN.replace("0.0\n", "0.0 0.4\n").replace("0.7\n", "0.7 0.4\n"),  # a charge behind it
         WATER.replace("energy", "run_id=1_0 energy"),
+        WATER.replace("energy", "energy=-2.50 energy"),
+        WATER.replace("energy", "note=\"energy=-1 energy=-3\" also='energy=-4' energy"),
+        WATER.replace("energy", "note={energy=-1} of=[energy=-4] energy"),
+        WATER.replace("energy", 'note="a \\" energy=-1" energy'),
+        WATER.replace("energy", "the energy of the energy energy"),
         PLAIN + "VEC1 9.0 0.0 0.0\n",
     ],
 )
