@@ -5,8 +5,8 @@
 Frames 0 to 949 are trained on, 950 to 999 choose the best epoch, and 1000 to 1999 judge it.
 ``old`` labels are those of the original MD17, ``new`` those of rMD17 for the same frames. A
 run that was stopped is resumed, a finished one is not repeated; the table is rewritten after
-every run, and holds all results that were ever found. Learning rate, schedule, loss, weights and
-cutoff were chosen on ethanol's validation frames and are the same for every molecule.
+every run, and holds all results that were ever found. Learning rate, schedule, loss and weights
+were chosen on ethanol's validation frames and are the same for every molecule.
 """
 
 from __future__ import annotations
