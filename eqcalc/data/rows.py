@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, DataError, listing
 
-__all__ = ["Rows", "parse_rows"]
+__all__ = ["Rows", "is_row_file", "parse_rows"]
 
 Rows = Union[str, Path, Sequence[int], NDArray[np.integer], None]
 
@@ -68,6 +68,15 @@ def parse_rows(rows: Rows, n: int, source: str = "") -> list[int]:
     return list(chosen)
 
 
+def is_row_file(rows: str) -> bool:
+    """Tell whether rows are those that a file lists.
+
+    >>> is_row_file("train.CSV"), is_row_file("0:950")
+    (True, False)
+    """
+    return Path(rows).suffix.lower() in (".csv", ".txt")
+
+
 def _from_text(text: str, n: int) -> Sequence[int]:
     match = _SLICE.fullmatch(text)
     if match is not None:
@@ -76,7 +85,7 @@ def _from_text(text: str, n: int) -> Sequence[int]:
             raise ConfigError(f"rows '{text}' has step 0; {_FORMS}")
         # The stop stays unclipped here so that the caller can refuse it.
         return range(int(start or 0), int(stop) if stop else n, int(step or 1))
-    if Path(text).suffix.lower() in (".csv", ".txt"):
+    if is_row_file(text):
         return _from_file(Path(text))
     raise ConfigError(f"rows '{text}' is not understood; {_FORMS}")
 

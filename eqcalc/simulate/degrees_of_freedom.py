@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom, FixConstraint, FixedMode
+from ase.constraints import (
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixConstraint,
+    FixedMode,
+    FixInternals,
+    FixLinearTriatomic,
+)
 from ase.geometry import find_mic
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -18,6 +27,7 @@ from eqcalc.errors import ConfigError
 
 __all__ = ["degrees_of_freedom"]
 
+_INTERNAL = (FixInternals, FixLinearTriatomic)  # a motion of the whole leaves them alone
 _LARGEST_RANK = 100  # atoms that rods join, whose rank is computed; larger ones have no cycles
 
 
@@ -61,14 +71,21 @@ def degrees_of_freedom(atoms: Atoms) -> int:
         taken = _taken_by(constraint, atoms)
         if taken == 0:
             continue
-        indices: list[int] = list(getattr(constraint, "get_indices", list)())
-        index = np.asarray(indices, dtype=int) % len(atoms)
+        index = _atoms_of(constraint, atoms)
+        if total and type(constraint) not in _INTERNAL:
+            raise _clash("FixCom", type(constraint).__name__, int(index[0]))
         if busy[index].any():
             atom = int(index[busy[index]][0])
             raise _clash(type(constraint).__name__, "another constraint", atom)
         busy[index] = True
         free -= taken
     return max(free, 0)
+
+
+def _atoms_of(constraint: FixConstraint, atoms: Atoms) -> NDArray[np.int64]:
+    """Return the atoms that a constraint holds, all of them where it does not say."""
+    indices: list[int] = list(getattr(constraint, "get_indices", list)())
+    return np.asarray(indices or range(len(atoms)), dtype=int) % len(atoms)
 
 
 def _taken_by(constraint: FixConstraint, atoms: Atoms) -> int:

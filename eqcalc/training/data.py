@@ -13,6 +13,7 @@ from eqcalc.data import Dataset, LabelledFrame, random_split, read_dataset
 from eqcalc.data.data_files import find_files
 from eqcalc.data.duplicates import shared_structures
 from eqcalc.data.plausibility import energy_findings
+from eqcalc.data.rows import is_row_file
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.training.config import TrainingConfig
 
@@ -83,12 +84,7 @@ def _read(
 
 def rows_of(config: TrainingConfig, rows: Optional[str]) -> Optional[str]:
     """Return rows as ``read_dataset`` takes them: a file of rows is relative to the file."""
-    return str(config.resolve(str(rows))) if _is_file(rows) else rows
-
-
-def _is_file(rows: Optional[str]) -> bool:
-    """Tell whether rows are those that a file lists, as :mod:`eqcalc.data.rows` decides it."""
-    return rows is not None and Path(rows).suffix.lower() in (".csv", ".txt")
+    return str(config.resolve(rows)) if rows is not None and is_row_file(rows) else rows
 
 
 def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
@@ -144,7 +140,7 @@ def data_checksums(config: TrainingConfig) -> dict[str, dict[str, str]]:
     files = [
         file for one in named if one is not None for file in find_files(config.resolve_data(one))
     ]
-    lists = [Path(str(rows_of(config, one))) for one in rows if _is_file(one)]
+    lists = [config.resolve(one) for one in rows if one is not None and is_row_file(one)]
     return {"sha256": _sha256(files), "sha256 of rows": _sha256(lists)}
 
 

@@ -15,6 +15,7 @@ from ase.constraints import (
     FixedLine,
     FixedMode,
     FixedPlane,
+    FixLinearTriatomic,
     FixScaled,
     MirrorForce,
 )
@@ -65,6 +66,7 @@ def free_directions(atoms: Atoms) -> int:
         ([FixedLine([0], (1, 0, 0)), FixedPlane([1, 2], (0, 0, 1))], 4),
         ([FixAtoms([0]), FixScaled([1], (True, True, False))], 5),
         ([FixAtoms([0]), FixBondLengths([(3, 4)])], 4),
+        ([FixCom(), FixLinearTriatomic([(1, 0, 2)])], 7),
     ],
 )
 def test_each_degree_of_freedom_counts_once(constraints, taken):
@@ -91,6 +93,8 @@ def test_one_direction_of_all_atoms_is_one():
         ([FixAtoms([0]), FixBondLengths([(0, 1)])], "FixBondLengths and FixAtoms both act on ato"),
         ([FixCartesian([1], (0, 0, 1)), FixBondLengths([(0, 1)])], "and FixCartesian both act on"),
         ([FixAtoms([2]), FixCom()], "FixCom and FixAtoms both act on atom 2"),
+        ([FixCom(), FixedPlane([1], (0, 1, 0))], "FixCom and FixedPlane both act on atom 1"),
+        ([FixedMode(np.ones((3, 3))), FixAtoms([2])], "FixedMode and another .* atom 2"),
         ([FixedLine([0], (1, 0, 0)), FixedLine([0], (0, 1, 0))], "FixedLine and another constrai"),
         (
             [FixBondLengths([(0, 1)]), FixedPlane([1], (0, 1, 0))],
