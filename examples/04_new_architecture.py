@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import require_at_least, require_positive
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.radial import SineBasis
 from eqcalc.nn.scatter import at_senders, sum_at_receivers

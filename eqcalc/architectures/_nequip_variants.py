@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import torch
 from torch import Tensor
 
+from eqcalc.arguments import require_at_least, require_choice, require_positive
 from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
 from eqcalc.nn.scatter import at_senders
 
 if TYPE_CHECKING:

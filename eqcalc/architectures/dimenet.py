@@ -46,11 +46,11 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.errors import GraphError, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.activation import activation_name, build_activation
-from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
-from eqcalc.nn.bare_inputs import require_edge_index, require_shape
+from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
 from eqcalc.nn.bessel import BesselBasis, SphericalBesselBasis
 from eqcalc.nn.directional import (
     AngularBasis,

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from eqcalc.architectures.dimenet import DirectionalNetwork, require_directional_sizes
+from eqcalc.arguments import require_at_least
 from eqcalc.nn.activation import activation_name, build_activation
-from eqcalc.nn.arguments import require_at_least
 from eqcalc.nn.directional import AngularBasis, Interaction, Output, dense, radial_weights
 from eqcalc.nn.triplets import lay_out
 

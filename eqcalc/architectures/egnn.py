@@ -46,13 +46,13 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
 from eqcalc.nn.activation import Swish
-from eqcalc.nn.arguments import refuse_self_loops, require_at_least, require_positive
-from eqcalc.nn.bare_inputs import require_edge_index, require_shape
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
+from eqcalc.nn.envelope import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.scatter import at_senders, sum_at_receivers
 
@@ -125,15 +125,15 @@ class EGNN(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            hidden_dim,
-            num_layers,
-            cutoff,
-            swish_beta,
-            attention,
-            update_coordinates,
-            normalize,
-            tanh,
-            avg_num_neighbors,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            cutoff=cutoff,
+            swish_beta=swish_beta,
+            attention=attention,
+            update_coordinates=update_coordinates,
+            normalize=normalize,
+            tanh=tanh,
+            avg_num_neighbors=avg_num_neighbors,
         )
         self.cutoff = float(cutoff)
         self.n_hops = num_layers

@@ -46,9 +46,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, GraphError
-from eqcalc.nn.arguments import refuse_self_loops, require_at_least
-from eqcalc.nn.bare_inputs import require_edge_index, require_shape
+from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
 from eqcalc.nn.kinematics import HingeKinematics, LearnableKinematics, StickKinematics, perceptron
 from eqcalc.nn.object_index import require_objects, require_rods
 from eqcalc.nn.scatter import sum_at_receivers
@@ -102,7 +102,13 @@ class GMN(nn.Module):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        self.config = Config(in_dim, hidden_dim, num_layers, edge_attr_dim, learnable)
+        self.config = Config(
+            in_dim=in_dim,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            edge_attr_dim=edge_attr_dim,
+            learnable=learnable,
+        )
         self.embedding = nn.Linear(in_dim, hidden_dim)
         self.layers = nn.ModuleList(
             GMNLayer(

@@ -40,10 +40,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eqcalc.arguments import require_at_least, require_choice, require_fraction, require_positive
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import require_at_least, require_choice, require_fraction, require_positive
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import polynomial_envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import NORMS, ChannelNorm
 from eqcalc.nn.radial import gaussian_basis
@@ -140,16 +140,16 @@ class GVP(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            scalar_dim,
-            vector_dim,
-            edge_scalar_dim,
-            edge_vector_dim,
-            num_layers,
-            num_radial_basis,
-            cutoff,
-            drop_rate,
-            avg_num_neighbors,
-            vector_norm,
+            scalar_dim=scalar_dim,
+            vector_dim=vector_dim,
+            edge_scalar_dim=edge_scalar_dim,
+            edge_vector_dim=edge_vector_dim,
+            num_layers=num_layers,
+            num_radial_basis=num_radial_basis,
+            cutoff=cutoff,
+            drop_rate=drop_rate,
+            avg_num_neighbors=avg_num_neighbors,
+            vector_norm=vector_norm,
         )
         self.cutoff = float(cutoff)
         self.n_hops = num_layers

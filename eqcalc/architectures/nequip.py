@@ -66,10 +66,10 @@ from eqcalc.architectures._nequip_variants import (
     scale_edges,
     sender_factors,
 )
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.elements import N_ELEMENTS, atomic_number
 from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import require_at_least, require_positive
 from eqcalc.nn.bessel import BesselBasis
 from eqcalc.nn.constants import Constants
 from eqcalc.nn.so3 import (

@@ -38,15 +38,14 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-from eqcalc.elements import N_ELEMENTS
-from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import (
-    refuse_self_loops,
+from eqcalc.arguments import (
     require_at_least,
     require_choice,
     require_positive,
 )
-from eqcalc.nn.bare_inputs import require_edge_index, require_shape
+from eqcalc.elements import N_ELEMENTS
+from eqcalc.graph import AtomicGraph
+from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
 from eqcalc.nn.envelope import ENVELOPES, Envelope
 from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import NORMS, ChannelNorm
@@ -141,17 +140,17 @@ class PaiNN(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            embedding_dim,
-            num_blocks,
-            num_radial_basis,
-            cut_off,
-            out_dim,
-            return_potential_energy,
-            return_force_vectors,
-            vector_norm,
-            envelope,
-            radial_basis,
-            radial_unit,
+            embedding_dim=embedding_dim,
+            num_blocks=num_blocks,
+            num_radial_basis=num_radial_basis,
+            cut_off=cut_off,
+            out_dim=out_dim,
+            return_potential_energy=return_potential_energy,
+            return_force_vectors=return_force_vectors,
+            vector_norm=vector_norm,
+            envelope=envelope,
+            radial_basis=radial_basis,
+            radial_unit=radial_unit,
         )
         self.cutoff = float(cut_off)
         self.vanishing_derivatives = 1 if envelope == "cosine" else 2

@@ -33,18 +33,18 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from eqcalc.elements import N_ELEMENTS
-from eqcalc.errors import ConfigError
-from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import (
-    refuse_self_loops,
+from eqcalc.arguments import (
     require_at_least,
     require_choice,
     require_positive,
 )
-from eqcalc.nn.bare_inputs import require_edge_index, require_shape
+from eqcalc.elements import N_ELEMENTS
+from eqcalc.errors import ConfigError
+from eqcalc.graph import AtomicGraph
+from eqcalc.nn.activation import ShiftedSoftplus
+from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
 from eqcalc.nn.envelope import ENVELOPES, Envelope
-from eqcalc.nn.mlp import MLP, ShiftedSoftplus
+from eqcalc.nn.mlp import MLP
 from eqcalc.nn.radial import gaussian_basis
 from eqcalc.nn.scatter import at_senders, sum_at_receivers
 from eqcalc.nn.stored_basis import require_basis, stored_basis
@@ -150,17 +150,17 @@ class SchNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = Config(
-            num_interaction_blocks,
-            hidden_dim,
-            num_filters,
-            cutoff,
-            lower_bound,
-            upper_bound,
-            gamma,
-            envelope,
-            radial_basis,
-            radial_unit,
-            readout_activation,
+            num_interaction_blocks=num_interaction_blocks,
+            hidden_dim=hidden_dim,
+            num_filters=num_filters,
+            cutoff=cutoff,
+            lower_bound=lower_bound,
+            upper_bound=upper_bound,
+            gamma=gamma,
+            envelope=envelope,
+            radial_basis=radial_basis,
+            radial_unit=radial_unit,
+            readout_activation=readout_activation,
         )
         self.vanishing_derivatives = 1 if envelope == "cosine" else 2
         self.cutoff = None if cutoff is None else float(cutoff)

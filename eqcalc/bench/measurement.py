@@ -35,6 +35,7 @@ from torch import Tensor
 
 from eqcalc import __version__
 from eqcalc.calculator import EqCalculator
+from eqcalc.cores import usable_cores
 from eqcalc.elements import require_elements
 from eqcalc.engines import Engine, engines_on, load_model
 from eqcalc.graph import AtomicGraph
@@ -344,8 +345,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     load = None
     with contextlib.suppress(AttributeError, OSError):  # no Unix
         load = round(os.getloadavg()[0], 2)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = usable_cores()
     capability = torch.backends.cpu.get_cpu_capability()
     cuda = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {

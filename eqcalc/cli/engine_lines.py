@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from eqcalc.cli.console import say
 from eqcalc.cli.options import CalculatorOptions
+from eqcalc.cores import usable_cores
 
 if TYPE_CHECKING:
     from eqcalc.calculator import EqCalculator
@@ -33,7 +33,7 @@ def say_engine(calculator: EqCalculator, n_atoms: int, options: CalculatorOption
     if "together" in facts:
         say(f"  {facts['together']}")
     if facts["threads"] is not None:
-        advice = thread_advice(n_atoms, facts["threads"], _n_cores())
+        advice = thread_advice(n_atoms, facts["threads"], usable_cores())
         if advice is not None:
             say(f"  {advice}", style="yellow")
 
@@ -71,9 +71,3 @@ def _faster(calculator: EqCalculator, named: dict[str, str]) -> list[str]:
 
     ready = [name for model in models for name in faster_and_ready(model)]
     return [name for name in dict.fromkeys(ready) if name not in named]
-
-
-def _n_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: what a batch system left of the machine
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from eqcalc.cores import usable_cores
 from eqcalc.doctor.fresh_process import ask
 from eqcalc.doctor.remark import Remark, State
 from eqcalc.errors import EngineError
@@ -35,7 +36,7 @@ def devices() -> list[Remark]:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    found = [Remark("cpu", State.OK, f"{cores()} cores, {capability}")]
+    found = [Remark("cpu", State.OK, f"{usable_cores()} cores, {capability}")]
     with warnings.catch_warnings(record=True) as said:  # torch's reasons come as warnings
         warnings.simplefilter("always")
         is_available = torch.cuda.is_available()
@@ -67,19 +68,13 @@ def _no_cuda(torch_version: str, built_for: str | None, said: list[str]) -> Rema
     return Remark("cuda", State.NOTE, f"none: {reason}", "compare the driver's CUDA in nvidia-smi")
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def threads() -> Remark:
     """Look at how many threads a run takes, and whether there are cores for them."""
     import torch
 
     from eqcalc.threads import ATOMS_PER_THREAD, threads_for
 
-    n_torch, n_cores = torch.get_num_threads(), cores()
+    n_torch, n_cores = torch.get_num_threads(), usable_cores()
     limit = _cpu_limit()
     n_free = n_cores if limit is None else min(n_cores, max(1, int(limit)))
     set_by = os.environ.get("OMP_NUM_THREADS")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
+from eqcalc.arguments import require_positive
 from eqcalc.dynamics.learned import complete_edges
 from eqcalc.dynamics.propagator_file import (
     PropagatorCard,
@@ -20,7 +21,6 @@ from eqcalc.dynamics.propagator_file import (
 from eqcalc.errors import ConfigError, OutputError, OutputExistsError, did_you_mean
 from eqcalc.export import read_archive, write_archive
 from eqcalc.files import write_whole
-from eqcalc.nn.arguments import require_positive
 from eqcalc.nn.object_index import OBJECT_SIZES
 
 __all__ = ["export_propagator"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from eqcalc.architectures.egnn import EquivariantGraphConvolutionalLayer
 from eqcalc.architectures.gmn import GMN
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.errors import ConfigError, did_you_mean
-from eqcalc.nn.arguments import require_at_least, require_positive
 
 __all__ = ["LEARNED_DYNAMICS", "EGNNDynamics", "GMNDynamics", "build_dynamics", "complete_edges"]
 

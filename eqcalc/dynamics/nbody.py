@@ -30,9 +30,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.dynamics.nbody_data import NBodyData, NBodySystem
 from eqcalc.errors import ConfigError, NonFiniteError
-from eqcalc.nn.arguments import require_at_least, require_positive
 
 __all__ = ["FORCE_CLIP", "simulate", "total_energy"]
 

@@ -13,9 +13,9 @@ from ase import Atoms
 from ase.constraints import FixBondLengths
 from numpy.typing import NDArray
 
+from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, DataError
 from eqcalc.files import ARRAY_DAMAGE, write_whole
-from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["NBodyData", "NBodySystem", "read_nbody", "write_nbody"]
 

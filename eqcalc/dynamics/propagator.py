@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.io.trajectory import Trajectory
 from torch import Tensor
 
+from eqcalc.arguments import require_at_least
 from eqcalc.devices import resolve_device, resolve_dtype
 from eqcalc.dynamics.objects import find_objects, object_tensors
 from eqcalc.dynamics.propagator_file import (
@@ -32,7 +33,6 @@ from eqcalc.engines.loading import errors_of_the_program
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, GraphError, ModelFileError, NonFiniteError, listing
 from eqcalc.model_file import Source
-from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["Propagator"]
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.dynamics.learned import complete_edges
 from eqcalc.dynamics.nbody_data import NBodyData, NBodySystem
 from eqcalc.errors import ConfigError, NonFiniteError
-from eqcalc.nn.arguments import require_at_least, require_positive
 
 __all__ = ["DynamicsErrors", "DynamicsOptions", "Epoch", "evaluate_dynamics", "train_dynamics"]
 

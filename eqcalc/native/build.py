@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from eqcalc.cores import usable_cores
 from eqcalc.errors import EngineError
 from eqcalc.native.operators import load_operators
 from eqcalc.native.package_cache import PackageCache, machine_key
@@ -169,7 +170,7 @@ def compile_sources(
                 [compiler, *flags, *own_flags, *headers, "-c", str(source), "-o", objects[-1]]
             )
         # Most of the time goes into torch's headers, which every source reads.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(_run, commands))
         command = [compiler, "-shared", *objects, "-o", str(library), *libraries]
         # GCC's calls of OpenMP are answered by the library that torch brings: with one of its own

@@ -1,5 +1,6 @@
 """Activation functions, by name or as the caller's own."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Optional, Union
 
@@ -8,7 +9,7 @@ from torch.nn import functional
 
 from eqcalc.errors import ConfigError, did_you_mean
 
-__all__ = ["ACTIVATIONS", "Swish", "activation_name", "build_activation"]
+__all__ = ["ACTIVATIONS", "ShiftedSoftplus", "Swish", "activation_name", "build_activation"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -23,6 +24,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """Classes by the name that a configuration stores."""
 
 _CUSTOM = "custom:"
+
+
+class ShiftedSoftplus(nn.Module):
+    """ssp(x) = softplus(x) - ln 2, so that ssp(0) = 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the function elementwise."""
+        return functional.softplus(x) - math.log(2.0)
 
 
 class Swish(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eqcalc.errors import GraphError, listing
 
-__all__ = ["require_edge_index", "require_shape"]
+__all__ = ["refuse_self_loops", "require_edge_index", "require_shape"]
 
 
 def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -37,4 +37,20 @@ def require_edge_index(edge_index: Tensor, n_atoms: int) -> None:
     if edges:
         raise GraphError(
             f"edge_index must lie in 0..{n_atoms - 1}; out of range at edges {listing(edges)}."
+        )
+
+
+def refuse_self_loops(edge_index: Tensor) -> None:
+    """Check the bare-tensor interface's promise that no atom is its own neighbour.
+
+    Without periodic images a self-loop has length zero, and with it no direction.
+
+    Raises
+    ------
+    GraphError : some column of ``edge_index`` (2, n_edges) joins an atom to itself.
+    """
+    loops = torch.nonzero(edge_index[0] == edge_index[1]).flatten().tolist()
+    if loops:
+        raise GraphError(
+            f"edge_index must not contain self-loops; found them at edges {listing(loops)}."
         )

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eqcalc.errors import ConfigError
-from eqcalc.nn.cutoff import polynomial_envelope, xplor_envelope
+from eqcalc.nn.envelope import polynomial_envelope, xplor_envelope
 
 __all__ = [
     "BesselBasis",

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
-from torch.nn import functional
 
-__all__ = ["MLP", "ShiftedSoftplus"]
-
-
-class ShiftedSoftplus(nn.Module):
-    """ssp(x) = softplus(x) - ln 2, so that ssp(0) = 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the function elementwise."""
-        return functional.softplus(x) - math.log(2.0)
+__all__ = ["MLP"]
 
 
 class MLP(nn.Module):

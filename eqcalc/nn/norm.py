@@ -9,7 +9,7 @@ vectors of 1, which is the size that features have.
 import torch
 from torch import Tensor, nn
 
-from eqcalc.nn.arguments import require_choice
+from eqcalc.arguments import require_choice
 
 __all__ = ["NORMS", "ChannelNorm", "channel_norm", "smooth_channel_norm"]
 

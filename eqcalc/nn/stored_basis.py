@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_choice
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_choice
 
 __all__ = ["STORED", "StoredGaussians", "StoredSines", "require_basis", "stored_basis"]
 

@@ -20,12 +20,12 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_at_least, require_positive
 from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.arguments import require_at_least, require_positive
 from eqcalc.nn.constants import Constants
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import polynomial_envelope
 from eqcalc.nn.scatter import at_senders
 
 __all__ = ["COULOMB", "ZBL"]

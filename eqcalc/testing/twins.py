@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eqcalc.graph import AtomicGraph
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import polynomial_envelope
 from eqcalc.nn.norm import channel_norm
 from eqcalc.nn.scatter import sum_at_receivers
 from eqcalc.potential import Potential

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from eqcalc.arguments import require_at_least
 from eqcalc.data.batches import LabelledGraph
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["BatchOptions"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from eqcalc import architectures
+from eqcalc.arguments import require_at_least
 from eqcalc.data.statistics import METHODS
 from eqcalc.errors import ConfigError, did_you_mean
-from eqcalc.nn.arguments import require_at_least
 from eqcalc.training.data_options import DataOptions, ReplayOptions
 from eqcalc.training.loss_options import StageTwoOptions
 from eqcalc.training.overrides import to_toml, with_overrides

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from eqcalc.arguments import require_at_least, require_choice
+from eqcalc.cores import usable_cores
 from eqcalc.errors import DeviceError
-from eqcalc.nn.arguments import require_at_least, require_choice
 
 __all__ = ["DeviceOptions"]
 
@@ -55,7 +55,7 @@ class DeviceOptions:
                 'accelerator = "cpu", or install a torch that is built for CUDA.'
             )
         on_gpu = there and self.accelerator != "cpu"
-        n_there = torch.cuda.device_count() if on_gpu else _n_cores()
+        n_there = torch.cuda.device_count() if on_gpu else usable_cores()
         if self.devices > n_there:
             what = "CUDA devices" if on_gpu else "processor cores"
             raise DeviceError(
@@ -63,11 +63,3 @@ class DeviceOptions:
                 f"set devices = {n_there} or less."
             )
         return torch.device("cuda", rank) if on_gpu else torch.device("cpu")
-
-
-def _n_cores() -> int:
-    """Return how many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

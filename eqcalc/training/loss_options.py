@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Optional
 
+from eqcalc.arguments import require_at_least, require_choice, require_positive
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
 from eqcalc.training.loss import LossFunction, LossWeights
 from eqcalc.training.sections import require_types
 

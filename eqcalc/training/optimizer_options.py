@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Optional, cast
 
+from eqcalc.arguments import require_at_least, require_choice, require_positive
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least, require_choice, require_positive
 
 __all__ = ["OptimizerOptions"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from eqcalc.arguments import require_positive
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_positive
 from eqcalc.training.batch_options import BatchOptions
 from eqcalc.training.device_options import DeviceOptions
 from eqcalc.training.loss_options import LossOptions

@@ -106,7 +106,7 @@ def test_advice_on_threads(n_atoms, n_threads, n_cores, advice):
 
 
 def test_advice_on_threads_is_given_at_the_start(folder, models, capsys, monkeypatch):
-    monkeypatch.setattr("eqcalc.cli.engine_lines._n_cores", lambda: 2)
+    monkeypatch.setattr("eqcalc.cli.engine_lines.usable_cores", lambda: 2)
     ase.io.write("large.xyz", crystal() * (3, 3, 3))
     assert run("md", "large.xyz", "-m", models["single"], "-n", 1) == 0
     assert (

@@ -33,7 +33,7 @@ from eqcalc.architectures import EGNN, EquivariantGraphConvolutionalLayer, build
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.export import read_archive, write_archive
 from eqcalc.neighbours import build_graph
-from eqcalc.nn.cutoff import polynomial_envelope
+from eqcalc.nn.envelope import polynomial_envelope
 
 CUTOFF, F, H, BETA = 3.0, 5, 7, 1.3
 

@@ -11,7 +11,7 @@ from eqcalc.architectures import NequIP, build
 from eqcalc.architectures.nequip import feature_layouts
 from eqcalc.errors import ConfigError
 from eqcalc.nn.constants import Constants
-from eqcalc.nn.cutoff import xplor_envelope
+from eqcalc.nn.envelope import xplor_envelope
 from eqcalc.nn.so3 import EquivariantLinear, Irrep, UnitVarianceLinear
 
 SMALL = {"num_layers": 2, "num_features": 4, "num_bessels": 3, "elements": ["H", "O"]}

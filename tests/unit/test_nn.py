@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from eqcalc.errors import ConfigError, GraphError
-from eqcalc.nn.arguments import (
-    refuse_self_loops,
+from eqcalc.arguments import (
     require_at_least,
     require_fraction,
     require_positive,
 )
-from eqcalc.nn.cutoff import polynomial_envelope
-from eqcalc.nn.mlp import MLP, ShiftedSoftplus
+from eqcalc.errors import ConfigError, GraphError
+from eqcalc.nn.activation import ShiftedSoftplus
+from eqcalc.nn.bare_inputs import refuse_self_loops
+from eqcalc.nn.envelope import polynomial_envelope
+from eqcalc.nn.mlp import MLP
 from eqcalc.nn.norm import ChannelNorm, channel_norm, smooth_channel_norm
 from eqcalc.nn.radial import SineBasis, gaussian_basis
 from eqcalc.nn.scatter import sum_at_receivers

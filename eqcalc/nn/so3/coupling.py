@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["clebsch_gordan"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least
 
 __all__ = ["Irrep", "Layout", "irreps_up_to"]
 

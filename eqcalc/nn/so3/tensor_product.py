@@ -35,8 +35,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError
-from eqcalc.nn.arguments import require_at_least
 from eqcalc.nn.constants import Constants
 from eqcalc.nn.scatter import of_all_atoms, sum_at_receivers
 from eqcalc.nn.so3.coupling import clebsch_gordan

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eqcalc.nn.arguments import require_at_least
+from eqcalc.arguments import require_at_least
 from eqcalc.nn.so3.coupling import clebsch_gordan
 
 __all__ = ["wigner_d"]

@@ -1,17 +1,13 @@
-"""Refuse constructor arguments out of range, naming each one."""
+"""Refuse options out of range, naming each one: of networks, trainings and runs alike."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-
-from eqcalc.errors import ConfigError, GraphError, did_you_mean, listing
+from eqcalc.errors import ConfigError, did_you_mean
 
 __all__ = [
-    "refuse_self_loops",
     "require_at_least",
     "require_choice",
     "require_fraction",
@@ -71,19 +67,3 @@ def require_positive(**values: float) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or value <= 0:
             raise ConfigError(f"{name} must be a positive number, found {value!r}.")
-
-
-def refuse_self_loops(edge_index: Tensor) -> None:
-    """Check the bare-tensor interface's promise that no atom is its own neighbour.
-
-    Without periodic images a self-loop has length zero, and with it no direction.
-
-    Raises
-    ------
-    GraphError : some column of ``edge_index`` (2, n_edges) joins an atom to itself.
-    """
-    loops = torch.nonzero(edge_index[0] == edge_index[1]).flatten().tolist()
-    if loops:
-        raise GraphError(
-            f"edge_index must not contain self-loops; found them at edges {listing(loops)}."
-        )
