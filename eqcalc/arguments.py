@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 from eqcalc.errors import ConfigError, did_you_mean
 
@@ -51,7 +52,7 @@ def require_fraction(**values: float) -> None:
     ConfigError : a value is not.
     """
     for name, value in values.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
         if not is_number or not 0.0 <= value < 1.0:
             raise ConfigError(f"{name} must be at least 0 and below 1, found {value!r}.")
 
@@ -64,6 +65,6 @@ def require_positive(**values: float) -> None:
     ConfigError : a value is not a number, not finite, or not above zero.
     """
     for name, value in values.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or value <= 0:
             raise ConfigError(f"{name} must be a positive number, found {value!r}.")

@@ -148,16 +148,20 @@ class AppendFile:
             rest = rest[self._file.write(rest) :]
 
 
-def refuse_existing(paths: Iterable[Path]) -> None:
-    """Refuse to write where something stands already.
+def refuse_existing(paths: Iterable[Path], overwrite: bool = False) -> None:
+    """Refuse to write where something stands already, unless ``overwrite`` allows it.
 
     Raises
     ------
-    OutputExistsError : one of the files exists.
+    OutputExistsError : files exist; the message names them all.
     """
-    for path in paths:
-        if path.exists():
-            raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
+    existing = [f"'{path}'" for path in paths if path.exists()]
+    if existing and not overwrite:
+        are, them = (" exist", "them") if len(existing) > 1 else (" exists", "it")
+        raise OutputExistsError(
+            f"{', '.join(existing)}{are}; pass overwrite=True to replace {them}, or choose "
+            "another output."
+        )
 
 
 def require_folders(paths: Iterable[Path]) -> None:

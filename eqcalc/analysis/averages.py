@@ -21,6 +21,17 @@ __all__ = ["QUANTITIES", "AverageSettings", "Averages", "average"]
 
 QUANTITIES = ("rdf", "msd", "vacf", "density")
 
+# An option that nothing asked for would use is a mistake, not something to pass over.
+_USED_BY = {
+    "r_max": ("rdf",),
+    "volume": ("rdf",),
+    "n_bins": ("rdf", "density"),
+    "axis": ("density",),
+    "fit_ps": ("msd",),
+    "remove_drift": ("msd",),
+    "resolution": ("vacf",),
+    "interval_fs": ("msd", "vacf"),
+}
 _LONGEST_R_MAX = 10.0  # Å, without one that is asked for
 _SHORTEST_R_MAX = 5.0  # of small cells, whose images count
 _LONG_STEP = 0.4  # of the cell, between two frames
@@ -51,7 +62,8 @@ class AverageSettings:
 
     Raises
     ------
-    ConfigError : a quantity is unknown, or a number out of range.
+    ConfigError : a quantity is unknown, a number out of range, or an option of a quantity that is
+        not asked for.
     """
 
     quantities: tuple[str, ...] = ()
@@ -73,6 +85,12 @@ class AverageSettings:
                 raise ConfigError(
                     f"unknown quantity '{name}'; known: {', '.join(QUANTITIES)}."
                     + did_you_mean(name, QUANTITIES)
+                )
+        for option, users in _USED_BY.items():
+            value, default = getattr(self, option), getattr(type(self), option)
+            if self.quantities and value != default and not set(users) & set(self.quantities):
+                raise ConfigError(
+                    f"{option}={value!r} belongs to {' and '.join(users)}, which is not asked for."
                 )
         if self.skip < 0:
             raise ConfigError(f"skip must be 0 frames or more, not {self.skip}.")
@@ -246,12 +264,14 @@ def _finish(found: Averages, workers: dict[str, Worker], times: list[float | Non
 
 def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Worker]) -> None:
     first, settings = trajectory.first, found.settings
-    if found.rdf is not None:
-        half = half_cell(first)
+    counted = workers.get("rdf")
+    if found.rdf is not None and isinstance(counted, PairDistances):
+        half = counted.smallest_half_cell
         r_max = float(found.rdf.r[-1] + found.rdf.r[0])
         if r_max > half * (1 + 1e-9):
             found.notes.append(
-                f"the rdf goes to {r_max:.3g} Å, beyond half of the cell ({half:.3g} Å): there "
+                f"the rdf goes to {r_max:.3g} Å, beyond half of the smallest cell ({half:.3g} Å): "
+                "there "
                 "atoms also meet the images of those that they met before."
             )
     if found.msd is not None:

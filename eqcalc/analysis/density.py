@@ -23,6 +23,8 @@ __all__ = ["AXES", "DensityProfile", "Profile"]
 AXES = ("a", "b", "c")
 """Vectors of the cell along which there are profiles."""
 
+_ROUNDED = 1e-9  # of the cell
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -103,8 +105,10 @@ class DensityProfile:
         share = frame.positions[self._kept] @ inverse[:, self._axis]
         if frame.pbc[self._axis]:
             share -= np.floor(share)
-        inside = (share >= 0) & (share < 1)
-        place = np.minimum((share[inside] * self._n_bins).astype(np.int64), self._n_bins - 1)
+            share[share >= 1.0] = 0.0  # of -1e-17 the line above makes 1
+        # An atom on a face is not outside for the sake of a rounded last digit.
+        inside = (share >= -_ROUNDED) & (share <= 1.0 + _ROUNDED)
+        place = (share[inside] * self._n_bins).astype(np.int64).clip(0, self._n_bins - 1)
         slice_volume = frame.get_volume() / self._n_bins
         n_all = len(self._elements) * self._n_bins
         counts = np.bincount(self._kind[inside] * self._n_bins + place, minlength=n_all)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from eqcalc.analysis.blocks import N_BLOCKS, error_of_blocks
@@ -112,6 +113,7 @@ class Displacements:
         self._n_added = 0
         self._last: NDArray[np.float64] | None = None
         self._last_inside = np.zeros((len(first), 3))
+        self._reduced: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self.changing_cell = False
         # In cells, of an atom between two frames; from 0.5 on an image is taken for it.
         self.longest_step = 0.0
@@ -119,7 +121,8 @@ class Displacements:
     def add(self, frame: Atoms) -> None:
         """Follow the atoms to the next frame."""
         k = self._n_added
-        cell = frame.cell.complete().array
+        cell = self._short_vectors(frame)
+        inverse = np.asarray(np.linalg.inv(cell))
         if frame.pbc.any() and np.abs(frame.cell.array - self._first_cell).max() > _CHANGED:
             self.changing_cell = True
             if self._is_unwrapped and k > 0:
@@ -130,15 +133,24 @@ class Displacements:
         elif self._is_unwrapped or not frame.pbc.any():
             self._path[k] = self._path[k - 1] + (frame.positions - self._last)
         else:
-            inverse = np.linalg.inv(cell)
             step = (_inside(frame, inverse, cell) - self._last_inside) @ inverse
             step -= np.round(step) * frame.pbc
             self.longest_step = max(self.longest_step, float(np.abs(step[:, frame.pbc]).max()))
             self._path[k] = self._path[k - 1] + step @ cell
         self._last = frame.positions.copy()
         if frame.pbc.any():
-            self._last_inside = _inside(frame, np.linalg.inv(cell), cell)
+            self._last_inside = _inside(frame, inverse, cell)
         self._n_added += 1
+
+    def _short_vectors(self, frame: Atoms) -> NDArray[np.float64]:
+        """Return the shortest vectors (3, 3) of the frame's lattice, in which images are near.
+
+        The image nearest along the vectors of a skewed cell is not the nearest in space.
+        """
+        if self._reduced is None or not np.array_equal(frame.cell.array, self._reduced[0]):
+            short, _ = minkowski_reduce(frame.cell.complete(), frame.pbc)
+            self._reduced = (frame.cell.array.copy(), np.asarray(short))
+        return self._reduced[1]
 
     def result(
         self,

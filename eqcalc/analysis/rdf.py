@@ -138,6 +138,7 @@ class PairDistances:
         self._scaled = np.zeros(shape)  # the same, times that frame's volume
         self._added = np.zeros(n_blocks, dtype=np.int64)
         self._has_volume = True
+        self.smallest_half_cell = float("inf")  # Å, of the frames that were added
 
     def add(self, frame: Atoms) -> None:
         """Count the pairs of a frame.
@@ -146,6 +147,7 @@ class PairDistances:
         ------
         GraphError : the frame has no meaningful distances.
         """
+        self.smallest_half_cell = min(self.smallest_half_cell, half_cell(frame))
         done = int(self._added.sum())
         block = min(done * len(self._added) // self._n_frames, len(self._added) - 1)
         i, j, distances = distances_of(check_structure(frame), self._r_max)

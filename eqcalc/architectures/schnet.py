@@ -24,7 +24,9 @@ Shapes: n_atoms, n_edges, hidden_dim, num_filters (Gaussians).
 
 Deviations from the paper: with a cutoff the filters are multiplied by the
 polynomial envelope (the paper has none), so that forces are smooth. With
-``readout_activation="silu"`` the activation between L4 and L5 is silu, as in schnetpack 2.
+``readout_activation="silu"`` the activation between L4 and L5 is silu, with ``envelope="cosine"``
+f_cut is a cosine, and with a stored ``radial_basis`` φ is a table of the weights': all as in
+schnetpack 2.
 """
 
 from dataclasses import dataclass
@@ -221,7 +223,13 @@ class SchNet(nn.Module):
         Raises
         ------
         GraphError : a shape or an index does not match, or ``edge_index`` contains self-loops.
+        ConfigError : the network has a stored basis, which is not these Gaussians.
         """
+        if self.stored_basis is not None:
+            raise ConfigError(
+                f"this network has the basis '{self.config.radial_basis}', and forward computes "
+                "Gaussians of its arguments; call atomic_energies."
+            )
         require_shape("node_pos", node_pos, (atomic_num.shape[0], 3))
         require_edge_index(edge_index, atomic_num.shape[0])
         refuse_self_loops(edge_index)

@@ -14,6 +14,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from eqcalc.blockwise.blocks import box_coordinates
+from eqcalc.errors import ConfigError
 
 __all__ = ["AtomOrder"]
 
@@ -39,7 +40,17 @@ class AtomOrder:
         return self._order
 
     def keep(self, numbers: NDArray, order: NDArray | None) -> None:
-        """Take an order that was chosen before, for the structure of these atomic numbers."""
+        """Take an order that was chosen before, for the structure of these atomic numbers.
+
+        Raises
+        ------
+        ConfigError : it does not name each atom once.
+        """
+        if order is not None and not np.array_equal(np.sort(order), np.arange(len(numbers))):
+            raise ConfigError(
+                f"an order of {len(numbers)} atoms names each of 0..{len(numbers) - 1} once; this "
+                f"one has {len(order)} entries and does not."
+            )
         self._numbers, self._order = numbers.tobytes(), order
 
     def ordered(self, atoms: Atoms) -> Atoms:

@@ -7,8 +7,9 @@ from typing import Any
 
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, listing
+from eqcalc.model_file import refuse_twins
 
-__all__ = ["engine_facts", "engine_report", "refuse_twins", "shared_elements"]
+__all__ = ["engine_facts", "engine_report", "shared_elements"]
 
 
 def shared_elements(models: Sequence[Model]) -> set[str]:
@@ -26,30 +27,12 @@ def shared_elements(models: Sequence[Model]) -> set[str]:
             f"the members of a committee differ in dtype ({listing(sorted(dtypes))}); pass "
             "dtype='float32' or 'float64'."
         )
-    refuse_twins(models)
+    refuse_twins([model.file for model in models])
     shared = set.intersection(*(set(model.card.elements) for model in models))
     if not shared:
         known = "; ".join(f"{m.card.name} {', '.join(m.card.elements)}" for m in models)
         raise ConfigError(f"the members of a committee share no element: {known}.")
     return shared
-
-
-def refuse_twins(models: Sequence[Model]) -> None:
-    """Refuse a committee that holds a file twice: the twins agree whatever the error is.
-
-    Raises
-    ------
-    ConfigError : it does.
-    """
-    seen: dict[str, Model] = {}
-    for model in models:
-        twin = seen.setdefault(model.file.sha256, model)
-        if twin is not model:
-            raise ConfigError(
-                f"a committee needs different models, and '{model.file.path}' is the same as "
-                f"'{twin.file.path}': their spread is zero whatever their error is. Give models "
-                "trained with different seeds or on different data."
-            )
 
 
 def engine_report(models: Sequence[Model], together: str) -> str:

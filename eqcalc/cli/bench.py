@@ -72,14 +72,17 @@ def bench(
     import torch
 
     from eqcalc import bench as timing
-    from eqcalc.engines import resolve_device
+    from eqcalc.devices import resolve_device
+    from eqcalc.files import refuse_existing, require_folders
     from eqcalc.model_file import open_model_file
 
     if plot is not None and sizes is None:
         raise ConfigError("--plot draws times over sizes; give --sizes too.")
     if plot is not None:
         import_extra("matplotlib.figure", "plot", "--plot")
-    _refuse_existing([path for path in (plot, json_file) if path is not None], overwrite)
+    outputs = [path for path in (plot, json_file) if path is not None]
+    refuse_existing(outputs, overwrite)
+    require_folders(outputs)
     named, structures = _split(model_and_structures)
     systems = _systems(structures, sizes)
     torch.set_num_threads(threads)  # the process belongs to the command line
@@ -275,18 +278,6 @@ def _as_json(one: Measurement) -> dict[str, Any]:
             value._asdict() if is_timing else value
         )
     return values
-
-
-def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
-    from eqcalc.errors import OutputError, OutputExistsError
-
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise OutputExistsError(
-                f"'{path}' exists; choose another file or replace it (--overwrite)."
-            )
-        if not path.absolute().parent.is_dir():
-            raise OutputError(f"the folder of '{path}' does not exist.")
 
 
 def _write(

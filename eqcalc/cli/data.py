@@ -109,8 +109,7 @@ def _outputs_of_summary(
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ConfigError(f"--picture and --json both name '{picture}'; give each its own file.")
     require_folders(outputs)
-    if not overwrite:
-        refuse_existing(outputs)
+    refuse_existing(outputs, overwrite)
     return outputs
 
 
@@ -167,8 +166,7 @@ def convert(
     from eqcalc.data.frames import LabelRequest
     from eqcalc.files import refuse_existing
 
-    if not overwrite:
-        refuse_existing([output])
+    refuse_existing([output], overwrite)
     request = LabelRequest(**label_options(context.params))
     with working("converting"):
         done = convert_frames(

@@ -59,15 +59,14 @@ def energy(
     from eqcalc.cli.progress import StepProgress
     from eqcalc.cli.setup_run import set_up_calculator
     from eqcalc.data import parse_rows
-    from eqcalc.errors import OutputExistsError
+    from eqcalc.files import refuse_existing
     from eqcalc.simulate.single_points import single_points
     from eqcalc.simulate.structures import read_structures
     from eqcalc.simulate.writers import require_extxyz, write_structures
 
     if output is not None:
         require_extxyz(output)
-        if output.exists() and not overwrite:
-            raise OutputExistsError(f"'{output}' exists; pass --overwrite to replace it.")
+        refuse_existing([output], overwrite)
     every = read_structures(structure)
     numbers = parse_rows(rows, len(every), structure.name)
     structures = [every[number] for number in numbers]

@@ -88,9 +88,11 @@ def evaluate(
     Example: [bold]eqcalc evaluate painn-ethanol rmd17_ethanol.npz --rows 1000:2000[/bold]
     """
     from eqcalc.data import read_dataset
+    from eqcalc.files import refuse_existing
 
     if output is not None:
-        _refuse_existing(output, overwrite, is_committee=len(model) > 1)
+        names = [*_OUTPUTS, *(_OF_COMMITTEES if len(model) > 1 else ())]
+        refuse_existing([output / name for name in names], overwrite)
         import_extra("matplotlib.figure", "plot", "the parity plot of --output")
     models = _load(model, threads, device=device, dtype=dtype, engine=engine, trust=trust)
     labels = label_options(context.params)
@@ -116,15 +118,15 @@ def evaluate(
 
 def _load(names: list[str], threads: Optional[int], **options: Any) -> list[Model]:
     """Return the models; a committee with one twice is refused."""
-    from eqcalc.calculator.committee import refuse_twins
     from eqcalc.engines import load_model
+    from eqcalc.model_file import refuse_twins
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)  # the process belongs to the command line
     models = [load_model(each, threads=threads, **options) for each in names]
-    refuse_twins(models)
+    refuse_twins([model.file for model in models])
     return models
 
 
@@ -262,18 +264,6 @@ def _trained_by_older_card(card: ModelCard, dataset: Dataset) -> tuple[int, str]
     except (ConfigError, DataError):
         return 0, ""  # another file of that name, or rows from a csv that is not here
     return len(set(trained) & set(dataset.rows)), f"{rows} of {dataset.source}"
-
-
-def _refuse_existing(output: Path, overwrite: bool, *, is_committee: bool) -> None:
-    from eqcalc.errors import OutputExistsError
-
-    names = [*_OUTPUTS, *(_OF_COMMITTEES if is_committee else ())]
-    existing = [name for name in names if (output / name).exists()]
-    if existing and not overwrite:
-        raise OutputExistsError(
-            f"'{output}' already holds {', '.join(existing)}; choose another folder (--output) "
-            "or replace them (--overwrite)."
-        )
 
 
 def _write(

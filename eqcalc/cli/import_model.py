@@ -64,8 +64,8 @@ def import_model(
         bool,
         typer.Option(
             "--check",
-            help="Compare with the package that trained it, if installed. That runs the file's "
-            "own code: for files that you trust.",
+            help="Compare with the package that trained it, which must be installed; exit code 1 "
+            "where they differ. That runs the file's own code: for files that you trust.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -139,11 +139,15 @@ def _check(model: ImportedModel) -> None:
     try:
         differences = check_import(model, calculator, dict(zip(names, frames, strict=True)))
     except MissingDependencyError as error:
-        note(f"not compared with the original: {error}")
-        return
+        raise MissingDependencyError(
+            f"'{model.path}' is written, but not compared with the original: {error}"
+        ) from error
     say("largest differences from the original package:")
     for found in differences:
         say(
             f"  {found.structure} ({found.n_atoms} atoms): energy {found.energy:.1e} eV/atom, "
             f"forces {found.forces:.1e} eV/Å (largest {found.largest_force:.2g} eV/Å)"
         )
+    if not all(found.is_small for found in differences):
+        note("the model differs from the original by more than rounding: do not use it")
+        raise typer.Exit(1)

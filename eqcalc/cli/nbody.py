@@ -38,12 +38,11 @@ def nbody(
     from eqcalc.cli.progress import StepProgress
     from eqcalc.dynamics.nbody import simulate
     from eqcalc.dynamics.nbody_data import NBodySystem, require_suffix, write_nbody
-    from eqcalc.errors import OutputExistsError
+    from eqcalc.files import refuse_existing
 
     system = NBodySystem(isolated, sticks, hinges)
     require_suffix(output)
-    if output.exists() and not overwrite:
-        raise OutputExistsError(f"'{output}' exists; pass --overwrite to replace it.")
+    refuse_existing([output], overwrite)
     with StepProgress("nbody", samples, line_every=samples // 10) as display:
 
         def show(done: int, total: int) -> None:

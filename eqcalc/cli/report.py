@@ -26,6 +26,9 @@ def report(
             "--output", "-o", metavar="FILE", help="Default: report.html in the folder of the run."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --output.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -38,7 +41,7 @@ def report(
     """
     from eqcalc.report import write_report
 
-    path = write_report(run, output)
+    path = write_report(run, output, overwrite=overwrite)
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -81,15 +81,15 @@ def select(
     """
     from eqcalc.cli.progress import StepProgress
     from eqcalc.cli.setup_run import set_up_calculator
-    from eqcalc.errors import ConfigError, OutputExistsError
+    from eqcalc.errors import ConfigError
+    from eqcalc.files import refuse_existing
     from eqcalc.selection import SelectionSettings, frames_to_label, read_candidates, select_frames
     from eqcalc.simulate.structures import read_structures
     from eqcalc.simulate.writers import require_extxyz, write_structures
 
     settings = SelectionSettings(n_frames, min_spread, max_spread, min_distance, min_contact, seed)
     require_extxyz(output)
-    if output.exists() and not overwrite:
-        raise OutputExistsError(f"'{output}' exists; pass --overwrite to replace it.")
+    refuse_existing([output], overwrite)
     if model is None or len(model) < 2:
         raise ConfigError(
             "select needs a committee: two models or more, each with --model, trained with "

@@ -57,12 +57,13 @@ def verify(
     Exit code 0: no check failed; 1: one failed; 2: an error, nothing was judged.
     """
     from eqcalc.cli.model_choice import model_line
+    from eqcalc.files import refuse_existing
     from eqcalc.model_file import open_potential
     from eqcalc.verification import verify_model
 
     file = open_potential(model, trust=trust)
     folder = output if output is not None else Path(f"{Path(file.card.name).name}-verify")
-    _refuse_existing(folder, overwrite)
+    refuse_existing([folder / name for name in _OUTPUTS], overwrite)
     import_extra("matplotlib.figure", "plot", "the picture of a verification")
     if threads is not None:
         import torch
@@ -142,17 +143,6 @@ def _print_table(found: Verification) -> None:
         f"{found.count(verdict)} {verdict.value}" for verdict in Verdict if found.count(verdict)
     )
     say(f"\n{found.file.card.name} on {found.formula}: {counts}")
-
-
-def _refuse_existing(folder: Path, overwrite: bool) -> None:
-    from eqcalc.errors import OutputExistsError
-
-    existing = [name for name in _OUTPUTS if (folder / name).exists()]
-    if existing and not overwrite:
-        raise OutputExistsError(
-            f"'{folder}' already holds {', '.join(existing)}; choose another folder (--output) "
-            "or replace them (--overwrite)."
-        )
 
 
 def _make(folder: Path) -> None:

@@ -18,9 +18,9 @@ from eqcalc.dynamics.propagator_file import (
     record_steps,
     verify_steps,
 )
-from eqcalc.errors import ConfigError, OutputError, OutputExistsError, did_you_mean
+from eqcalc.errors import ConfigError, OutputError, did_you_mean
 from eqcalc.export import read_archive, write_archive
-from eqcalc.files import write_whole
+from eqcalc.files import refuse_existing, write_whole
 from eqcalc.nn.object_index import OBJECT_SIZES
 
 __all__ = ["export_propagator"]
@@ -83,8 +83,7 @@ def export_propagator(
     ModelFileError : the scripted dynamics does not reproduce the eager one.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"'{path}' exists; pass overwrite=True to replace it.")
+    refuse_existing([path], overwrite)
     require_positive(timestep=timestep)
     _require_training(objects, charges)
     dynamics = copy.deepcopy(dynamics).cpu().eval().requires_grad_(False)

@@ -4,7 +4,6 @@ What belongs here: an engine is one class in one file (:mod:`eqcalc.engines.engi
 in the list of :mod:`eqcalc.engines.loading`. Nothing here knows a network.
 """
 
-from eqcalc.devices import resolve_device
 from eqcalc.engines.committee import CommitteeEngine
 from eqcalc.engines.engine import Engine, Target
 from eqcalc.engines.loading import (
@@ -26,5 +25,4 @@ __all__ = [
     "load_committee",
     "load_model",
     "reload_model",
-    "resolve_device",
 ]

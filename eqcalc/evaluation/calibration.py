@@ -1,10 +1,12 @@
 """Whether the spread of a committee says how large its errors are.
 
 Of every component the mean of the members has an error, and the members a spread (sample standard
-deviation, n_members - 1 degrees of freedom). Were the members and the truth drawn from one normal
-distribution, error/spread would follow Student's t with these degrees of freedom: so much is the
-spread of a few networks itself uncertain. Networks agree more than that, since they see the same
-data, and the factor by which their spread is too small is estimated here.
+deviation, n_members - 1 degrees of freedom). A committee is called calibrated if the error is drawn
+from a normal distribution of that width of which the members' spread is a sample: error/spread then
+follows Student's t with these degrees of freedom, so much is the spread of a few networks itself
+uncertain. Networks agree more than they are right, since they see the same data, and the factor by
+which their spread is too small is estimated here. (Had the truth itself the distribution of a
+member, the factor would be sqrt(1 + 1/n_members): the mean has an error of its own.)
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import rankdata
@@ -24,10 +27,14 @@ from eqcalc.data.frames import LabelledFrame
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError
 from eqcalc.evaluation.comparison import Comparison, Quantity, evaluate
+from eqcalc.model_file import refuse_twins
 
 __all__ = ["Bin", "Calibration", "Calibrations", "evaluate_committee"]
 
 _MOST_BINS, _FEWEST_IN_A_BIN = 16, 20
+# A force that symmetry forbids is a sum of dozens of terms of some eV/Å that cancel: what remains
+# is up to a hundred times the precision of one, 1e-5 eV/Å in float32.
+_ROUNDED = 100.0
 _SUFFIX = {"eV": "mev", "eV/atom": "mev", "eV/Å": "mev_per_a", "eV/Å³": "mev_per_a3"}
 
 
@@ -46,6 +53,8 @@ class Calibration:
 
     error : mean of the members minus the label, each component
     n_members : at least 2
+    rounding : spreads up to it are rounding, not disagreement, such as those of forces that
+        symmetry forbids; whatever is said of spreads leaves these components out
     """
 
     name: str
@@ -53,21 +62,28 @@ class Calibration:
     spread: NDArray
     error: NDArray
     n_members: int
+    rounding: float = 0.0
+
+    @property
+    def has_spread(self) -> NDArray:
+        """Which components have a spread beyond rounding, as a flat array of bool."""
+        return self.spread > self.rounding
 
     @property
     def n_without_spread(self) -> int:
-        """How many components have no spread at all, such as a force that symmetry forbids."""
-        return int((self.spread <= 0).sum())
+        """How many components have no spread beyond rounding."""
+        return int((~self.has_spread).sum())
 
     @property
     def correlation(self) -> float:
         """Pearson's correlation of spread and absolute error; NaN where one of them is constant."""
-        return _correlation(self.spread, np.abs(self.error))
+        return _correlation(self.spread[self.has_spread], np.abs(self.error[self.has_spread]))
 
     @property
     def rank_correlation(self) -> float:
         """Spearman's correlation of spread and absolute error; NaN where one is constant."""
-        return _correlation(rankdata(self.spread), rankdata(np.abs(self.error)))
+        spread, error = self.spread[self.has_spread], np.abs(self.error[self.has_spread])
+        return _correlation(rankdata(spread), rankdata(error))
 
     @property
     def scale(self) -> float:
@@ -89,9 +105,14 @@ class Calibration:
         return math.exp(0.5 * brentq(slope, low, high))
 
     def share_within(self, n_spreads: float, *, scaled: bool = False) -> float:
-        """Return the share of errors within so many spreads, as they are or times the scale."""
+        """Return the share of errors within so many spreads, as they are or times the scale.
+
+        NaN where there is no spread, or no scale.
+        """
         factor = self.scale if scaled else 1.0
-        return float((np.abs(self.error) <= n_spreads * factor * self.spread).mean())
+        if not self.has_spread.any() or math.isnan(factor):
+            return math.nan
+        return float((np.abs(self._ratios) <= n_spreads * factor).mean())
 
     def expected_share(self, n_spreads: float) -> float:
         """Return what the share would be of a calibrated committee of so many members."""
@@ -100,7 +121,7 @@ class Calibration:
     def bins(self) -> list[Bin]:
         """Return components with a spread by rising spread, in bins of as many each."""
         order = np.argsort(self.spread, kind="stable")
-        order = order[self.spread[order] > 0]
+        order = order[self.has_spread[order]]
         n_bins = max(1, min(_MOST_BINS, len(order) // _FEWEST_IN_A_BIN))
         return [
             Bin(len(part), _rms(self.spread[part]), _rms(self.error[part]))
@@ -127,8 +148,7 @@ class Calibration:
 
     @property
     def _ratios(self) -> NDArray:
-        has = self.spread > 0
-        return np.asarray(self.error[has] / self.spread[has])
+        return np.asarray(self.error[self.has_spread] / self.spread[self.has_spread])
 
 
 @dataclass(frozen=True)
@@ -158,13 +178,15 @@ def evaluate_committee(
 
     Raises
     ------
-    ConfigError : fewer than two models.
+    ConfigError : fewer than two models, or one of them twice.
     And what :func:`evaluate` raises.
     """
     if len(models) < 2:
         raise ConfigError(
             f"a calibration needs a committee of two models at least, found {len(models)}."
         )
+    refuse_twins([model.file for model in models])
+    rounding = max(_ROUNDED * torch.finfo(model.dtype).eps for model in models)
 
     def shifted(first: int) -> Optional[Callable[[int], None]]:
         return None if progress is None else lambda done: progress(first + done)
@@ -174,7 +196,7 @@ def evaluate_committee(
         for k, model in enumerate(models)
     )
     found = {
-        quantity.name: _calibration([_of(each, quantity.name) for each in members])
+        quantity.name: _calibration([_of(each, quantity.name) for each in members], rounding)
         for quantity in members[0].quantities
     }
     mean = Comparison(
@@ -194,7 +216,7 @@ def _of(comparison: Comparison, name: str) -> Quantity:
     return quantity
 
 
-def _calibration(members: Sequence[Quantity]) -> tuple[Quantity, Calibration]:
+def _calibration(members: Sequence[Quantity], rounding: float) -> tuple[Quantity, Calibration]:
     first = members[0]
     predicted = np.array([member.predicted for member in members])
     mean = predicted.mean(axis=0)
@@ -202,7 +224,7 @@ def _calibration(members: Sequence[Quantity]) -> tuple[Quantity, Calibration]:
     spread = predicted.std(axis=0, ddof=1)
     return (
         Quantity(first.name, first.unit, first.expected, mean),
-        Calibration(first.name, first.unit, spread, mean - first.expected, len(members)),
+        Calibration(first.name, first.unit, spread, mean - first.expected, len(members), rounding),
     )
 
 

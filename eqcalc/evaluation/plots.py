@@ -98,7 +98,7 @@ def _calibration_panel(axes: Any, calibration: Calibration) -> None:
     colour = _COLOURS[calibration.name]
     axes.set_title(_TITLES[calibration.name])
     spread, error = calibration.spread, np.abs(calibration.error)
-    seen = (spread > 0) & (error > 0)
+    seen = calibration.has_spread & (error > 0)
     if not seen.any():
         axes.set_axis_off()
         axes.text(0.5, 0.5, "no spread", ha="center", transform=axes.transAxes)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from eqcalc.concessions import declared
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number
-from eqcalc.errors import ConfigError, OutputError, OutputExistsError
+from eqcalc.errors import ConfigError, OutputError
 from eqcalc.export.archive import read_archive, write_archive
 from eqcalc.export.frames import element_clusters
-from eqcalc.files import write_whole
+from eqcalc.files import refuse_existing, write_whole
 from eqcalc.graph import AtomicGraph
 from eqcalc.model_file import ModelCard
 from eqcalc.model_file.execution import as_written
@@ -100,8 +100,7 @@ def export_model(
     ModelFileError : the scripted model does not reproduce the eager one.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"'{path}' exists; pass overwrite=True to replace it.")
+    refuse_existing([path], overwrite)
     if frames is not None and len(frames) == 0:
         raise ConfigError("a passport needs at least one frame, found none.")
     numbers = sorted({atomic_number(element) for element in elements})

@@ -17,6 +17,8 @@ from eqcalc.importers.conversion import ImportedModel, find_importer
 
 __all__ = ["Difference", "check_import"]
 
+_ENERGY, _FORCES, _SHARE = 1e-4, 1e-3, 1e-3  # eV/atom, eV/Å, of the largest force
+
 
 class Difference(NamedTuple):
     """How far two calculators are apart on a structure.
@@ -30,6 +32,12 @@ class Difference(NamedTuple):
     energy: float
     forces: float
     largest_force: float
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it may be rounding of the original, which runs in float32 as a rule."""
+        allowed = _FORCES + _SHARE * self.largest_force
+        return self.energy <= _ENERGY and self.forces <= allowed  # NaN is not small
 
 
 def check_import(

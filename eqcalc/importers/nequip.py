@@ -60,7 +60,7 @@ from eqcalc.importers.nequip_shape import Shape, shape_of_options
 from eqcalc.importers.originals import import_original
 from eqcalc.importers.tensors import Tensors
 from eqcalc.nn.so3 import Irrep, Layout, irreps_up_to
-from eqcalc.nn.zbl import ZBL
+from eqcalc.nn.zbl import COULOMB, ZBL
 from eqcalc.potential import Potential
 from eqcalc.units import energy_unit, length_unit
 
@@ -444,10 +444,16 @@ def _zbl(
         raise ModelFileError(
             f"ZBL's polynomial_cutoff_p must be an integer, found {shape.zbl_power:g}."
         )
+    coulomb = 2.0 * unit * tensors.take("pair_potential._qqr2exesquare", 1).item()
+    if abs(coulomb / COULOMB - 1.0) > 1e-3:
+        raise ConfigError(
+            f"the network's ZBL has e²/(4πε₀) = {coulomb:.6g} eV Å in the energy unit that was "
+            f"said, where nature has {COULOMB:.6g}: the energy unit is another one."
+        )
     return ZBL(
         shape.cutoff,
         int(shape.zbl_power),
         elements=symbols if pair_cutoffs is not None else None,
         pair_cutoffs=pair_cutoffs,
-        coulomb=2.0 * unit * tensors.take("pair_potential._qqr2exesquare", 1).item(),
+        coulomb=coulomb,
     )

@@ -15,6 +15,7 @@ from eqcalc.model_file.archive import (
     open_model_file,
     open_potential,
     read_card,
+    refuse_twins,
 )
 from eqcalc.model_file.card import FORMAT_VERSION, ModelCard, PropagatorCard
 
@@ -33,4 +34,5 @@ __all__ = [
     "open_model_file",
     "open_potential",
     "read_card",
+    "refuse_twins",
 ]

@@ -14,11 +14,12 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from eqcalc.errors import ModelFileError, UnknownModelError, did_you_mean
+from eqcalc.errors import ConfigError, ModelFileError, UnknownModelError, did_you_mean
 from eqcalc.files import ZIP_DAMAGE
 from eqcalc.model_file.agreement import check_agreement, check_state, read_state
 from eqcalc.model_file.card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
@@ -337,3 +338,21 @@ def _shipped() -> dict[str, Path]:
         for model in sorted(folder.glob(f"*/{MODEL_NAME}")):
             found.setdefault(model.parent.name, model)
     return found
+
+
+def refuse_twins(files: Sequence[ModelFile]) -> None:
+    """Refuse a committee that holds a file twice: the twins agree whatever the error is.
+
+    Raises
+    ------
+    ConfigError : it does.
+    """
+    seen: dict[str, ModelFile] = {}
+    for file in files:
+        twin = seen.setdefault(file.sha256, file)
+        if twin is not file:
+            raise ConfigError(
+                f"a committee needs different models, and '{file.path}' is the same as "
+                f"'{twin.path}': their spread is zero whatever their error is. Give models "
+                "trained with different seeds or on different data."
+            )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eqcalc.files import write_whole
+from eqcalc.files import refuse_existing, write_whole
 from eqcalc.report.page import page_of
 from eqcalc.report.record import read_record
 from eqcalc.simulate.run_folder import REPORT
@@ -16,7 +16,9 @@ from eqcalc.simulate.run_folder import REPORT
 __all__ = ["REPORT", "write_report"]
 
 
-def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+def write_report(
+    folder: str | Path, output: str | Path | None = None, *, overwrite: bool = False
+) -> Path:
     """Write the page of a run, from what its folder holds; return its path.
 
     A run that stopped early, failed or still goes on has a page too.
@@ -24,13 +26,17 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     Parameters
     ----------
     folder : of a run of molecular dynamics or a relaxation
-    output : the file; by default ``report.html`` in the folder
+    output : the file; by default ``report.html`` in the folder, of which an older one is replaced
+    overwrite : replace the file that was named
 
     Raises
     ------
     ConfigError : it is no folder of a run.
+    OutputExistsError : the file that was named is there, and ``overwrite`` is false.
     OutputError : the page cannot be written.
     """
     path = Path(folder) / REPORT if output is None else Path(output)
+    if output is not None:
+        refuse_existing([path], overwrite)
     write_whole(path, page_of(read_record(folder)).encode())
     return path

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
+from eqcalc.arguments import require_at_least
 from eqcalc.elements import require_elements
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.selection.candidates import Candidate
@@ -59,10 +60,8 @@ class SelectionSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("n_frames", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be an integer >= {least}, found {value!r}.")
+        require_at_least(1, n_frames=self.n_frames)
+        require_at_least(0, seed=self.seed)
         for name in ("min_spread", "min_distance", "min_contact"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:

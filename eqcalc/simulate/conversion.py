@@ -1,8 +1,8 @@
 """The trajectory of a run in formats of other programs, written once the run is there.
 
-A run itself writes ASE's trajectories alone: only they hold energies, forces and constraints to the
-last digit and can be cut back to a checkpoint frame by frame. What MDAnalysis, VMD, GROMACS's
-tools or OVITO want is made of them afterwards, or at any time during the run:
+A run itself writes ASE's trajectories, or extended xyz where its settings ask for it: what can be
+cut back to a checkpoint frame by frame. What MDAnalysis, VMD, GROMACS's tools or OVITO want is
+made of them afterwards, or at any time during the run:
 
 | suffix | positions | velocities | cell | times |
 |---|---|---|---|---|
@@ -15,7 +15,6 @@ tools or OVITO want is made of them afterwards, or at any time during the run:
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
-from eqcalc.errors import ConfigError, OutputError, OutputExistsError, StructureError, import_extra
-from eqcalc.files import AppendFile
+from eqcalc.arguments import require_at_least
+from eqcalc.errors import ConfigError, StructureError, import_extra
+from eqcalc.files import AppendFile, refuse_existing, require_folders, write_through
 from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
 
 __all__ = ["CONVERSIONS", "Conversion", "convert_run"]
@@ -88,13 +88,10 @@ def convert_run(
         raise ConfigError(
             f"'{path}' has no suffix of a known format; known: {', '.join(CONVERSIONS)}."
         )
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ConfigError(f"every must be a whole number >= 1, not {every!r}.")
+    require_at_least(1, every=every)
     source = _trajectory_of(Path(folder))
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"'{path}' is there already; choose another name or --overwrite.")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder '{path.parent}' for '{path.name}'; make it first.")
+    refuse_existing([path], overwrite)
+    require_folders([path])
     frames = _frames_of(source, every)
     first_two = list(islice(frames, 2))
     if not first_two:
@@ -105,14 +102,8 @@ def convert_run(
             f"'{source}' with ASE."
         )
     write = _write_extxyz if suffix == ".xyz" else _write_with_mdanalysis
-    part = path.with_name(f".{path.stem}.part{suffix}")
-    try:
+    with write_through(path) as part:
         done = write(part, first_two, chain(first_two, frames))
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}': {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return Conversion(path, **done)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, did_you_mean
 
 __all__ = ["ALARM_ACTIONS", "DOUBT_ACTIONS", "GuardSettings"]
@@ -92,8 +93,7 @@ class GuardSettings:
             value = getattr(self, name)
             if name == "audit_every" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise ConfigError(f"{name} must be a whole number >= {smallest}, not {value!r}.")
+            require_at_least(smallest, **{name: value})
         if not isinstance(self.ranges, bool):
             raise ConfigError(f"ranges must be True or False, not {self.ranges!r}.")
 

@@ -179,7 +179,7 @@ def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettin
     if settings.n_steps <= checkpoint.step:
         raise ConfigError(
             f"the run is at step {checkpoint.step} of {settings.n_steps}: nothing is left to do. "
-            "Give the number of steps that it shall have in all (--steps)."
+            "Give n_steps, the number that it shall have in all."
         )
     return settings
 

@@ -71,7 +71,7 @@ class RunFolder:
         if existing and not overwrite:
             raise OutputExistsError(
                 f"'{self.path}' already holds a run ({', '.join(p.name for p in existing)}); "
-                "choose another folder (--output) or replace the run (--overwrite)."
+                "pass overwrite=True to replace it, or choose another output."
             )
 
     def claim(self) -> None:

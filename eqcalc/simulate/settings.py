@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import InitVar, dataclass, field
 
-from eqcalc.errors import ConfigError, did_you_mean
+from eqcalc.arguments import require_at_least, require_choice, require_positive
+from eqcalc.errors import ConfigError
 from eqcalc.simulate.guard_settings import GuardSettings
 
 __all__ = [
@@ -88,19 +89,19 @@ class MDSettings:
     guards: GuardSettings = field(default_factory=GuardSettings)
 
     def __post_init__(self, log_every_fs: float | None) -> None:
-        _require_choice("ensemble", self.ensemble, ENSEMBLES)
-        _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
+        require_choice(ENSEMBLES, ensemble=self.ensemble)
+        require_choice(TRAJECTORY_SUFFIXES, trajectory_format=self.trajectory_format)
         self._require_temperature(self.temperature_K)
         self._require_timestep()
-        _require_count("number of steps", self.n_steps, at_least=1)
-        _require_count("seed", self.seed, at_least=0)
+        require_at_least(1, n_steps=self.n_steps)
+        require_at_least(0, seed=self.seed)
         self._settle_log_every(log_every_fs)
-        _require_count("log_every", self.log_every, at_least=1)
-        _require_count("checkpoint_every", self.checkpoint_every, at_least=1)
-        _require_count("minimize_steps", self.minimize_steps, at_least=1)
-        _require_positive("minimize_fmax", self.minimize_fmax)
+        require_at_least(1, log_every=self.log_every)
+        require_at_least(1, checkpoint_every=self.checkpoint_every)
+        require_at_least(1, minimize_steps=self.minimize_steps)
+        require_positive(minimize_fmax=self.minimize_fmax)
         for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
-            _require_positive(name, getattr(self, name))
+            require_positive(**{name: getattr(self, name)})
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
         self._settle_ramp()
@@ -140,7 +141,7 @@ class MDSettings:
                 )
             return
         steps = self.n_steps if self.ramp_steps is None else self.ramp_steps
-        _require_count("ramp_steps", steps, at_least=1)
+        require_at_least(1, ramp_steps=steps)
         object.__setattr__(self, "ramp_steps", steps)
 
     def _settle_log_every(self, log_every_fs: float | None) -> None:
@@ -153,12 +154,12 @@ class MDSettings:
                 f"log_every={self.log_every} and log_every_fs={log_every_fs:g} do not go together: "
                 "give steps or a time."
             )
-        _require_positive("log_every_fs", log_every_fs)
+        require_positive(log_every_fs=log_every_fs)
         steps = _steps_of("log_every_fs", log_every_fs, self.timestep_fs)
         object.__setattr__(self, "log_every", steps)
 
     def _require_timestep(self) -> None:
-        _require_positive("timestep_fs", self.timestep_fs)
+        require_positive(timestep_fs=self.timestep_fs)
         if self.timestep_fs > _LONGEST_TIMESTEP_FS:
             raise ConfigError(
                 f"a timestep of {self.timestep_fs} fs is refused: atoms oscillate in 10 fs (C-H) "
@@ -197,11 +198,11 @@ class RelaxSettings:
     guards: GuardSettings = field(default_factory=GuardSettings)
 
     def __post_init__(self) -> None:
-        _require_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _require_choice("trajectory format", self.trajectory_format, TRAJECTORY_SUFFIXES)
-        _require_positive("fmax", self.fmax)
+        require_choice(OPTIMIZERS, optimizer=self.optimizer)
+        require_choice(TRAJECTORY_SUFFIXES, trajectory_format=self.trajectory_format)
+        require_positive(fmax=self.fmax)
         _require_guards_of_a_relaxation(self.guards)
-        _require_count("number of steps", self.max_steps, at_least=1)
+        require_at_least(1, max_steps=self.max_steps)
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
         if self.pressure_gpa != 0 and not self.cell:
@@ -236,21 +237,3 @@ def _require_guards_of_a_relaxation(guards: GuardSettings) -> None:
     for name in ("max_temperature_K", "max_atom_kinetic_eV", "max_drift_mev_per_atom_ps"):
         if getattr(guards, name):
             raise ConfigError(f"{name} watches moving atoms; a relaxation has none. Leave it out.")
-
-
-def _require_choice(what: str, value: str, options: tuple[str, ...] | dict[str, str]) -> None:
-    if value not in options:
-        raise ConfigError(
-            f"unknown {what} '{value}'; known: {', '.join(options)}."
-            + did_you_mean(str(value), options)
-        )
-
-
-def _require_count(what: str, value: int, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"the {what} must be a whole number >= {at_least}, not {value!r}.")
-
-
-def _require_positive(what: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{what} must be a number above 0, not {value!r}.")

@@ -210,7 +210,7 @@ def _read(path: Path, config: TrainingConfig) -> tuple[ModelFile, Potential]:
     except UnknownModelError as error:
         raise ModelFileError(
             f"'{path}', the model that the run started from, is gone; put it back, or start the "
-            "run again with --overwrite."
+            "run again with overwrite=True."
         ) from error
     potential = rebuild_potential(file)
     if config.data.isolated_atoms_are_exact:

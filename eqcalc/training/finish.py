@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -19,12 +20,11 @@ from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
     ModelFileError,
-    OutputExistsError,
     UnknownArchitectureError,
 )
 from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model
-from eqcalc.files import write_whole
+from eqcalc.files import refuse_existing, write_whole
 from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.model_file.seen import seen_in
 from eqcalc.potential import Potential
@@ -92,8 +92,7 @@ def export_run(
     ConfigError : a file of the run's data has changed since the training began.
     """
     path = folder / MODEL_NAME
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"'{path}' exists; pass --overwrite to replace it.")
+    refuse_existing([path], overwrite)
     config = run.read_config()
     potential = _load(run, config, checkpoint or run.best_checkpoint)
     # Rows of another file may be those that were trained on, and the card would not know.
@@ -114,7 +113,6 @@ def export_run(
     write = functools.partial(
         export_model,
         potential,
-        path,
         elements=elements,
         name=config.name,
         frames=[frame.atoms for frame in data.validation.frames[:_N_PASSPORT_FRAMES]],
@@ -123,14 +121,16 @@ def export_run(
         training_data=about,
         seen=seen_in((frame.atoms for frame in data.train.frames), potential.cutoff),
     )
-    write(overwrite=overwrite)
-    comparison = evaluate(
-        load_model(path, device="cpu", trust=True), judged.frames, source=judged.source
-    )
+    # Measured elsewhere: an end in the middle leaves an older model beside its own card.
+    with tempfile.TemporaryDirectory() as elsewhere:
+        draft = Path(elsewhere) / MODEL_NAME
+        write(draft)
+        model = load_model(draft, device="cpu", trust=True)
+        comparison = evaluate(model, judged.frames, source=judged.source)
     errors: dict[str, Any] = {"measured on": judged_on, **_errors(comparison)}
     if before is not None:
         errors |= {f"before_{name}": value for name, value in _errors(before).items()}
-    card = write(overwrite=True, errors=errors)
+    card = write(path, overwrite=overwrite, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())
     metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())

@@ -121,7 +121,7 @@ class _Other:
         reason = f": {message}" if message else ""
         raise ProcessError(
             f"process {self._team.rank + 1} of {self._team.size} ended ({by}) before the training "
-            f"did{reason}. What finished epochs left is whole: go on with --resume."
+            f"did{reason}. What finished epochs left is whole: go on with resume=True."
         ) from seen
 
 

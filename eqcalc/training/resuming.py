@@ -34,14 +34,15 @@ def check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise ConfigError(
-            "--resume continues a run and --overwrite replaces it; give one of them, not both."
+            "resume=True continues a run and overwrite=True replaces it; give one of them, "
+            "not both."
         )
     if resume and not run.last_checkpoint.exists():
         raise ConfigError(f"there is nothing to resume: '{run.last_checkpoint}' does not exist.")
     if run.exists() and not (resume or overwrite):
         raise OutputExistsError(
-            f"'{run.path}' already holds a training run; pass --resume to continue it, "
-            "--overwrite to replace it, or another --output."
+            f"'{run.path}' already holds a training run; pass resume=True to continue it, "
+            "overwrite=True to replace it, or another output."
         )
 
 
@@ -113,7 +114,7 @@ def refuse_another_network(run: TrainingFolder, job: Job) -> None:
     )
     raise ModelFileError(
         f"'{run.last_checkpoint}' is of another network: {theirs}; this run's is {own}. Put back "
-        "the run's own checkpoint, or start the run again with --overwrite."
+        "the run's own checkpoint, or start the run again with overwrite=True."
     )
 
 
@@ -151,7 +152,7 @@ def _read_last(run: TrainingFolder) -> tuple[dict[str, Any], int]:
             other = f"copy {best}, over it to go on from epoch {n_best}, or "
         raise ModelFileError(
             f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
-            f"{other}start the run again with --overwrite."
+            f"{other}start the run again with overwrite=True."
         ) from error
 
 

@@ -93,7 +93,7 @@ def fit(
                 ) from error
             raise OutputError(
                 f"cannot write to '{run.path}': {error.strerror or error}; checkpoints of finished "
-                "epochs are whole. Free some space and go on with --resume."
+                "epochs are whole. Free some space and go on with resume=True."
             ) from error
 
 

@@ -150,7 +150,7 @@ class TrainingFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"the {_MANIFEST} of '{self.path}' does not say which model its training started "
-                "from; start the run again with --overwrite."
+                "from; start the run again with overwrite=True."
             ) from error
 
     def refuse_changed_data(

@@ -5,6 +5,7 @@ The comparison is that of the passport, with its tolerances, on the user's own s
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ def agreement(specimen: Specimen, way: Way) -> Finding:
         model.dtype,
         model.device,
     )
-    quantity = max(compared, key=lambda name: compared[name][0] / compared[name][1])
+    quantity = max(compared, key=lambda name: _excess(*compared[name][:2]))
     found, allowed, unit = compared[quantity]
     holds = found <= allowed  # NaN fails too
     return Finding(
@@ -98,3 +99,8 @@ def agreement(specimen: Specimen, way: Way) -> Finding:
         unit,
         advice="" if holds else advice,
     )
+
+
+def _excess(found: float, allowed: float) -> float:
+    """Return by what factor a difference is too large: NaN is beyond all."""
+    return math.inf if math.isnan(found) else found / allowed

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from eqcalc.bench import machine
-from eqcalc.engines import Target, resolve_device
+from eqcalc.devices import resolve_device
+from eqcalc.engines import Target
 from eqcalc.engines.packages import trace_program
 from eqcalc.figures import BLUE, png_of, stacked_panels
 from eqcalc.files import write_whole

@@ -187,6 +187,21 @@ def test_error_of_a_diffusion_coefficient_is_the_spread_of_its_estimates():
     assert np.mean([run.error for run in runs]) == pytest.approx(spread, rel=0.4)
 
 
+@pytest.mark.parametrize("pbc", [True, (True, True, False)])
+def test_shortest_steps_in_a_very_skewed_cell_are_shortest_in_space(pbc):
+    cell = np.array([[10.0, 0, 0], [85.0, 10.0, 0], [0, 0, 10.0]])
+    places = walk(np.random.default_rng(3), 60, 5, 0.5)
+    frames = [Atoms("Ar5", place, cell=cell, pbc=pbc) for place in places]
+    for frame in frames:
+        frame.wrap()
+    worker = Displacements(frames[0], len(frames), is_unwrapped=False)
+    for frame in frames:
+        worker.add(frame)
+    expected = msd_of([Atoms("Ar5", place) for place in places]).msd["Ar"]
+    np.testing.assert_allclose(worker.result(10.0).msd["Ar"], expected, rtol=1e-9, atol=1e-12)
+    assert worker.longest_step < 0.3  # of short vectors, along which nothing is far
+
+
 def test_unwrapped_steps_longer_than_the_cell_are_taken_as_they_are():
     frames = [Atoms("Ar", [[7.0 * k, 0, 0]], cell=[5, 5, 5], pbc=True) for k in range(20)]
     np.testing.assert_allclose(msd_of(frames, unwrapped=True).msd["Ar"][1], 49.0)
@@ -320,6 +335,30 @@ def test_layer_is_where_it_is_and_elements_are_told_apart():
     np.testing.assert_allclose(profile.number["O"], np.eye(10)[7] / 16)
 
 
+@pytest.mark.parametrize("axis", ["a", "b", "c"])
+@pytest.mark.parametrize(
+    "crystal",
+    [bulk("Fe") * (3, 3, 3), bulk("Si") * (3, 3, 3), bulk("Ti") * (2, 2, 2)],
+    ids=["bcc", "diamond", "hcp"],
+)
+def test_atoms_on_faces_are_counted_once(crystal, axis):
+    turned = crystal.copy()
+    turned.rotate(33.0, (1, 2, 3), rotate_cell=True)
+    for atoms in (crystal, turned):
+        profile = density_of([atoms], n_bins=7, axis=axis)
+        (number,) = profile.number.values()
+        assert number.mean() * atoms.get_volume() == pytest.approx(len(atoms))
+        assert profile.outside == 0.0
+
+
+def test_atom_on_the_face_of_an_open_cell_is_inside():
+    atoms = Atoms("Ar3", [[0, 0, -1e-12], [0, 0, 10 + 1e-12], [0, 0, 5]], cell=[4, 4, 10])
+    atoms.pbc = [True, True, False]
+    profile = density_of([atoms], n_bins=10)
+    assert profile.outside == 0.0
+    np.testing.assert_allclose(profile.number["Ar"], np.eye(10)[[0, 5, 9]].sum(axis=0) / 16)
+
+
 def test_atoms_outside_of_an_open_cell_are_counted():
     atoms = Atoms("Ar2", [[0, 0, 5], [0, 0, 12]], cell=[4, 4, 10], pbc=[1, 1, 0])
     assert density_of([atoms]).outside == 0.5
@@ -436,11 +475,21 @@ def test_absent_elements_are_refused(tmp_path):
     assert list(found.msd.msd) == list(found.density.number) == ["Ar"]
 
 
+def test_distances_beyond_half_of_a_later_cell_are_said(tmp_path):
+    rng = np.random.default_rng(0)
+    with ase.io.Trajectory(tmp_path / "f.traj", "w") as file:
+        for length in (18.0, 12.0):
+            file.write(gas(rng, 20, np.eye(3) * length))
+    found = averages(tmp_path / "f.traj", quantities=("rdf",), r_max=8.0)
+    assert "beyond half of the smallest cell (6 Å)" in found.notes[0]
+    assert averages(tmp_path / "f.traj", quantities=("rdf",), r_max=5.9).notes == []
+
+
 def test_distances_beyond_half_of_the_cell_are_said(tmp_path):
     write_gas(tmp_path / "f.traj")
     assert averages(tmp_path / "f.traj", quantities=("rdf",), r_max=4.5).notes == []
     found = averages(tmp_path / "f.traj", quantities=("rdf",), r_max=8.0)
-    assert "beyond half of the cell (4.5 Å)" in found.notes[0]
+    assert "beyond half of the smallest cell (4.5 Å)" in found.notes[0]
 
 
 def test_interval_that_contradicts_the_file_is_refused(tmp_path):
@@ -494,6 +543,16 @@ def test_options_out_of_range_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             averages(tmp_path / "f.traj", **options)
+    for options in (
+        {"quantities": ("rdf",), "fit_ps": (1.0, 2.0)},
+        {"quantities": ("rdf",), "axis": "q"},
+        {"quantities": ("msd",), "r_max": 5.0},
+        {"quantities": ("density", "msd"), "resolution": 0.0},
+        {"quantities": ("vacf",), "remove_drift": True},
+        {"quantities": ("rdf", "density"), "interval_fs": 3.0},
+    ):
+        with pytest.raises(ConfigError, match=r"belongs to .*, which is not asked for"):
+            AverageSettings(**options)
     with pytest.raises(ConfigError, match="n_bins must be 1 or more"):
         averages(tmp_path / "f.traj", quantities=("density",), n_bins=0)
     with pytest.raises(ConfigError, match="the volume must be a number above 0"):

@@ -184,8 +184,8 @@ def test_bench_says_when_others_use_the_machine(models, folder, capsys, monkeypa
         (("ethanol", "--device", "gpu"), "unknown device 'gpu'"),
         (("ethanol", "--dtype", "float16"), "unknown dtype 'float16'"),
         (("ethanol", "--skin", "-1"), "skin must be zero or positive"),
-        (("ethanol", "--json", "crystal.xyz"), "'crystal.xyz' exists; choose another file"),
-        (("ethanol", "--json", "no/t.json"), "the folder of 'no/t.json' does not exist"),
+        (("ethanol", "--json", "crystal.xyz"), "'crystal.xyz' exists; pass --overwrite"),
+        (("ethanol", "--json", "no/t.json"), "cannot write 'no/t.json': there is no folder 'no'"),
     ],
 )
 def test_bench_explains_a_wrong_option(words, reason, models, folder, capsys):

@@ -71,7 +71,7 @@ def test_the_verb_prints_tables_and_writes_what_was_asked_for(tmp_path, capsys):
     said = json.loads(content.read_text())
     assert said["compositions"] == {"C2H6O": said["n_read"]}
     assert run("data", "summary", *words) == 2
-    assert "exists; pass --overwrite" in capsys.readouterr().err
+    assert "exist; pass --overwrite to replace them" in capsys.readouterr().err
     assert run("data", "summary", *words, "--overwrite") == 0
 
 

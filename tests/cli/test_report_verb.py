@@ -92,6 +92,16 @@ def test_report_verb_writes_the_page_where_it_is_told(folder, capsys):
     assert (folder / "page.html").stat().st_size > 500_000
 
 
+def test_report_replaces_no_file_that_is_there(folder, capsys):
+    assert run("md", "ethanol.xyz", "--steps", 20, "--no-report") == 0
+    (folder / "notes.txt").write_text("kept")
+    assert run("report", "ethanol-md", "-o", "notes.txt") == 2
+    assert "'notes.txt' exists; pass --overwrite" in capsys.readouterr().err
+    assert (folder / "notes.txt").read_text() == "kept"
+    assert run("report", "ethanol-md", "-o", "notes.txt", "--overwrite") == 0
+    assert run("report", "ethanol-md") == run("report", "ethanol-md") == 0  # its own page
+
+
 def test_report_of_no_run_is_refused(folder, capsys):
     assert run("report", "nowhere") == 2
     assert "'nowhere' is no folder of a run" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_older_files_are_kept_unless_overwritten(folder, files, capsys):
     (folder / "Morse-verify").mkdir()
     (folder / "Morse-verify" / "verify.json").write_text("kept")
     assert run("verify", files["sound"]) == 2
-    assert "already holds verify.json" in capsys.readouterr().err
+    assert "verify.json' exists; pass --overwrite" in capsys.readouterr().err
     assert (folder / "Morse-verify" / "verify.json").read_text() == "kept"
     assert run("verify", files["sound"], "--overwrite", "-q") == 0
 

@@ -145,6 +145,11 @@ def test_lammps_that_a_model_cannot_serve_is_refused(settings, error, message):
         attach(StandIn(**settings), EMT(), ["Cu", "Ag"])
 
 
+def test_options_beside_a_calculator_are_refused():
+    with pytest.raises(ConfigError, match="device, dtype: options of EqCalculator, and the calcul"):
+        attach(StandIn(), EMT(), ["Cu", "Ag"], device="cuda", dtype="float32")
+
+
 def test_elements_in_another_order_than_the_masses_are_refused():
     lmp = StandIn()
     with pytest.raises(ConfigError, match="type 1 is Ag"):

@@ -69,20 +69,31 @@ def test_running_average_of_the_weights_is_what_is_imported() -> None:
     assert abs(averaged - plain.potential.eval().evaluate(graph).energy) > 1e-4
 
 
-def test_energy_unit_scales_energies_references_and_repulsion() -> None:
+def test_energy_unit_scales_energies_and_references_and_is_that_of_the_repulsion() -> None:
     file = load("foundation.ckpt")
     options = file.content["hyper_parameters"]["model"]
     units = options["pair_potential"] | {"units": "real"}
-    real = with_options(file, pair_potential=units)
+    unit = 0.0433641
+    state = {
+        name: tensor / unit if name.endswith("_qqr2exesquare") else tensor
+        for name, tensor in file.content["state_dict"].items()
+    }
+    real = with_content(with_options(file, pair_potential=units), state_dict=state)
     kcal = Choices(energy_unit="kcal/mol", length_unit="Angstrom")
     scaled, plain = read(real, kcal).potential.eval(), imported("foundation.ckpt").potential.eval()
     graph = build_graph(RECORDED.structures["h2o"], plain.cutoff)
-    unit = 0.0433641
+    repulsion = plain.zbl(graph)
+    np.testing.assert_allclose(scaled.zbl(graph), repulsion, rtol=1e-5)  # eV in both
     np.testing.assert_allclose(
-        scaled.evaluate(graph).energies, unit * plain.evaluate(graph).energies, rtol=1e-5
+        scaled.evaluate(graph).energies - repulsion,
+        unit * (plain.evaluate(graph).energies - repulsion),
+        rtol=1e-4,
     )
     with pytest.raises(ConfigError, match=r"ZBL is in units of eV and Angstrom, but .* kcal/mol"):
         read(file, kcal)
+    # A package has no word for the unit of its ZBL, but its constant.
+    with pytest.raises(ConfigError, match=r"ZBL has .* = 0\.62\d* eV Å .* nature has 14\.39"):
+        read(load("foundation.nequip.zip"), kcal)
 
 
 def test_units_have_to_be_said_and_lengths_are_angstrom() -> None:

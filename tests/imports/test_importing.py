@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.lj import LennardJones
 from torch import nn
 
 from eqcalc import EqCalculator
@@ -26,6 +28,7 @@ from eqcalc.errors import (
 from eqcalc.export import rebuild_potential
 from eqcalc.importers import check_import, import_model, read_foreign, sevennet
 from eqcalc.importers import schnetpack as importer
+from eqcalc.importers.checking import Difference
 from eqcalc.importers.conversion import find_importer
 from eqcalc.model_file import open_model_file, read_card
 from eqcalc.model_file.card import ModelCard
@@ -276,10 +279,14 @@ def test_the_verb_imports_and_sums_up(tmp_path, capsys):
 def test_info_tells_whether_the_source_is_still_the_same(imported, tmp_path, capsys):
     assert _cli("info", imported.path, "--source", SOURCE) == 0
     assert "is the file that the model was imported from" in capsys.readouterr().out
-    assert _cli("info", imported.path, "--source", FOLDER / "painn_bessel.model") == 0
+    assert _cli("info", imported.path, "--source", FOLDER / "painn_bessel.model") == 1
     assert "is not the file that the model was imported from" in capsys.readouterr().out
-    assert _cli("info", "painn-ethanol", "--source", SOURCE) == 0
+    assert _cli("info", "painn-ethanol", "--source", SOURCE) == 1
     assert "was not imported from another package" in capsys.readouterr().out
+    for source, code in ((SOURCE, 0), (FOLDER / "painn_bessel.model", 1)):
+        capsys.readouterr()
+        assert _cli("info", imported.path, "--source", source, "--json") == code
+        assert json.loads(capsys.readouterr().out)["is_source"] is (code == 0)
     assert _cli("info", imported.path, "--source", tmp_path / "none") == 2
     assert "cannot read" in capsys.readouterr().err
 
@@ -294,8 +301,9 @@ def test_the_verb_names_the_options_that_are_missing(tmp_path, capsys):
 def test_the_verb_says_where_the_original_is_not_installed(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "schnetpack", None)
     units = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
-    assert _cli("import", SOURCE, "-o", tmp_path / "mine", *units, "--check") == 0
-    assert "not compared with the original: " in capsys.readouterr().out
+    assert _cli("import", SOURCE, "-o", tmp_path / "mine", *units, "--check") == 2
+    assert "model.pt' is written, but not compared with the original: " in capsys.readouterr().err
+    assert (tmp_path / "mine" / "model.pt").exists()
 
 
 def test_the_verb_prints_the_differences_of_a_check(tmp_path, capsys, monkeypatch):
@@ -308,6 +316,21 @@ def test_the_verb_prints_the_differences_of_a_check(tmp_path, capsys, monkeypatc
     shown = capsys.readouterr().out
     assert "largest differences from the original package:" in shown
     assert "eV/atom, forces " in shown
+
+
+def test_a_check_that_finds_another_network_fails(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importer, "original", lambda file, choices: LennardJones())
+    units = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
+    assert _cli("import", SOURCE, "-o", tmp_path / "mine", *units, "--check") == 1
+    assert "differs from the original by more than rounding" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "is_small"),
+    [(1e-5, 1e-4, True), (1e-3, 0.0, False), (0.0, 1e-2, False), (0.0, math.nan, False)],
+)
+def test_what_is_small_beside_the_original(energy, forces, is_small):
+    assert Difference("water", 3, energy, forces, largest_force=2.0).is_small is is_small
 
 
 def test_importers_are_modules_of_the_agreed_shape():

@@ -117,6 +117,43 @@ def test_langevin_is_langevin_of_ase(data):
     assert rows[-1]["ke"] == pytest.approx(atoms.get_kinetic_energy(), abs=1e-11)
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda script: script.timestep(0.002),
+        lambda script: script.atoms.wrap(),
+        lambda script: script.velocity_create(300.0, 4321),
+        lambda script: (script.unfix("nve"), script.fix_nve()),
+        lambda script: script.minimize(0.0, 0.5, 5, 100),
+    ],
+    ids=["timestep", "wrap", "velocity", "unfix nve", "minimize"],
+)
+def test_noise_of_langevin_goes_on_whatever_happens_between_runs(data, between):
+    script = script_of(data)
+    script.fix_nve()
+    script.fix_langevin(300.0, 300.0, 0.05, 7)
+    script.min_style("fire")
+    noise = np.random.default_rng(7)
+    for _ in range(3):
+        script.run(4)
+        noise.standard_normal(4 * 2 * 3 * len(script.atoms))  # ASE draws two vectors an atom
+        assert script._noise.bit_generator.state == noise.bit_generator.state
+        between(script)
+
+
+def test_langevin_in_pieces_holds_its_temperature(data):
+    script = script_of(data)
+    script.fix_nve()
+    script.fix_langevin(300.0, 300.0, 0.02, 7)
+    found = []
+    for _ in range(150):
+        script.run(10)
+        script.atoms.wrap()
+        found.append(script.atoms.get_temperature())
+    # 24 degrees of freedom, each piece of its own: 300 K within four standard errors.
+    assert np.mean(found[30:]) == pytest.approx(300.0, abs=4 * 300 * np.sqrt(2 / 24 / 120 * 2))
+
+
 def test_temperature_of_langevin_changes_over_a_run(data):
     script = script_of(data)
     script.fix_nve()
@@ -531,6 +568,14 @@ def test_swapped_elements_are_refused(tmp_path):
         (
             lambda s: s.pair_style("eqcalc", precision="double"),
             "precision: expected model, float32",
+        ),
+        (
+            lambda s: s.pair_style("eqcalc", precision="float32", dtype="float64"),
+            "says the precision by the word precision",
+        ),
+        (
+            lambda s: (s.pair_style("eqcalc", precision="float32"), s.pair_coeff(EMT(), "Cu")),
+            "the calculator that pair_coeff was given has its own",
         ),
         (lambda s: s.pair_coeff("painn-ethanol", "Cu"), "needs pair_style"),
         (lambda s: s.pair_coeff(EMT(), "Cu", "O"), "names 2 elements"),

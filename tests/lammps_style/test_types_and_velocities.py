@@ -81,6 +81,14 @@ def test_elements_follow_from_masses(masses, symbols):
     require_masses(symbols, np.array(masses))
 
 
+@pytest.mark.parametrize(
+    ("mass", "nearest"), [(3.024, "He"), (4.032, "He"), (15.035, "O"), (500.0, "Og"), (0.001, "H")]
+)
+def test_mass_of_no_element_is_not_taken_for_the_nearest(mass, nearest):
+    with pytest.raises(ConfigError, match=rf"mass {mass:g} of type 2 is no element's .*{nearest}"):
+        elements_by_mass(np.array([15.9994, mass]))
+
+
 def test_mass_of_two_elements_names_them():
     with pytest.raises(ConfigError, match="type 2 is that of Bi and of Po; name the elements"):
         elements_by_mass(np.array([16.0, 208.98]))

@@ -94,7 +94,7 @@ def test_verb_says_what_was_written(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["convert", str(run), "-o", str(target)])
     assert caught.value.code == 2
-    assert "is there already; choose another name or --overwrite" in capsys.readouterr().err
+    assert "exists; pass --overwrite to replace it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["out.foo", "out", "out.traj"])
@@ -105,13 +105,13 @@ def test_unknown_suffix_is_named(run, name):
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True])
 def test_number_of_frames_that_is_none_is_refused(run, every):
-    with pytest.raises(ConfigError, match=r"every must be a whole number >= 1, not"):
+    with pytest.raises(ConfigError, match=r"every must be an integer >= 1, found"):
         convert_run(run, "out.xyz", every=every)
 
 
 def test_file_that_is_there_is_kept(run, tmp_path):
     (tmp_path / "out.xyz").write_text("mine")
-    with pytest.raises(OutputExistsError, match="is there already"):
+    with pytest.raises(OutputExistsError, match="exists; pass overwrite=True"):
         convert_run(run, tmp_path / "out.xyz")
     assert (tmp_path / "out.xyz").read_text() == "mine"
     convert_run(run, tmp_path / "out.xyz", overwrite=True)
@@ -149,13 +149,15 @@ def test_run_without_a_frame_is_refused(run, tmp_path):
 
 
 def test_file_that_cannot_be_written_leaves_nothing(run, tmp_path, monkeypatch):
-    with pytest.raises(OutputError, match=r"there is no folder '.*nowhere' for 'out\.xyz'"):
+    with pytest.raises(
+        OutputError, match=r"cannot write '.*out\.xyz': there is no folder '.*nowhere'"
+    ):
         convert_run(run, tmp_path / "nowhere" / "out.xyz")
 
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("eqcalc.simulate.conversion.os.replace", full)
+    monkeypatch.setattr("eqcalc.files.os.replace", full)
     with pytest.raises(OutputError, match=r"cannot write '.*out\.xyz': No space left on device"):
         convert_run(run, tmp_path / "out.xyz")
     assert list(tmp_path.glob("*out*")) == list(tmp_path.glob(".*out*")) == []

@@ -71,9 +71,9 @@ def queued(folder: Path) -> list[Atoms]:
         ({"max_force": float("nan")}, r"max_force must be a number above 0"),
         ({"max_temperature_K": float("inf")}, r"max_temperature_K must be a number above 0"),
         ({"max_drift_mev_per_atom_ps": -1.0}, r"max_drift_mev_per_atom_ps must be a number"),
-        ({"every": 0}, r"every must be a whole number >= 1, not 0"),
-        ({"max_roll_backs": -1}, r"max_roll_backs must be a whole number >= 0"),
-        ({"audit_every": 2.5}, r"audit_every must be a whole number >= 0, not 2.5"),
+        ({"every": 0}, r"every must be an integer >= 1, found 0"),
+        ({"max_roll_backs": -1}, r"max_roll_backs must be an integer >= 0"),
+        ({"audit_every": 2.5}, r"audit_every must be an integer >= 0, found 2.5"),
         ({"ranges": 1}, r"ranges must be True or False"),
     ],
 )

@@ -31,6 +31,12 @@ def spread(atoms: Atoms) -> float:
     return float((senders - receivers).abs().double().mean())
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 1, 2, 2], [1, 2, 3, 4]])
+def test_an_order_of_other_atoms_is_refused(order):
+    with pytest.raises(ConfigError, match=r"names each of 0\.\.3 once"):
+        AtomOrder().keep(np.array([1, 1, 8, 6]), np.array(order))
+
+
 # --- the order ---------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import t as student
@@ -21,7 +22,7 @@ from eqcalc.evaluation.plots import _calibration_panel, calibration_plot
 
 
 def drawn(n_members: int, n: int = 20_000, *, factor: float = 1.0, seed: int = 0) -> Calibration:
-    """Return components whose members and truth are of one normal distribution of its own width.
+    """Return components whose error has a width of its own, of which the members are a sample.
 
     factor : by which the members are nearer to each other than that
     """
@@ -75,11 +76,63 @@ def test_bins_hold_every_component_with_a_spread_by_rising_spread():
     assert total == pytest.approx(np.square(found.error[3:]).sum())
 
 
+def test_members_from_which_the_truth_is_as_far_as_they_from_each_other():
+    generator = np.random.default_rng(1)
+    drawn = generator.normal(size=(5, 20_000))
+    members, truth = drawn[1:], drawn[0]
+    error = members.mean(axis=0) - truth
+    found = Calibration("forces", "eV/Å", members.std(axis=0, ddof=1), error, 4)
+    assert found.scale == pytest.approx(math.sqrt(1 + 1 / 4), rel=0.02)
+
+
+def test_components_without_a_spread_say_nothing():
+    real = drawn(3, n=500)
+    noise = 1e-7 * np.abs(np.random.default_rng(2).normal(size=(2, 500)))
+    both = Calibration(
+        "forces",
+        "eV/Å",
+        np.concatenate([real.spread, noise[0], np.zeros(100)]),
+        np.concatenate([real.error, noise[1], np.zeros(100)]),
+        3,
+        rounding=1e-5,
+    )
+    assert both.n_without_spread == 600
+    summaries = [each.summary() for each in (real, both)]
+    for name in summaries[0]:
+        if name not in {"n", "n_without_spread"} and not name.startswith("rms"):
+            assert summaries[0][name] == summaries[1][name], name
+    assert sum(each.n for each in both.bins()) == 500
+
+
+def test_perfect_crystals_do_not_calibrate_a_committee(models):
+    loaded = [
+        load_model(models[name], device="cpu", dtype="float32") for name in ("double", "other")
+    ]
+    labelled = frames()
+    diamond = bulk("C", cubic=True)
+    perfect = [
+        LabelledFrame(diamond, -5000.0 + k, np.zeros((len(diamond), 3)), None) for k in range(4)
+    ]
+    of_forces = [
+        next(each for each in evaluate_committee(loaded, some).quantities if each.name == "forces")
+        for some in (labelled, labelled + perfect)
+    ]
+    assert of_forces[1].n_without_spread == of_forces[0].n_without_spread + 12 * len(diamond)
+    assert of_forces[1].scale == pytest.approx(of_forces[0].scale, rel=1e-4)
+    assert of_forces[1].share_within(1) == pytest.approx(of_forces[0].share_within(1))
+
+
+def test_a_model_is_no_committee_with_itself(models):
+    twins = [load_model(models["double"], device="cpu") for _ in range(2)]
+    with pytest.raises(ConfigError, match="needs different models"):
+        evaluate_committee(twins, frames())
+
+
 def test_what_is_not_defined_is_none_in_the_summary():
     nothing = Calibration("forces", "eV/Å", np.zeros(4), np.ones(4), 2)
     summary = nothing.summary()
     assert (summary["scale"], summary["correlation"]) == (None, None)
-    assert (summary["n_without_spread"], summary["within_2"]) == (4, 0.0)
+    assert (summary["n_without_spread"], summary["within_2"]) == (4, None)
     assert nothing.bins() == []
 
 

@@ -201,7 +201,7 @@ def test_full_disk_ends_a_training_with_an_error(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     fill = after(2, lambda: monkeypatch.setattr(pl.Trainer, "save_checkpoint", full))
-    with pytest.raises(OutputError, match=r"cannot write to '.*run': No space left .*--resume"):
+    with pytest.raises(OutputError, match=r"cannot write to '.*run': No space left .*resume=True"):
         train(config_of(tmp_path, epochs=3), tmp_path / "run", progress=fill)
     monkeypatch.undo()
     train(config_of(tmp_path, epochs=3), tmp_path / "run", resume=True)

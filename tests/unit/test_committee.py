@@ -17,8 +17,9 @@ from eqcalc.architectures import build
 from eqcalc.cli import main
 from eqcalc.engines import CommitteeEngine, Target, load_committee, load_model
 from eqcalc.engines.packages import _key, find_package
-from eqcalc.errors import EngineError, ModelFileError
+from eqcalc.errors import ConfigError, EngineError, ModelFileError
 from eqcalc.export import compile_committee, export_model
+from eqcalc.hosts.lammps.prepare import ticket
 from eqcalc.model_file import open_model_file
 from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.neighbours import build_graph
@@ -275,3 +276,10 @@ def test_the_verb_refuses_members_of_mixed_precision(models, capsys):
         main(["compile", str(models["double"]), str(models["single"])])
     assert stop.value.code == 2
     assert "the models differ in dtype; give --dtype float32 or" in capsys.readouterr().err
+
+
+def test_lammps_is_given_no_committee_of_twins(models, tmp_path):
+    (tmp_path / "copy.pt").write_bytes(models["double"].read_bytes())
+    pair = [str(models["double"]), str(tmp_path / "copy.pt")]
+    with pytest.raises(ConfigError, match=r"copy\.pt' is the same as .*double\.pt'"):
+        list(ticket(pair, engine="torchscript"))

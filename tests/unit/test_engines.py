@@ -24,8 +24,8 @@ import eqcalc
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.compiling import compile_package
-from eqcalc.devices import resolve_dtype
-from eqcalc.engines import CommitteeEngine, Target, load_model, resolve_device
+from eqcalc.devices import resolve_device, resolve_dtype
+from eqcalc.engines import CommitteeEngine, Target, load_model
 from eqcalc.engines.packages import Traced
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.engines.traced import FusedEngine, TritonEngine

@@ -1326,6 +1326,24 @@ def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_ru
     assert len(frames) == 2  # the validation frames
 
 
+def test_an_export_that_is_stopped_leaves_the_older_model_whole(
+    finished_run, tmp_path, monkeypatch
+):
+    folder = TrainingFolder(finished_run)
+    export_run(folder, tmp_path / "tiny")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()}
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eqcalc.training.finish.evaluate", stopped)
+    for target in ("tiny", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            export_run(folder, tmp_path / target, overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()} == before
+    assert not (tmp_path / "other" / "model.pt").exists()
+
+
 def test_the_card_says_that_frames_were_drawn_and_that_all_were_tested(tmp_path):
     same = ETHANOL_FRAMES.with_suffix(".npz")  # what is trained on, for once
     data = {"path": str(ETHANOL_FRAMES), "validation_fraction": 0.3, "test_path": str(same)}
@@ -1401,7 +1419,7 @@ def test_isolated_atoms_are_exact_while_a_model_is_trained(tmp_path):
 
 def test_an_existing_model_is_refused_and_replaced_on_demand(finished_run, tmp_path):
     (tmp_path / "model.pt").write_text("precious")
-    with pytest.raises(OutputExistsError, match=r"model\.pt' exists; pass --overwrite"):
+    with pytest.raises(OutputExistsError, match=r"model\.pt' exists; pass overwrite=True"):
         export_run(TrainingFolder(finished_run), tmp_path)
     assert (tmp_path / "model.pt").read_text() == "precious"
     (tmp_path / "train.toml").write_text("of an older model")

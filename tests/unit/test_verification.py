@@ -357,6 +357,26 @@ def test_an_engine_that_gives_other_numbers_fails(specimen, monkeypatch):
     assert "--dtype float64" in found.advice
 
 
+class WithoutForces(Shifted):
+    def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
+        energies, gradients = self._engine(graph)
+        return energies, gradients * float("nan")
+
+
+def test_an_engine_whose_forces_are_no_numbers_fails(specimen, monkeypatch):
+    def broken(*words: object, **options: object) -> Model:
+        model = load_model(*words, **options)
+        return replace(model, engine=WithoutForces(model.engine))
+
+    monkeypatch.setattr(agreement, "load_model", broken)
+    way = agreement.Way("torchscript", "cpu", "float32")
+    found = agreement.agreement(specimen(wrong.Morse), way)
+    assert (found.verdict, found.detail) == (
+        Verdict.FAILED,
+        "forces against torchscript cpu float64",
+    )
+
+
 def test_an_engine_that_breaks_the_passport_fails_with_its_message(specimen, monkeypatch):
     def refuse(*words, **options):
         raise ModelFileError("the model does not reproduce its own passport")

@@ -212,6 +212,11 @@ class ExternalModel:
 
 def _calculator(model: str | Path | Calculator, options: dict[str, Any]) -> Calculator:
     if not isinstance(model, (str, Path)):
+        if options:
+            raise ConfigError(
+                f"{', '.join(options)}: options of EqCalculator, and the calculator that was given "
+                "has its own; leave them out, or give a model."
+            )
         return model
     from eqcalc.calculator import EqCalculator  # torch takes a second to import
 

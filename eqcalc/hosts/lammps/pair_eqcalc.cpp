@@ -149,7 +149,8 @@ void PairEqcalc::coeff(int n, char** words) {
   for (int i = 1; i <= n_types; ++i)
     for (int j = 1; j <= n_types; ++j) {
       setflag[i][j] = i <= j && numbers_[i] > 0 && numbers_[j] > 0;
-      cutsq[i][j] = cutghost[i][j] = cutoff_ * cutoff_;
+      cutsq[i][j] = cutoff_ * cutoff_;
+      cutghost[i][j] = cutoff_;  // a length
     }
   delete[] pvector;
   nextra = n_members_ > 1 ? 2 : 0;

@@ -31,7 +31,7 @@ from eqcalc.engines import Target, load_committee, load_model
 from eqcalc.engines.exchange import ExchangePackage
 from eqcalc.engines.packages import make_exchange_package, make_package
 from eqcalc.errors import EngineError, ModelFileError
-from eqcalc.model_file import ModelFile, open_potential
+from eqcalc.model_file import ModelFile, open_potential, refuse_twins
 from eqcalc.model_file.exchange_proof import verify_exchange
 from eqcalc.native.build import find_library
 from eqcalc.units import ENERGY_UNITS
@@ -65,9 +65,11 @@ def ticket(
     Raises
     ------
     ModelFileError : a file is missing or damaged, or no two members know the same elements.
+    ConfigError : a committee holds a model twice.
     EngineError : the engine cannot run the model here.
     """
     files = [open_potential(model) for model in models]
+    refuse_twins(files)
     cards = [file.card for file in files]
     precisions = {card.dtype if dtype == "model" else dtype for card in cards}
     if len(precisions) > 1:

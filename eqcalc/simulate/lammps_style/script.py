@@ -54,6 +54,7 @@ class LammpsScript(SystemCommands, OutputCommands):
         SystemCommands.__init__(self, unit_system(units))
         OutputCommands.__init__(self, Output(screen, self._system))
         self._fixes: dict[str, Fix] = {}
+        self._noise = np.random.default_rng(0)  # of fix langevin, and lives as long as that
         self._min_style = "cg"  # LAMMPS's default, which is not there
         self._clock = Clock(self._system.default_timestep)
         self._left: tuple[Any, ...] = ()  # the atoms as the last run left them
@@ -277,6 +278,8 @@ class LammpsScript(SystemCommands, OutputCommands):
                 f"there is a fix {fix.style} already; take it away with unfix('{fix.style}')."
             )
         self._fixes[fix.style] = fix
+        if fix.style == "langevin":
+            self._noise = np.random.default_rng(fix.seed)
         self._dynamics = None
 
     def _state(self) -> tuple[Any, ...]:
@@ -291,8 +294,9 @@ class LammpsScript(SystemCommands, OutputCommands):
         settings = settings_of(self._fixes, self._clock.timestep * self._system.time_fs)
         check_fit(self.atoms, settings)  # constraints may be new
         if self._dynamics is None or not is_untouched:
-            rng = np.random.default_rng(settings.seed)
-            self._dynamics = build_integrator(self.atoms, settings, n_dof_of(self.atoms), rng)
+            # Noise that began anew with each piece of a run would be a periodic force, and cool.
+            n_dof = n_dof_of(self.atoms)
+            self._dynamics = build_integrator(self.atoms, settings, n_dof, self._noise)
         return self._dynamics
 
     def _set_temperature(self, dynamics: MolecularDynamics, number: int, n_steps: int) -> None:

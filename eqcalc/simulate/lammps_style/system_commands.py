@@ -114,7 +114,7 @@ class SystemCommands:
 
         Raises
         ------
-        ConfigError : another style or precision.
+        ConfigError : another style or precision, or the precision said twice.
         """
         if style != "eqcalc":
             raise ConfigError(
@@ -126,6 +126,8 @@ class SystemCommands:
                 f"pair_style eqcalc precision: expected {', '.join(_PRECISIONS)}, found "
                 f"'{precision}'."
             )
+        if "dtype" in options:
+            raise ConfigError("pair_style eqcalc says the precision by the word precision.")
         self._pair_options = {"dtype": None if precision == "model" else precision, **options}
 
     def pair_coeff(self, model: str | Path | Calculator, *elements: str) -> None:
@@ -155,6 +157,11 @@ class SystemCommands:
             from eqcalc.calculator import EqCalculator  # torch takes a second to import
 
             model = EqCalculator(model, **self._pair_options)
+        elif self._pair_options not in (None, {"dtype": None}):
+            raise ConfigError(
+                "pair_style has options, and the calculator that pair_coeff was given has its own; "
+                "give the calculator those, or pair_coeff a model."
+            )
         data.atoms.set_chemical_symbols([named[number - 1] for number in data.types])
         data.atoms.set_masses(masses[data.types - 1])
         data.atoms.calc = model

@@ -20,6 +20,7 @@ _SAME = 0.01
 # A mass this close to an element's is that element's: within a share of it, or so many amu. A
 # hydrogen that was made four times as heavy (4.032) is no helium.
 _SHARE, _NEAR = 0.005, 0.02
+_DEUTERIUM = 2.014  # amu; a hydrogen by every potential here
 
 _MASSES = np.asarray(atomic_masses[:N_ELEMENTS])
 
@@ -36,11 +37,19 @@ def elements_by_mass(masses: NDArray[np.float64]) -> list[str]:
 
     Raises
     ------
-    ConfigError : a mass is as near to one element as to another.
+    ConfigError : a mass is as near to one element as to another, or is no element's: a hydrogen
+        made heavier is no helium, and a united CH₃ no oxygen.
     """
     found = []
     for number, mass in enumerate(masses, start=1):
         nearest = _nearest(float(mass))
+        is_deuterium = abs(mass - _DEUTERIUM) <= _NEAR
+        if not (is_deuterium or _is_of(float(mass), nearest[0])):
+            raise ConfigError(
+                f"the mass {mass:g} of type {number} is no element's (nearest is {nearest[0]} with "
+                f"{_MASSES[atomic_number(nearest[0])]:g}); name the elements: pair_coeff(model, "
+                "element of type 1, ...)."
+            )
         if len(nearest) > 1:
             raise ConfigError(
                 f"the mass {mass:g} of type {number} is that of {' and of '.join(nearest)}; name "
@@ -75,8 +84,8 @@ def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None
         nearest = _nearest(float(mass))
         if element in nearest:
             continue
-        expected, other = _MASSES[atomic_number(element)], _MASSES[atomic_number(nearest[0])]
-        if abs(mass - other) <= max(_SHARE * other, _NEAR):
+        expected = _MASSES[atomic_number(element)]
+        if _is_of(float(mass), nearest[0]):
             raise ConfigError(
                 f"pair_coeff says that type {number} is {element} (mass {expected:g}), and its "
                 f"mass in the data file is {mass:g}, that of {' or '.join(nearest)}; put the "
@@ -87,6 +96,12 @@ def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None
             DataWarning,
             stacklevel=3,
         )
+
+
+def _is_of(mass: float, element: str) -> bool:
+    """Return whether a mass is an element's, not only near to it."""
+    expected = float(_MASSES[atomic_number(element)])
+    return abs(mass - expected) <= max(_SHARE * expected, _NEAR)
 
 
 def _nearest(mass: float) -> list[str]:
