@@ -34,7 +34,7 @@ def analyse(
     skip: Annotated[
         int, typer.Option(help="Frames left out at the beginning, before equilibrium.")
     ] = 0,
-    every: Annotated[int, typer.Option(help="Take every so many frames.")] = 1,
+    every: Annotated[int, typer.Option(help="Use every N-th frame.")] = 1,
     elements: Annotated[
         Optional[str], typer.Option(metavar="A,B", help="Elements to look at. Default: all.")
     ] = None,
@@ -76,7 +76,7 @@ def analyse(
             "--output",
             "-o",
             help="Folder. Default: analysis in the folder of the run, or the file's name with "
-            "-analysis behind it.",
+            "-analysis after it.",
             show_default=False,
         ),
     ] = None,

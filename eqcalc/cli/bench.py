@@ -42,7 +42,7 @@ def bench(
     sizes: Annotated[
         Optional[str],
         typer.Option(
-            help="Numbers of cells, such as 1,2,4,8: repeat a periodic structure so often.",
+            help="Repeat the periodic structure to so many cells, such as 1,2,4,8.",
             show_default=False,
         ),
     ] = None,

@@ -21,7 +21,7 @@ def convert(
             "--output", "-o", help="File to write: .xtc, .trr, .dcd or .xyz.", show_default=False
         ),
     ],
-    every: Annotated[int, typer.Option(help="Take one frame of so many.")] = 1,
+    every: Annotated[int, typer.Option(help="Write every N-th frame.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -26,7 +26,7 @@ from eqcalc.cli.data_options import (
     label_options,
 )
 from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, Threads, Trust
-from eqcalc.errors import import_extra
+from eqcalc.errors import ConfigError, import_extra
 
 if TYPE_CHECKING:
     from eqcalc.data import Dataset
@@ -43,13 +43,19 @@ _OF_COMMITTEES = ("calibration.csv", "calibration.png")
 def evaluate(
     context: typer.Context,
     model: Annotated[
-        list[str],
-        typer.Argument(help="A shipped model's name or a model file; several are a committee."),
-    ],
+        Optional[list[str]],
+        typer.Argument(
+            help="A shipped model's name or a model file; several are a committee.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
-        Path,
-        typer.Argument(help='npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".'),
-    ],
+        Optional[Path],
+        typer.Argument(
+            help='npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".',
+            show_default=False,
+        ),
+    ] = None,
     rows: Rows = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -90,6 +96,12 @@ def evaluate(
     from eqcalc.data import read_dataset
     from eqcalc.files import refuse_existing
 
+    if not model or data is None:  # of one word click makes the last argument
+        found = "neither" if data is None else f"only '{data}'"
+        raise ConfigError(
+            f"evaluate takes a model and a file of frames with labels, and found {found}: eqcalc "
+            "evaluate MODEL DATA."
+        )
     if output is not None:
         names = [*_OUTPUTS, *(_OF_COMMITTEES if len(model) > 1 else ())]
         refuse_existing([output / name for name in names], overwrite)
@@ -254,7 +266,7 @@ def _trained_by_older_card(card: ModelCard, dataset: Dataset) -> tuple[int, str]
     It has what stood in the training file, and the names of all files.
     """
     from eqcalc.data.rows import parse_rows
-    from eqcalc.errors import ConfigError, DataError
+    from eqcalc.errors import DataError
 
     rows = card.training_data.get("training rows")
     if rows is None or card.training_data.get("source") != dataset.source:

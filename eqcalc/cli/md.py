@@ -86,8 +86,10 @@ def md(
             help="nve, nvt-langevin, nvt-nhc, npt, npt-anisotropic or npt-flexible.",
         ),
     ] = "nvt-langevin",
-    temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
-    timestep: Annotated[float, typer.Option("--timestep", "-t", help="fs.")] = 0.5,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-T", help="Temperature, K.")
+    ] = 300.0,
+    timestep: Annotated[float, typer.Option("--timestep", "-t", help="Time step, fs.")] = 0.5,
     steps: Annotated[
         int,
         typer.Option("--steps", "-n", help="Number of time steps; with --resume, in all."),

@@ -64,17 +64,6 @@ MinimizeSteps = Annotated[
     Optional[int], typer.Option(help="With --minimize: steps at most. Default: 500.")
 ]
 
-_NPT = ("npt", "npt-anisotropic", "npt-flexible")
-_ENSEMBLES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "friction_per_fs": ("--friction", ("nvt-langevin",)),
-    "thermostat_time_fs": ("--thermostat-time", ("nvt-nhc", *_NPT)),
-    "barostat_time_fs": ("--barostat-time", _NPT),
-    "pressure_gpa": ("--pressure", _NPT),
-    "to_temperature_K": ("--to-temperature", ("nvt-langevin", "nvt-nhc", *_NPT)),
-    "to_pressure_gpa": ("--to-pressure", _NPT),
-}
-"""Setting -> its option and the ensembles that use it."""
-
 _WITH: dict[str, tuple[str, str, str]] = {
     "minimize_fmax": ("--minimize-fmax", "minimize", "--minimize"),
     "minimize_steps": ("--minimize-steps", "minimize", "--minimize"),
@@ -129,10 +118,13 @@ def _require_use(given: dict[str, Any], ensemble: str) -> None:
     ------
     ConfigError : an option belongs to other ensembles, or to another option that is missing.
     """
-    for name, (option, ensembles) in _ENSEMBLES.items():
+    from eqcalc.simulate.settings import BAROSTATS, USED_BY
+
+    for name, ensembles in USED_BY.items():
         if name in given and ensemble not in ensembles:
-            *others, last = (each for each in ensembles if each not in _NPT[1:])
+            *others, last = (each for each in ensembles if each not in BAROSTATS[1:])
             names = f"{', '.join(others)} and {last}" if others else last
+            option = "--" + FILLED_FROM[name].replace("_", "-")
             raise ConfigError(f"{option} belongs to {names}, not {ensemble}.")
     for name, (option, needed, needed_option) in _WITH.items():
         if name in given and not given.get(needed):

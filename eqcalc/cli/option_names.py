@@ -78,6 +78,11 @@ def _renamed(message: str, parameters: set[str]) -> str:
         follows = "" if "_" in name else r"(?= must\b|=)"
         before = r"(?<![\w\-'\[./])"  # not within a word, a quotation, a path or another option
         argument = rf"{before}{name}(?![\w(./]\w){follows}"
+        # As a training file writes it: key = 'x' and flag = true become what a shell takes.
+        written = rf"{before}{name}(?![\w(./]\w) = "
+        message = re.sub(rf"{written}true\b", option, message)
+        message = re.sub(rf"{written}'([\w.:/-]+)'", rf"{option} \1", message)
+        message = re.sub(rf"{written}(?=\S)", f"{option} ", message)
         message = re.sub(rf"{argument}=(?=\S)(?!True\b)", f"{option} ", message)
         message = re.sub(rf"{argument}(=True\b)?", option, message)
     return message

@@ -75,7 +75,7 @@ Model = Annotated[
         "--model",
         "-m",
         help="Name of a shipped model or path of a model file; given several times, a committee. "
-        "Default: the shipped model that was trained on this composition.",
+        "Default: the shipped model that was trained on this composition, else sevennet-0.",
         show_default=False,
         autocompletion=_shipped_models,
     ),
@@ -85,7 +85,7 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Folder of the run. Default: the structure's name with the verb behind it.",
+        help="Folder of the run. Default: the structure's name followed by the command's.",
         show_default=False,
     ),
 ]
@@ -115,7 +115,7 @@ def _number_or_word(text: Union[str, float]) -> Union[str, float]:
 Skin = Annotated[
     Any,  # Union[float, str], which typer does not take
     typer.Option(
-        help="Å by which the neighbour list looks ahead, or auto: found during the run.",
+        help="Skin of the neighbour list in Å, or auto: found during the run.",
         parser=_number_or_word,
         metavar="FLOAT|auto",
     ),
@@ -141,7 +141,8 @@ Threads = Annotated[
 Trust = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Run whatever program the model file holds; only of makers you know."
+        "--trust",
+        help="Run whatever program the model file holds; only for files from sources you trust.",
     ),
 ]
 

@@ -50,10 +50,11 @@ def select(
         ),
     ] = None,
     min_spread: Annotated[
-        float, typer.Option(help="eV/Å: force spread of the worst atom, from which on.")
+        float, typer.Option(help="Lowest force spread (of the worst atom) to select, eV/Å.")
     ] = 0.1,
     max_spread: Annotated[
-        Optional[float], typer.Option(help="eV/Å, up to which. Default: no limit.")
+        Optional[float],
+        typer.Option(help="Highest force spread to select, eV/Å. Default: no limit."),
     ] = None,
     min_distance: Annotated[
         float, typer.Option(help="Å, below which frames are near-duplicates.")
@@ -62,7 +63,7 @@ def select(
         float,
         typer.Option(help="Of two covalent radii: a frame with atoms nearer is broken, left out."),
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="The order in which equals are taken.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed that breaks ties.")] = 0,
     device: Device = "auto",
     dtype: Dtype = None,
     engine: Engine = "auto",

@@ -14,6 +14,7 @@ from ase.data import covalent_radii
 
 from eqcalc.data.consistency import refusal
 from eqcalc.data.frames import FloatArray, LabelledFrame
+from eqcalc.data.stiffness import stiffness_refusal
 from eqcalc.errors import GraphError
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
@@ -69,7 +70,7 @@ def find_implausible(frames: Sequence[LabelledFrame]) -> Findings:
     )
     refused = [sentence for part in parts for sentence in part.refused]
     odd = [sentence for part in parts for sentence in part.odd]
-    together = None if refused else refusal(frames)
+    together = None if refused else refusal(frames) or stiffness_refusal(frames)
     return Findings(refused + ([together] if together else []), odd)
 
 

@@ -23,6 +23,7 @@ from eqcalc.data.plausibility import (
 )
 from eqcalc.data.readers import WholeFrames, read_whole_frames
 from eqcalc.data.rows import Rows
+from eqcalc.data.stiffness import BondStiffness, bond_stiffnesses
 from eqcalc.errors import ConfigError, GraphError, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
@@ -78,6 +79,7 @@ class DataSummary:
     units : as they stood in the files
     copies : groups of frames that are one structure, by their names
     consistency : label -> the factor that fits it to the energies; 1 where they belong together
+    stiffness : force constants of bonds by the forces, the surest first
     cutoff : within which pairs are looked for, Å
     refused, odd : what a training refuses, and what it says and takes
     deviations, forces, distances, stresses : for pictures: energies per atom beside the fit of
@@ -99,6 +101,7 @@ class DataSummary:
     extremes: list[Extreme]
     closest: list[ClosestPair]
     consistency: dict[str, float]
+    stiffness: list[BondStiffness]
     cutoff: float
     refused: list[str]
     odd: list[str]
@@ -111,7 +114,7 @@ class DataSummary:
         """Return everything but the arrays, as JSON holds it."""
         left = ("deviations", "forces", "distances", "stresses", "n_atoms")
         content = {key: value for key, value in vars(self).items() if key not in left}
-        for key in ("extremes", "closest"):
+        for key in ("extremes", "closest", "stiffness"):
             content[key] = [each._asdict() for each in getattr(self, key)]
         content["labels"] = {name: count._asdict() for name, count in self.labels.items()}
         content["atoms_per_frame"] = {
@@ -190,6 +193,7 @@ def summarise(
         extremes=_extremes(frames, several, deviations),
         closest=sorted(geometry.closest.values(), key=lambda each: each.ratio),
         consistency=label_factors(frames),
+        stiffness=bond_stiffnesses(frames),
         cutoff=cutoff,
         refused=[
             _sentence(text)

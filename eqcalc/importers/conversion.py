@@ -161,6 +161,11 @@ def _account(content: Any) -> str:
                 "it holds tensors only (a state_dict), without the options of their network; give "
                 "the checkpoint that the package wrote."
             )
+        if {"state_dict", "architecture"} <= set(keys):
+            return (
+                "it is a checkpoint of eqcalc's own training, which needs no import: eqcalc export "
+                "RUN MODEL makes a model of the run's folder."
+            )
         shown = ", ".join(keys[:6]) or "nothing"
         return f"it holds a dictionary with {shown}, which is no checkpoint that eqcalc knows."
     return f"it holds a {type(content).__name__}, which is no model."

@@ -11,6 +11,7 @@ from eqcalc.analysis.blocks import block_error
 from eqcalc.report.labels import label_of
 from eqcalc.report.record import RunRecord
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
+from eqcalc.simulate.settings import USED_BY
 from eqcalc.units import GRAM_PER_CM3
 
 __all__ = ["doubts_of", "figures_of", "headline_of", "rows_of"]
@@ -170,11 +171,17 @@ def _of_the_table(record: RunRecord, table: dict[str, NDArray[np.float64]]) -> R
 def rows_of(record: RunRecord) -> list[tuple[str, Rows]]:
     """Return the tables at the end of the page: title and rows of names and values."""
     manifest, settings = record.manifest, record.settings
-    plain = {k: v for k, v in settings.items() if v is not None and not isinstance(v, dict)}
+    unused = {k for k, ensembles in USED_BY.items() if settings.get("ensemble") not in ensembles}
+    plain = {
+        k: v
+        for k, v in settings.items()
+        if v is not None and not isinstance(v, dict) and not (record.kind == "md" and k in unused)
+    }
     groups = [("Settings", _rows(plain))]
-    groups += [
-        (f"{_title(k)}, settings", _rows(v)) for k, v in settings.items() if isinstance(v, dict)
-    ]
+    for name, found in settings.items():
+        if isinstance(found, dict):  # where a limit is None, a rule sets it
+            told = {k: "by default" if v is None else v for k, v in found.items()}
+            groups.append((f"{_title(name)}, settings", _rows(told)))
     run: Rows = [("structure", _value(manifest.get("structure", "given in Python")))]
     for name in ("formula", "n_atoms", "degrees_of_freedom", "status", "steps_done", "started"):
         if name in manifest:

@@ -106,6 +106,10 @@ def read_checkpoint(folder: Path) -> MDCheckpoint:
     CheckpointError : there is none, or none can be read.
     """
     paths = [path for path in (folder / CHECKPOINT, folder / PREVIOUS) if path.exists()]
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no folder '{folder}'; give the folder of the run that is to go on."
+        )
     if not paths:
         raise CheckpointError(
             f"there is no checkpoint in '{folder}', from which a run could go on; give the folder "

@@ -177,9 +177,10 @@ def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettin
     }
     settings = MDSettings(**{**stored, **changed})
     if settings.n_steps <= checkpoint.step:
+        asked = f" of {n_steps}" if n_steps is not None else ""
         raise ConfigError(
-            f"the run is at step {checkpoint.step} of {settings.n_steps}: nothing is left to do. "
-            "Give n_steps, the number that it shall have in all."
+            f"the run is at step {checkpoint.step} of {stored['n_steps']}: nothing{asked} is left "
+            "to do. Give n_steps, the number that it shall have in all."
         )
     return settings
 

@@ -24,6 +24,15 @@ BAROSTATS: tuple[str, ...] = ("npt", "npt-anisotropic", "npt-flexible")
 CHAINS: tuple[str, ...] = ("nvt-nhc", *BAROSTATS)
 """Ensembles with a Nosé-Hoover chain."""
 ENSEMBLES: tuple[str, ...] = ("nve", "nvt-langevin", *CHAINS)
+USED_BY: dict[str, tuple[str, ...]] = {
+    "friction_per_fs": ("nvt-langevin",),
+    "thermostat_time_fs": CHAINS,
+    "barostat_time_fs": BAROSTATS,
+    "pressure_gpa": BAROSTATS,
+    "to_temperature_K": ("nvt-langevin", *CHAINS),
+    "to_pressure_gpa": BAROSTATS,
+}
+"""Setting -> the ensembles that use it; all others are used by every ensemble."""
 OPTIMIZERS: tuple[str, ...] = ("bfgs", "lbfgs", "fire")
 TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
 """Format of a trajectory -> suffix of its file."""

@@ -21,8 +21,9 @@ from small_models import ETHANOL_FRAMES, crystal, ethanol
 from eqcalc import EqCalculator, available_models
 from eqcalc.cli import encoding
 from eqcalc.cli.console import begin, has_lost_reader, note, print_json, say, working
+from eqcalc.cli.data_options import EnergyKey, EnergyUnit, TrustData
 from eqcalc.cli.option_names import naming_options
-from eqcalc.cli.options import MaxEdges, Structure
+from eqcalc.cli.options import MaxEdges, Overwrite, Structure
 from eqcalc.cli.progress import StepProgress, print_line
 from eqcalc.errors import ConfigError, OutputError
 from eqcalc.simulate.single_points import single_points
@@ -251,12 +252,12 @@ def test_summary_of_a_changing_cell_has_volume_density_pressure_cell(folder, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("md molecule.xyz --log-every 0", "the --log-every must be a whole number >= 1"),
-        ("md molecule.xyz -t -1", "--timestep must be a number above 0"),
-        ("md molecule.xyz --friction -1", "--friction must be a number above 0"),
+        ("md molecule.xyz --log-every 0", "--log-every must be an integer >= 1"),
+        ("md molecule.xyz -t -1", "--timestep must be a positive number"),
+        ("md molecule.xyz --friction -1", "--friction must be a positive number"),
         ("md molecule.xyz -T -5", "the --temperature must be 0 K or more"),
         ("md molecule.xyz --skin=-1", "--skin must be zero or positive"),
-        ("relax molecule.xyz --fmax 0", "--fmax must be a number above 0"),
+        ("relax molecule.xyz --fmax 0", "--fmax must be a positive number"),
         ("relax molecule.xyz --pressure 1", "relax the cell too (--cell) or"),
         ("nbody out.npz --steps 150", "--steps must be a multiple of --save-every (100)"),
     ],
@@ -277,6 +278,29 @@ def test_only_arguments_are_renamed():
 
     expected = "^--max-edges 20: 'max_edges' of a/max_edges, max_edges_of and structure must stay$"
     with pytest.raises(ConfigError, match=expected):
+        naming_options(verb)(None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Give energy_key = 'REF_energy', or", "Give --energy-key REF_energy, or"),
+        ("or say trust_data = true to take", "or say --trust-data to take"),
+        ("pass overwrite=True to replace it", "pass --overwrite to replace it"),
+        ("pass energy_unit = 'kcal/mol'.", "pass --energy-unit kcal/mol."),
+    ],
+)
+def test_what_a_message_tells_to_give_can_be_pasted(text, expected):
+    def verb(
+        data: Structure,
+        energy_key: EnergyKey = None,
+        energy_unit: EnergyUnit = None,
+        trust_data: TrustData = False,
+        overwrite: Overwrite = False,
+    ) -> None:
+        raise ConfigError(text)
+
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
         naming_options(verb)(None)
 
 

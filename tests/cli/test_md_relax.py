@@ -575,11 +575,13 @@ def test_engine_that_the_user_asked_for_and_is_gone_is_named(folder, monkeypatch
     ("words", "message"),
     [
         ("md", "md needs a structure file, or --resume and the folder of a run"),
-        ("md --resume nowhere", "there is no checkpoint in 'nowhere'"),
+        ("md --resume nowhere", "there is no folder 'nowhere'; give the folder of the run"),
+        ("md --resume .", "there is no checkpoint in '.'"),
         ("md --resume there -T 400", "--temperature does not go together with --resume"),
         ("md --resume there --index 0", "--index does not go together with --resume"),
         ("md ethanol.xyz --resume there", "a structure file does not go together with --resume"),
-        ("md --resume there", "is at step 4 of 4: nothing is left to do"),
+        ("md --resume there", "is at step 4 of 4: nothing is left to do. Give --steps, "),
+        ("md --resume there --steps 2", "is at step 4 of 4: nothing of 2 is left to do"),
     ],
 )
 def test_resuming_what_cannot_go_on_is_refused(folder, words, message, capsys):

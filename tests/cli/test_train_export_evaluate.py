@@ -190,6 +190,14 @@ def test_a_largest_call_that_is_no_number_of_edges_is_refused(words, number, fol
     assert [path.name for path in folder.iterdir()] == ["train.toml"]
 
 
+def test_evaluate_without_frames_says_that_they_are_missing(folder, capsys):
+    assert run("evaluate") == 2
+    assert "and found neither" in " ".join(capsys.readouterr().err.split())
+    assert run("evaluate", "painn-ethanol") == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "takes a model and a file of frames with labels, and found only 'painn-eth" in shown
+
+
 def test_evaluate_refuses_a_propagator(folder, capsys):
     assert run("evaluate", "gmn-nbody", ETHANOL_FRAMES) == 2
     assert "is a learned dynamics (gmn), not a potential" in capsys.readouterr().err
@@ -246,7 +254,7 @@ def test_evaluate_refuses_to_replace_outputs_unless_told(models, folder, capsys)
     (folder / "out" / "errors.json").write_text("precious")
     words = ("evaluate", models["double"], ETHANOL_FRAMES, "--rows", "0:2", "-o", "out")
     assert run(*words) == 2
-    assert "'out' already holds errors.json; choose another" in capsys.readouterr().err
+    assert "errors.json' exists; pass --overwrite" in capsys.readouterr().err
     assert (folder / "out" / "errors.json").read_text() == "precious"
     assert run(*words, "--overwrite") == 0
     assert json.loads((folder / "out" / "errors.json").read_text())["n_frames"] == 2

@@ -169,6 +169,7 @@ def test_an_existing_model_that_was_not_imported_or_is_none_is_kept(tmp_path):
         (torch.optim.Adam([nn.Parameter(torch.ones(1))]).state_dict(), r"an optimizer only"),
         (nn.Linear(2, 2), r"it holds a torch.nn.modules.linear.Linear, which eqcalc does not"),
         (nn.Linear(2, 2).state_dict(), r"it holds tensors only \(a state_dict\)"),
+        ({"state_dict": {}, "architecture": {}}, r"eqcalc's own training.* eqcalc export RUN MOD"),
         ({"epoch": 3, "loss": 0.1}, r"a dictionary with epoch, loss, which is no checkpoint"),
         ({}, r"a dictionary with nothing"),
         ([1, 2], r"it holds a list, which is no model"),

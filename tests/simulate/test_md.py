@@ -273,7 +273,9 @@ def test_folder_with_a_run_is_refused_and_overwritten_on_request(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     settings = MDSettings(n_steps=10, trajectory_format="extxyz")
     run_md(atoms, Springs(atoms), settings, tmp_path)
-    with pytest.raises(OutputExistsError, match=r"already holds a run \(manifest.json.*--overwr"):
+    with pytest.raises(
+        OutputExistsError, match=r"already holds a run \(manifest.json.*overwrite=True"
+    ):
         run_md(atoms, Springs(atoms), settings, tmp_path)
     run_md(atoms, Springs(atoms), MDSettings(n_steps=10), tmp_path, overwrite=True)
     assert not (tmp_path / "trajectory.xyz").exists()

@@ -196,7 +196,7 @@
     viewer.rotate(-25, scene.cells ? "z" : "y");
     tilt(15);
     viewer.zoomTo();
-    viewer.zoom(scene.cells ? 1.1 : 1.35);
+    viewer.zoom(1.1);
     viewer.render();
   }
 

@@ -1,0 +1,120 @@
+"""Forces of the wrong sign or unit are told by the force constants of bonds, in real sets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+
+from eqcalc.data import LabelledFrame, read_dataset
+from eqcalc.data.plausibility import find_implausible
+from eqcalc.data.stiffness import bond_stiffnesses, stiffness_refusal
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
+SETS = {
+    "ethanol": EXAMPLES / "ethanol_rmd17_test.npz",
+    "water": EXAMPLES / "water_revpbe0d3_test.xyz.gz",
+    "silicon": EXAMPLES / "silicon_mlearn_test.xyz.gz",
+}
+FACTORS = {
+    "kcal/mol/Å": units.mol / units.kcal,
+    "kJ/mol/Å": units.mol / units.kJ,
+    "meV/Å": 1000.0,
+    "Hartree/Bohr": units.Bohr / units.Hartree,
+    "Hartree/Å": 1.0 / units.Hartree,
+}
+
+
+@pytest.fixture(scope="module")
+def sets() -> dict[str, list[LabelledFrame]]:
+    return {name: read_dataset(path).frames[:40] for name, path in SETS.items()}
+
+
+def times(factor: float, frames: list[LabelledFrame]) -> list[LabelledFrame]:
+    return [replace(frame, forces=frame.forces * factor) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Spectroscopy: 4.7 to 5.1 mdyn/Å for C-H, 7.1 to 7.8 for O-H; 1 mdyn/Å is 6.24 eV/Å².
+        ("ethanol", {("C", "H"): (28, 36), ("O", "H"): (40, 50)}),
+        ("water", {("O", "H"): (38, 50)}),
+        ("silicon", {("Si", "Si"): (1.5, 6)}),
+    ],
+)
+def test_bonds_have_the_force_constants_of_spectroscopy(sets, name, expected):
+    found = {each.elements: each for each in bond_stiffnesses(sets[name])}
+    for elements, (low, high) in expected.items():
+        assert low < found[elements].force_constant < high
+    assert stiffness_refusal(sets[name]) is None
+
+
+@pytest.mark.parametrize("name", list(SETS))
+def test_forces_with_the_sign_of_a_gradient_are_refused(sets, name):
+    wrong = times(-1.0, sets[name])
+    assert "they have the sign of a gradient" in stiffness_refusal(wrong)
+    assert any("sign of a gradient" in text for text in find_implausible(wrong).refused) or (
+        name == "silicon"  # whose similar frames are compared before
+    )
+
+
+@pytest.mark.parametrize("name", ["ethanol", "water"])
+@pytest.mark.parametrize("unit", list(FACTORS))
+def test_forces_in_another_unit_are_refused_with_its_name(sets, name, unit):
+    text = stiffness_refusal(times(FACTORS[unit], sets[name]))
+    assert f"forces in {unit} read as eV/Å" in text
+
+
+@pytest.mark.parametrize("name", list(SETS))
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_factor_that_may_be_chemistry_is_no_evidence(sets, name, factor):
+    assert stiffness_refusal(times(factor, sets[name])) is None
+
+
+def copper(k: int, amplitude: float) -> LabelledFrame:
+    atoms = bulk("Cu", cubic=True) * 2
+    atoms.rattle(amplitude, seed=k)
+    atoms.calc = EMT()
+    return LabelledFrame(atoms, atoms.get_potential_energy(), atoms.get_forces(), None)
+
+
+def test_a_metal_is_judged_too():
+    frames = [copper(k, 0.05) for k in range(10)]
+    (found,) = bond_stiffnesses(frames)
+    assert found.elements == ("Cu", "Cu")
+    assert 0.5 < found.force_constant < 5.0
+    assert stiffness_refusal(frames) is None
+    assert "sign of a gradient" in stiffness_refusal(times(-1.0, frames))
+
+
+def test_structures_at_rest_say_nothing():
+    strained = []
+    for scale in np.linspace(0.95, 1.05, 11):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell * scale, scale_atoms=True)
+        atoms.calc = EMT()
+        strained.append(
+            LabelledFrame(atoms, atoms.get_potential_energy(), -atoms.get_forces(), None)
+        )
+    assert bond_stiffnesses(strained) == []
+    # Bonds of different kinds, with what a relaxation leaves of forces.
+    noise = np.random.default_rng(0)
+    relaxed = []
+    for name in ("CH4", "C2H6", "C2H4", "C2H2", "CH3OH", "H2CO", "HCN", "H3CNH2", "C6H6") * 3:
+        atoms = molecule(name)
+        relaxed.append(LabelledFrame(atoms, 0.0, noise.normal(0, 0.02, (len(atoms), 3)), None))
+    assert stiffness_refusal(relaxed) is None
+    assert stiffness_refusal(times(-1.0, relaxed)) is None
+
+
+def test_frames_without_forces_or_bonds_say_nothing():
+    alone = LabelledFrame(Atoms("Ar"), 0.0, np.zeros((1, 3)), None)
+    without = LabelledFrame(molecule("C2H6"), 0.0, None, None)
+    assert bond_stiffnesses([]) == bond_stiffnesses([alone, without] * 20) == []
+    assert stiffness_refusal([alone, without]) is None
