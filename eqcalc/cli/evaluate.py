@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 _OUTPUTS = ("errors.json", "parity.png")
+_CONSTANT_OFFSET, _FAR_OFF = 0.01, 5.0  # eV/atom, and in spreads: what is no error of a network
 _OF_COMMITTEES = ("calibration.csv", "calibration.png")
 
 
@@ -221,6 +222,13 @@ def print_errors(comparison: Comparison, before: Optional[Comparison] = None) ->
             f"m{quantities[0].unit}",
         )
     show(table)
+    mean, around = comparison.energy_per_atom.offset
+    if comparison.n_frames > 1 and abs(mean) > max(_FAR_OFF * around, _CONSTANT_OFFSET):
+        note(
+            f"note: nearly all of the error of the energies is a constant, {mean:+.6g} eV/atom, "
+            f"with {1e3 * around:.3g} meV/atom around it: the labels have another zero of energy "
+            "than the model (another level of theory, or atoms' energies taken off)."
+        )
 
 
 def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:

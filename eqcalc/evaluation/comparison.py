@@ -54,6 +54,12 @@ class Quantity:
             rmse=float(np.sqrt(np.square(difference).mean())),
         )
 
+    @property
+    def offset(self) -> tuple[float, float]:
+        """Mean of prediction minus label, and the standard deviation around it."""
+        difference = self.predicted - self.expected
+        return float(difference.mean()), float(difference.std())
+
 
 @dataclass(frozen=True)
 class Comparison:
