@@ -105,11 +105,7 @@ def main() -> None:
 
     from eqcalc import EqCalculator
     from eqcalc.data import read_dataset
-    from eqcalc.training.config import read_config
-    from eqcalc.training.finish import export_run
-    from eqcalc.training.reports import Report
-    from eqcalc.training.run import train
-    from eqcalc.training.training_folder import TrainingFolder
+    from eqcalc.training import Report, TrainingFolder, export_run, read_config, train
 
     def show(report: Report) -> None:
         if report.batch == 0 and report.epoch % 10 == 0:

@@ -9,11 +9,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from eqcalc.training.config import read_config
-from eqcalc.training.finish import export_run
-from eqcalc.training.reports import Report
-from eqcalc.training.run import train
-from eqcalc.training.training_folder import TrainingFolder
+from eqcalc.training import Report, TrainingFolder, export_run, read_config, train
 
 FRAMES = Path(__file__).parents[1] / "tests" / "data" / "ethanol_rmd17_frames.npz"
 

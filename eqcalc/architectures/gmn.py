@@ -46,10 +46,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eqcalc.architectures._gmn_kinematics import (
+    HingeKinematics,
+    LearnableKinematics,
+    StickKinematics,
+    perceptron,
+)
 from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
-from eqcalc.nn.kinematics import HingeKinematics, LearnableKinematics, StickKinematics, perceptron
 from eqcalc.nn.object_index import require_objects, require_rods
 from eqcalc.nn.scatter import sum_at_receivers
 

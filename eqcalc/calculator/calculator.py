@@ -88,7 +88,8 @@ class EqCalculator(ExactCache):
     model : a shipped model's name, a path, or several of them (a committee: the mean)
     device : "auto", "cpu", "cuda" or "cuda:N"
     dtype : "float32", "float64" or None for the file's own; forces are always float64
-    engine : "auto", "cudagraph", "inductor" or "torchscript", see :func:`eqcalc.load_model`
+    engine : "auto", "cudagraph", "inductor", "triton" or "torchscript": see
+            :func:`eqcalc.load_model`
     skin : Å; the neighbour list is kept while it provably misses no edge; 0 builds
         a fresh one at every call, "auto" looks for the skin that costs least while it runs.
         Results do not depend on it.
@@ -466,7 +467,7 @@ class EqCalculator(ExactCache):
         displacement: float = 0.01,
         max_edges: Optional[int] = None,
     ) -> NDArray:
-        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.simulate.hessian`.
+        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.calculator.hessian.hessian`.
 
         By central differences of forces. Constraints are ignored; ``indices`` names the n atoms
         that move, all by default. Neither atoms nor results change.

@@ -172,9 +172,9 @@ def load_model(
     source : a shipped model's name, or the path of a model file
     device : "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"
     dtype : "float32", "float64", or None for the file's own
-    engine : "torchscript"; "inductor", compiled at the first use; "cudagraph", which replays
-        inductor where it is compiled, else torchscript; or "auto", the fastest that is ready
-        and passes: it compiles nothing (``eqcalc compile`` does)
+    engine : "torchscript"; "inductor", compiled at the first use; on a GPU "triton", and
+        "cudagraph", which replays inductor where it is compiled, else triton, else torchscript; or
+        "auto", the fastest that is ready and passes: it compiles nothing (``eqcalc compile`` does)
     threads : of a call on a CPU; None: one per hundred atoms, at most as many as torch has
     trust : run whatever program the file holds. Otherwise it may only compute, with operators
         that eqcalc knows (docs/model-file.md)

@@ -1,8 +1,8 @@
 """Molecular dynamics and relaxation with any ASE calculator.
 
 A run is a folder: the trajectory, a table, a plot, the last structure and a
-manifest that says what it was made with and how it ended. Bands of images and Hessians
-go through few, large model calls (:func:`share_calculator`, :func:`hessian`).
+manifest that says what it was made with and how it ended. Bands of images go through few,
+large model calls (:func:`share_calculator`).
 
 What belongs here: what is done with a calculator, and what a run leaves on disk. Integrators
 and optimizers are ASE's own; nothing here knows a network.
@@ -14,7 +14,6 @@ and optimizers are ASE's own; nothing here knows a network.
 1
 """
 
-from eqcalc.calculator.hessian import hessian
 from eqcalc.simulate.conversion import convert_run
 from eqcalc.simulate.guard_settings import GuardSettings
 from eqcalc.simulate.images import share_calculator
@@ -36,7 +35,6 @@ __all__ = [
     "RelaxStep",
     "StopRequested",
     "convert_run",
-    "hessian",
     "read_structure",
     "resume_md",
     "run_md",

@@ -2,4 +2,47 @@
 
 What belongs here: everything that only training a potential needs; running a model needs none
 of it, nor Lightning. Nothing here knows one architecture from another.
+
+>>> from eqcalc.training import TrainingFolder, export_run, read_config, train
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eqcalc.training.config import TrainingConfig, read_config
+    from eqcalc.training.finish import Finished, export_run, load_potential
+    from eqcalc.training.reports import Report
+    from eqcalc.training.run import train
+    from eqcalc.training.training_folder import TrainingFolder
+
+__all__ = [
+    "Finished",
+    "Report",
+    "TrainingConfig",
+    "TrainingFolder",
+    "export_run",
+    "load_potential",
+    "read_config",
+    "train",
+]
+
+_HOMES = {
+    "Finished": "finish",
+    "Report": "reports",
+    "TrainingConfig": "config",
+    "TrainingFolder": "training_folder",
+    "export_run": "finish",
+    "load_potential": "finish",
+    "read_config": "config",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Reading a training file needs neither Lightning nor the models' engines.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'.")

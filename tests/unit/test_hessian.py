@@ -11,8 +11,8 @@ from ase.vibrations import Vibrations, VibrationsData
 from small_models import crystal, ethanol, export_small, slab
 
 from eqcalc import EqCalculator
+from eqcalc.calculator.hessian import hessian
 from eqcalc.errors import ConfigError, UnsupportedElementError
-from eqcalc.simulate import hessian
 
 
 @pytest.fixture(scope="module")
