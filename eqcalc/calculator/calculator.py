@@ -467,7 +467,7 @@ class EqCalculator(ExactCache):
         displacement: float = 0.01,
         max_edges: Optional[int] = None,
     ) -> NDArray:
-        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :func:`eqcalc.calculator.hessian.hessian`.
+        """Return ∂²E/∂r∂r (3n, 3n) in eV/Å², symmetric: see :mod:`eqcalc.calculator.hessian`.
 
         By central differences of forces. Constraints are ignored; ``indices`` names the n atoms
         that move, all by default. Neither atoms nor results change.
