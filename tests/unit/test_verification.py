@@ -343,38 +343,30 @@ class Shifted:
         return getattr(self._engine, name)
 
 
-def test_an_engine_that_gives_other_numbers_fails(specimen, monkeypatch):
-    def shifted(*words: object, **options: object) -> Model:
-        model = load_model(*words, **options)
-        return replace(model, engine=Shifted(model.engine))
-
-    monkeypatch.setattr(agreement, "load_model", shifted)
-    way = agreement.Way("torchscript", "cpu", "float32")
-    found = agreement.agreement(specimen(wrong.Morse), way)
-    assert found.verdict is Verdict.FAILED
-    assert found.detail == "energy against torchscript cpu float64"
-    assert found.found == pytest.approx(1e-3, rel=1e-2)
-    assert "--dtype float64" in found.advice
-
-
 class WithoutForces(Shifted):
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         energies, gradients = self._engine(graph)
         return energies, gradients * float("nan")
 
 
-def test_an_engine_whose_forces_are_no_numbers_fails(specimen, monkeypatch):
+@pytest.mark.parametrize(
+    ("engine", "quantity", "difference"),
+    [(Shifted, "energy", 1e-3), (WithoutForces, "forces", float("nan"))],
+)
+def test_an_engine_that_gives_other_numbers_fails(
+    specimen, engine, quantity, difference, monkeypatch
+):
     def broken(*words: object, **options: object) -> Model:
         model = load_model(*words, **options)
-        return replace(model, engine=WithoutForces(model.engine))
+        return replace(model, engine=engine(model.engine))
 
     monkeypatch.setattr(agreement, "load_model", broken)
     way = agreement.Way("torchscript", "cpu", "float32")
     found = agreement.agreement(specimen(wrong.Morse), way)
-    assert (found.verdict, found.detail) == (
-        Verdict.FAILED,
-        "forces against torchscript cpu float64",
-    )
+    assert found.verdict is Verdict.FAILED
+    assert found.detail == f"{quantity} against torchscript cpu float64"
+    assert found.found == pytest.approx(difference, rel=1e-2, nan_ok=True)
+    assert "--dtype float64" in found.advice
 
 
 def test_an_engine_that_breaks_the_passport_fails_with_its_message(specimen, monkeypatch):
