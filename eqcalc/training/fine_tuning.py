@@ -323,7 +323,9 @@ def _about_references(
 
 
 def _about_errors(before: Comparison, as_it_is: Comparison, changes: Mapping[int, float]) -> str:
-    parts = [f"energy {1e3 * before.energy_per_atom.errors.mae:.2f} meV/atom"]
+    per_atom = f"{1e3 * before.energy_per_atom.errors.mae:.2f} meV/atom"
+    total = f"{1e3 * before.energy.errors.mae:.1f} meV, " if before.one_size else ""  # as epochs
+    parts = [f"energy {total}{per_atom}"]
     if any(changes.values()):
         of_file = 1e3 * as_it_is.energy_per_atom.errors.mae
         parts[0] += f" ({of_file:.2f} with the file's reference energies)"

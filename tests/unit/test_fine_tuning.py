@@ -422,8 +422,8 @@ def test_what_the_training_starts_from_is_said_before_it_begins(parent, tmp_path
     patterns = [
         r"starting from parent: painn, \d+ parameters, for H, C, O of its 4 elements",
         r'reference energies: shifted by H .* eV, fitted to 4 training frames; "kept" would',
-        r"before training, MAE on 2 validation frames: energy [\d.]+ meV/atom \([\d.]+ with the "
-        r"file's reference energies\), forces [\d.]+ meV/Å",
+        r"before training, MAE on 2 validation frames: energy [\d.]+ meV, [\d.]+ meV/atom "
+        r"\([\d.]+ with the file's reference energies\), forces [\d.]+ meV/Å",
     ]
     for line, pattern in zip(said, patterns, strict=True):
         assert re.match(pattern, line)
