@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -29,7 +30,7 @@ from eqcalc.cli.options import AsJson, Device, Dtype, Engine, MaxEdges, Quiet, T
 from eqcalc.errors import ConfigError, import_extra
 
 if TYPE_CHECKING:
-    from eqcalc.data import Dataset
+    from eqcalc.data import Dataset, LabelledFrame
     from eqcalc.engines import Model
     from eqcalc.evaluation import Calibrations, Comparison
     from eqcalc.model_file import ModelCard
@@ -95,6 +96,7 @@ def evaluate(
     Example: [bold]eqcalc evaluate painn-ethanol rmd17_ethanol.npz --rows 1000:2000[/bold]
     """
     from eqcalc.data import read_dataset
+    from eqcalc.evaluation import breakdown
     from eqcalc.files import refuse_existing
 
     if not model or data is None:  # of one word click makes the last argument
@@ -116,17 +118,20 @@ def evaluate(
     comparison, calibrations = _compare(models, dataset, data.name, max_edges)
     name = ", ".join(loaded.card.name for loaded in models)
     title = f"{name} on {data.name}"
+    parts = breakdown(comparison, dataset.frames)
     if not as_json:
         say(f"{title}, {len(dataset)} frames")
         print_errors(comparison)
+        _print_breakdown(comparison, dataset.frames)
         if calibrations is not None:
             print_calibrations(calibrations)
     if output is not None:
-        written = _write(output, comparison, calibrations, title)
+        written = _write(output, comparison, parts, calibrations, title)
         say(f"written: {', '.join(str(path) for path in written)}")
     if as_json:
         content = {"model": name, "data": data.name, "frames": len(dataset)}
-        print_json({**content, "errors": comparison.summary(), **_of_committee(calibrations)})
+        errors = {"errors": comparison.summary(), **parts}
+        print_json({**content, **errors, **_of_committee(calibrations)})
 
 
 def _load(names: list[str], threads: Optional[int], **options: Any) -> list[Model]:
@@ -231,6 +236,33 @@ def print_errors(comparison: Comparison, before: Optional[Comparison] = None) ->
         )
 
 
+def _print_breakdown(comparison: Comparison, frames: Sequence[LabelledFrame]) -> None:
+    """Print where the errors are, as far as there is more than one place for them."""
+    from rich.table import Table
+
+    from eqcalc.evaluation import by_element, by_kind, worst_frames
+
+    elements = by_element(comparison, frames)
+    if len(elements) > 1:
+        shown = ", ".join(f"{e} {1e3 * errors.mae:.1f}" for e, errors in elements.items())
+        say(f"MAE of forces by element: {shown} meV/Å")
+    worst = worst_frames(comparison, frames, most=1)
+    if worst and len(frames) > 1:
+        say(
+            f"largest error of a force: {worst[0].force_error:.3g} eV/Å, on atom {worst[0].atom} "
+            f"({worst[0].element}) of {worst[0].frame}"
+        )
+    kinds = by_kind(comparison, frames)
+    if not kinds:
+        return
+    table = Table("config_type", "frames", "energy MAE", "forces MAE", box=None, pad_edge=False)
+    for kind in kinds:
+        forces = "" if kind.forces is None else f"{1e3 * kind.forces.mae:.1f} meV/Å"
+        energy = f"{1e3 * kind.energy_per_atom.mae:.2f} meV/atom"
+        table.add_row(kind.name, str(kind.n_frames), energy, forces)
+    show(table)
+
+
 def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
     """Say when the model was never trained on what it is judged on."""
     from eqcalc.elements import trained_on
@@ -287,7 +319,11 @@ def _trained_by_older_card(card: ModelCard, dataset: Dataset) -> tuple[int, str]
 
 
 def _write(
-    output: Path, comparison: Comparison, calibrations: Optional[Calibrations], title: str
+    output: Path,
+    comparison: Comparison,
+    parts: dict[str, Any],
+    calibrations: Optional[Calibrations],
+    title: str,
 ) -> list[Path]:
     """Write the outputs and return their paths."""
     from eqcalc.errors import OutputError
@@ -299,7 +335,7 @@ def _write(
     except OSError as error:
         raise OutputError(f"cannot create '{output}': {error}.") from error
     content = {"title": title, "n_frames": comparison.n_frames, **comparison.summary()}
-    content |= _of_committee(calibrations)
+    content |= parts | _of_committee(calibrations)
     contents = {
         _OUTPUTS[0]: (json.dumps(content, indent=2) + "\n").encode(),
         _OUTPUTS[1]: parity_plot(comparison, title),

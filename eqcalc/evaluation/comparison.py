@@ -25,7 +25,7 @@ from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, DataError, DataWarning, NotEnoughMemoryError
 from eqcalc.graph import sum_over_structures
 
-__all__ = ["Comparison", "Errors", "Quantity", "comparison_of", "evaluate"]
+__all__ = ["Comparison", "Errors", "Quantity", "comparison_of", "errors_of", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class Errors:
 
     mae: float
     rmse: float
+
+
+def errors_of(differences: NDArray) -> Errors:
+    """Return both errors of predictions minus labels, of any shape."""
+    return Errors(
+        mae=float(np.abs(differences).mean()),
+        rmse=float(np.sqrt(np.square(differences).mean())),
+    )
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,7 @@ class Quantity:
     @property
     def errors(self) -> Errors:
         """The errors in the quantity's unit."""
-        difference = self.predicted - self.expected
-        return Errors(
-            mae=float(np.abs(difference).mean()),
-            rmse=float(np.sqrt(np.square(difference).mean())),
-        )
+        return errors_of(self.predicted - self.expected)
 
     @property
     def offset(self) -> tuple[float, float]:
