@@ -187,8 +187,12 @@ def _set_up(
     """Return the run, and say what was minimized and whose velocities it starts with."""
     from eqcalc.cli.setup_run import set_up_run
     from eqcalc.simulate import MDRun
+    from eqcalc.simulate.doubts import timestep_doubt
 
     atoms, calculator, source = set_up_run(structure, options, index)
+    doubt = timestep_doubt(atoms, settings.timestep_fs)
+    if doubt is not None:
+        note(f"note: {doubt}")
     with working("minimizing") if settings.minimize else nullcontext():
         run = MDRun(atoms, calculator, settings, source)
     if run.minimization is not None:

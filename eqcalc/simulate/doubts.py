@@ -9,15 +9,18 @@ from numbers import Real
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms, FixBondLengths, FixInternals, FixLinearTriatomic
+from ase.data import atomic_masses
 
 from eqcalc.errors import listing
 from eqcalc.neighbours import build_graph
 
-__all__ = ["doubts"]
+__all__ = ["doubts", "timestep_doubt"]
 
 _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
 # Entries of info, and their values for a neutral closed shell.
 _ELECTRONS = {"charge": 0, "spin": 0, "magmom": 0, "multiplicity": 1, "spin_multiplicity": 1}
+_HYDROGEN_PERIOD_FS, _HYDROGEN_FOLLOWS_FS = 10.0, 1.5
 _MOST_ATOMS = 100_000  # more would take seconds to look at
 
 
@@ -34,6 +37,31 @@ def doubts(atoms: Atoms, cutoff: float) -> list[str]:
     """
     found = _ignored(atoms)
     return found if len(atoms) > _MOST_ATOMS else found + _strange_lengths(atoms, cutoff)
+
+
+def timestep_doubt(atoms: Atoms, timestep_fs: float) -> str | None:
+    """Return a sentence where the lightest moving atom cannot follow a timestep, else None.
+
+    What a bond of hydrogen follows is 1.5 fs, and of other atoms longer as the root of the mass.
+    """
+    is_moving = np.ones(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, (FixBondLengths, FixInternals, FixLinearTriatomic)):
+            return None  # rigid bonds do not vibrate
+        if isinstance(constraint, FixAtoms):
+            is_moving[constraint.index] = False
+    if not is_moving.any():
+        return None
+    masses = np.where(is_moving, atoms.get_masses(), np.inf)
+    lightest = int(masses.argmin())
+    slowness = float(np.sqrt(masses[lightest] / atomic_masses[1]))
+    if timestep_fs <= _HYDROGEN_FOLLOWS_FS * slowness:
+        return None
+    return (
+        f"a timestep of {timestep_fs:g} fs is long for {atoms.symbols[lightest]} "
+        f"({masses[lightest]:.3g} amu), whose bonds vibrate in about "
+        f"{_HYDROGEN_PERIOD_FS * slowness:.0f} fs: a twentieth of that is usual."
+    )
 
 
 def _ignored(atoms: Atoms) -> list[str]:
@@ -56,9 +84,12 @@ def _strange_lengths(atoms: Atoms, cutoff: float) -> list[str]:
         distances = np.linalg.norm(graph.edge_vectors.numpy(), axis=1)
         closest = int(distances.argmin())
         if distances[closest] < _CLOSEST:
+            i, j = int(senders[closest]), int(receivers[closest])
+            across = i == j or atoms.get_distance(i, j) > 1.01 * distances[closest]
+            hint = " across a face of the cell, which may be too small" if across else ""
             found.append(
-                f"atoms {senders[closest]} and {receivers[closest]} are {distances[closest]:.2g} Å "
-                "apart; positions and cell must be in Å."
+                f"atoms {i} and {j} are {distances[closest]:.2g} Å apart{hint}; positions and cell "
+                "must be in Å."
             )
     lonely = np.setdiff1d(np.arange(len(atoms)), receivers).tolist()
     if len(atoms) == 1:

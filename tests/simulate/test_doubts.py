@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms, FixBondLengths
 
 from eqcalc.simulate import doubts as module
-from eqcalc.simulate.doubts import doubts
+from eqcalc.simulate.doubts import doubts, timestep_doubt
 
 
 def scaled(factor: float) -> Atoms:
@@ -27,7 +28,7 @@ def apart() -> Atoms:
     ("atoms", "expected"),
     [
         (scaled(0.1), r"atoms \d and \d are 0\.0\d+ Å apart; positions and cell must be in Å\."),
-        (bulk("Cu", a=0.4), r"atoms 0 and 0 are 0\.28 Å apart"),
+        (bulk("Cu", a=0.4), r"atoms 0 and 0 are 0\.28 Å apart across a face"),
         (scaled(100.0), r"no atom has a neighbour within the model's cutoff of 5 Å"),
         (apart(), r"without a neighbour within the model's cutoff of 5 Å: atoms 3\."),
     ],
@@ -76,3 +77,38 @@ def test_a_neutral_singlet_is_not_doubted():
     atoms = scaled(1.0)
     atoms.info.update({"charge": 0, "multiplicity": 1, "spin": "none"})
     assert doubts(atoms, 5.0) == []
+
+
+@pytest.mark.parametrize(
+    ("atoms", "longest_fs"),
+    [(molecule("CH3CH2OH"), 1.5), (molecule("CO2"), 5.1), (bulk("Cu"), 11.9)],
+    ids=["hydrogen", "carbon", "copper"],
+)
+def test_timestep_that_the_lightest_atom_cannot_follow(atoms, longest_fs):
+    assert timestep_doubt(atoms, 0.99 * longest_fs) is None
+    lightest = atoms.symbols[int(atoms.get_masses().argmin())]
+    expected = rf"is long for {lightest} \([\d.]+ amu\), whose bonds vibrate in about \d+ fs"
+    assert re.search(expected, timestep_doubt(atoms, 1.02 * longest_fs))
+
+
+def test_timestep_of_atoms_that_are_fixed_or_made_heavier():
+    atoms = molecule("CH3CH2OH")
+    atoms.set_constraint(FixAtoms([k for k, s in enumerate(atoms.symbols) if s == "H"]))
+    assert timestep_doubt(atoms, 5.0) is None
+    assert "long for C" in timestep_doubt(atoms, 6.0)
+    atoms.set_constraint(FixAtoms(range(len(atoms))))
+    assert timestep_doubt(atoms, 100.0) is None
+    rigid = molecule("H2O")
+    rigid.set_constraint(FixBondLengths([[0, 1], [0, 2], [1, 2]]))
+    assert timestep_doubt(rigid, 2.0) is None
+    heavier = molecule("CH3CH2OH")
+    heavier.set_masses(np.where(heavier.numbers == 1, 3.024, heavier.get_masses()))
+    assert timestep_doubt(heavier, 2.5) is None
+
+
+def test_atoms_that_meet_across_a_face_say_so():
+    water = molecule("H2O")
+    water.set_cell([5.0, 2.0, 5.0])  # the hydrogen atoms are 1.53 Å apart in it
+    water.pbc = True
+    (found,) = doubts(water, 3.0)
+    assert "across a face of the cell, which may be too small" in found
