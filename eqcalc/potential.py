@@ -16,7 +16,7 @@ from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph, sum_over_structures, validate_graph
 from eqcalc.nn.zbl import ZBL
 
-__all__ = ["Evaluation", "Potential"]
+__all__ = ["Evaluation", "Potential", "evaluation_of"]
 
 
 class Evaluation(NamedTuple):
@@ -188,18 +188,30 @@ class Potential(nn.Module):
             energies, gradients = self(graph)
         if not self.training:
             energies = energies.detach()
-        n_atoms = graph.atomic_numbers.shape[0]
-        owned = energies[: graph.n_owned]
-        energy = sum_over_structures(
-            owned, graph.structure_index[: graph.n_owned], graph.n_structures
-        )
-        forces = forces_from_edge_gradients(gradients, graph.edge_index, n_atoms)
-        stress = None
-        if bool((volumes(graph.cell) > 0).all()):
-            stress = stress_from_edge_gradients(gradients, graph)
-        return Evaluation(energy, energies, forces, stress)
+        return evaluation_of(graph, energies, gradients)
 
     def _require_elements(self, atomic_numbers: Tensor) -> None:
         if bool(torch.isnan(self.reference_energies[atomic_numbers]).any()):
             known = torch.nonzero(~torch.isnan(self.reference_energies)).flatten().tolist()
             require_elements(atomic_numbers.tolist(), symbols_of(known), "this potential")
+
+
+def evaluation_of(graph: AtomicGraph, energies: Tensor, gradients: Tensor) -> Evaluation:
+    """Return what a call's results come to.
+
+    Parameters
+    ----------
+    energies : (n_atoms,), eV
+    gradients : (n_edges, 3), eV/Å, of the energy by the edge vectors
+    """
+    n_atoms = graph.atomic_numbers.shape[0]
+    structures = graph.structure_index[: graph.n_owned]
+    stress = None
+    if bool((volumes(graph.cell) > 0).all()):
+        stress = stress_from_edge_gradients(gradients, graph)
+    return Evaluation(
+        sum_over_structures(energies[: graph.n_owned], structures, graph.n_structures),
+        energies,
+        forces_from_edge_gradients(gradients, graph.edge_index, n_atoms),
+        stress,
+    )

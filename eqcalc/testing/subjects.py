@@ -16,17 +16,12 @@ from ase import Atoms
 from torch import Tensor
 
 from eqcalc.concessions import NO_CONCESSIONS, Concessions, declared
-from eqcalc.derivatives import (
-    forces_from_edge_gradients,
-    stress_from_edge_gradients,
-    volumes,
-)
 from eqcalc.elements import N_ELEMENTS, atomic_number, symbols_of
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError, ContractError, listing
-from eqcalc.graph import AtomicGraph, sum_over_structures
+from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
-from eqcalc.potential import Evaluation, Potential
+from eqcalc.potential import Evaluation, Potential, evaluation_of
 from eqcalc.testing.geometries import ELEMENTS, substituted, substitution
 from eqcalc.testing.measurements import keep
 from eqcalc.testing.tolerances import TOLERANCES, Tolerance
@@ -166,17 +161,7 @@ def exported_subject(
 
     def call(graph: AtomicGraph) -> Evaluation:
         energies, gradients = model(graph)
-        n_atoms = graph.atomic_numbers.shape[0]
-        owned = graph.structure_index[: graph.n_owned]
-        stress = None
-        if bool((volumes(graph.cell) > 0).all()):
-            stress = stress_from_edge_gradients(gradients, graph)
-        return Evaluation(
-            sum_over_structures(energies[: graph.n_owned], owned, graph.n_structures),
-            energies,
-            forces_from_edge_gradients(gradients, graph.edge_index, n_atoms),
-            stress,
-        )
+        return evaluation_of(graph, energies, gradients)
 
     card = model.card
     elements = tuple(card.elements)
