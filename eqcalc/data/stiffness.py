@@ -44,6 +44,8 @@ _MIXED_UP = {
     1000.0: "forces in meV/Å read as eV/Å",
     units.Bohr / units.Hartree: "forces in Hartree/Bohr read as eV/Å",
     1.0 / units.Hartree: "forces in Hartree/Å read as eV/Å",
+    units.kcal / units.mol: "forces in eV/Å read as kcal/mol/Å",
+    units.kJ / units.mol: "forces in eV/Å read as kJ/mol/Å",
 }
 
 
@@ -105,8 +107,10 @@ def stiffness_refusal(frames: Sequence[LabelledFrame]) -> str | None:
     first, guess = judged[0], ""
     if first.is_of_hydrogen:
         factor = first.force_constant / _TYPICAL[first.elements[0]]
-        known = min(_MIXED_UP, key=lambda f: abs(np.log(factor / f)))
-        guess = f" That is the factor of {_MIXED_UP[known]}." * (0.6 < factor / known < 1.6)
+        near = [f for f in _MIXED_UP if 0.6 < factor / f < 1.6]
+        near.sort(key=lambda f: abs(np.log(factor / f)))
+        if near:
+            guess = f" That is the factor of {', or of '.join(_MIXED_UP[f] for f in near)}."
     return (
         f"by the forces, bonds {first} are {'stiffer' if stiff else 'softer'} than any (C-H has "
         f"about 30 eV/Å², N₂ 143).{guess} {check}"

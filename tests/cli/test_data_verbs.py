@@ -239,7 +239,7 @@ def test_energies_under_another_name_are_asked_for_and_taken(name, frames, tmp_p
     source, out = write(tmp_path / "in.xyz", bare), tmp_path / "out.xyz"
     for verb, last in (("summary", ()), ("convert", (out,))):
         assert run("data", verb, source, *last) == 2
-        assert f"--energy-key = '{name}'" in capsys.readouterr().err
+        assert f"Give --energy-key {name}, " in capsys.readouterr().err
         assert run("data", verb, source, *last, "--energy-key", name) == 0
     expected = [atoms.get_potential_energy() for atoms in frames]
     assert [frame.energy for frame in read(out)] == pytest.approx(expected, abs=1e-7)

@@ -261,12 +261,15 @@ def test_model_trained_on_something_else_runs_with_a_note(folder, capsys, model,
     ("words", "message"),
     [
         ("md nowhere.xyz", "error: no structure file 'nowhere.xyz'"),
-        ("md ethanol.xyz -e nvt", "error: unknown ensemble 'nvt'"),
+        ("md ethanol.xyz -e nvt", "error: --ensemble must be one of nve, nvt-langevin"),
         ("md ethanol.xyz -e npt", "error: ensemble 'npt' changes the cell"),
         ("md ethanol.xyz --index 0:5", "error: --index takes the number of one frame (0 the"),
         ("md ethanol.xyz --index 1", "error: 'ethanol.xyz' has one frame and none with the"),
         ("md ethanol.xyz --index -2", "error: 'ethanol.xyz' has one frame and none with the"),
-        ("relax ethanol.xyz --optimizer newton", "error: unknown optimizer 'newton'"),
+        (
+            "relax ethanol.xyz --optimizer newton",
+            "error: --optimizer must be one of bfgs, lbfgs,",
+        ),
         ("relax ethanol.xyz --cell", "error: relaxing the cell changes the cell"),
     ],
 )

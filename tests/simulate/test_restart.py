@@ -343,7 +343,7 @@ def test_damaged_checkpoints_are_named(stopped, models):
 
 
 def test_folder_without_a_run_is_refused(models, tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint in '.*nowhere'"):
+    with pytest.raises(CheckpointError, match=r"there is no folder '.*nowhere'"):
         resume_md(tmp_path / "nowhere", EqCalculator(models[0]))
 
 
@@ -373,7 +373,9 @@ def test_another_potential_of_the_same_class_is_refused(other, tmp_path):
 
 
 def test_steps_that_are_done_are_refused(stopped, models):
-    with pytest.raises(ConfigError, match=r"at step \d+ of 12: nothing is left .*\(--steps\)"):
+    with pytest.raises(
+        ConfigError, match=r"at step \d+ of 40: nothing of 12 is left .* n_steps"
+    ):
         resume_md(stopped, EqCalculator(models[0]), n_steps=12)
 
 

@@ -155,7 +155,9 @@ def test_forces_beside_hartree_are_per_bohr(energy, per_bohr, tmp_path):
 
 
 def test_a_unit_of_forces_that_is_given_is_obeyed(tmp_path):
-    data = read_dataset(ETHANOL, forces_unit="kcal/mol/Angstrom")
+    with pytest.raises(DataError, match="of forces in eV/Å read as kcal/mol/Å"):
+        read_dataset(ETHANOL, forces_unit="kcal/mol/Angstrom")
+    data = read_dataset(ETHANOL, forces_unit="kcal/mol/Angstrom", trust_data=True)
     expected = read_dataset(ETHANOL).frames[0].forces * units.kcal / units.mol
     np.testing.assert_allclose(data.frames[0].forces, expected, rtol=1e-12)
     assert data.units == "eV, Angstrom, forces in kcal/mol/Angstrom"
@@ -177,7 +179,7 @@ def test_units_that_frames_state_are_obeyed(tmp_path):
     for atoms in frames:
         atoms.info["energy_unit"], atoms.info["forces_unit"] = "kcal/mol", "kcal/mol/Bohr"
     path = write(tmp_path / "data.xyz", frames)
-    data, plain = read_dataset(path), read_dataset(ETHANOL)
+    data, plain = read_dataset(path, trust_data=True), read_dataset(ETHANOL)
     kcal = units.kcal / units.mol
     assert data.frames[0].energy == pytest.approx(plain.frames[0].energy * kcal, rel=1e-12)
     expected = plain.frames[0].forces * kcal / units.Bohr

@@ -266,7 +266,7 @@ def test_compiler_without_setuptools_says_so(monkeypatch):
 )
 def test_threads_are_compared_with_cores(monkeypatch, n_torch, n_cores, limit, found, advice):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_torch)
-    monkeypatch.setattr(machine, "cores", lambda: n_cores)
+    monkeypatch.setattr(machine, "usable_cores", lambda: n_cores)
     monkeypatch.setattr(machine, "_cpu_limit", lambda: limit)
     state = State.NOTE if advice else State.OK
     says(machine.threads(), state, found, advice)

@@ -724,7 +724,7 @@ def test_an_existing_run_is_refused_and_replaced_on_demand(tmp_path):
     config = read_config(write_config(tmp_path))
     train(config, tmp_path / "run")
     before = metrics_of(tmp_path / "run")
-    with pytest.raises(OutputExistsError, match=r"'.*run' already holds a training run; pass --r"):
+    with pytest.raises(OutputExistsError, match=r"'.*run' already holds a training run; pass resu"):
         train(config, tmp_path / "run")
     assert metrics_of(tmp_path / "run") == before
     train(config, tmp_path / "run", overwrite=True)
