@@ -118,5 +118,5 @@ def test_left_handed_cell_is_refused_and_leaves_nothing(tmp_path):
 
 def test_folder_that_is_not_there_is_said(tmp_path):
     folder = run_of(triclinic(), tmp_path / "run", n_steps=2)
-    with pytest.raises(OutputError, match=r"there is no folder '.*nowhere' for 'out\.xtc'"):
+    with pytest.raises(OutputError, match=r"out\.xtc': there is no folder '.*nowhere'"):
         convert_run(folder, tmp_path / "nowhere" / "out.xtc")
