@@ -271,8 +271,7 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
         if r_max > half * (1 + 1e-9):
             found.notes.append(
                 f"the rdf goes to {r_max:.3g} Å, beyond half of the smallest cell ({half:.3g} Å): "
-                "there "
-                "atoms also meet the images of those that they met before."
+                "there atoms also meet the images of those that they met before."
             )
     if found.msd is not None:
         found.notes += _of_the_msd(found.msd, workers["msd"], settings.remove_drift)

@@ -6,19 +6,23 @@ a shorter one is pushed apart, in a molecule, a liquid and a crystal alike. The 
     k = -cov(d, s) / var(d),   s = (F_j - F_i) · (r_j - r_i) / (2 d)
 
 over bonds of two elements is their force constant, of 10 to 120 eV/Å² in molecules and some eV/Å²
-in metals. Nothing else of the frames is needed: no similar frames, no energies, no cell. A factor
-of two between force constants is chemistry, so that it is no evidence against forces.
+in metals. Bonds of hydrogen to carbon, nitrogen or oxygen have hardly more than one length and are
+compared with each other; single and double bonds do not, so that of other elements a bond is
+compared with itself in other frames of the same atoms. (Of molecules relaxed at one level the
+forces of another pull at one kind of bond and push at the next, which is no force constant.)
+Nothing else of the frames is needed: no similar frames, no energies, no cell. A factor of two
+between force constants is chemistry, so that it is no evidence against forces.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ase import units
 from ase.data import chemical_symbols, covalent_radii
+from numpy.typing import NDArray
 
 from eqcalc.data.frames import FloatArray, LabelledFrame
 from eqcalc.errors import GraphError
@@ -30,7 +34,9 @@ _BOND = 1.3  # times the sum of covalent radii
 _N_SAMPLED = 40  # frames that are looked at
 _FEWEST = 30  # bonds of two elements
 _AT_REST = 0.2  # eV/Å, rms along bonds: what a relaxation leaves says nothing
-_NARROW = 0.015  # Å, spread of lengths: what bonds of one kind have in relaxed structures
+# Å, spread of lengths: less is what relaxed structures have, and more is no harmonic motion.
+_NARROW, _WIDE = 0.015, 0.12
+_NOTHING = 1e-3  # eV/Å: what is left of forces that symmetry forbids
 _CORRELATED = 0.45  # thermal bonds have 0.4 to 0.98
 _SURE = 0.8
 # eV/Å². The stiffest bonds are those of N₂ (143) and CO (119); X-H have 25 to 50 where X is C, N or
@@ -38,6 +44,7 @@ _SURE = 0.8
 _STIFFEST, _SOFTEST_XH = 300.0, 3.0
 _TYPICAL = {"C": 33.0, "N": 43.0, "O": 44.0}  # of X-H
 # Read forces over true ones.
+_OF_HYDROGEN = {("C", "H"), ("N", "H"), ("O", "H")}
 _MIXED_UP = {
     units.mol / units.kcal: "forces in kcal/mol/Å read as eV/Å",
     units.mol / units.kJ: "forces in kJ/mol/Å read as eV/Å",
@@ -50,12 +57,19 @@ _MIXED_UP = {
 
 
 class BondStiffness(NamedTuple):
-    """A force constant over all bonds of two elements: eV/Å², with the correlation behind it."""
+    """A force constant over all bonds of two elements.
+
+    force_constant : eV/Å²; correlation : of shortness and outward force, negative where forces have
+        the sign of a gradient
+    force, spread : standard deviations of the force along bonds, eV/Å, and of their lengths, Å
+    """
 
     elements: tuple[str, str]
     n_bonds: int
     force_constant: float
     correlation: float
+    force: float
+    spread: float
 
     def __str__(self) -> str:
         digits = 0 if abs(self.force_constant) >= 10.0 else 1
@@ -64,40 +78,50 @@ class BondStiffness(NamedTuple):
     @property
     def is_of_hydrogen(self) -> bool:
         """Whether hydrogen is bound to carbon, nitrogen or oxygen."""
-        return set(self.elements) in ({"H", "C"}, {"H", "N"}, {"H", "O"})
+        return self.elements in _OF_HYDROGEN
 
 
 def bond_stiffnesses(frames: Sequence[LabelledFrame]) -> list[BondStiffness]:
     """Return force constants of the bonds in up to forty frames, the surest first.
 
     Left out are elements with too few bonds, and bonds of one length, as in a relaxed structure.
-    The correlation is that of shortness and outward force, negative where forces have the sign of
-    a gradient.
     """
     with_forces = [f for f in frames if f.forces is not None and len(f.atoms) > 1]
     step = max(1, -(-len(with_forces) // _N_SAMPLED))
-    bonds: dict[tuple[int, int], list[FloatArray]] = defaultdict(list)
-    for frame in with_forces[::step]:
-        for pair, values in _bonds(frame, np.asarray(frame.forces)).items():
-            bonds[pair].append(values)
-    found = [_stiffness(pair, np.concatenate(values)) for pair, values in bonds.items()]
+    parts = [_bonds(frame, np.asarray(frame.forces)) for frame in with_forces[::step]]
+    if not parts:
+        return []
+    kinds = [frame.atoms.numbers.tobytes() for frame in with_forces[::step]]
+    of_kind = np.repeat([kinds.index(kind) for kind in kinds], [len(part.atoms) for part in parts])
+    atoms, elements, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    _, bonds = np.unique(np.column_stack([of_kind, atoms]), axis=0, return_inverse=True)
+    found = []
+    for pair in np.unique(elements, axis=0):
+        chosen = (elements == pair).all(axis=1)
+        names = _symbols(pair)
+        own = values[chosen]
+        if names not in _OF_HYDROGEN:
+            own = _beside_itself(own, bonds[chosen])
+        found.append(_stiffness(names, own))
     return sorted((each for each in found if each is not None), key=lambda e: -abs(e.correlation))
 
 
 def stiffness_refusal(frames: Sequence[LabelledFrame]) -> str | None:
     """Return a sentence where forces have the wrong sign or another unit, else None."""
     sure = [each for each in bond_stiffnesses(frames) if abs(each.correlation) > _CORRELATED]
-    if not sure:
-        return None
+    moving = [each for each in sure if each.force > _AT_REST]
     check = "Check the keys (forces_key, gradient_key) and units (forces_unit, energy_unit)"
-    if sure[0].correlation < 0:
+    if moving and moving[0].correlation < 0:
         return (
-            f"forces push long bonds further apart ({sure[0].n_bonds} bonds "
-            f"{'-'.join(sure[0].elements)}, correlation {-sure[0].correlation:+.2f}): they have "
-            f"the sign of a gradient. {check}"
+            f"forces push long bonds further apart ({moving[0].n_bonds} bonds "
+            f"{'-'.join(moving[0].elements)}, correlation {-moving[0].correlation:+.2f}): they "
+            f"have the sign of a gradient. {check}"
         )
-    judged = [each for each in sure if each.is_of_hydrogen] or sure
-    stiff = all(each.force_constant > _STIFFEST for each in judged)
+    # Small forces beside lengths of thermal bonds may be small by their unit.
+    judged = [each for each in sure if each.is_of_hydrogen] or moving
+    if not judged:
+        return None
+    stiff = all(each.force_constant > _STIFFEST and each.spread < _WIDE for each in judged)
     soft = all(
         each.is_of_hydrogen and each.correlation > _SURE and each.force_constant < _SOFTEST_XH
         for each in judged
@@ -117,43 +141,60 @@ def stiffness_refusal(frames: Sequence[LabelledFrame]) -> str | None:
     )
 
 
-def _bonds(frame: LabelledFrame, forces: FloatArray) -> dict[tuple[int, int], FloatArray]:
-    """Return the lengths and pulls (n_bonds, 2) in a frame by pairs of atomic numbers."""
+class _Bonds(NamedTuple):
+    """The bonds of a frame, (n_bonds, 2) each: atoms, atomic numbers, lengths and pulls."""
+
+    atoms: NDArray[np.int64]
+    elements: NDArray[np.int64]
+    values: FloatArray
+
+
+def _bonds(frame: LabelledFrame, forces: FloatArray) -> _Bonds:
     numbers = frame.atoms.numbers
     radii = covalent_radii[numbers]
     try:
         graph = build_graph(frame.atoms, float(2.0 * _BOND * radii.max()))
     except GraphError:  # said with its reason where the frame's own graph is built
-        return {}
+        nothing = np.zeros((0, 2), dtype=np.int64)
+        return _Bonds(nothing, nothing, np.zeros((0, 2)))
     j, i = graph.edge_index.numpy()  # every bond from both of its ends
     vectors = graph.edge_vectors.numpy()  # (n_edges, 3), from i to j
     lengths = np.linalg.norm(vectors, axis=1)
-    chosen = (lengths < _BOND * (radii[i] + radii[j])) & (numbers[i] <= numbers[j])
+    once = (numbers[i] < numbers[j]) | ((numbers[i] == numbers[j]) & (i <= j))
+    chosen = (lengths < _BOND * (radii[i] + radii[j])) & once
     i, j, vectors, lengths = i[chosen], j[chosen], vectors[chosen], lengths[chosen]
     pulls = 0.5 * ((forces[j] - forces[i]) * vectors).sum(axis=1) / lengths
-    values = np.stack([lengths, pulls], axis=1)
-    pairs = np.stack([numbers[i], numbers[j]], axis=1)
-    return {
-        (int(a), int(b)): values[(pairs == (a, b)).all(axis=1)] for a, b in np.unique(pairs, axis=0)
-    }
+    atoms = np.stack([i, j], axis=1)
+    return _Bonds(atoms, numbers[atoms], np.stack([lengths, pulls], axis=1))
 
 
-def _stiffness(pair: tuple[int, int], values: FloatArray) -> BondStiffness | None:
-    n_bonds = len(values) // (2 if pair[0] == pair[1] else 1)
-    lengths, pulls = values.T
-    if n_bonds < _FEWEST or np.ptp(pulls) == 0.0:
+def _beside_itself(values: FloatArray, bonds: NDArray[np.int64]) -> FloatArray:
+    """Return lengths and pulls less the means of their bond, of bonds that are there repeatedly."""
+    _, own, counts = np.unique(bonds, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), 2))
+    np.add.at(sums, own, values)
+    left = values - (sums / counts[:, None])[own]
+    return np.asarray(left[counts[own] > 1])
+
+
+def _symbols(pair: NDArray[np.int64]) -> tuple[str, str]:
+    """Return the symbols of two atomic numbers, hydrogen last, as chemists name a bond."""
+    first, second = sorted((int(z) for z in pair), key=lambda z: (z == 1, z))
+    return chemical_symbols[first], chemical_symbols[second]
+
+
+def _stiffness(elements: tuple[str, str], values: FloatArray) -> BondStiffness | None:
+    if len(values) < _FEWEST:
         return None
-    if lengths.std() < _NARROW:
+    covariance = np.cov(values.T)
+    spread, force = np.sqrt(np.diag(covariance))
+    if spread < _NARROW or force < _NOTHING:
         return None
-    covariance = np.cov(lengths, pulls)
-    # Small forces beside lengths of thermal bonds are small by their unit, or left by a relaxation.
-    if np.sqrt(np.square(pulls).mean()) < _AT_REST and 1 not in pair:
-        return None
-    # Hydrogen is named last, as chemists do.
-    first, second = sorted(pair, key=lambda z: (z == 1, z))
     return BondStiffness(
-        (chemical_symbols[first], chemical_symbols[second]),
-        n_bonds,
-        float(-covariance[0, 1] / covariance[0, 0]),
-        float(-covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])),
+        elements,
+        len(values),
+        float(-covariance[0, 1] / spread**2),
+        float(-covariance[0, 1] / (spread * force)),
+        float(force),
+        float(spread),
     )

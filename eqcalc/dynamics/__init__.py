@@ -13,8 +13,9 @@ particles will be; those that predict energies are trained in :mod:`eqcalc.train
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eqcalc.late_names import late_names
 
 if TYPE_CHECKING:
     from eqcalc.dynamics.export import export_propagator
@@ -42,26 +43,23 @@ __all__ = [
     "write_nbody",
 ]
 
-_HOMES = {
-    "DynamicsOptions": "training",
-    "EGNNDynamics": "learned",
-    "GMNDynamics": "learned",
-    "NBodyData": "nbody_data",
-    "NBodySystem": "nbody_data",
-    "Propagator": "propagator",
-    "build_dynamics": "learned",
-    "evaluate_dynamics": "training",
-    "export_propagator": "export",
-    "find_objects": "objects",
-    "read_nbody": "nbody_data",
-    "simulate": "nbody",
-    "train_dynamics": "training",
-    "write_nbody": "nbody_data",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # A propagator runs without the architectures, and the n-body data without torch's autograd.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'.")
+# A propagator runs without the architectures, and the n-body data without torch's autograd.
+__getattr__ = late_names(
+    __name__,
+    {
+        "DynamicsOptions": "training",
+        "EGNNDynamics": "learned",
+        "GMNDynamics": "learned",
+        "NBodyData": "nbody_data",
+        "NBodySystem": "nbody_data",
+        "Propagator": "propagator",
+        "build_dynamics": "learned",
+        "evaluate_dynamics": "training",
+        "export_propagator": "export",
+        "find_objects": "objects",
+        "read_nbody": "nbody_data",
+        "simulate": "nbody",
+        "train_dynamics": "training",
+        "write_nbody": "nbody_data",
+    },
+)

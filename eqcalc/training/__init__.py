@@ -8,8 +8,9 @@ of it, nor Lightning. Nothing here knows one architecture from another.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eqcalc.late_names import late_names
 
 if TYPE_CHECKING:
     from eqcalc.training.config import TrainingConfig, read_config
@@ -29,20 +30,17 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "Finished": "finish",
-    "Report": "reports",
-    "TrainingConfig": "config",
-    "TrainingFolder": "training_folder",
-    "export_run": "finish",
-    "load_potential": "finish",
-    "read_config": "config",
-    "train": "run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Reading a training file needs neither Lightning nor the models' engines.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'.")
+# Reading a training file needs neither Lightning nor the models' engines.
+__getattr__ = late_names(
+    __name__,
+    {
+        "Finished": "finish",
+        "Report": "reports",
+        "TrainingConfig": "config",
+        "TrainingFolder": "training_folder",
+        "export_run": "finish",
+        "load_potential": "finish",
+        "read_config": "config",
+        "train": "run",
+    },
+)

@@ -373,9 +373,7 @@ def test_another_potential_of_the_same_class_is_refused(other, tmp_path):
 
 
 def test_steps_that_are_done_are_refused(stopped, models):
-    with pytest.raises(
-        ConfigError, match=r"at step \d+ of 40: nothing of 12 is left .* n_steps"
-    ):
+    with pytest.raises(ConfigError, match=r"at step \d+ of 40: nothing of 12 is left .* n_steps"):
         resume_md(stopped, EqCalculator(models[0]), n_steps=12)
 
 

@@ -113,6 +113,36 @@ def test_structures_at_rest_say_nothing():
     assert stiffness_refusal(times(-1.0, relaxed)) is None
 
 
+def relaxed_elsewhere(repeats: int) -> list[LabelledFrame]:
+    """Return equilibria whose C-C bonds, of all kinds, are pulled by their length.
+
+    So do the forces of one level in structures that were relaxed at another: these would make long
+    ones longer and short ones shorter, by half an eV/Å.
+    """
+    frames = []
+    for name in ("C2H6", "C2H4", "C2H2", "C6H6", "CH3CHO", "C3H8", "C3H4_C3v", "C4H4NH", "C4H4O"):
+        for _ in range(repeats):
+            atoms = molecule(name)
+            forces = np.zeros((len(atoms), 3))
+            for a in range(len(atoms)):
+                for b in range(a):
+                    vector = atoms.positions[a] - atoms.positions[b]
+                    length = float(np.linalg.norm(vector))
+                    if set(atoms.symbols[[a, b]]) == {"C"} and length < 1.7:
+                        pull = 4.0 * (length - 1.4) * vector / length
+                        forces[a] += pull
+                        forces[b] -= pull
+            frames.append(LabelledFrame(atoms, 0.0, forces, None))
+    return frames
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+def test_bonds_of_several_kinds_are_not_compared_with_each_other(repeats):
+    frames = relaxed_elsewhere(repeats)
+    assert max(np.abs(frame.forces).max() for frame in frames) > 0.3
+    assert stiffness_refusal(frames) is None
+
+
 def test_frames_without_forces_or_bonds_say_nothing():
     alone = LabelledFrame(Atoms("Ar"), 0.0, np.zeros((1, 3)), None)
     without = LabelledFrame(molecule("C2H6"), 0.0, None, None)

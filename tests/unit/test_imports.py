@@ -20,7 +20,8 @@ PACKAGE = Path(eqcalc.__file__).parent
 
 CHAINS = """
 errors -> units, files, extxyz, devices, elements -> graph, native
-errors -> arguments, cores, host_memory, threads, device_use, concessions -> graph, native
+errors -> host_memory, threads, device_use, concessions -> graph, native
+errors -> arguments, cores, late_names -> graph, native
 errors -> figures, versions -> data, simulate, training
 graph -> nn -> architectures
 graph, native -> derivatives, neighbours -> model_file -> engines -> blockwise -> calculator

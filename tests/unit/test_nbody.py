@@ -334,7 +334,7 @@ def test_verb_writes_the_data_with_progress_and_says_how_good_it_is(tmp_path):
     ):
         assert words in result.stdout.replace("\n", " ")
     assert len(read_nbody(path)) == 20
-    with pytest.raises(OutputExistsError, match=r"n\.npz' exists; pass .*verwrite.* to replace it"):
+    with pytest.raises(OutputExistsError, match=r"n\.npz' exists; pass overwrite=True to replace"):
         _eqcalc(path, *options)
     assert _eqcalc(path, *options, "--overwrite").exit_code == 0
 
