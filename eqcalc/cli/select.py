@@ -15,7 +15,6 @@ from eqcalc.cli.options import (
     Dtype,
     Engine,
     MaxEdges,
-    Model,
     Quiet,
     Threads,
     Trust,
@@ -34,7 +33,16 @@ def select(
         list[Path],
         typer.Argument(help="Folders of eqcalc md, or files of frames (traj, extxyz, ...)."),
     ],
-    model: Model = None,
+    model: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A member of the committee: name of a shipped model or path of a model file. "
+            "Given twice or more.",
+            show_default=False,
+        ),
+    ] = None,
     n_frames: Annotated[
         int, typer.Option("--frames", "-n", help="How many frames to select, at most.")
     ] = 50,
