@@ -1,8 +1,8 @@
-"""Give model files that are older than it the digest that ties their parts together.
+"""Give older model files what a new export has: the digest, and no paths of its maker's folders.
 
     python models/stamp.py models/*/model.pt
 
-Each file is checked and loaded before and after; a file that has the digest stays as it is.
+Each file is checked and loaded before and after; a file that has nothing to gain stays as it is.
 """
 
 import sys
@@ -13,7 +13,7 @@ from eqcalc import load_model
 from eqcalc.dynamics import Propagator
 from eqcalc.files import write_whole
 from eqcalc.model_file import open_model_file
-from eqcalc.model_file.entries import stamp
+from eqcalc.model_file.entries import pack, read_entries, stamp, without_sources
 
 
 def load(path: Path) -> None:
@@ -26,10 +26,12 @@ def load(path: Path) -> None:
 
 for name in sys.argv[1:]:
     path = Path(name)
-    if open_model_file(path).card.digest:
-        print(f"{path}: has a digest")
+    entries = read_entries(path.read_bytes())
+    clean = without_sources(entries)
+    if open_model_file(path).card.digest and clean == entries:
+        print(f"{path}: is up to date")
         continue
     load(path)
-    write_whole(path, stamp(path.read_bytes()))
+    write_whole(path, stamp(pack(clean)))
     load(path)
     print(f"{path}: {open_model_file(path).card.digest}")

@@ -10,7 +10,15 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from eqcalc.model_file.archive import unknown_to_eqcalc
-from eqcalc.model_file.entries import CARD, PASSPORT, WEIGHTS, pack, read_entries, stamp
+from eqcalc.model_file.entries import (
+    CARD,
+    PASSPORT,
+    WEIGHTS,
+    pack,
+    read_entries,
+    stamp,
+    without_sources,
+)
 from eqcalc.model_file.weight_records import share_weights
 
 __all__ = ["read_archive", "write_archive"]
@@ -39,7 +47,8 @@ def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport:
             buffer,
             _extra_files={CARD: card, PASSPORT: passport, WEIGHTS: save_safetensors(weights)},
         )
-    content = stamp(pack(share_weights(read_entries(buffer.getvalue()))))
+    entries = share_weights(without_sources(read_entries(buffer.getvalue())))
+    content = stamp(pack(entries))
     unknown = unknown_to_eqcalc(content)
     if unknown is not None:
         warnings.warn(

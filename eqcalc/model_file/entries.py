@@ -30,6 +30,7 @@ __all__ = [
     "pack",
     "read_entries",
     "stamp",
+    "without_sources",
 ]
 
 CARD, PASSPORT = "card.json", "passport.json"
@@ -111,6 +112,15 @@ def stamp(content: bytes) -> bytes:
     card = _object(entries[f"extra/{CARD}"]) | {"digest": digest_of(entries)}
     entries[f"extra/{CARD}"] = json.dumps(card, indent=1).encode()
     return pack(entries)
+
+
+def without_sources(entries: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return entries without the texts and paths of the Python files that a program came from.
+
+    torch writes them beside each file of a program, for tracebacks. They name the folders of
+    whoever exported the model; nothing that runs reads them.
+    """
+    return {name: content for name, content in entries.items() if not name.endswith(".debug_pkl")}
 
 
 def pack(entries: Mapping[str, bytes]) -> bytes:

@@ -52,13 +52,15 @@ def _walls(
     atoms: Atoms, calculator: EqCalculator, n_pairs: int, rng: np.random.Generator
 ) -> list[tuple[float, Turn | None]]:
     """Return height (eV) and turning point of the walls of one frame's pairs."""
-    bond = 2.0 * covalent_radii[atoms.numbers].max()
-    senders, vectors, lengths = neighbor_list("jDd", atoms, _FAR * bond)
+    radii = covalent_radii[atoms.numbers]
+    receivers, senders, vectors, lengths = neighbor_list("ijDd", atoms, _FAR * radii)
+    bonds = radii[receivers] + radii[senders]
     if len(lengths) == 0:
         return []
     drawn = rng.choice(len(lengths), min(n_pairs - 1, len(lengths)), replace=False)
     found = []
-    for pair in [int(np.argmin(lengths)), *drawn]:
+    for pair in [int(np.argmin(lengths / bonds)), *drawn]:
+        bond = bonds[pair]
         distances = np.linspace(lengths[pair], _NEAR * bond, _POINTS)
         energies = []
         for distance in distances:

@@ -24,6 +24,7 @@ from small_models import (
     small_options,
 )
 
+import eqcalc
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.engines import load_model
@@ -36,6 +37,7 @@ from eqcalc.errors import (
 )
 from eqcalc.export import export_model, rebuild_potential
 from eqcalc.model_file import PASSPORT, open_model_file
+from eqcalc.model_file.entries import read_entries
 from eqcalc.model_file.passport import Passport
 from eqcalc.neighbours import build_graph
 from eqcalc.potential import Potential
@@ -352,6 +354,13 @@ def test_a_network_that_computes_something_else_than_its_passport_is_not_rebuilt
     file.card.config["vector_norm"] = "smooth"
     with pytest.raises(ModelFileError, match=r"cannot be rebuilt .*does not reproduce its own"):
         rebuild_potential(file)
+
+
+def test_the_file_names_no_folder_of_its_maker(tmp_path):
+    entries = read_entries(export_small(tmp_path / "model.pt").read_bytes())
+    folders = Path(eqcalc.__file__).parents[1], Path(torch.__file__).parent, tmp_path, Path.home()
+    found = [(k, f) for k, v in entries.items() for f in folders if str(f).encode() in v]
+    assert not found
 
 
 def test_the_module_returns_plain_tensors_without_history(models):
