@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase.data import atomic_numbers
 from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import open_with_compression
 
@@ -29,10 +30,12 @@ _LEAST, _MOST = 4, 100_000  # columns of a row: an element and a position, and b
 
 
 class _Columns(NamedTuple):
-    """What a row holds: how many columns, and which of them are numbers."""
+    """What a row holds: how many columns, which are numbers, which an element or its number."""
 
     n_columns: int
     numeric: tuple[int, ...]
+    symbol: int | None = 0
+    number: int | None = None
 
 
 def fault_in_extxyz(path: Path) -> str | None:
@@ -41,7 +44,7 @@ def fault_in_extxyz(path: Path) -> str | None:
     A row of more columns than there are, whose numbers would move to others; a misspelt key, whose
     cell would be missing; a key that stands twice with different values, of which the last would
     be read; directions that are no flags, and would all become periodic; digits that only Python
-    takes for a number; a blank line, which would end the file.
+    takes for a number; an element that may be another; a blank line, which would end the file.
     """
     with open_with_compression(str(path), "rt") as file:
         lines = enumerate(file, start=1)
@@ -91,7 +94,13 @@ def _columns(properties: object) -> _Columns | None:
     if sum(counts) > _MOST:
         return _Columns(sum(counts), ())
     kinds = "".join(kind * count for kind, count in zip(words[1::3], counts, strict=False))
-    return _Columns(sum(counts), tuple(k for k, kind in enumerate(kinds) if kind in "RI"))
+    starts = dict(zip(words[::3], [sum(counts[:k]) for k in range(len(counts))], strict=False))
+    symbol, number = (
+        next((starts[name] for name in names if name in starts), None)
+        for names in (("species", "symbols"), ("Z", "numbers"))
+    )
+    numeric = tuple(k for k, kind in enumerate(kinds) if kind in "RI")
+    return _Columns(sum(counts), numeric, symbol, number)
 
 
 def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | None:
@@ -148,4 +157,24 @@ def _fault_in_row(row: list[str], columns: _Columns, line: str, number: int) -> 
         for column in columns.numeric:
             if "_" in row[column] or not row[column].isascii():
                 return f"line {number} says '{row[column]}', where a number is meant"
+    return _fault_in_element(row, columns, number)
+
+
+def _fault_in_element(row: list[str], columns: _Columns, number: int) -> str | None:
+    """Find an element that may be another: ASE makes calcium of CA, and prefers a column Z."""
+    if columns.symbol is None:
+        return None
+    symbol = row[columns.symbol]
+    is_two = len(symbol) == 2 and symbol.isupper() and symbol[0] in atomic_numbers
+    if is_two and symbol.capitalize() in atomic_numbers:
+        return (
+            f"line {number} says '{symbol}', which may be {symbol.capitalize()}, or an atom of "
+            f"{symbol[0]} by its name in a molecule; write elements as {symbol.capitalize()} or "
+            f"{symbol[0]}"
+        )
+    if columns.number is None or not row[columns.number].isdigit():
+        return None
+    beside = int(row[columns.number])
+    if symbol in atomic_numbers and atomic_numbers[symbol] != beside:
+        return f"line {number} says {symbol} and, beside it, the atomic number {beside}"
     return None

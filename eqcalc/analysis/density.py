@@ -102,7 +102,9 @@ class DensityProfile:
         )
         _require_cell(frame)
         inverse = np.linalg.inv(frame.cell.array)
-        share = frame.positions[self._kept] @ inverse[:, self._axis]
+        # A cell may begin elsewhere than at zero, as LAMMPS's boxes do.
+        places = frame.positions[self._kept] - frame.get_celldisp().ravel()
+        share = places @ inverse[:, self._axis]
         if frame.pbc[self._axis]:
             share -= np.floor(share)
             share[share >= 1.0] = 0.0  # of -1e-17 the line above makes 1

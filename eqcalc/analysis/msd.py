@@ -8,6 +8,7 @@ time of the fit, which are independent.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,6 +224,11 @@ def _fit_range(
 ) -> tuple[int, int]:
     """Return the first and the last lag of the fit."""
     low, high = fit_ps if fit_ps is not None else (_FIT[0] * length_ps, _FIT[1] * length_ps)
+    if not (math.isfinite(high) and 0 <= low < high):
+        raise ConfigError(
+            f"the fit of D goes from {low:g} to {high:g} ps; expected two times, the first from 0 "
+            "on and below the second."
+        )
     interval = time_ps[1]
     first = max(1, round(low / interval))
     last = round(high / interval)

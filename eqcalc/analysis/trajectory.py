@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.extxyz import fault_in_extxyz
-from eqcalc.simulate.guessed_elements import refuse_guessed_elements
 from eqcalc.simulate.half_frames import is_of_a_run
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
-from eqcalc.simulate.structures import read_structures
+from eqcalc.simulate.structures import read_structures, refuse_other_atoms
 
 __all__ = ["Trajectory", "trajectory_of_run"]
 
@@ -93,7 +92,7 @@ class Trajectory:
         first = self._source[0]
         if len(first) == 0:
             raise StructureError(f"the frames of '{self.path}' have no atoms.")
-        refuse_guessed_elements(self.path, first)
+        refuse_other_atoms(first, self.path)
         return first
 
     def close(self) -> None:

@@ -232,7 +232,8 @@ def print_errors(comparison: Comparison, before: Optional[Comparison] = None) ->
         note(
             f"note: nearly all of the error of the energies is a constant, {mean:+.6g} eV/atom, "
             f"with {1e3 * around:.3g} meV/atom around it: the labels have another zero of energy "
-            "than the model (another level of theory, or atoms' energies taken off)."
+            "than the model (another level of theory, or atoms' energies taken off), or the model "
+            "was hardly trained on such frames."
         )
 
 
@@ -287,15 +288,16 @@ def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
     """Say when frames were trained on: their errors say little about new ones."""
     from eqcalc.training.trained_rows import TRAINED_ROWS, trained_among
 
-    kept = card.training_data.get(TRAINED_ROWS)
-    if kept is None:
-        n_shared, said = _trained_by_older_card(card, dataset)
-    else:
-        frames, said = trained_among(kept, dataset)
+    if any(name.endswith(TRAINED_ROWS) for name in card.training_data):
+        frames, said = trained_among(card.training_data, dataset)
         n_shared = len(frames)
+    else:
+        n_shared, said = _trained_by_older_card(card, dataset)
     if n_shared > 0:
+        parent = card.training_data.get("fine-tuned from")
+        whose = card.name if parent is None else f"{card.name}, or what it was fine-tuned from,"
         note(
-            f"note: {card.name} was trained on {n_shared} of these {len(dataset)} frames (rows "
+            f"note: {whose} was trained on {n_shared} of these {len(dataset)} frames (rows "
             f"{said}); their errors say little about others."
         )
 

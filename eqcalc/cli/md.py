@@ -233,6 +233,12 @@ def _about_kept_velocities(run: MDRun) -> str:
     if run.projected_share > 1e-6:
         share = f"{100 * run.projected_share:.2g} %"
         taken = f", of which constraints took {share} of the kinetic energy"
+    if (run.rigid_share or 0.0) > 1e-6:
+        share = f"{100 * run.rigid_share:.2g} %"
+        if run.settings.ensemble == "nve":
+            taken += f"; {share} of the kinetic energy move or turn the whole, and stay so"
+        else:
+            taken += f"; {share} more moved or turned the whole, which the thermostat cannot change"
     return f"velocities from the file ({run.start_temperature_K:.0f} K{taken}); {effect}"
 
 

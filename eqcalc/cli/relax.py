@@ -100,6 +100,8 @@ def relax(
     atoms, calculator, source = set_up_run(structure, options, index)
     run = RelaxRun(atoms, calculator, settings, source)
     say_guards(run.guard_summary())
+    if run.velocities_left_out:
+        say("velocities of the file belong to other positions: they are left out")
     try:
         result = _run_with_progress(run, settings, folder, overwrite)
     except StopRequested as stop:

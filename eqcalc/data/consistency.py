@@ -65,6 +65,8 @@ def label_factors(frames: Sequence[LabelledFrame]) -> dict[str, float]:
 
 
 def _factors(pairs: FloatArray) -> dict[str, float]:
+    # Copies say nothing, and counted they would leave the answer to the few pairs beside them.
+    pairs = pairs[(pairs[:, 0] > _COPIES) | (pairs[:, 3] != 0.0)]
     for reach in _REACHES:
         near = pairs[pairs[:, 0] <= reach]
         if len(near) < _FEWEST_PAIRS:

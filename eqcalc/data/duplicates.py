@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eqcalc.data.frames import FloatArray, LabelledFrame
+from eqcalc.data.frames import FloatArray, LabelledFrame, has_neighbours
 
 __all__ = ["repeated_structures", "shared_structures"]
 
@@ -99,7 +99,7 @@ def _by_atoms(frames: Sequence[LabelledFrame]) -> dict[bytes, IntArray]:
     groups: dict[bytes, list[int]] = {}
     for k, frame in enumerate(frames):
         atoms = frame.atoms
-        if len(atoms) > 1 and np.isfinite(atoms.cell.array).all():
+        if np.isfinite(atoms.cell.array).all() and has_neighbours(atoms):
             groups.setdefault(atoms.pbc.tobytes() + atoms.numbers.tobytes(), []).append(k)
     return {key: np.array(rows) for key, rows in groups.items()}
 

@@ -104,8 +104,11 @@ class FrameLabels:
         for atoms in images:
             found |= set(entries_of(atoms)) - {str(key) for key in atoms.info}
             found |= _LABELS & {str(key) for key in atoms.info}
+        used, key = self._used(), self.request.stress_key or self.request.virial_key or "stress"
+        if any(_has_open_stress(atoms, key) for atoms in images):
+            used = used - {key}
         # ASE writes the free energy beside each energy; where they differ, it is said.
-        return sorted(found - self._used() - {"free_energy"})
+        return sorted(found - used - {"free_energy"})
 
     def _group(self, atoms: Atoms, row: int) -> str | None:
         key = self.request.group_key
@@ -161,6 +164,7 @@ class FrameLabels:
         key, kind = asked or "stress", "stress" if self.request.virial_key is None else "virial"
         stresses: list[FloatArray | None] = [None] * len(images)
         where = [k for k, atoms in enumerate(images) if atoms.pbc.all()]
+        self._note_open(images, rows, key, kind)
         if asked is None:
             if not any(key in entries_of(images[k]) for k in where):
                 return stresses
@@ -178,6 +182,15 @@ class FrameLabels:
                 unit = -self.units.to_ev / self._volume(images[k], rows[k])
             stresses[k] = self._voigt(value, key, rows[k]) * unit
         return stresses
+
+    def _note_open(self, images: list[Atoms], rows: list[int], key: str, kind: str) -> None:
+        """Say whose stress is not used: a strain needs all three directions."""
+        found = [rows[k] for k, atoms in enumerate(images) if _has_open_stress(atoms, key)]
+        if found:
+            self.notes.append(
+                f"the {kind} '{key}' of frames {listing(found)} is not used: they are not periodic "
+                "in all three directions."
+            )
 
     def _volume(self, atoms: Atoms, row: int) -> float:
         volume = float(abs(np.linalg.det(atoms.cell.array))) * self.units.to_angstrom**3
@@ -298,3 +311,11 @@ def _differ(images: list[Atoms], one: str, other: str) -> bool:
             if abs(difference).max() > 1e-3 * len(atoms):
                 return True
     return False
+
+
+def _has_open_stress(atoms: Atoms, key: str) -> bool:
+    """Tell whether a frame that is not periodic in three directions has a stress, and not zero."""
+    if atoms.pbc.all() or key not in entries_of(atoms):
+        return False
+    values = np.asarray(entries_of(atoms)[key])
+    return bool(np.issubdtype(values.dtype, np.number) and np.any(np.nan_to_num(values)))

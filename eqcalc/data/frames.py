@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from eqcalc.data.label_names import is_gradient_name, is_virial_name
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.units import energy_unit, force_unit, length_unit, stress_unit
+
+_FARTHEST_IMAGE = 8.0  # Å: beyond the neighbours of every crystal; Cs has 5.3
 
 __all__ = [
     "DataFile",
@@ -21,6 +24,7 @@ __all__ = [
     "LabelRequest",
     "LabelledFrame",
     "Origin",
+    "has_neighbours",
     "have_label",
     "is_isolated_atom",
     "lacking_labels",
@@ -168,6 +172,14 @@ class LabelRequest:
                 "stress_unit is of a stress, and a virial is in the unit of the energy; leave "
                 "stress_unit out, or give stress_key."
             )
+
+
+def has_neighbours(atoms: Atoms) -> bool:
+    """Tell whether an atom has others, or images of itself, within the reach of a bond or more."""
+    if len(atoms) > 1 or not atoms.pbc.any():
+        return len(atoms) > 1
+    vectors = minkowski_reduce(atoms.cell.complete(), atoms.pbc)[0][atoms.pbc]
+    return bool(np.linalg.norm(vectors, axis=1).min() < _FARTHEST_IMAGE)
 
 
 def is_isolated_atom(atoms: Atoms, info: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from ase.data import covalent_radii
 
 from eqcalc.data.consistency import refusal
-from eqcalc.data.frames import FloatArray, LabelledFrame
+from eqcalc.data.frames import FloatArray, LabelledFrame, has_neighbours
 from eqcalc.data.stiffness import stiffness_refusal
 from eqcalc.errors import GraphError
 from eqcalc.graph import AtomicGraph
@@ -79,7 +79,7 @@ def energy_findings(frames: Sequence[LabelledFrame]) -> Findings:
 
     What is compared is each frame with the median of all; fewer than four say nothing.
     """
-    frames = [frame for frame in frames if len(frame.atoms) > 1]  # an atom alone has no bonds
+    frames = [frame for frame in frames if has_neighbours(frame.atoms)]
     if len(frames) < _FEWEST_FRAMES:
         return Findings([], [])
     found = energy_deviations(frames)

@@ -13,7 +13,13 @@ from ase.data import chemical_symbols, covalent_radii
 from eqcalc.data.consistency import label_factors
 from eqcalc.data.data_files import DataPath
 from eqcalc.data.duplicates import repeated_structures
-from eqcalc.data.frames import FloatArray, LabelledFrame, LabelRequest, lacking_labels
+from eqcalc.data.frames import (
+    FloatArray,
+    LabelledFrame,
+    LabelRequest,
+    has_neighbours,
+    lacking_labels,
+)
 from eqcalc.data.plausibility import (
     Contacts,
     contact_findings,
@@ -170,7 +176,7 @@ def summarise(
     copies = repeated_structures(frames)
     found = find_implausible(frames)
     contacts = contact_findings(geometry.frames, geometry.contacts, cutoff)
-    several = [frame for frame in frames if len(frame.atoms) > 1]
+    several = [frame for frame in frames if has_neighbours(frame.atoms)]
     deviations = energy_deviations(several) if several else np.zeros(0)
     counts = Counter(z for frame in frames for z in frame.atoms.numbers.tolist())
     refused = [read.refused] if read.refused is not None else []

@@ -33,8 +33,11 @@ __all__ = ["Bin", "Calibration", "Calibrations", "evaluate_committee"]
 
 _MOST_BINS, _FEWEST_IN_A_BIN = 16, 20
 # A force that symmetry forbids is a sum of dozens of terms of some eV/Å that cancel: what remains
-# is up to a hundred times the precision of one, 1e-5 eV/Å in float32.
-_ROUNDED = 100.0
+# is up to a hundred times the precision of one, 1e-5 eV/Å in float32. Such a component is nearly
+# zero in every member; a spread alone may be as small by chance, and says something.
+_FORBIDDEN = 100.0
+# Atoms alone have the same reference energy in every member; float32 changes it by some 1e-7 eV.
+_THE_SAME = 10.0
 _SUFFIX = {"eV": "mev", "eV/atom": "mev", "eV/Å": "mev_per_a", "eV/Å³": "mev_per_a3"}
 
 
@@ -53,8 +56,8 @@ class Calibration:
 
     error : mean of the members minus the label, each component
     n_members : at least 2
-    rounding : spreads up to it are rounding, not disagreement, such as those of forces that
-        symmetry forbids; whatever is said of spreads leaves these components out
+    left_out : components whose spread is rounding, not disagreement, such as forces that symmetry
+        forbids, as a flat array of bool; whatever is said of spreads leaves them out
     """
 
     name: str
@@ -62,12 +65,13 @@ class Calibration:
     spread: NDArray
     error: NDArray
     n_members: int
-    rounding: float = 0.0
+    left_out: Optional[NDArray] = None
 
     @property
     def has_spread(self) -> NDArray:
         """Which components have a spread beyond rounding, as a flat array of bool."""
-        return self.spread > self.rounding
+        has_spread = self.spread > 0
+        return has_spread if self.left_out is None else has_spread & ~self.left_out
 
     @property
     def n_without_spread(self) -> int:
@@ -186,7 +190,7 @@ def evaluate_committee(
             f"a calibration needs a committee of two models at least, found {len(models)}."
         )
     refuse_twins([model.file for model in models])
-    rounding = max(_ROUNDED * torch.finfo(model.dtype).eps for model in models)
+    precision = max(float(torch.finfo(model.dtype).eps) for model in models)
 
     def shifted(first: int) -> Optional[Callable[[int], None]]:
         return None if progress is None else lambda done: progress(first + done)
@@ -196,7 +200,7 @@ def evaluate_committee(
         for k, model in enumerate(models)
     )
     found = {
-        quantity.name: _calibration([_of(each, quantity.name) for each in members], rounding)
+        quantity.name: _calibration([_of(each, quantity.name) for each in members], precision)
         for quantity in members[0].quantities
     }
     mean = Comparison(
@@ -216,15 +220,18 @@ def _of(comparison: Comparison, name: str) -> Quantity:
     return quantity
 
 
-def _calibration(members: Sequence[Quantity], rounding: float) -> tuple[Quantity, Calibration]:
+def _calibration(members: Sequence[Quantity], precision: float) -> tuple[Quantity, Calibration]:
     first = members[0]
     predicted = np.array([member.predicted for member in members])
     mean = predicted.mean(axis=0)
     # As eqcalc.calculator has it, which this layer does not know.
     spread = predicted.std(axis=0, ddof=1)
+    left_out = np.abs(predicted).max(axis=0) <= _FORBIDDEN * precision
+    if first.name in ("energy", "energy_per_atom"):
+        left_out |= spread <= _THE_SAME * precision
     return (
         Quantity(first.name, first.unit, first.expected, mean),
-        Calibration(first.name, first.unit, spread, mean - first.expected, len(members), rounding),
+        Calibration(first.name, first.unit, spread, mean - first.expected, len(members), left_out),
     )
 
 

@@ -104,9 +104,10 @@ def export_model(
     if frames is not None and len(frames) == 0:
         raise ConfigError("a passport needs at least one frame, found none.")
     numbers = sorted({atomic_number(element) for element in elements})
+    are_exact = potential.exact_isolated_atoms
     potential = _prepared(potential, numbers)
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
-    card = _card(potential, numbers, dtype, name or _default_name(path))
+    card = _card(potential, numbers, dtype, name or _default_name(path), are_exact)
     card = _with_texts(card, description, licence, training_data, errors, origin)
     card = replace(card, seen=dict(seen or {}))
 
@@ -164,14 +165,21 @@ def _own_energies(potential: Potential, numbers: list[int]) -> Tensor:
     return copy.deepcopy(potential).double().own_energies(alone)
 
 
-def _said_of_atoms(potential: Potential, numbers: list[int]) -> list[str]:
+def _said_of_atoms(potential: Potential, numbers: list[int], are_exact: bool) -> list[str]:
     own = potential.scale * _own_energies(potential, numbers)
     if float(own.abs().max()) < 1e-6:  # eV
         return []
     return [
         "An atom alone has another energy than its reference energy "
-        f"(by up to {float(own.abs().max()):.2g} eV)."
+        f"(by up to {float(own.abs().max()):.2g} eV)"
+        + (f", that of the data: {_energies_alone(potential, numbers, own)}." if are_exact else ".")
     ]
+
+
+def _energies_alone(potential: Potential, numbers: list[int], own: Tensor) -> str:
+    energies = (potential.reference_energies[numbers] + own).tolist()
+    said = [f"{chemical_symbols[z]} {e:.6f}" for z, e in zip(numbers, energies, strict=True)]
+    return f"{', '.join(said)} eV"
 
 
 def _fast(potential: Potential) -> Potential:
@@ -181,7 +189,9 @@ def _fast(potential: Potential) -> Potential:
     return fast
 
 
-def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> ModelCard:
+def _card(
+    potential: Potential, numbers: list[int], dtype: str, name: str, are_exact: bool
+) -> ModelCard:
     from eqcalc import __version__
 
     architecture = potential.architecture
@@ -199,7 +209,10 @@ def _card(potential: Potential, numbers: list[int], dtype: str, name: str) -> Mo
         },
         scale=float(potential.scale),
         zbl={} if potential.zbl is None else potential.zbl.config(),
-        gives_up=[*declared(architecture).sentences(), *_said_of_atoms(potential, numbers)],
+        gives_up=[
+            *declared(architecture).sentences(),
+            *_said_of_atoms(potential, numbers, are_exact),
+        ],
         versions={"eqcalc": __version__, "torch": torch.__version__},
     )
 

@@ -65,16 +65,19 @@ def distances_to(descriptors: NDArray, one: NDArray) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(descriptors - one, axis=1))
 
 
-def closest_pair(atoms: Atoms, radii: NDArray) -> tuple[float, float, str]:
+def closest_pair(atoms: Atoms, radii: NDArray, within: float = 1.0) -> tuple[float, float, str]:
     """Return the smallest distance in Å, the smallest share of covalent radii, and whose it is.
 
-    Of the pairs within 3 Å; infinity and no names where there are none.
+    Of the pairs within 3 Å or that share of the largest radii; infinity and no names where there
+    are none.
 
     Parameters
     ----------
     radii : Å, by atomic number
+    within : no pair of a smaller share of the sum of two covalent radii is missed
     """
-    i, j, r = distances_of(check_structure(atoms), 3.0)
+    farthest = max(3.0, 2.0 * within * float(radii[atoms.numbers].max()))
+    i, j, r = distances_of(check_structure(atoms), farthest)
     if len(r) == 0:
         return np.inf, np.inf, ""
     share = r / (radii[atoms.numbers[i]] + radii[atoms.numbers[j]])

@@ -239,7 +239,7 @@ def _whole(
     whole, closest, broken = [], [], []
     for candidate in candidates:
         try:
-            nearest, share, pair = closest_pair(candidate.atoms, covalent_radii)
+            nearest, share, pair = closest_pair(candidate.atoms, covalent_radii, min_contact)
         except GraphError as error:
             raise GraphError(f"{candidate}: {error}") from error
         if share < min_contact:

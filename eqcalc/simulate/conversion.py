@@ -159,6 +159,8 @@ def _as_others_read_it(frame: Atoms) -> Atoms:
     """Return a frame whose velocities are no momenta, in ASE's units, but velocities."""
     other = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
     other.new_array("velo", _velocities(frame))
+    if frame.has("masses"):  # isotopes
+        other.set_masses(frame.get_masses())
     time_fs = float(frame.info["time_fs"])
     # "Time" is what other programs read, each in its own unit; "time_fs" says which one it is.
     other.info = {"Time": time_fs, "time_fs": time_fs, "Step": int(frame.info["step"])}

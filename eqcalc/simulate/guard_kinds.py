@@ -283,8 +283,8 @@ class Range:
 
     name, is_doubt, is_cheap = "range", True, False
 
-    def __init__(self, seen: SeenRanges, geometry: Geometry):
-        self._seen, self._geometry = seen, geometry
+    def __init__(self, seen: SeenRanges, geometry: Geometry, of: str | None):
+        self._seen, self._geometry, self._of = seen, geometry, of
 
     def look(self) -> str | None:
         """Find what the training data did not hold."""
@@ -299,4 +299,5 @@ class Range:
             return None
         text, atoms = found
         own = ", ".join(str(self._geometry.own_index(k)) for k in atoms)
-        return f"{text} (atom{'s' * (len(atoms) > 1)} {own})"
+        whose = "" if self._of is None else f", says the card of {self._of}"
+        return f"{text} (atom{'s' * (len(atoms) > 1)} {own}){whose}"

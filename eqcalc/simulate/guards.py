@@ -113,13 +113,17 @@ class Guards:
             )
         models = getattr(atoms.calc, "models", ())
         if settings.ranges and models:
-            known = [m.card for m in models if m.card.seen]
-            if known:
-                seen = SeenRanges(known[0].seen, known[0].cutoff)
-                self._guards.append(Range(seen, self._geometry))
-            else:
-                self.not_watched["range"] = (
-                    f"the card of {models[0].card.name} does not record what its training data held"
+            cards = [model.card for model in models]
+            for card in cards:
+                if card.seen:
+                    of = card.name if len(cards) > 1 else None
+                    seen = SeenRanges(card.seen, card.cutoff)
+                    self._guards.append(Range(seen, self._geometry, of))
+            silent = [card.name for card in cards if not card.seen]
+            if silent:
+                alone = len(silent) == len(cards)
+                self.not_watched["range" if alone else f"range of {', '.join(silent)}"] = (
+                    f"the card of {', '.join(silent)} does not record what its training data held"
                 )
 
     def look(self, time_fs: float = 0.0) -> list[Alarm]:

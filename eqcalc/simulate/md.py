@@ -42,6 +42,12 @@ from eqcalc.simulate.restart import (
     restore_state,
     settings_to_go_on,
 )
+from eqcalc.simulate.rigid_motion import (
+    conserved_zero_momenta,
+    reach_of,
+    remove_rigid_motion,
+    rigid_share,
+)
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
@@ -53,7 +59,6 @@ from eqcalc.simulate.thermo import (
     temperature_of,
 )
 from eqcalc.simulate.velocities import (
-    conserved_zero_momenta,
     has_velocities,
     project_velocities,
     set_velocities,
@@ -133,7 +138,9 @@ class MDRun(MDState):
     ----------
     atoms, dynamics (ASE's integrator), rng (the run's only random numbers),
     settings, n_dof; kept_velocities (whether the structure brought its own),
-    projected_share (of their kinetic energy, taken away because constraints forbid it) and
+    projected_share (of their kinetic energy, taken away because constraints forbid it),
+    rigid_share (of it, in motion as a whole: taken away where a chain thermostat could not change
+    it, kept and counted in NVE) and
     start_temperature_K, that of the first velocities; minimization (what it did; None without);
     not_exact (of a resumed run, in words:
     why it may not go on bit for bit)
@@ -169,13 +176,21 @@ class MDRun(MDState):
             # Those of the structure belonged to other positions.
             self.minimization["velocities_left_out"] = self.kept_velocities
             self.kept_velocities = False
+        reach = reach_of(calculator)
+        self.rigid_share = 0.0
         if self.kept_velocities:
             self.projected_share = project_velocities(self.atoms)
+            if settings.ensemble == "nve":
+                self.rigid_share = rigid_share(self.atoms, reach)
+            elif not langevin:
+                self.rigid_share = remove_rigid_motion(self.atoms, reach)
         else:
-            set_velocities(self.atoms, settings.temperature_K, self.rng, keep_rotation=langevin)
+            set_velocities(
+                self.atoms, settings.temperature_K, self.rng, reach, keep_rotation=langevin
+            )
         self.n_dof = degrees_of_freedom(self.atoms)
         if not langevin:
-            self.n_dof -= conserved_zero_momenta(self.atoms)
+            self.n_dof -= conserved_zero_momenta(self.atoms, reach)
         if self.n_dof < 1:
             raise ConfigError("the constraints of the structure leave no atom free to move.")
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)

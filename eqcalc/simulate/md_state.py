@@ -29,6 +29,7 @@ from eqcalc.simulate.integrators import (
 )
 from eqcalc.simulate.ramp import Ramp, targets_at
 from eqcalc.simulate.restart import restore_state, state_of
+from eqcalc.simulate.rigid_motion import reach_of
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import BAROSTATS, MDSettings
 from eqcalc.simulate.thermo import Thermo, observe, snapshot
@@ -37,7 +38,14 @@ from eqcalc.simulate.velocities import redraw_velocities
 __all__ = ["KEPT", "MDState"]
 
 # What of a run its checkpoints keep as it is.
-KEPT = ("n_dof", "kept_velocities", "projected_share", "start_temperature_K", "minimization")
+KEPT = (
+    "n_dof",
+    "kept_velocities",
+    "projected_share",
+    "rigid_share",
+    "start_temperature_K",
+    "minimization",
+)
 
 # Far above any chemistry: only a structure that flies apart gets there.
 _HOTTEST_K = 1e5
@@ -53,6 +61,7 @@ class MDState:
     n_dof: int
     kept_velocities: bool
     projected_share: float
+    rigid_share: float
     start_temperature_K: float
     minimization: dict[str, Any] | None
     _rails: GuardRails
@@ -138,7 +147,7 @@ class MDState:
         if not halving:
             self.rng = self._rails.new_random()
             if self.settings.ensemble != "nvt-langevin":  # which has its noise
-                redraw_velocities(self.atoms, self.rng)
+                redraw_velocities(self.atoms, self.rng, reach_of(self.atoms.calc))
         self._begin_dynamics(checkpoint.step)
         restore_state(checkpoint, self.atoms.calc, self.dynamics)
         queued = {"queued": self._rails.queued}  # frames that are wanted, whatever became of them

@@ -127,7 +127,7 @@ class RelaxRun:
 
     Attributes
     ----------
-    atoms, optimizer (ASE's), settings
+    atoms, optimizer (ASE's), settings, velocities_left_out (whether the structure had some)
 
     Raises
     ------
@@ -147,6 +147,9 @@ class RelaxRun:
         self.settings = settings
         self.source = dict(source or {})
         self.atoms = atoms.copy()
+        # They belonged to other positions; a run from the relaxed structure draws its own.
+        momenta = self.atoms.arrays.pop("momenta", None)
+        self.velocities_left_out = momenta is not None and bool(np.any(momenta))
         self.atoms.calc = calculator
         require_atoms_of_constraints(self.atoms)
         self._target: Atoms | FrechetCellFilter = self.atoms
@@ -321,6 +324,7 @@ class RelaxRun:
             "settings": asdict(self.settings),
             "formula": self.atoms.get_chemical_formula(mode="hill"),
             "n_atoms": len(self.atoms),
+            "velocities_left_out": self.velocities_left_out,
             "steps_done": 0,
             "converged": False,
             "guards": self.guard_summary(),

@@ -19,7 +19,7 @@ from eqcalc.simulate.frame_content import restore_constraints
 from eqcalc.simulate.guessed_elements import refuse_guessed_elements, settle_velocities
 from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
 
-__all__ = ["count_structures", "read_structure", "read_structures"]
+__all__ = ["count_structures", "read_structure", "read_structures", "refuse_other_atoms"]
 
 _FULL = 0.999  # occupancy; files round
 _MASS_NAMES = ("mass", "atom_mass", "atom_masses", "atomic_mass", "atomic_masses", "isotope_mass")
@@ -111,10 +111,8 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
         if not isinstance(atoms, Atoms) or len(atoms) == 0:
             raise StructureError(f"the structure in '{path}' has no atoms.")
         _refuse_no_numbers(atoms, path)
-        refuse_guessed_elements(path, atoms)
+        refuse_other_atoms(atoms, path)
         settle_velocities(path, atoms)
-        _refuse_other_masses(atoms, path)
-        _refuse_disorder(atoms, path)
         restore_constraints(atoms)
     return structures
 
@@ -177,6 +175,19 @@ def _refuse_no_numbers(atoms: Atoms, path: Path) -> None:
         raise StructureError(
             f"'{path}' has atomic numbers of no element, such as {strange[0]}; it may be damaged."
         )
+
+
+def refuse_other_atoms(atoms: Atoms, path: Path) -> None:
+    """Refuse a structure whose atoms are not those of its file.
+
+    Raises
+    ------
+    StructureError : elements are guessed, masses stand where they are not read, or sites are
+        shared.
+    """
+    refuse_guessed_elements(path, atoms)
+    _refuse_other_masses(atoms, path)
+    _refuse_disorder(atoms, path)
 
 
 def _refuse_other_masses(atoms: Atoms, path: Path) -> None:

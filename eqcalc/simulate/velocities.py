@@ -10,26 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms, units
-from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError
 from eqcalc.simulate.degrees_of_freedom import degrees_of_freedom
 from eqcalc.simulate.frame_content import VELOCITY_NAMES
+from eqcalc.simulate.rigid_motion import conserved_zero_momenta, remove_rigid_motion
 
 __all__ = [
-    "conserved_zero_momenta",
     "has_velocities",
     "project_velocities",
     "redraw_velocities",
     "set_velocities",
 ]
-
-# Share of the kinetic energy below which a rigid motion counts as absent. Files
-# keep 8 digits of a velocity.
-_ABSENT = 1e-8
-
-# Share of the largest moment of inertia below which an axis carries none.
-_LINEAR = 1e-8
 
 
 def has_velocities(atoms: Atoms) -> bool:
@@ -69,13 +61,22 @@ def project_velocities(atoms: Atoms) -> float:
 
 
 def set_velocities(
-    atoms: Atoms, temperature_K: float, rng: np.random.Generator, *, keep_rotation: bool
+    atoms: Atoms,
+    temperature_K: float,
+    rng: np.random.Generator,
+    reach: float | None = None,
+    *,
+    keep_rotation: bool,
 ) -> None:
     """Draw Maxwell-Boltzmann velocities in place, at rest as a whole.
 
     The motion of the centre of mass is taken out, and the rotation of an isolated
     molecule unless ``keep_rotation``; nothing is taken out where constraints hold
     atoms. The rest is scaled to exactly ``temperature_K``.
+
+    Parameters
+    ----------
+    reach : Å, of the calculator's interactions, by which a molecule in a box counts as isolated
 
     Raises
     ------
@@ -84,11 +85,8 @@ def set_velocities(
     """
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
     atoms.set_momenta(momenta)  # constraints act here
-    if not atoms.constraints and len(atoms) > 1:
-        _remove_drift(atoms)
-        if not atoms.pbc.any() and not keep_rotation:
-            _remove_rotation(atoms)
-    n_dof = degrees_of_freedom(atoms) - conserved_zero_momenta(atoms)
+    remove_rigid_motion(atoms, reach, keep_rotation=keep_rotation)
+    n_dof = degrees_of_freedom(atoms) - conserved_zero_momenta(atoms, reach)
     kinetic = atoms.get_kinetic_energy()
     if n_dof < 1 or kinetic == 0:
         raise ConfigError("the constraints of the structure leave no atom free to move.")
@@ -96,7 +94,7 @@ def set_velocities(
     atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / kinetic))
 
 
-def redraw_velocities(atoms: Atoms, rng: np.random.Generator) -> None:
+def redraw_velocities(atoms: Atoms, rng: np.random.Generator, reach: float | None = None) -> None:
     """Draw the velocities anew, in place: with the same kinetic energy.
 
     The motion of the centre of mass, and the rotation of an isolated molecule, stay as they are,
@@ -107,11 +105,11 @@ def redraw_velocities(atoms: Atoms, rng: np.random.Generator) -> None:
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
     rigid = np.zeros_like(before)
     if not atoms.constraints and len(atoms) > 1:
-        _remove_rigid_motion(internal)
+        remove_rigid_motion(internal, reach)
         rigid = before - internal.get_momenta()
         wanted = internal.get_kinetic_energy()
         internal.set_momenta(momenta)
-        _remove_rigid_motion(internal)
+        remove_rigid_motion(internal, reach)
     else:
         wanted = kinetic
         internal.set_momenta(momenta)  # constraints act here
@@ -119,62 +117,3 @@ def redraw_velocities(atoms: Atoms, rng: np.random.Generator) -> None:
     if found > 0:
         scaled = internal.get_momenta() * np.sqrt(wanted / found)
         atoms.set_momenta(rigid + scaled, apply_constraint=False)
-
-
-def _remove_rigid_motion(atoms: Atoms) -> None:
-    _remove_drift(atoms)
-    if not atoms.pbc.any():
-        _remove_rotation(atoms)
-
-
-def conserved_zero_momenta(atoms: Atoms) -> int:
-    """Count the components of total momentum and rotation that are zero and stay so.
-
-    Returns
-    -------
-    0, 3 (at rest), 5 or 6 (an isolated molecule, linear or not, that does not
-    rotate either). Always 0 for one atom and with constraints, which exert forces
-    from outside.
-    """
-    if len(atoms) == 1 or atoms.constraints:
-        return 0
-    momenta = atoms.get_momenta()
-    kinetic = atoms.get_kinetic_energy()
-    total = momenta.sum(axis=0)
-    count = 0
-    if total @ total / (2 * atoms.get_masses().sum()) <= _ABSENT * kinetic:
-        count += 3
-    if not atoms.pbc.any():
-        inertia, n_axes = _inertia(atoms)
-        spin = np.linalg.pinv(inertia, rcond=_LINEAR, hermitian=True)
-        angular = atoms.get_angular_momentum()
-        if angular @ spin @ angular / 2 <= _ABSENT * kinetic:
-            count += n_axes
-    return count
-
-
-def _remove_drift(atoms: Atoms) -> None:
-    masses = atoms.get_masses()
-    momenta = atoms.get_momenta()
-    atoms.set_momenta(momenta - masses[:, None] * momenta.sum(axis=0) / masses.sum())
-
-
-def _remove_rotation(atoms: Atoms) -> None:
-    # ASE's ZeroRotation divides by the moment about the axis of a linear
-    # molecule, which is zero up to rounding; the pseudo-inverse leaves it out.
-    inertia, _ = _inertia(atoms)
-    spin = np.linalg.pinv(inertia, rcond=_LINEAR, hermitian=True) @ atoms.get_angular_momentum()
-    arms = atoms.get_positions() - atoms.get_center_of_mass()
-    atoms.set_momenta(
-        atoms.get_momenta() - atoms.get_masses()[:, None] * np.cross(spin[None, :], arms)
-    )
-
-
-def _inertia(atoms: Atoms) -> tuple[NDArray[np.float64], int]:
-    """Return the inertia tensor (3, 3) and the number of axes it turns about."""
-    arms = atoms.get_positions() - atoms.get_center_of_mass()
-    masses = atoms.get_masses()
-    squares = (arms**2).sum(axis=1)
-    inertia = (masses * squares).sum() * np.eye(3) - (masses[:, None] * arms).T @ arms
-    moments = np.linalg.eigvalsh(inertia)
-    return inertia, int((moments > _LINEAR * moments[-1]).sum())

@@ -197,24 +197,27 @@ def refuse_missing_labels(config: TrainingConfig, datasets: Sequence[Dataset]) -
     for dataset in datasets:
         missing = [frame for frame in dataset.frames if frame.forces is None]
         if missing:
-            raise DataError(
-                f"every frame needs forces, found none in {named(missing)} of {dataset.source}."
-            )
+            raise DataError(f"every frame needs forces, found none in {named(missing, dataset)}.")
         if not config.training.needs_stress:
             continue
+        if not any(frame.atoms.pbc.all() for frame in dataset.frames):
+            raise DataError(
+                f"stress_weight > 0 needs frames that are periodic in all three directions; "
+                f"{dataset.source} has none. Set stress_weight = 0."
+            )
         # A periodic frame without stress is refused by the reader where any other has one.
         if all(frame.stress is None for frame in dataset.frames):
             looks_like = [note for note in dataset.notes if "may hold stress" in note]
             raise DataError(
                 f"every periodic frame needs stress where stress_weight > 0, found none in "
-                f"{named(dataset.frames)} of {dataset.source}. Give stress_key or virial_key, or "
+                f"{named(dataset.frames, dataset)}. Give stress_key or virial_key, or "
                 f"set stress_weight = 0.{''.join(' ' + note for note in looks_like)}"
             )
         bare = [f for f in dataset.frames if f.stress is None and f.atoms.pbc.all()]
         if bare:
             raise DataError(
                 f"every periodic frame needs stress where stress_weight > 0, found none in "
-                f"{named(bare)} of {dataset.source}. Or set stress_weight = 0."
+                f"{named(bare, dataset)}. Or set stress_weight = 0."
             )
 
 
@@ -228,7 +231,7 @@ def _refuse_new_elements(data: TrainingData) -> None:
             frames = [f for f in dataset.frames if set(f.atoms.numbers.tolist()) & set(new)]
             raise DataError(
                 f"{listing([chemical_symbols[z] for z in new])} in the {name} frames "
-                f"({named(frames)} of {dataset.source}) but in no training frame: nothing is "
+                f"({named(frames, dataset)}) but in no training frame: nothing is "
                 "learned about it. Train on some of these frames, or leave them out."
             )
 
@@ -265,7 +268,7 @@ def _refuse_shared_structures(config: TrainingConfig, data: TrainingData) -> lis
 def _shared(frames: Sequence[LabelledFrame], dataset: Dataset, role: str) -> str:
     one = len(frames) == 1
     return (
-        f"{len(frames)} of {len(dataset)} {role} frames ({named(frames)} of {dataset.source}) "
+        f"{len(frames)} of {len(dataset)} {role} frames ({named(frames, dataset)}) "
         f"{'is a structure that is' if one else 'are structures that are'}"
     )
 
@@ -282,7 +285,10 @@ def _refuse_outliers(config: TrainingConfig, data: TrainingData) -> list[str]:
     return [f"{sentence}." for sentence in (*found.refused, *found.odd)]
 
 
-def named(frames: Sequence[LabelledFrame]) -> str:
-    """Return what messages call some frames: their numbers in their files."""
-    rows = [frame.origin.row if frame.origin else "?" for frame in frames]
-    return f"frames {listing(rows)}"
+def named(frames: Sequence[LabelledFrame], dataset: Dataset) -> str:
+    """Return what messages call some frames of a data set: their numbers in their files."""
+    rows: dict[str, list[object]] = {}
+    for frame in frames:
+        name = frame.origin.path.name if frame.origin else dataset.source
+        rows.setdefault(name, []).append(frame.origin.row if frame.origin else "?")
+    return listing([f"frames {listing(found)} of {name}" for name, found in rows.items()])

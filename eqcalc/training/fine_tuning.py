@@ -55,6 +55,7 @@ from eqcalc.training.network import Start, graphs_of, notes_on_neighbours
 from eqcalc.training.parent import (
     about_parent,
     chosen_elements,
+    notes_on_trained,
     open_parent,
     refuse_contradictions,
     refuse_unknown_elements,
@@ -108,6 +109,7 @@ def build_fine_tuning(
     if replay is not None:
         roles |= {"replayed": replay.train, "set aside": replay.validation}
     refuse_unknown_elements(card, roles)
+    odd = notes_on_trained(card, {k: v for k, v in data.by_role().items() if k != "training"})
     whole = rebuild_potential(file)
     refuse_contradictions(config, card, whole)
     needed = {*data.train.elements, *([] if replay is None else replay.elements)}
@@ -154,7 +156,7 @@ def build_fine_tuning(
         *start.said,
         _about_errors(before, as_it_is, changes),
     ]
-    return start._replace(model=content, parent=parent, said=said)
+    return start._replace(model=content, parent=parent, said=said, notes=[*start.notes, *odd])
 
 
 def resume_fine_tuning(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from ase.data import chemical_symbols
 
 from eqcalc import architectures
-from eqcalc.data import Dataset
+from eqcalc.data import Dataset, LabelledFrame
+from eqcalc.data.duplicates import shared_structures
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import symbols_of
 from eqcalc.engines import load_model
@@ -35,7 +36,7 @@ from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
 from eqcalc.training.network import repulsion
 from eqcalc.training.randomness import seeded
 from eqcalc.training.replay import read_replay
-from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file
+from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file, trained_among
 from eqcalc.training.training_folder import TrainingFolder
 
 __all__ = ["Finished", "export_run", "load_potential"]
@@ -100,16 +101,20 @@ def export_run(
     data = read_training_data(config)
     judged, judged_on = _judged(config, data)
     elements, licence = symbols_of(data.train.elements), config.licence
-    about = _training_data(config, data.train, data.validation)
     replay = read_replay(config)
-    old = [] if replay is None else replay.train.frames
-    about[TRAINED_ROWS] = rows_by_file([*data.train.frames, *old])
+    trained = [*data.train.frames, *([] if replay is None else replay.train.frames)]
+    about = _training_data(config, data, trained)
+    about[TRAINED_ROWS] = rows_by_file(trained)
     before = None
     if config.is_fine_tuning:
         begun = load_model(run.start_model, device="cpu", trust=True)
         before = evaluate(begun, judged.frames, source=judged.source)
-        elements, licence = begun.card.elements, begun.card.licence
+        elements, licence = begun.card.elements, config.licence or begun.card.licence
         about |= _about_parent(run)
+    known = {*map(id, shared_structures(judged.frames, trained))}
+    known |= {*map(id, trained_among(about, judged).frames)}
+    if known:
+        judged_on += f", of which {len(known)} of {len(judged)} frames were trained on"
     write = functools.partial(
         export_model,
         potential,
@@ -119,7 +124,7 @@ def export_run(
         description=config.description,
         licence=licence,
         training_data=about,
-        seen=seen_in((frame.atoms for frame in data.train.frames), potential.cutoff),
+        seen=seen_in((frame.atoms for frame in trained), potential.cutoff),
     )
     # Measured elsewhere: an end in the middle leaves an older model beside its own card.
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -223,8 +228,12 @@ def _training_rows(config: TrainingConfig) -> str:
     return rows if share is None else f"{rows}, but for {share:.3g} of them drawn for validation"
 
 
-def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) -> dict[str, Any]:
-    formulas = {frame.atoms.get_chemical_formula(mode="hill") for frame in train.frames}
+def _training_data(
+    config: TrainingConfig, data: TrainingData, trained: Sequence[LabelledFrame]
+) -> dict[str, Any]:
+    train, validation = data.train, data.validation
+    formulas = {frame.atoms.get_chemical_formula(mode="hill") for frame in trained}
+    elements = {int(number) for frame in trained for number in frame.atoms.numbers}
     content: dict[str, Any] = {
         "source": train.source,
         "units in the source": train.units,
@@ -232,7 +241,7 @@ def _training_data(config: TrainingConfig, train: Dataset, validation: Dataset) 
         "training rows": _training_rows(config),
         "validation frames": len(validation.frames),
         "compositions": sorted(formulas),
-        "elements": [chemical_symbols[z] for z in train.elements],
+        "elements": symbols_of(elements),
     }
     if isinstance(config.data.reference_energies, str):
         content["reference energies by"] = config.data.reference_energies

@@ -163,7 +163,7 @@ def _refuse_missing_elements(given: Collection[Any], train: Dataset) -> None:
         frames = [f for f in train.frames if set(f.atoms.numbers.tolist()) & missing]
         raise ConfigError(
             f"elements in [architecture] lacks {listing(symbols_of(missing))} of the training "
-            f"frames ({named(frames)} of {train.source}); add them, or leave elements out."
+            f"frames ({named(frames, train)}); add them, or leave elements out."
         )
 
 

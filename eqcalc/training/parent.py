@@ -21,11 +21,12 @@ from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import named
 from eqcalc.training.sections import read_section, require_types
-from eqcalc.training.trained_rows import TRAINED_ROWS
+from eqcalc.training.trained_rows import trained_among
 
 __all__ = [
     "about_parent",
     "chosen_elements",
+    "notes_on_trained",
     "open_parent",
     "refuse_contradictions",
     "refuse_unknown_elements",
@@ -33,7 +34,7 @@ __all__ = [
 
 # Of its training data: what says nothing about a model that was trained on other frames.
 _NOT_CARRIED_ON = (
-    *("compositions", "training rows", TRAINED_ROWS),
+    *("compositions", "training rows"),
     *("units in the source", "elements"),
 )
 
@@ -110,10 +111,29 @@ def refuse_unknown_elements(card: ModelCard, datasets: Mapping[str, Dataset]) ->
             frames = [f for f in dataset.frames if set(f.atoms.numbers.tolist()) & set(unknown)]
             raise UnsupportedElementError(
                 f"'{card.name}', which start_from names, does not know "
-                f"{listing(symbols_of(unknown))} of the {role} frames ({named(frames)} of "
-                f"{dataset.source}); it knows {listing(card.elements, limit=100)}. Leave these "
+                f"{listing(symbols_of(unknown))} of the {role} frames ({named(frames, dataset)}); "
+                f"it knows {listing(card.elements, limit=100)}. Leave these "
                 "frames out, or train without start_from."
             )
+
+
+def notes_on_trained(card: ModelCard, datasets: Mapping[str, Dataset]) -> list[str]:
+    """Return what is odd about frames that shall judge, and that the model was trained on.
+
+    Parameters
+    ----------
+    datasets : by what messages call their frames
+    """
+    notes = []
+    for role, dataset in datasets.items():
+        frames, said = trained_among(card.training_data, dataset)
+        if frames:
+            notes.append(
+                f"{len(frames)} of {len(dataset)} {role} frames were trained on by '{card.name}', "
+                f"which start_from names, or before (rows {said}); an error on them says little "
+                "about others."
+            )
+    return notes
 
 
 def chosen_elements(config: TrainingConfig, card: ModelCard, needed: Collection[int]) -> list[str]:

@@ -105,7 +105,7 @@ def refuse_unfit_replay(config: TrainingConfig, data: TrainingData, replay: Repl
 
 def _shared(frames: Sequence[LabelledFrame], dataset: Dataset, role: str) -> str:
     return (
-        f"{len(frames)} of {len(dataset)} {role} frames ({named(frames)} of {dataset.source}) are "
+        f"{len(frames)} of {len(dataset)} {role} frames ({named(frames, dataset)}) are "
         "structures that are"
     )
 

@@ -50,16 +50,23 @@ def rows_by_file(frames: Iterable[LabelledFrame]) -> dict[str, str]:
     }
 
 
-def trained_among(kept: Any, dataset: Dataset) -> Trained:
-    """Return those frames of a data set that a card says were trained on.
+def trained_among(told: Mapping[str, Any], dataset: Dataset) -> Trained:
+    """Return those frames of a data set that a card says were trained on, or that its parents were.
 
     Files are told apart by their names alone, as the card keeps no more; those with fewer frames
     than were trained on are others.
 
     Parameters
     ----------
-    kept : what :func:`rows_by_file` has made; anything else names no frames
+    told : the card's ``training_data``: what :func:`rows_by_file` has made, under names that end
+        with :data:`TRAINED_ROWS`; anything else names no frames
     """
+    found = [_among(kept, dataset) for name, kept in told.items() if name.endswith(TRAINED_ROWS)]
+    once = {id(frame): frame for each in found for frame in each.frames}
+    return Trained([*once.values()], "; ".join(each.rows for each in found if each.frames))
+
+
+def _among(kept: Any, dataset: Dataset) -> Trained:
     names = {name: _parsed(text) for name, text in kept.items()} if _is_table(kept) else {}
     files = {frame.origin.path for frame in dataset.frames if frame.origin is not None}
     known = {path: name for path in files for name in names if _is_file_of(path, name)}

@@ -237,6 +237,9 @@ def test_fit_that_does_not_fit_is_refused():
         msd_of(frames, fit_ps=(0.0, 5.0))
     with pytest.raises(ConfigError, match="has fewer than three points"):
         msd_of(frames, fit_ps=(0.05, 0.06))
+    for wrong in ((np.nan, 1.0), (0.1, np.inf), (-1.0, 0.2), (0.2, 0.1)):
+        with pytest.raises(ConfigError, match=r"the fit of D goes from .*expected two times"):
+            msd_of(frames, fit_ps=wrong)
 
 
 def test_memory_is_looked_at_before_frames_are_read(monkeypatch):
@@ -323,6 +326,16 @@ def density_of(frames: list[Atoms], **options):
     for frame in frames:
         worker.add(frame)
     return worker.result()
+
+
+def test_density_is_counted_from_the_origin_of_the_cell():
+    slab = Atoms("Si4", [[1, 1, z] for z in (-15, -5, 5, 15)], cell=[4, 4, 40], pbc=[1, 1, 0])
+    slab.set_celldisp([0, 0, -20])  # a box of LAMMPS from -20 to 20 Å
+    profile = density_of([slab], n_bins=4)
+    assert profile.outside == 0
+    np.testing.assert_allclose(profile.number["Si"], 1 / 160)
+    slab.pbc = True
+    np.testing.assert_allclose(density_of([slab], n_bins=4).number["Si"], 1 / 160)
 
 
 def test_even_gas_has_an_even_density():
@@ -435,6 +448,14 @@ def test_what_frames_do_not_allow_is_left_out_unless_it_is_asked_for(tmp_path):
     with pytest.raises(StructureError, match="which is not the time step of the dynamics"):
         averages(tmp_path / "f.xyz", quantities=("msd",))
     assert averages(tmp_path / "f.xyz", interval_fs=5.0, every=3).interval_fs == 15.0
+
+
+def test_masses_that_are_not_read_are_refused(tmp_path):
+    heavy = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0]], cell=[5, 5, 5], pbc=True)
+    heavy.set_array("mass", np.array([15.999, 2.014, 2.014]))
+    ase.io.write(tmp_path / "heavy.xyz", [heavy] * 3)
+    with pytest.raises(StructureError, match=r"a column 'mass' with 2\.014 for atom 1"):
+        Trajectory(tmp_path / "heavy.xyz")
 
 
 def test_distances_without_a_density_are_refused(tmp_path):

@@ -622,9 +622,10 @@ def test_evaluate_reads_what_older_cards_say_of_rows(rows, noted, folder, capsys
 
 @pytest.mark.parametrize("kept", ["0:4", {}, {"other.xyz": "0:4"}, {ETHANOL_FRAMES.name: "x, 9:2"}])
 def test_rows_of_a_card_that_mean_nothing_here_name_no_frame(kept):
-    from eqcalc.training.trained_rows import trained_among
+    from eqcalc.training.trained_rows import TRAINED_ROWS, trained_among
 
-    assert trained_among(kept, read_dataset(ETHANOL_FRAMES)).frames == []
+    told = {TRAINED_ROWS: kept}
+    assert trained_among(told, read_dataset(ETHANOL_FRAMES)).frames == []
 
 
 def test_train_says_when_there_is_nothing_left_to_resume(folder, capsys):

@@ -258,6 +258,23 @@ def test_what_the_training_has_not_seen_is_queued(ethanol, tmp_path):
     plain = MDRun(ethanol, EqCalculator(other, engine="torchscript"), settings).guard_summary()
     assert plain["watched"] == []
     assert "card of other does not record" in plain["not_watched"]["range"]
+    # Of a committee every member is watched that does, whichever comes first.
+    near = tmp_path / "near.pt"
+    wide = seen_in([ethanol], 4.0)
+    for distances in wide["distances"].values():
+        distances[:] = [[0.5, 4.0]]
+    export_model(potential(seed=2, scale=0.05), near, elements=["H", "C", "O"], seen=wide)
+    for members in ([path, near, other], [other, near, path]):
+        committee = EqCalculator(members, engine="torchscript")
+        atoms = ethanol.copy()
+        atoms.positions[h] += momenta[h] / np.linalg.norm(momenta[h])
+        run = MDRun(atoms, committee, replace(settings, n_steps=1))
+        folder = tmp_path / members[0].stem
+        summary = run.run(folder).guards
+        assert "card of other" in summary["not_watched"]["range of other"]
+        reasons = [frame.info["reason"] for frame in queued(folder)]
+        assert reasons
+        assert all(", says the card of " in reason for reason in reasons)
 
 
 def test_no_more_frames_are_queued_than_allowed(models, ethanol, tmp_path):

@@ -52,6 +52,20 @@ def test_positions_relax_below_fmax(tmp_path, optimizer):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_velocities_of_other_positions_are_left_out(tmp_path):
+    atoms = rattled_ethanol()
+    atoms.set_momenta(np.ones((len(atoms), 3)))
+    run = RelaxRun(atoms, Springs(ethanol()), RelaxSettings())
+    assert run.velocities_left_out
+    result = run.run(tmp_path)
+    assert atoms.has("momenta")
+    assert not result.atoms.has("momenta")
+    assert not np.any(ase.io.read(tmp_path / "relaxed.xyz").get_momenta())
+    assert not np.any(ase.io.read(tmp_path / "trajectory.traj", 0).get_momenta())
+    assert json.loads((tmp_path / "manifest.json").read_text())["velocities_left_out"] is True
+    assert not RelaxRun(ethanol(), Springs(ethanol()), RelaxSettings()).velocities_left_out
+
+
 def test_cell_relaxes_to_zero_pressure_and_shrinks_under_pressure(tmp_path):
     atoms = bulk("Cu", a=3.75)
     settings = RelaxSettings(cell=True, fmax=0.001)

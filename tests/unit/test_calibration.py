@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from eqcalc.data.frames import LabelledFrame
 from eqcalc.engines import load_model
 from eqcalc.errors import ConfigError
 from eqcalc.evaluation import Calibration, evaluate, evaluate_committee
+from eqcalc.evaluation.calibration import _calibration
+from eqcalc.evaluation.comparison import Quantity
 from eqcalc.evaluation.plots import _calibration_panel, calibration_plot
 
 
@@ -94,7 +97,7 @@ def test_components_without_a_spread_say_nothing():
         np.concatenate([real.spread, noise[0], np.zeros(100)]),
         np.concatenate([real.error, noise[1], np.zeros(100)]),
         3,
-        rounding=1e-5,
+        left_out=np.arange(1100) >= 500,
     )
     assert both.n_without_spread == 600
     summaries = [each.summary() for each in (real, both)]
@@ -102,6 +105,21 @@ def test_components_without_a_spread_say_nothing():
         if name not in {"n", "n_without_spread"} and not name.startswith("rms"):
             assert summaries[0][name] == summaries[1][name], name
     assert sum(each.n for each in both.bins()) == 500
+
+
+def test_spreads_that_are_small_by_chance_are_not_left_out():
+    generator = np.random.default_rng(3)
+    width = 5e-5  # eV/atom, of a good committee: small spreads come near to float32's rounding
+    expected = np.full(20_000, -100.0)
+    members = [
+        Quantity("energy_per_atom", "eV/atom", expected, expected + width * each)
+        for each in generator.normal(size=(2, 20_000))
+    ]
+    labels = expected + width * generator.normal(size=20_000)
+    members = [replace(each, expected=labels) for each in members]
+    _, found = _calibration(members, float(np.finfo(np.float32).eps))
+    assert found.n_without_spread < 0.03 * len(labels)
+    assert found.scale == pytest.approx(1 * math.sqrt(1.5), rel=0.03)
 
 
 def test_perfect_crystals_do_not_calibrate_a_committee(models):

@@ -100,6 +100,23 @@ def test_a_stress_by_another_name_is_said(name, tmp_path):
         assert read_dataset(path).frames[0].stress is None
 
 
+def test_the_stress_of_a_slab_is_said_not_to_be_used(tmp_path):
+    slab = Atoms("Cu2", [[0, 0, 5], [1.8, 1.8, 5]], cell=[3.6, 3.6, 20], pbc=[1, 1, 0])
+    images = []
+    for k in range(3):
+        image = slab.copy()
+        image.rattle(0.05, seed=k)
+        stress = np.zeros(6) if k == 2 else np.full(6, 1e-3)  # zero is what codes write for none
+        forces = 0.1 * k * np.array([[1.0, 0, 0], [-1.0, 0, 0]])
+        image.calc = SinglePointCalculator(image, energy=-1.0 - k, forces=forces, stress=stress)
+        images.append(image)
+    ase.io.write(tmp_path / "slab.xyz", images)
+    with pytest.warns(DataWarning, match="the stress 'stress' of frames 0, 1 is not used"):
+        dataset = read_dataset(tmp_path / "slab.xyz", trust_data=True)
+    assert [frame.stress for frame in dataset.frames] == [None] * 3
+    assert dataset.unkept == ["stress"]
+
+
 def test_a_virial_stress_is_a_stress(tmp_path):
     frames = images()
     for atoms in frames:

@@ -17,7 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from eqcalc.data import LabelledFrame, read_dataset
 from eqcalc.data.consistency import label_factors, refusal
 from eqcalc.data.duplicates import shared_structures
-from eqcalc.data.plausibility import find_implausible
+from eqcalc.data.plausibility import energy_findings, find_implausible
 from eqcalc.errors import DataError, DataWarning
 
 SMALL = Path(__file__).parents[1] / "data"
@@ -74,6 +74,18 @@ def test_factors_of_right_labels_are_one(tmp_path, rattled, strained):
     assert found == {"forces": pytest.approx(1.0, abs=0.12)}
     found = label_factors(read_dataset(write(tmp_path / "b.xyz", strained)).frames)
     assert found == {"stress": pytest.approx(1.0, abs=0.01)}
+
+
+def test_copies_do_not_make_right_labels_wrong(tmp_path, rattled):
+    """Counted as pairs they would leave the answer to the one real pair that is near enough."""
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        chosen = [copper(100 + 20 * k + n, 0.08) for n in range(12)]
+        path = write(tmp_path / f"{k}.xyz", [*chosen, *(chosen[n] for n in rng.permutation(8))])
+        assert read_dataset(path, trust_data=False).notes == []
+    wrong = write(tmp_path / "wrong.xyz", [*rattled, *rattled[:4]], forces=-1.0)
+    with pytest.raises(DataError, match="times what follows from the forces"):
+        read_dataset(wrong)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +196,21 @@ def test_an_odd_energy_is_said(tmp_path):
     images[5].calc.results["energy"] += 9 * 5.0
     with pytest.warns(DataWarning, match=r"far from all others .* in frame 5 .* \+(4|5)\S* eV/at"):
         read_dataset(saved(tmp_path / "data.xyz", images))
+
+
+def test_primitive_cells_are_compared_as_others_are(tmp_path):
+    cells = [bulk("Cu", a=3.5 + 0.03 * k) for k in range(10)]
+    for atoms in cells:
+        atoms.calc = EMT()
+    frames = read_dataset(write(tmp_path / "cells.xyz", cells)).frames
+    assert shared_structures(frames[:4], frames) == frames[:4]
+    lonely = Atoms("Cu", cell=[20, 20, 20], pbc=True)
+    lonely.calc = EMT()
+    alone = read_dataset(write(tmp_path / "alone.xyz", [*cells, lonely])).frames  # no outlier
+    assert shared_structures(alone[-1:], alone) == []
+    wrong = [replace(frame) for frame in frames]
+    wrong[3] = replace(wrong[3], energy=wrong[3].energy + 500.0)
+    assert "energies far from all others" in energy_findings(wrong).refused[0]
 
 
 def test_energies_of_several_compositions_are_no_outliers():

@@ -44,6 +44,8 @@ H 0.0 0.0 0.7
         ("energy", "energy = -20.0 note='a b' energy", "says energy = -20.0 and energy=-2.5"),
         ("0.76", "0_7", "line 4 says '0_7', where a number is meant"),
         ("0.76", "１", "line 4 says '１', where a number is meant"),
+        ("O 0.00", "HO 0.00", "line 3 says 'HO', which may be Ho, or an atom of H by its name"),
+        ("O 0.00", "CA 0.00", "line 3 says 'CA', which may be Ca, or an atom of C"),
     ],
 )
 def test_what_would_be_read_otherwise_than_it_is_meant_is_refused(
@@ -109,3 +111,19 @@ def test_a_number_of_columns_beyond_reason_is_refused_at_once(tmp_path):
     path.write_text(WATER.replace("forces:R:3", "forces:R:999999999999"))
     with pytest.raises(StructureError, match="has 7 columns, where the frame has 1000000000003"):
         read_structure(path)
+
+
+def test_an_element_and_an_atomic_number_that_disagree_are_refused(tmp_path):
+    content = WATER.replace("species:S:1:pos", "species:S:1:Z:I:1:pos")
+    for number, line in enumerate(("O 0.00", "H 0.00 0.76", "H 0.00 -0.76")):
+        z = (8, 1, 1)[number]
+        content = content.replace(line, f"{line[0]} {z}{line[1:]}", 1)
+    path = tmp_path / "water.xyz"
+    path.write_text(content)
+    assert fault_in_extxyz(path) is None
+    assert list(read_structure(path).symbols) == ["O", "H", "H"]
+    path.write_text(content.replace("O 8", "O 7"))
+    with pytest.raises(DataError, match="line 3 says O and, beside it, the atomic number 7"):
+        read_dataset(path)
+    path.write_text(content.replace("O 8", "CL 8"))
+    assert "may be Cl" in fault_in_extxyz(path)

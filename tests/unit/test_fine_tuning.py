@@ -357,10 +357,40 @@ def test_a_fine_tuned_model_is_fine_tuned_again(parent, tmp_path):
     train(config, tmp_path / "second")
     card = export_run(TrainingFolder(tmp_path / "second"), tmp_path / "again").card
     assert card.licence == "CC0-1.0"
+    assert config.text.count("CC0-1.0") == 1
     assert card.training_data["fine-tuned from"] == "tuned"
     assert card.training_data["parent's fine-tuned from"] == "parent"
     assert card.training_data["parent's parent's licence"] == "MIT"
-    assert not any(key.endswith("s rows trained on") for key in card.training_data)
+    rows = {ETHANOL_FRAMES.name: "0:4"}
+    assert card.training_data["rows trained on"] == rows
+    assert card.training_data["parent's rows trained on"] == rows
+
+
+def test_frames_that_the_parent_was_trained_on_are_said_to_judge_nothing(parent, tmp_path):
+    train(config_of(tmp_path, max_epochs="1"), tmp_path / "first")
+    export_run(TrainingFolder(tmp_path / "first"), tmp_path / "model")
+    rows = {"train_rows": "4:5", "validation_rows": "5:6", "test_rows": "1:4"}
+    config = config_of(
+        tmp_path, data_text(ETHANOL_FRAMES, **rows), start_from='"model"', max_epochs="1"
+    )
+    notes = start_of(config).notes
+    assert any(
+        "3 of 3 test frames were trained on by 'tuned', which start_from names, or before (rows "
+        f"0:4 of {ETHANOL_FRAMES.name})" in note
+        for note in notes
+    )
+    train(config, tmp_path / "second")
+    finished = export_run(TrainingFolder(tmp_path / "second"), tmp_path / "again")
+    assert finished.judged_on.endswith(", of which 3 of 3 frames were trained on")
+    assert finished.card.errors["measured on"] == finished.judged_on
+
+
+def test_a_licence_that_is_given_later_is_the_card_s(parent, tmp_path):
+    train(config_of(tmp_path, max_epochs="1"), tmp_path / "run")
+    config = config_of(tmp_path, 'licence = "CC-BY-4.0"', max_epochs="2")
+    train(config, tmp_path / "run", resume=True)
+    card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model").card
+    assert card.licence == "CC-BY-4.0"
 
 
 def test_the_trained_potential_is_loaded_with_the_constants_of_the_file(parent, tmp_path):

@@ -120,6 +120,10 @@ def test_elements_of_old_frames_stay(tmp_path):
     card = export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model").card
     assert card.elements == ["H", "C", "N", "O"]
     assert card.training_data["replayed frames"] == "3 of 3bpa_frames.xyz"
+    of_3bpa = ase.io.read(DATA / "3bpa_frames.xyz")
+    assert of_3bpa.get_chemical_formula(mode="hill") in card.compositions  # it was trained on it
+    assert {"H", "C", "N", "O"} == set(card.training_data["elements"])
+    assert "C-N" in card.seen["distances"]
     rows = card.training_data["rows trained on"]
     assert rows[ETHANOL_FRAMES.name] == "0:4"
     assert set(rows) == {ETHANOL_FRAMES.name, "3bpa_frames.xyz"}

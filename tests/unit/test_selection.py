@@ -91,6 +91,14 @@ def test_the_closest_pair_is_judged_by_its_covalent_radii():
     assert closest_pair(Atoms("H"), covalent_radii) == (np.inf, np.inf, "")
 
 
+def test_heavy_atoms_are_too_close_at_more_than_three_angstrom():
+    from ase.data import covalent_radii
+
+    caesium = Atoms("Cs2", [[0, 0, 0], [0, 0, 3.2]])
+    _, share, pair = closest_pair(caesium, covalent_radii, 0.8)
+    assert (round(share, 3), pair) == (0.656, "Cs-Cs 3.20 Å")
+
+
 # --- choice ------------------------------------------------------------------------------
 
 

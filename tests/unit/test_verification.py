@@ -181,7 +181,7 @@ def test_lone_atom_that_differs_as_the_card_says_passes(specimen):
 
 
 def test_lone_atom_that_differs_where_the_card_says_nothing_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_said_of_atoms", lambda potential, numbers: [])
+    monkeypatch.setattr(export, "_said_of_atoms", lambda *arguments: [])
     path = wrong.exported(wrong.OwnEnergy, tmp_path)
     calculator = EqCalculator(path, device="cpu", dtype="float64", engine="torchscript")
     found = card.reference_energies(specimen_of(calculator, ethanol()))
