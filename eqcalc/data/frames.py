@@ -16,6 +16,7 @@ from eqcalc.data.label_names import is_gradient_name, is_virial_name
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.units import energy_unit, force_unit, length_unit, stress_unit
 
+_FLAT = 1e-6  # of a cell's volume beside that of a box of such lengths
 _FARTHEST_IMAGE = 8.0  # Å: beyond the neighbours of every crystal; Cs has 5.3
 
 __all__ = [
@@ -178,7 +179,12 @@ def has_neighbours(atoms: Atoms) -> bool:
     """Tell whether an atom has others, or images of itself, within the reach of a bond or more."""
     if len(atoms) > 1 or not atoms.pbc.any():
         return len(atoms) > 1
-    vectors = minkowski_reduce(atoms.cell.complete(), atoms.pbc)[0][atoms.pbc]
+    cell = atoms.cell.complete().array
+    lengths = np.linalg.norm(cell, axis=1)
+    is_whole = np.isfinite(cell).all() and abs(np.linalg.det(cell)) > _FLAT * lengths.prod()
+    if not is_whole:  # what is wrong with it is said elsewhere
+        return False
+    vectors = minkowski_reduce(cell, atoms.pbc)[0][atoms.pbc]
     return bool(np.linalg.norm(vectors, axis=1).min() < _FARTHEST_IMAGE)
 
 

@@ -11,12 +11,33 @@ from ase.build import bulk
 
 from eqcalc.data import LabelledFrame, read_dataset
 from eqcalc.data.duplicates import repeated_structures, shared_structures
+from eqcalc.data.frames import has_neighbours
 
 SMALL = Path(__file__).parents[1] / "data"
 
 
 def frames_of(structures: list[Atoms]) -> list[LabelledFrame]:
     return [LabelledFrame(atoms, 0.0) for atoms in structures]
+
+
+@pytest.mark.parametrize(
+    ("cell", "pbc", "expected"),
+    [
+        (3.6, True, True),
+        ([3.6, 3.6, 30], True, True),
+        (20.0, True, False),  # a box around an atom alone
+        (3.6, False, False),
+        ([3.6, 3.6, 0], [1, 1, 0], True),
+        ([[9, 0, 0], [9, 2.5, 0], [0, 0, 9]], True, True),  # skewed: 2.5 Å to the nearest image
+        ([[1, 0, 0], [2, 0, 0], [0, 0, 3]], True, False),  # of no volume
+        ([np.nan, 3.6, 3.6], True, False),
+        ([np.inf, 3.6, 3.6], True, False),
+    ],
+)
+def test_one_atom_has_neighbours_where_its_images_are_near(cell, pbc, expected):
+    atoms = Atoms("Cu", pbc=pbc)
+    atoms.cell = np.diag(np.broadcast_to(cell, 3)) if np.ndim(cell) < 2 else cell
+    assert has_neighbours(atoms) is expected
 
 
 def molecules() -> list[Atoms]:
