@@ -11,7 +11,6 @@ makes one of them, so that several processes can share the work.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import time
@@ -21,17 +20,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
-from published_training import NETWORKS, RECIPES, ZBL_CUTOFF
-from training_progress import Progress
+from published_training import NETWORKS, RECIPES, ZBL_CUTOFF, rows_of, train_trial
 
 from eqcalc import architectures
 from eqcalc.bench import machine
 from eqcalc.files import write_whole
 from eqcalc.potential import Potential
-from eqcalc.training.config import TrainingOptions, read_config
+from eqcalc.training.config import TrainingOptions
 from eqcalc.training.module import PotentialModule
-from eqcalc.training.overrides import to_toml
-from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
 
 HERE = Path(__file__).parent
@@ -114,21 +110,10 @@ def folder_of(network: str, name: str, arguments: argparse.Namespace) -> Path:
     return path
 
 
-def rows_of(folder: TrainingFolder) -> list[dict[str, str]]:
-    """Return the rows of a run's metrics.csv."""
-    path = folder.path / "metrics.csv"
-    if not path.exists():
-        return []
-    with open(path) as file:
-        return list(csv.DictReader(file))
-
-
 def make(
     folder: TrainingFolder, name: str, options: dict[str, Any], arguments: argparse.Namespace
 ) -> None:
     """Train, or go on with it."""
-    if len(rows_of(folder)) == arguments.epochs:
-        return
     network, options = NETWORKS[name], dict(options)
     cutoff = options.pop("cut_off", network.options["cut_off"])
     training = {
@@ -156,11 +141,7 @@ def make(
         "architecture": {**network.options, "cut_off": cutoff},
         "training": training,
     }
-    source = folder.path.with_name(f"{folder.path.name}.toml")  # a name may hold a dot
-    source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(to_toml(content))
-    resume = folder.last_checkpoint.exists()
-    train(read_config(source), folder.path, resume=resume, progress=Progress(folder.path.name))
+    train_trial(folder, content)
 
 
 def step_ms(name: str, optimizer: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from eqcalc.bench import machine
 from eqcalc.files import write_whole
 from eqcalc.training.config import read_config
 from eqcalc.training.finish import export_run, load_potential
+from eqcalc.training.overrides import to_toml
 from eqcalc.training.reports import Report
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
@@ -170,6 +172,26 @@ def record(
     write_whole(numbers, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
     write_whole(table, page(list(kept.values())).encode())
     print(f"written: {table}")
+
+
+def rows_of(folder: TrainingFolder) -> list[dict[str, str]]:
+    """Return the rows of a run's metrics.csv."""
+    path = folder.path / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def train_trial(folder: TrainingFolder, content: dict[str, Any]) -> None:
+    """Train as the tables of a training file say, or go on with it; a finished run is left."""
+    if len(rows_of(folder)) == content["training"]["max_epochs"]:
+        return
+    source = folder.path.with_name(f"{folder.path.name}.toml")  # a name may hold a dot
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(to_toml(content))
+    resume = folder.last_checkpoint.exists()
+    train(read_config(source), folder.path, resume=resume, progress=Progress(folder.path.name))
 
 
 def _trained(name: str, place: Path, text: str) -> dict[str, Any]:

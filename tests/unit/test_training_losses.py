@@ -163,7 +163,7 @@ def test_a_training_of_two_stages_needs_the_labels_of_both(tmp_path):
     from eqcalc.errors import DataError
 
     config = config_of(tmp_path, max_epochs=4, stage_two={"start_epoch": 2, "stress_weight": 1.0})
-    with pytest.raises(DataError, match="every periodic frame needs stress"):
+    with pytest.raises(DataError, match="stress_weight > 0 needs frames that are periodic"):
         train(config, tmp_path / "run")
 
 
