@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ def _columns(properties: object) -> _Columns | None:
     if sum(counts) > _MOST:
         return _Columns(sum(counts), ())
     kinds = "".join(kind * count for kind, count in zip(words[1::3], counts, strict=False))
-    starts = dict(zip(words[::3], [sum(counts[:k]) for k in range(len(counts))], strict=False))
+    starts = dict(zip(words[::3], accumulate(counts, initial=0), strict=False))
     symbol, number = (
         next((starts[name] for name in names if name in starts), None)
         for names in (("species", "symbols"), ("Z", "numbers"))
@@ -165,16 +166,18 @@ def _fault_in_element(row: list[str], columns: _Columns, number: int) -> str | N
     if columns.symbol is None:
         return None
     symbol = row[columns.symbol]
-    is_two = len(symbol) == 2 and symbol.isupper() and symbol[0] in atomic_numbers
-    if is_two and symbol.capitalize() in atomic_numbers:
+    names = [symbol.capitalize()]
+    if len(symbol) == 2 and symbol.isupper():  # or the name of an atom in a molecule
+        names.append(symbol[0])
+    readings = [name for name in names if name in atomic_numbers]
+    if columns.number is not None and row[columns.number].isdigit():
+        beside = int(row[columns.number])
+        if readings and beside not in (atomic_numbers[name] for name in readings):
+            return f"line {number} says {symbol} and, beside it, the atomic number {beside}"
+    elif len(readings) > 1:
         return (
-            f"line {number} says '{symbol}', which may be {symbol.capitalize()}, or an atom of "
-            f"{symbol[0]} by its name in a molecule; write elements as {symbol.capitalize()} or "
-            f"{symbol[0]}"
+            f"line {number} says '{symbol}', which may be {readings[0]}, or an atom of "
+            f"{readings[1]} by its name in a molecule; write elements as {readings[0]} or "
+            f"{readings[1]}"
         )
-    if columns.number is None or not row[columns.number].isdigit():
-        return None
-    beside = int(row[columns.number])
-    if symbol in atomic_numbers and atomic_numbers[symbol] != beside:
-        return f"line {number} says {symbol} and, beside it, the atomic number {beside}"
     return None

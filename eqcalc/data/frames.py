@@ -16,9 +16,6 @@ from eqcalc.data.label_names import is_gradient_name, is_virial_name
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.units import energy_unit, force_unit, length_unit, stress_unit
 
-_FLAT = 1e-6  # of a cell's volume beside that of a box of such lengths
-_FARTHEST_IMAGE = 8.0  # Å: beyond the neighbours of every crystal; Cs has 5.3
-
 __all__ = [
     "DataFile",
     "Dataset",
@@ -33,6 +30,9 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
+
+_FLAT = 1e-6  # of a cell's volume beside that of a box of such lengths
+_FARTHEST_IMAGE = 8.0  # Å: beyond the neighbours of every crystal; Cs has 5.3
 
 
 class Origin(NamedTuple):

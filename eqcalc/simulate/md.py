@@ -72,6 +72,8 @@ from eqcalc.simulate.writers import (
 
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
 
+_ALL = 1.0 - 1e-8  # of the kinetic energy; files keep 8 digits of a velocity
+
 
 def run_md(
     atoms: Atoms,
@@ -148,7 +150,7 @@ class MDRun(MDState):
     Raises
     ------
     ConfigError : the ensemble does not fit the structure or the calculator, no atom is free to
-        move, or two constraints do not both hold.
+        move, two constraints do not both hold, or a chain of thermostats has nothing to scale.
     NonFiniteError : the structure brings velocities that are NaN or infinite.
     """
 
@@ -184,6 +186,12 @@ class MDRun(MDState):
                 self.rigid_share = rigid_share(self.atoms, reach)
             elif not langevin:
                 self.rigid_share = remove_rigid_motion(self.atoms, reach)
+                if self.rigid_share > _ALL:
+                    raise ConfigError(
+                        "the velocities of the structure do nothing but move or turn it as a "
+                        "whole, which a chain of thermostats never changes; remove them to have "
+                        "new ones drawn."
+                    )
         else:
             set_velocities(
                 self.atoms, settings.temperature_K, self.rng, reach, keep_rotation=langevin

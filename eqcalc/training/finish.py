@@ -111,10 +111,7 @@ def export_run(
         before = evaluate(begun, judged.frames, source=judged.source)
         elements, licence = begun.card.elements, config.licence or begun.card.licence
         about |= _about_parent(run)
-    known = {*map(id, shared_structures(judged.frames, trained))}
-    known |= {*map(id, trained_among(about, judged).frames)}
-    if known:
-        judged_on += f", of which {len(known)} of {len(judged)} frames were trained on"
+    judged_on += _trained_on(judged, trained, about)
     write = functools.partial(
         export_model,
         potential,
@@ -211,6 +208,22 @@ def _judged(config: TrainingConfig, data: TrainingData) -> tuple[Dataset, str]:
         return data.validation, f"validation frames of {data.validation.source}"
     rows = f"test rows {config.data.test_rows}" if config.data.test_rows else "all frames"
     return data.test, f"{rows} of {data.test.source}"
+
+
+def _trained_on(judged: Dataset, trained: Sequence[LabelledFrame], about: dict[str, Any]) -> str:
+    """Return how many frames say little about others, for the card; nothing where none do."""
+    said = ""
+    own = shared_structures(judged.frames, trained)
+    if own:
+        said += f", of which {len(own)} of {len(judged)} frames were trained on"
+    before = {name: rows for name, rows in about.items() if name != TRAINED_ROWS}
+    old = trained_among(before, judged).frames
+    if old:
+        said += (
+            f", of which {len(old)} of {len(judged)} frames are, by their files' names, rows that "
+            "its parents were trained on"
+        )
+    return said
 
 
 def _about_parent(run: TrainingFolder) -> dict[str, Any]:

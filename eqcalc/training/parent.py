@@ -129,9 +129,9 @@ def notes_on_trained(card: ModelCard, datasets: Mapping[str, Dataset]) -> list[s
         frames, said = trained_among(card.training_data, dataset)
         if frames:
             notes.append(
-                f"{len(frames)} of {len(dataset)} {role} frames were trained on by '{card.name}', "
-                f"which start_from names, or before (rows {said}); an error on them says little "
-                "about others."
+                f"{len(frames)} of {len(dataset)} {role} frames are, by their files' names, rows "
+                f"that '{card.name}', which start_from names, or a model before it was trained on "
+                f"({said}); an error on them says little about others."
             )
     return notes
 

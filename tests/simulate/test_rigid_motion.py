@@ -8,6 +8,7 @@ from ase.calculators.emt import EMT
 from springs import Springs, ethanol
 
 from eqcalc import EqCalculator
+from eqcalc.errors import ConfigError
 from eqcalc.simulate import GuardSettings, MDRun, MDSettings
 from eqcalc.simulate.rigid_motion import (
     conserved_zero_momenta,
@@ -87,6 +88,15 @@ def test_a_drift_that_a_structure_brings_is_taken_out_where_a_chain_would_count_
         assert run.rigid_share == pytest.approx(1 - heat / kinetic)
     else:  # Langevin's friction stops it
         assert run.rigid_share == 0
+
+
+@pytest.mark.parametrize("ensemble", ["nvt-nhc", "npt"])
+def test_velocities_that_only_move_the_whole_are_refused_where_they_are_scaled(ensemble):
+    crystal = bulk("Cu", cubic=True)
+    crystal.set_velocities(np.full((4, 3), 0.05))
+    with pytest.raises(ConfigError, match=r"nothing but move or turn it as a whole.* new ones"):
+        MDRun(crystal, EMT(), MDSettings(ensemble, guards=QUIET))
+    assert MDRun(crystal, EMT(), MDSettings("nvt-langevin", guards=QUIET)).kept_velocities
 
 
 def test_vibrations_have_the_temperature_of_the_chain_whatever_the_molecule_brought():

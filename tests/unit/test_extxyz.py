@@ -126,4 +126,7 @@ def test_an_element_and_an_atomic_number_that_disagree_are_refused(tmp_path):
     with pytest.raises(DataError, match="line 3 says O and, beside it, the atomic number 7"):
         read_dataset(path)
     path.write_text(content.replace("O 8", "CL 8"))
-    assert "may be Cl" in fault_in_extxyz(path)
+    assert "says CL and, beside it, the atomic number 8" in fault_in_extxyz(path)
+    for atomic_number, element in ((6, "C"), (20, "Ca")):  # beside which CA has one meaning
+        path.write_text(content.replace("O 8", f"CA {atomic_number}"))
+        assert read_structure(path).symbols[0] == element

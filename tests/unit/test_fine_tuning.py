@@ -375,13 +375,14 @@ def test_frames_that_the_parent_was_trained_on_are_said_to_judge_nothing(parent,
     )
     notes = start_of(config).notes
     assert any(
-        "3 of 3 test frames were trained on by 'tuned', which start_from names, or before (rows "
-        f"0:4 of {ETHANOL_FRAMES.name})" in note
+        "3 of 3 test frames are, by their files' names, rows that 'tuned', which start_from "
+        f"names, or a model before it was trained on (0:4 of {ETHANOL_FRAMES.name})" in note
         for note in notes
     )
     train(config, tmp_path / "second")
     finished = export_run(TrainingFolder(tmp_path / "second"), tmp_path / "again")
-    assert finished.judged_on.endswith(", of which 3 of 3 frames were trained on")
+    said = "3 of 3 frames are, by their files' names, rows that its parents were trained on"
+    assert finished.judged_on.endswith(f", of which {said}")
     assert finished.card.errors["measured on"] == finished.judged_on
 
 
