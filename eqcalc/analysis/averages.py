@@ -274,7 +274,7 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
                 "there atoms also meet the images of those that they met before."
             )
     if found.msd is not None:
-        found.notes += _of_the_msd(found.msd, workers["msd"], settings.remove_drift)
+        found.notes += _of_the_msd(found.msd, workers["msd"], first, settings.remove_drift)
     if found.vacf is not None:
         lightest = int(first.numbers.min())
         fastest = next(speed for highest, speed in _FASTEST if lightest <= highest)
@@ -296,8 +296,19 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
         )
 
 
-def _of_the_msd(msd: MSD, worker: Worker, is_drift_removed: bool) -> list[str]:
+def _of_the_msd(msd: MSD, worker: Worker, first: Atoms, is_drift_removed: bool) -> list[str]:
     notes = []
+    n_periodic = int(first.pbc.sum())
+    if n_periodic in (1, 2):
+        notes.append(
+            f"the frames are periodic along {n_periodic} of three directions; D = slope / 6 is for "
+            f"motion in all three, and what cannot leave has D = slope / {2 * n_periodic}."
+        )
+    counts = {element: int((first.symbols == element).sum()) for element in msd.held}
+    held = [f"{n} of {counts[name]} {name}" for name, n in msd.held.items() if n < counts[name]]
+    if held:
+        told = ", ".join(held)
+        notes.append(f"atoms that never move ({told}) are in the mean of the msd and in D.")
     if msd.changing_cell:
         notes.append(
             "the cell changes, and displacements are sums of shortest steps, each in the cell of "

@@ -55,6 +55,7 @@ class MSD:
     fit_ps : from and to which time the line was fitted
     drift : (n_lags,), Å²; MSD of the centre of mass, which is part of that of every atom
     changing_cell : the cell was not the same in all frames
+    held : how many atoms never moved, by element, where some did not
     """
 
     time_ps: NDArray[np.float64]
@@ -64,6 +65,7 @@ class MSD:
     fit_ps: tuple[float, float]
     drift: NDArray[np.float64]
     changing_cell: bool
+    held: dict[str, int]
 
 
 class Displacements:
@@ -182,6 +184,7 @@ class Displacements:
         first, last = _fit_range(time_ps, n_frames * interval_fs / 1000, fit_ps)
         weights = self._masses / self._masses.sum()
         centre = np.einsum("a,tax->tx", weights, path)
+        is_held = (path == path[0]).all(axis=(0, 2))
         if remove_drift:
             path = path - centre[:, None]
         drift = mean_square_displacement(centre[:, None], n_lags)[0]
@@ -208,7 +211,9 @@ class Displacements:
                 _exponent(time_ps[first : last + 1], msd[element][first : last + 1]),
             )
         fitted = (float(time_ps[first]), float(time_ps[last]))
-        return MSD(time_ps, msd, error, diffusion, fitted, drift, self.changing_cell)
+        parts_held = {each: is_held[self._symbols == each] for each in self._elements}
+        held = {name: int(part.sum()) for name, part in parts_held.items() if part.any()}
+        return MSD(time_ps, msd, error, diffusion, fitted, drift, self.changing_cell, held)
 
 
 def _inside(

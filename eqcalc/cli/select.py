@@ -44,8 +44,14 @@ def select(
         ),
     ] = None,
     n_frames: Annotated[
-        int, typer.Option("--frames", "-n", help="How many frames to select, at most.")
-    ] = 50,
+        Optional[int],
+        typer.Option(
+            "--frames",
+            "-n",
+            help="How many frames to select, at most. Default: 50, or all where there are fewer.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="extxyz file for the frames.")
     ] = Path("selected.xyz"),
@@ -159,7 +165,9 @@ def _summarise(selection: Selection, settings: SelectionSettings, output: Path) 
         pairs["beyond use"] = f"{selection.n_beyond} above {settings.max_spread:g} eV/Å"
     pairs["near-duplicates"] = f"{selection.n_duplicates} within {settings.min_distance:g} Å"
     pairs["not needed"] = f"{selection.n_left} more are worth a label"
-    pairs["selected"] = f"{len(selection.selected)} of {settings.n_frames} asked for"
+    pairs["selected"] = str(len(selection.selected))
+    if settings.n_frames is not None:
+        pairs["selected"] += f" of {settings.n_frames} asked for"
     apart = [each.distance for each in selection.selected if each.distance is not None]
     if apart:
         pairs["selected"] += f", {min(apart):.3g} Å apart or more"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Selected", "Selection", "SelectionSettings", "frames_to_label", "select_frames"]
 
 _AT_ONCE = 32  # structures between two reports of progress
+_N_FRAMES = 50
 _ROUNDING = 1e-5  # of a score: what float32 leaves of two that are equal
 
 
@@ -37,7 +38,7 @@ _ROUNDING = 1e-5  # of a score: what float32 leaves of two that are equal
 class SelectionSettings:
     """How frames are selected.
 
-    n_frames : how many, at most
+    n_frames : how many, at most; None: 50, or all where there are fewer
     min_spread : eV/Å; force spread of the worst atom (length of its three components' sample
         standard deviations) from which a frame is worth a label
     max_spread : eV/Å; above it a frame is taken to be beyond use; None: no limit
@@ -52,7 +53,7 @@ class SelectionSettings:
     ConfigError : a value is out of its range.
     """
 
-    n_frames: int = 50
+    n_frames: int | None = None
     min_spread: float = 0.1
     max_spread: float | None = None
     min_distance: float = 0.05
@@ -60,7 +61,8 @@ class SelectionSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(1, n_frames=self.n_frames)
+        if self.n_frames is not None:
+            require_at_least(1, n_frames=self.n_frames)
         require_at_least(0, seed=self.seed)
         for name in ("min_spread", "min_distance", "min_contact"):
             value = getattr(self, name)
@@ -219,7 +221,7 @@ def _require(
         )
     if len(candidates) == 0:
         raise ConfigError("select needs frames to choose from, found none.")
-    if settings.n_frames > len(candidates):
+    if settings.n_frames is not None and settings.n_frames > len(candidates):
         raise ConfigError(
             f"n_frames asks for {settings.n_frames} frames, and there are {len(candidates)}; ask "
             "for fewer, or give more runs."
@@ -285,7 +287,8 @@ def _farthest(
         distance = np.minimum(distance, distances_to(points, one))
     free = np.ones(len(points), dtype=bool)
     taken: list[int] = []
-    while len(taken) < settings.n_frames:
+    n_wanted = _N_FRAMES if settings.n_frames is None else settings.n_frames
+    while len(taken) < n_wanted:
         open_ = free & (distance >= settings.min_distance)
         if not open_.any():
             break

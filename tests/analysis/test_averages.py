@@ -8,7 +8,8 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk
+from ase.build import bulk, fcc100
+from ase.constraints import FixAtoms
 from ase.geometry.rdf import get_rdf
 
 from eqcalc.analysis import (
@@ -621,6 +622,19 @@ def test_atoms_at_rest_have_no_diffusion_coefficient(tmp_path):
     ase.io.write(tmp_path / "f.traj", [bulk("Cu")] * 20)
     found = averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=1.0)
     assert found.notes == ["Cu does not move in all times of the fit: D means nothing."]
+
+
+def test_slabs_and_atoms_that_are_held_are_said(tmp_path):
+    slab = fcc100("Al", (2, 2, 3), vacuum=5.0)
+    slab.constraints = FixAtoms(range(4))
+    rng = np.random.default_rng(2)
+    with ase.io.Trajectory(tmp_path / "f.traj", "w") as file:
+        for _ in range(40):
+            slab.set_positions(slab.positions + 0.1 * rng.normal(size=(12, 3)))
+            file.write(slab)
+    notes = averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=1.0).notes
+    assert any("periodic along 2 of three" in text and "slope / 4" in text for text in notes)
+    assert "atoms that never move (4 of 12 Al) are in the mean of the msd and in D." in notes
 
 
 def test_workers_without_a_frame_say_so():

@@ -153,7 +153,7 @@ def test_select_leaves_out_frames_that_have_labels(folder, capsys):
     [
         ("data.xyz -m a.pt -n 1", "select needs a committee: two models or more"),
         ("data.xyz -n 1", "each with --model, trained with different seeds or on different data"),
-        ("data.xyz -m a.pt -m b.pt", "--frames asks for 50 frames, and there are 6"),
+        ("data.xyz -m a.pt -m b.pt -n 50", "--frames asks for 50 frames, and there are 6"),
         ("data.xyz -m a.pt -m b.pt -n 0", "--frames must be an integer >= 1"),
         ("data.xyz -m a.pt -m b.pt -n 1 -o out.traj", "its name must end in .xyz"),
         ("nothing.xyz -m a.pt -m b.pt -n 1", "no structure file 'nothing.xyz'"),

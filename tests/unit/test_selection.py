@@ -214,7 +214,13 @@ def test_no_frames_and_too_few_are_refused(committee):
     with pytest.raises(ConfigError, match="needs frames to choose from, found none"):
         select_frames([], committee)
     with pytest.raises(ConfigError, match="asks for 50 frames, and there are 2"):
-        select_frames(candidates(moved(2)), committee)
+        select_frames(candidates(moved(2)), committee, SelectionSettings(50))
+
+
+def test_as_many_as_there_are_where_no_number_is_given(committee):
+    given = candidates(moved(4))
+    found = select_frames(given, committee, SelectionSettings(min_spread=0.0, min_distance=0.0))
+    assert len(found.selected) == 4
 
 
 def test_an_element_that_a_member_lacks_is_refused_before_anything_runs(committee, monkeypatch):
