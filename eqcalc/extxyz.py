@@ -26,6 +26,7 @@ _PAIR = re.compile(r"""([^\s="']+)=("[^"]*"|'[^']*'|[^\s"']+)""")
 # is before.
 _QUOTED = r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^]\\])*\]"""
 _ENTRY = re.compile(rf"(?:{_QUOTED}|[^\s=])+(\s*=\s*(?:{_QUOTED}|\S)*)?")
+_OF_IPI = re.compile(r"\b([a-z]\w*)\{([^}]+)\}")
 _MEASURED = re.compile("lattice|energy|stress|virial", re.IGNORECASE)  # a run_id=1_0 is none
 _LEAST, _MOST = 4, 100_000  # columns of a row: an element and a position, and beyond reason
 
@@ -45,7 +46,8 @@ def fault_in_extxyz(path: Path) -> str | None:
     A row of more columns than there are, whose numbers would move to others; a misspelt key, whose
     cell would be missing; a key that stands twice with different values, of which the last would
     be read; directions that are no flags, and would all become periodic; digits that only Python
-    takes for a number; an element that may be another; a blank line, which would end the file.
+    takes for a number; an element that may be another; a trajectory of i-PI that holds no positions
+    or none in Å; a blank line, which would end the file.
     """
     with open_with_compression(str(path), "rt") as file:
         lines = enumerate(file, start=1)
@@ -68,7 +70,7 @@ def _fault_in_frame(n_atoms: int, lines: Iterator[tuple[int, str]]) -> str | Non
         keys = key_val_str_to_dict(comment)
     except ValueError:
         return None  # ASE refuses it too
-    fault = _fault_in_keys(keys, comment, number)
+    fault = _fault_in_keys(keys, comment, number) or _fault_of_ipi(comment, number)
     columns = _columns(keys.get("Properties"))
     for _ in range(n_atoms if fault is None else 0):
         following = next(lines, None)
@@ -126,6 +128,22 @@ def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | Non
             odd = _MEASURED.search(key) and ("_" in stripped or not value.isascii())
             if odd and not isinstance(keys.get(key, ""), (str, dict, list)):
                 return f"line {number} says {key}={value}, which only Python takes for a number"
+    return None
+
+
+def _fault_of_ipi(comment: str, number: int) -> str | None:
+    """Find what i-PI says of its own trajectories in words that ASE does not look at."""
+    if "CELL" not in comment:
+        return None
+    said = [words for words in _OF_IPI.findall(comment) if words[0] != "cell"]
+    for what, unit in said:
+        if what not in ("positions", "x_centroid"):
+            return f"line {number} says that these are {what} of i-PI, and no positions"
+        if unit not in ("angstrom", "ase"):
+            return (
+                f"line {number} says {what}{{{unit}}} of i-PI, and lengths are read in Å; let i-PI "
+                "write positions{angstrom}, or format='ase', which also keeps the cell"
+            )
     return None
 
 

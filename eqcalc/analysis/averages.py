@@ -11,7 +11,7 @@ from ase import Atoms
 from eqcalc.analysis.density import DensityProfile, Profile
 from eqcalc.analysis.msd import MSD, Displacements
 from eqcalc.analysis.rdf import RDF, PairDistances, half_cell
-from eqcalc.analysis.times import even_frames, require_time, time_of
+from eqcalc.analysis.times import even_frames, require_time, step_of, time_of
 from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.analysis.vacf import VACF, Velocities
 from eqcalc.errors import ConfigError, GraphError, StructureError, did_you_mean
@@ -35,6 +35,7 @@ _USED_BY = {
 _LONGEST_R_MAX = 10.0  # Å, without one that is asked for
 _SHORTEST_R_MAX = 5.0  # of small cells, whose images count
 _LONG_STEP = 0.4  # of the cell, between two frames
+_MANY = 20  # atoms, of which one that turns around does not cross the space of all
 _DIFFUSIVE = 0.2  # by which the exponent may differ from 1
 _DRIFTING = 0.05  # share of the MSD that the centre of mass has
 # cm⁻¹: about the fastest vibrations of elements up to an atomic number.
@@ -148,14 +149,16 @@ def average(
     found = Averages(settings, len(numbers), str(trajectory.path.absolute()))
     workers = _workers(trajectory, found)
     times: list[float | None] = []
+    steps: list[float | None] = []
     for k, frame in enumerate(trajectory.frames(numbers)):
         _require_sound(frame, numbers[k], trajectory)
         times.append(time_of(frame))
+        steps.append(step_of(frame))
         for worker in workers.values():
             worker.add(frame)
         if progress is not None:
             progress(k + 1, len(numbers))
-    _finish(found, workers, times)
+    _finish(found, workers, times, steps)
     _take_notes(found, trajectory, workers)
     return found
 
@@ -230,7 +233,12 @@ def _workers(trajectory: Trajectory, found: Averages) -> dict[str, Worker]:
     return workers
 
 
-def _finish(found: Averages, workers: dict[str, Worker], times: list[float | None]) -> None:
+def _finish(
+    found: Averages,
+    workers: dict[str, Worker],
+    times: list[float | None],
+    steps: list[float | None],
+) -> None:
     """Turn what was collected into results."""
     settings = found.settings
     for name, worker in workers.items():
@@ -242,7 +250,7 @@ def _finish(found: Averages, workers: dict[str, Worker], times: list[float | Non
             else:
                 given = settings.interval_fs
                 interval, n_even = even_frames(
-                    times, None if given is None else given * settings.every
+                    times, None if given is None else given * settings.every, steps
                 )
                 found.interval_fs = interval
                 if isinstance(worker, Displacements):
@@ -318,6 +326,12 @@ def _of_the_msd(msd: MSD, worker: Worker, first: Atoms, is_drift_removed: bool) 
         notes.append(
             f"an atom moves {worker.longest_step:.2f} of the cell between two frames, from 0.5 on "
             "an image is taken for it: the frames are too far apart for a mean square displacement."
+        )
+    is_jumping = isinstance(worker, Displacements) and worker.longest_jump > _LONG_STEP
+    if is_jumping and len(first) >= _MANY:
+        notes.append(
+            "the file has no cell, and atoms jump across all the space that they take up: they "
+            "seem to have been put back into a box, and the msd is of these jumps."
         )
     for element, found in msd.diffusion.items():
         if np.isnan(found.exponent):

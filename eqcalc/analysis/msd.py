@@ -28,6 +28,7 @@ A2_PER_PS_IN_CM2_PER_S = 1e-4
 
 _FEWEST = 10  # frames
 _FIT = (0.02, 0.1)  # of the length of the trajectory
+_FLAT = 1.0  # Å; less is no space that atoms jump across
 _CHANGED = 1e-6  # Å, by which a cell is another one
 
 
@@ -120,6 +121,8 @@ class Displacements:
         self.changing_cell = False
         # In cells, of an atom between two frames; from 0.5 on an image is taken for it.
         self.longest_step = 0.0
+        # Likewise of the space that the atoms take up, where there is no cell.
+        self.longest_jump = 0.0
 
     def add(self, frame: Atoms) -> None:
         """Follow the atoms to the next frame."""
@@ -134,7 +137,11 @@ class Displacements:
         if self._last is None:
             self._path[k] = frame.positions
         elif self._is_unwrapped or not frame.pbc.any():
-            self._path[k] = self._path[k - 1] + (frame.positions - self._last)
+            moved = frame.positions - self._last
+            self._path[k] = self._path[k - 1] + moved
+            if not frame.pbc.any():
+                extent = np.maximum(np.ptp(frame.positions, axis=0), _FLAT)
+                self.longest_jump = max(self.longest_jump, float(np.abs(moved / extent).max()))
         else:
             step = (_inside(frame, inverse, cell) - self._last_inside) @ inverse
             step -= np.round(step) * frame.pbc

@@ -9,17 +9,25 @@ from ase import Atoms
 
 from eqcalc.errors import ConfigError, StructureError
 
-__all__ = ["even_frames", "require_time", "time_of"]
+__all__ = ["even_frames", "require_time", "step_of", "time_of"]
 
 _SAME = 1e-3  # relative difference of two intervals that are taken for one
+_NUMBERS = (int, float, np.integer, np.floating)
+_STEPS = ("timestep", "Timestep")  # of LAMMPS's dumps, as ASE names what text and extxyz say
 
 
 def time_of(frame: Atoms) -> float | None:
     """Return the time of a frame in fs as eqcalc's runs write it, None where it has none."""
     time = frame.info.get("time_fs")
-    if not isinstance(time, (int, float, np.integer, np.floating)) or not np.isfinite(time):
+    if not isinstance(time, _NUMBERS) or not np.isfinite(time):
         return None
     return float(time)
+
+
+def step_of(frame: Atoms) -> float | None:
+    """Return the number of the step that a dump of another program says; None where it has none."""
+    found = (frame.info.get(name) for name in _STEPS)
+    return next((float(step) for step in found if isinstance(step, _NUMBERS)), None)
 
 
 def require_time(first: Atoms, interval_fs: float | None) -> None:
@@ -37,7 +45,11 @@ def require_time(first: Atoms, interval_fs: float | None) -> None:
         )
 
 
-def even_frames(times: Sequence[float | None], interval_fs: float | None) -> tuple[float, int]:
+def even_frames(
+    times: Sequence[float | None],
+    interval_fs: float | None,
+    steps: Sequence[float | None] = (),
+) -> tuple[float, int]:
     """Return the time between frames in fs, and how many of them are that far apart.
 
     The last frame of a run that ended between two of its regular ones is left out.
@@ -46,6 +58,7 @@ def even_frames(times: Sequence[float | None], interval_fs: float | None) -> tup
     ----------
     times : of the frames, in fs
     interval_fs : what the user says, where the file says nothing
+    steps : of the frames, by number, where the file says so much
 
     Raises
     ------
@@ -61,23 +74,36 @@ def even_frames(times: Sequence[float | None], interval_fs: float | None) -> tup
                 f"{len(times) - len(known)} of {len(times)} frames do not say their time; give "
                 "the time between two frames in fs as interval_fs."
             )
-        return interval_fs, len(times)
-    steps = np.diff(known)
-    if len(steps) == 0:
+        numbered = [step for step in steps if step is not None]
+        if len(numbered) < len(times) or len({*numbered}) < 2:  # the same in all: no count
+            return interval_fs, len(times)
+        return interval_fs, _n_even(numbered, "steps")
+    if len(known) < 2:
         return interval_fs or 0.0, len(times)
-    own = float(steps[0])
-    if own <= 0:
-        raise StructureError(f"the times of the frames do not grow: {known[0]:g}, {known[1]:g} fs.")
+    n_even = _n_even(known, "fs")
+    own = known[1] - known[0]
     if interval_fs is not None and abs(own - interval_fs) > _SAME * own:
         raise ConfigError(
             f"interval_fs={interval_fs:g} is said, but the file has a frame every {own:g} fs; "
             "leave it out."
         )
+    return own, n_even
+
+
+def _n_even(places: Sequence[float], unit: str) -> int:
+    """Return how many frames are as far apart as the first two: all, or all but the last."""
+    steps = np.diff(places)
+    own = steps[0]
+    if own <= 0:
+        raise StructureError(
+            f"the times of the frames do not grow: {places[0]:g}, {places[1]:g} {unit}."
+        )
     odd = np.flatnonzero(np.abs(steps - own) > _SAME * own)
     if len(odd) > 0 and odd[0] < len(steps) - 1:
         k = int(odd[0])
         raise StructureError(
-            f"the frames are not evenly spaced: {own:g} fs at first, but from {known[k]:g} to "
-            f"{known[k + 1]:g} fs; what depends on time needs even ones: choose a stretch of them."
+            f"the frames are not evenly spaced: {own:g} {unit} at first, but from {places[k]:g} to "
+            f"{places[k + 1]:g} {unit}; what depends on time needs even ones: choose a stretch of "
+            "them."
         )
-    return own, len(times) - len(odd)
+    return len(places) - len(odd)

@@ -94,7 +94,7 @@ def set_up_calculator(
     from eqcalc.elements import trained_on
     from eqcalc.errors import listing
     from eqcalc.model_file import open_potential
-    from eqcalc.simulate.doubts import doubts
+    from eqcalc.simulate.doubts import doubts_of_many
 
     if options.threads is not None:
         import torch
@@ -116,9 +116,8 @@ def set_up_calculator(
                 f"note: it was trained on {known}, not on {listing(list(foreign))}; check its "
                 "results."
             )
-    if len(structures) == 1:
-        for doubt in doubts(structures[0], max(file.card.cutoff for file in files)):
-            note(f"note: {doubt}")
+    for doubt in doubts_of_many(structures, max(file.card.cutoff for file in files)):
+        note(f"note: {doubt}")
     calculator = EqCalculator(
         chosen[0] if len(chosen) == 1 else chosen,
         device=options.device,

@@ -122,6 +122,7 @@ def export_model(
         ExportedModel(_fast(potential)), potential, card.to_json(), passport.to_json()
     )
     _prove(content, passport, card, path)
+    _require_readable(card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -222,6 +223,17 @@ def _as_read_back(config: Any) -> dict[str, Any]:
     if not is_dataclass(config) or isinstance(config, type):
         return {}
     return json.loads(json.dumps(asdict(config)))
+
+
+def _require_readable(card: ModelCard) -> None:
+    """Refuse a card that could not be read again, before a file is written or replaced."""
+    try:
+        json.dumps(asdict(card), allow_nan=False)
+        ModelCard.from_json(card.to_json())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the model's card cannot hold what is to be said on it: {error}."
+        ) from error
 
 
 def _with_texts(

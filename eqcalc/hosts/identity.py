@@ -44,6 +44,7 @@ def refuse_other_atoms(
     _refuse_units(reference, positions, cell, host)
     moved = _largest(_displacements(reference, positions, cell))
     if moved < _NEAR:
+        _refuse_order(reference, positions, cell, host)  # O and H of a bond are so near
         return ""
     if reference.pbc.all() and _largest(positions - reference.positions) < _NEAR:
         raise HostError(

@@ -110,10 +110,17 @@ def from_atoms(atoms: Atoms) -> tuple[Any, Any]:
     ------
     MissingDependencyError : OpenMM is not installed, or too old.
     ConfigError : periodic in some directions only, which OpenMM does not know; a cell without
-        volume; masses of isotopes, which a topology has no place for.
+        volume; masses of isotopes or constraints, which a topology has no place for.
     """
     openmm = _openmm()
     _refuse_isotopes(atoms)
+    if atoms.constraints:
+        raise ConfigError(
+            "the structure has constraints "
+            f"({', '.join(type(each).__name__ for each in atoms.constraints)}), and a topology "
+            "has no place for them: give it without (atoms.set_constraint()), and hold an atom "
+            "with system.setParticleMass(atom, 0)."
+        )
     app, unit = openmm.app, openmm.unit
     topology = app.Topology()
     residue = topology.addResidue("UNL", topology.addChain())

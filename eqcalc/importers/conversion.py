@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from ase import Atoms
 
-from eqcalc.elements import atomic_number, symbols_of
+from eqcalc.elements import atomic_number, require_elements, symbols_of
 from eqcalc.errors import ConfigError, EqcalcError, ModelFileError, OutputExistsError
 from eqcalc.export import export_model
 from eqcalc.export.frames import element_clusters
-from eqcalc.files import remove_files, write_whole
+from eqcalc.files import refuse_existing, remove_files, write_whole
 from eqcalc.importers.foreign_file import ForeignFile, read_foreign
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert
@@ -98,6 +98,9 @@ def import_model(
     file = read_foreign(path)
     target = _target(file, output)
     replaced = _require_free(target, file, overwrite)
+    if target.name == MODEL_NAME and not target.exists():  # else they are that model's
+        beside = [target.with_name("card.md"), target.with_name("metrics.json")]
+        refuse_existing(beside, overwrite)
     importer = find_importer(file)
     chosen = None if elements is None else _symbols(elements)
     choices = Choices(energy_unit, length_unit, modality, chosen)
@@ -111,6 +114,9 @@ def import_model(
     default_name = target.resolve().parent.name if target.name == MODEL_NAME else target.stem
     numbers = [atomic_number(symbol) for symbol in imported.elements]
     known = list(trained_on)
+    for k, frame in enumerate(known):
+        where = f"frame {k} of what trained_on gives"
+        require_elements(frame.numbers, imported.elements, "the network", where=where)
     card = export_model(
         imported.potential,
         target,

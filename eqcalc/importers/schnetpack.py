@@ -77,6 +77,10 @@ def read(file: ForeignFile, choices: Choices) -> Imported:
     ConfigError : units or elements that the file does not state were not given.
     ModelFileError : the model has something that eqcalc's networks do not, or misses something.
     """
+    if choices.modality is not None:
+        raise ConfigError(
+            f"networks of schnetpack have no modalities: '{choices.modality}' cannot be chosen."
+        )
     model = required_model(file)
     source = Source(str(file.path), model, tensors_of(file, model))
     energy, length = _units(file, choices)

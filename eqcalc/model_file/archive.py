@@ -340,19 +340,27 @@ def _shipped() -> dict[str, Path]:
     return found
 
 
+def _network_of(file: ModelFile) -> str:
+    """Return what tells a file's energies from others', without its names and texts."""
+    card = file.card
+    said = [card.architecture, card.config, card.reference_energies, card.scale, card.zbl]
+    weights = hashlib.sha256(file.weights()).hexdigest()
+    return f"{weights} {json.dumps(said, sort_keys=True)}"
+
+
 def refuse_twins(files: Sequence[ModelFile]) -> None:
-    """Refuse a committee that holds a file twice: the twins agree whatever the error is.
+    """Refuse a committee that holds a network twice: the twins agree whatever the error is.
 
     Raises
     ------
     ConfigError : it does.
     """
     seen: dict[str, ModelFile] = {}
-    for file in files:
-        twin = seen.setdefault(file.sha256, file)
+    for file in files if len(files) > 1 else ():
+        twin = seen.setdefault(_network_of(file), file)
         if twin is not file:
             raise ConfigError(
                 f"a committee needs different models, and '{file.path}' is the same as "
-                f"'{twin.path}': their spread is zero whatever their error is. Give models "
-                "trained with different seeds or on different data."
+                f"'{twin.path}', whatever their cards call them: their spread is zero whatever "
+                "their error is. Give models trained with different seeds or on different data."
             )

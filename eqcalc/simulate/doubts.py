@@ -5,6 +5,8 @@ Lengths that may be in another unit, atoms out of reach, and what a model does n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
 
 import numpy as np
@@ -12,10 +14,10 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixBondLengths, FixInternals, FixLinearTriatomic
 from ase.data import atomic_masses
 
-from eqcalc.errors import listing
+from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
 
-__all__ = ["doubts", "timestep_doubt"]
+__all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
 
 _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
 # Entries of info, and their values for a neutral closed shell.
@@ -37,6 +39,23 @@ def doubts(atoms: Atoms, cutoff: float) -> list[str]:
     """
     found = _ignored(atoms)
     return found if len(atoms) > _MOST_ATOMS else found + _strange_lengths(atoms, cutoff)
+
+
+def doubts_of_many(structures: Sequence[Atoms], cutoff: float) -> list[str]:
+    """Return :func:`doubts` of the frames of a file: electrons of each, lengths of the first.
+
+    A sentence that holds for several stands once, with the number of the first of them.
+    """
+    if len(structures) == 1:
+        return doubts(structures[0], cutoff)
+    found: dict[str, int] = {}
+    for k, atoms in enumerate(structures):
+        for sentence in _ignored(atoms):
+            found.setdefault(sentence, k)
+    with suppress(GraphError):  # whoever computes the frame says it
+        for sentence in doubts(structures[0], cutoff):
+            found.setdefault(sentence, 0)
+    return [f"frame {k}: {sentence}" for sentence, k in found.items()]
 
 
 def timestep_doubt(atoms: Atoms, timestep_fs: float) -> str | None:

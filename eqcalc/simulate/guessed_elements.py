@@ -3,26 +3,29 @@
 A LAMMPS dump without a column of elements has types, which ASE takes for atomic numbers. Files of
 GROMACS, GROMOS and DL_POLY, and a PDB file whose element columns are blank, have names: NA is
 nitrogen to one of ASE's readers and sodium to the next. A POSCAR of VASP 4 has a comment. And the
-velocities of a dump are in whatever units the run had.
+velocities of a dump are in whatever units the run had, its scaled positions in a box that begins
+anywhere, and the models of a PDB file in one cell that stands before the first.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
+import ase.io
 import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_numbers
 from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
-from eqcalc.errors import StructureError
+from eqcalc.errors import DataWarning, StructureError
 
-__all__ = ["refuse_guessed_elements", "settle_velocities"]
+__all__ = ["read_pdb", "refuse_guessed_elements", "settle_positions", "settle_velocities"]
 
 _DUMP_HEADER_LINES = 100
 _ELEMENT, _NAME, _RESIDUE = slice(76, 78), slice(12, 16), slice(17, 21)  # columns of a PDB file
@@ -57,6 +60,47 @@ def refuse_guessed_elements(path: Path, atoms: Atoms) -> None:
         _refuse_two_readings(path, atoms, names, [""] * len(names))
     elif kind == "vasp":
         _refuse_comment(path)
+
+
+def read_pdb(path: Path, index: int | str) -> Atoms | list[Atoms] | None:
+    """Read a PDB file of several models as the format means it; None of any other file.
+
+    The format has one CRYST1, which ASE gives to the first model alone, and an END, after which ASE
+    makes a frame without atoms.
+    """
+    if _kind(path) != "proteindatabank":
+        return None
+    frames = cast("list[Atoms]", ase.io.read(path, index=":", format="proteindatabank"))
+    while len(frames) > 1 and len(frames[-1]) == 0:
+        frames.pop()
+    first = frames[0]
+    bare = [frame for frame in frames[1:] if first.pbc.any() and not frame.pbc.any()]
+    for frame in bare:
+        frame.set_cell(first.cell)
+        frame.pbc = first.pbc
+    if bare:
+        warnings.warn(
+            f"'{path}' has one cell (CRYST1) for its {len(frames)} models, which all are given; "
+            "where a barostat changed it, the file does not say so.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return frames if isinstance(index, str) else frames[index]
+
+
+def settle_positions(path: Path, atoms: Atoms) -> None:
+    """Move atoms, in place, to where a LAMMPS dump with scaled columns has them.
+
+    ASE makes fractions of the box into positions as if the box began at zero.
+    """
+    if _kind(path) != "lammps-dump-text":
+        return
+    with _open(path) as file:
+        lines = (line.split() for line in islice(file, _DUMP_HEADER_LINES))
+        columns = next((line[2:] for line in lines if line[:2] == ["ITEM:", "ATOMS"]), [])
+    scaled, plain = "xs" in columns, "xu" in columns
+    if "x" not in columns and (scaled or ("xsu" in columns and not plain)):
+        atoms.positions += atoms.get_celldisp().ravel()
 
 
 def settle_velocities(path: Path, atoms: Atoms) -> None:

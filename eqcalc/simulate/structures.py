@@ -16,7 +16,12 @@ from eqcalc.elements import N_ELEMENTS, first_other_mass
 from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.extxyz import fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_constraints
-from eqcalc.simulate.guessed_elements import refuse_guessed_elements, settle_velocities
+from eqcalc.simulate.guessed_elements import (
+    read_pdb,
+    refuse_guessed_elements,
+    settle_positions,
+    settle_velocities,
+)
 from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
 
 __all__ = ["count_structures", "read_structure", "read_structures", "refuse_other_atoms"]
@@ -112,6 +117,7 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
             raise StructureError(f"the structure in '{path}' has no atoms.")
         _refuse_no_numbers(atoms, path)
         refuse_other_atoms(atoms, path)
+        settle_positions(path, atoms)
         settle_velocities(path, atoms)
         restore_constraints(atoms)
     return structures
@@ -123,7 +129,8 @@ def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
         fault = fault_in_extxyz(path) if _EXTXYZ.search(path.name) else None
         if fault is not None:
             raise StructureError(f"cannot read a structure from '{path}': {fault}.")
-        return ase.io.read(path, index=index)
+        found = read_pdb(path, index)
+        return ase.io.read(path, index=index) if found is None else found
     if path.suffix == ".xyz":
         whole = whole_part(path)
         return ase.io.read(path if whole is None else whole, index=index, format="extxyz")

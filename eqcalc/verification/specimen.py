@@ -16,7 +16,7 @@ from torch import Tensor
 from eqcalc.blockwise.grouping import MAX_EDGES
 from eqcalc.calculator import EqCalculator
 from eqcalc.concessions import Concessions
-from eqcalc.elements import N_ELEMENTS, atomic_number
+from eqcalc.elements import N_ELEMENTS, atomic_number, trained_on
 from eqcalc.engines import Model
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph, batch_graphs, sum_over_structures
@@ -102,11 +102,15 @@ class Specimen:
         if not self.atoms.pbc.any():  # crystals are not the world of such a model
             return found
         if other != commonest:
-            salt = bulk(commonest + other, "rocksalt", a=2.0 * bond, cubic=True)
-            found[f"{commonest} in rock salt with {other}"] = self._at_rest(salt)
+            name = f"{commonest} in rock salt with {other}"
+            crystal = bulk(commonest + other, "rocksalt", a=2.0 * bond, cubic=True)
         else:
-            metal = bulk(commonest, "fcc", a=np.sqrt(2.0) * bond, cubic=True)
-            found[f"{commonest} in an fcc crystal"] = self._at_rest(metal)
+            name = f"{commonest} in an fcc crystal"
+            crystal = bulk(commonest, "fcc", a=np.sqrt(2.0) * bond, cubic=True)
+        card = self.model.card
+        # Of a molecule in a box no crystal is known: holes are found there, and no kinks.
+        if card.is_universal or not card.compositions or trained_on(card.compositions, crystal):
+            found[name] = self._at_rest(crystal)
         return found
 
     def _at_rest(self, crystal: Atoms) -> Atoms:

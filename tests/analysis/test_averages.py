@@ -564,6 +564,31 @@ def test_frames_that_are_not_evenly_spaced_are_refused(tmp_path, times, words):
     assert words in averages(tmp_path / "f.traj").left_out["vacf"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([10, 16, 23, 34, 49, 72, 105, 154, 226, 332, 487], "6 steps at first, but from 16 to 23"),
+        ([0, 10, 20, 30, 40, 50, 0, 10, 20, 30, 40, 50], "from 50 to 0 steps"),
+        ([7] * 6 + [9] * 6, "do not grow: 7, 7 steps"),
+    ],
+)
+@pytest.mark.parametrize("name", ["timestep", "Timestep"])
+def test_dumps_of_uneven_steps_are_refused(tmp_path, steps, words, name):
+    frames = [Atoms("Ar", [[0.1 * k, 0, 0]], info={name: step}) for k, step in enumerate(steps)]
+    ase.io.write(tmp_path / "f.xyz", frames)
+    with pytest.raises(StructureError, match=words):
+        averages(tmp_path / "f.xyz", quantities=("msd",), interval_fs=20.0)
+
+
+@pytest.mark.parametrize("steps", [range(5, 125, 10), [0.5] * 12])
+def test_dumps_of_even_steps_and_what_counts_none_are_taken(tmp_path, steps):
+    frames = [
+        Atoms("Ar", [[0.1 * k, 0, 0]], info={"timestep": step}) for k, step in enumerate(steps)
+    ]
+    ase.io.write(tmp_path / "f.xyz", frames)
+    assert averages(tmp_path / "f.xyz", quantities=("msd",), interval_fs=20.0).interval_fs == 20.0
+
+
 def test_options_out_of_range_are_refused(tmp_path):
     write_gas(tmp_path / "f.traj")
     for words, options in (

@@ -112,18 +112,27 @@ class Broken(EMT):
         self.results["forces"] = self.results["forces"] * np.nan
 
 
+class Interrupted(EMT):
+    """EMT during which someone presses Ctrl-C."""
+
+    def calculate(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
-    ("calculator", "positions", "message"),
+    ("calculator", "tags", "positions", "message"),
     [
-        (Broken(), POSITIONS, "eqcalc at step 7: the forces are NaN or infinite"),
-        (EMT(), POSITIONS * np.nan, "eqcalc at step 7: positions are NaN or infinite"),
+        (Broken(), TAGS, POSITIONS, "eqcalc at step 7: the forces are NaN or infinite"),
+        (EMT(), TAGS, POSITIONS * np.nan, "eqcalc at step 7: positions are NaN or infinite"),
+        (Interrupted(), TAGS, POSITIONS, "eqcalc at step 7: KeyboardInterrupt"),
+        (EMT(), 0 * TAGS, POSITIONS, "not unique numbers from 1 on; remove 'atom_modify id no'"),
     ],
 )
-def test_what_is_no_number_ends_lammps(calculator, positions, message):
+def test_what_gives_no_forces_ends_lammps(calculator, tags, positions, message):
     lmp = StandIn()
     attach(lmp, calculator, ["Cu", "Ag"])
     forces = np.zeros((3, 3))
-    lmp.callback(None, 7, 3, TAGS, positions, forces)
+    lmp.callback(None, 7, 3, tags, positions, forces)
     kind, text = lmp.given["error"]
     assert kind == 2
     assert message in text

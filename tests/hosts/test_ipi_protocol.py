@@ -374,6 +374,10 @@ def test_atoms_in_another_order_are_refused():
     order = [8, *range(1, 8), 0]
     with pytest.raises(HostError, match=r"atom 0 of i-PI stands where the file has atom 8 \(H\)"):
         refuse_other_atoms(atoms, atoms.positions[order], BOX)
+    bonded = [0, 1, 8, *range(3, 8), 2]  # O and its H, nearer to one another than atoms move
+    assert atoms.get_distance(2, 8) < 1.0
+    with pytest.raises(HostError, match=r"atom 2 of i-PI stands where the file has atom 8 \(H\)"):
+        refuse_other_atoms(atoms, atoms.positions[bonded], BOX)
     periodic = crystal()
     order = [2, 1, 0, 3, 4, 5, 6, 7]
     with pytest.raises(HostError, match="but atom 0 of the file is C"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from small_models import crystal, ethanol, export_small, slab, water
@@ -110,6 +111,13 @@ def test_masses_of_isotopes_are_refused_where_a_topology_has_no_place_for_them(o
     masses[-1] = 2.014
     atoms.set_masses(masses)
     with pytest.raises(ConfigError, match=r"atom 8 has the mass 2\.014 amu, .* \(1\.008 amu\)"):
+        from_atoms(atoms)
+
+
+def test_constraints_are_refused_where_a_topology_has_no_place_for_them(openmm):
+    atoms = ethanol()
+    atoms.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigError, match=r"\(FixAtoms\).*setParticleMass\(atom, 0\)"):
         from_atoms(atoms)
 
 

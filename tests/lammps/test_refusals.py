@@ -85,6 +85,13 @@ def test_mass_of_an_element_that_is_not_in_the_input_is_refused(
         ("eqcalc engine torchscript", "eqcalc precision half", "found 'half'"),
         ("run 0", "neigh_modify exclude type 1 2\nrun 0", "neigh_modify exclude would take some"),
         ("run 0", "group some type 1\nneigh_modify include some\nrun 0", "neigh_modify include"),
+        (
+            "run 0",
+            "pair_style hybrid eqcalc engine torchscript lj/cut 4.0\n"
+            "pair_coeff * * eqcalc {model} H C O\npair_coeff 1 3 lj/cut 0.0 3.0\nrun 0",
+            "pair_coeff gives those of types 1 and 3 to another style",
+        ),
+        ("run 0", "group some type 1\ncomm_modify group some\nrun 0", "comm_modify group"),
     ],
 )
 def test_input_that_means_something_else_is_refused(
@@ -93,7 +100,7 @@ def test_input_that_means_something_else_is_refused(
     run = run_input(tmp_path, crystal(), str(model_of()), "H C O", "run 0\n", before="")
     head = (tmp_path / "in.lammps").read_text()
     model = str(model_of())
-    changed = head.replace(old.replace("{model}", model), new)
+    changed = head.replace(old.replace("{model}", model), new.replace("{model}", model))
     assert changed != head
     refused(run_text(tmp_path, changed), message)
     assert run.status == 0

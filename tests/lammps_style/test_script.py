@@ -6,7 +6,7 @@ import signal
 import ase.io
 import numpy as np
 import pytest
-from ase import Atoms, units
+from ase import Atom, Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -259,6 +259,27 @@ def test_change_of_the_atoms_between_runs_is_not_undone(data, what):
     assert row["ke"] == pytest.approx(before.get_kinetic_energy())
     assert row["vol"] == pytest.approx(before.get_volume())
     assert np.abs(script.atoms.positions - before.positions).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda atoms: atoms.append(Atom("Cu", (1, 1, 1))), r"has 9 atoms, and 8 were read"),
+        (
+            lambda atoms: atoms.symbols.__setitem__(3, "Ni"),
+            r"atom 3 is Ni \(63.546 amu\), .* is Cu",
+        ),
+        (lambda atoms: atoms.set_masses([65.0] * 8), r"is Cu \(65 amu\), and its type 1 is Cu"),
+    ],
+)
+def test_atoms_that_are_no_longer_those_of_their_types_are_not_written(
+    data, tmp_path, change, words
+):
+    script = script_of(data)
+    change(script.atoms)
+    with pytest.raises(ConfigError, match=words):
+        script.write_data(tmp_path / "after.data")
+    assert not (tmp_path / "after.data").exists()
 
 
 def test_new_masses_between_runs_let_the_thermostat_start_afresh(data):

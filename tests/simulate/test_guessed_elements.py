@@ -10,8 +10,9 @@ from ase import units
 from ase.build import bulk, molecule
 from ase.io import read, write
 
-from eqcalc.errors import ConfigError, StructureError
+from eqcalc.errors import ConfigError, DataWarning, StructureError
 from eqcalc.simulate import read_structure
+from eqcalc.simulate.structures import read_structures
 from eqcalc.simulate.velocities import has_velocities
 
 DUMP = """ITEM: TIMESTEP
@@ -45,6 +46,39 @@ def test_a_lammps_dump_with_elements_is_read(tmp_path):
     path = tmp_path / "a.lammpstrj"
     path.write_text(DUMP.format(columns="element ", first="Si ", second="O "))
     assert read_structure(path).get_chemical_formula() == "OSi"
+
+
+@pytest.mark.parametrize("columns", ["x y z", "xs ys zs", "xu yu zu", "xsu ysu zsu"])
+def test_atoms_of_a_dump_are_where_its_box_is(columns, tmp_path):
+    path = tmp_path / "a.lammpstrj"
+    path.write_text(
+        DUMP.format(columns="element ", first="Si ", second="O ")
+        .replace("0 10", "-4 6")
+        .replace("x y z", columns)
+        .replace("Si 0 0 0", "Si 0.5 0.5 0.5" if "s" in columns else "Si 1 1 1")
+    )
+    atoms = read_structure(path)
+    np.testing.assert_allclose(atoms.get_celldisp().ravel(), -4.0)
+    np.testing.assert_allclose(atoms.positions[0], 1.0)
+
+
+def test_models_of_a_pdb_file_have_its_one_cell(tmp_path):
+    frames = [bulk("Ar", a=5.3, cubic=True) * (2, 1, 1) for _ in range(3)]
+    for k, frame in enumerate(frames):
+        frame.positions += 0.1 * k
+    write(tmp_path / "a.pdb", frames)
+    one_cell, *rest = (tmp_path / "a.pdb").read_text().split("CRYST1")[1:]
+    text = "CRYST1" + one_cell + "".join(part.split("\n", 1)[1] for part in rest) + "END\n"
+    assert text.count("CRYST1") == 1
+    (tmp_path / "b.pdb").write_text(text)
+    with pytest.warns(DataWarning, match=r"one cell \(CRYST1\) for its 3 models"):
+        found = read_structures(tmp_path / "b.pdb")
+    assert len(found) == 3
+    for frame in found:
+        np.testing.assert_allclose(frame.cell.lengths(), [10.6, 5.3, 5.3])
+        assert frame.pbc.all()
+    with pytest.warns(DataWarning, match="barostat"):
+        assert read_structure(tmp_path / "b.pdb").pbc.all()
 
 
 @pytest.mark.parametrize(

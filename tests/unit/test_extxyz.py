@@ -113,6 +113,28 @@ def test_a_number_of_columns_beyond_reason_is_refused_at_once(tmp_path):
         read_structure(path)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("positions{atomic_unit}", r"line 2 says positions\{atomic_unit\} of i-PI, .*angstrom"),
+        ("velocities{atomic_unit}", "line 2 says that these are velocities of i-PI"),
+        ("forces{ev/ang}", "line 2 says that these are forces of i-PI"),
+        ("positions{angstrom}", None),
+    ],
+)
+def test_trajectories_of_i_pi_hold_positions_in_angstrom(tmp_path, said, words):
+    cell = "CELL(abcABC):   37.8    37.8    37.8    90.0    90.0    90.0"
+    path = tmp_path / "run.pos_0.xyz"
+    path.write_text(
+        f"2\n# {cell}  Step:  0  Bead:  0 {said}  cell{{atomic_unit}}\nO 0 0 0\nH 0 0 0.96\n"
+    )
+    if words is None:
+        assert len(read_structure(path)) == 2
+    else:
+        with pytest.raises(StructureError, match=words):
+            read_structure(path)
+
+
 def test_an_element_and_an_atomic_number_that_disagree_are_refused(tmp_path):
     content = WATER.replace("species:S:1:pos", "species:S:1:Z:I:1:pos")
     for number, line in enumerate(("O 0.00", "H 0.00 0.76", "H 0.00 -0.76")):

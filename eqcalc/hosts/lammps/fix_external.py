@@ -25,7 +25,13 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
-from eqcalc.errors import ConfigError, EqcalcError, MissingDependencyError, NonFiniteError
+from eqcalc.errors import (
+    ConfigError,
+    EqcalcError,
+    HostError,
+    MissingDependencyError,
+    NonFiniteError,
+)
 from eqcalc.simulate.lammps_style.type_elements import require_masses
 from eqcalc.simulate.lammps_style.unit_system import UnitSystem, unit_system
 
@@ -131,10 +137,10 @@ class ExternalModel:
         if self._is_first:
             try:
                 made = make()
-            except Exception as raised:  # whatever it is, the other ranks must not wait for ever
+            except BaseException as raised:  # Ctrl-C too: the other ranks must not wait for ever
                 error = raised
         # The text alone: not every exception survives being sent.
-        text = None if error is None else str(error)
+        text = None if error is None else _words(error)
         if self._comm is not None:
             text = self._comm.bcast(text)
         if error is not None:
@@ -154,9 +160,9 @@ class ExternalModel:
     ) -> None:
         try:
             self._answer(n_local, tags, positions, forces)
-        except Exception as error:  # nothing may leave a callback: ctypes would print it and go on
+        except BaseException as error:  # Ctrl-C too: ctypes would print it, and LAMMPS go on
             forces[:] = np.nan
-            self._lmp.error(_ERROR_ALL, f"eqcalc at step {step}: {error}")
+            self._lmp.error(_ERROR_ALL, f"eqcalc at step {step}: {_words(error)}")
 
     def _answer(
         self,
@@ -186,6 +192,11 @@ class ExternalModel:
         tags = np.concatenate([share.tags for share in shares])
         order = np.argsort(tags)
         tags = tags[order]
+        if not (np.diff(tags, prepend=0) > 0).all():  # 0 where atoms have none
+            raise HostError(
+                "atoms are told apart by their IDs, and those of LAMMPS are not unique numbers "
+                "from 1 on; remove 'atom_modify id no'"
+            )
         types = np.concatenate([share.types for share in shares])[order]
         positions = np.concatenate([share.positions for share in shares])[order]
         if not np.isfinite(positions).all():
@@ -208,6 +219,10 @@ class ExternalModel:
             energies = atoms.get_potential_energies()
         energy = float(atoms.get_potential_energy())
         return _Answer(tags, energy, energies, forces, virial)
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _calculator(model: str | Path | Calculator, options: dict[str, Any]) -> Calculator:

@@ -29,6 +29,11 @@ constexpr double kCoincident = 1e-3;     // Å; as eqcalc.neighbours.structure h
 // Masses, amu: so near to two elements that it tells neither; and close enough to be an element's.
 constexpr double kSameMass = 0.01, kMassShare = 0.005, kMassNear = 0.02;
 
+// LAMMPS keeps the group of comm_modify to its own classes.
+struct GroupOf : public Comm {
+  static int ghosts(const Comm* comm) { return comm->*(&GroupOf::bordergroup); }
+};
+
 // Wait until all ranks are here, asleep: MPI's own waiting keeps the cores busy, which those need
 // that compile a model meanwhile.
 void wait_for_all(MPI_Comm world) {
@@ -217,6 +222,8 @@ void PairEqcalc::init_style() {
                "pair_style eqcalc counts all pairs; neigh_modify exclude would take some away");
   if (neighbor->includegroup)
     error->all(FLERR, "pair_style eqcalc counts all atoms; neigh_modify include leaves some out");
+  if (GroupOf::ghosts(comm))
+    error->all(FLERR, "pair_style eqcalc counts all atoms; comm_modify group leaves some out");
   if (atom->molecular != Atom::ATOMIC)
     for (int k = 1; k <= 3; ++k)
       if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
@@ -243,6 +250,18 @@ void PairEqcalc::init_style() {
       utils::logmesg(lmp, "eqcalc: ghost atoms up to {:.2f} ({} x {:.2f} and the skin)\n", halo,
                      n_hops_, cutoff_);
   }
+}
+
+// Refuse a hybrid style that gives pairs of the model's types to another one.
+void PairEqcalc::check_pairs() {
+  if (list->ijskip == nullptr) return;
+  for (int i = 1; i <= atom->ntypes; ++i)
+    for (int j = 1; j <= atom->ntypes; ++j)
+      if (numbers_[i] != 0 && numbers_[j] != 0 && list->ijskip[i][j])
+        error->all(FLERR,
+                   "pair_style eqcalc counts all pairs of its types, and a later pair_coeff gives "
+                   "those of types {} and {} to another style; write NULL for types that are not "
+                   "the model's, or pair_style hybrid/overlay", i, j);
 }
 
 double PairEqcalc::init_one(int, int) { return cutoff_; }
@@ -277,6 +296,7 @@ void PairEqcalc::check_masses() {
 
 void PairEqcalc::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
+  if (is_new_) check_pairs();  // the list knows them by now
   check_positions();
   make_graph();
   // Exchanges are calls of all ranks: one without atoms makes them too.

@@ -72,6 +72,7 @@ class PairEqcalc : public Pair {
   void load();
   std::string models_in_words() const;
   void check_masses();
+  void check_pairs();
   void check_positions();
   void make_graph();
   void add_edges_to(int row);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
@@ -29,6 +30,7 @@ class SystemCommands:
         self._boundary = (True, True, True)
         self._data: DataFile | None = None
         self._pair_options: dict[str, Any] | None = None
+        self._elements: list[str] | None = None  # of the types, once pair_coeff has said them
         # The integrator of the last run; None where a command made another start.
         self._dynamics: MolecularDynamics | None = None
 
@@ -98,10 +100,13 @@ class SystemCommands:
 
         Raises
         ------
-        ConfigError : no read_data.
+        ConfigError : no read_data; or ``atoms`` was changed so that its number, elements or masses
+            are no longer those of the types.
         OutputError : the file cannot be written; an older one stays as it was.
         """
-        write_data_file(file, self._require_data(), self._system)
+        data = self._require_data()
+        self._require_types(data)
+        write_data_file(file, data, self._system)
 
     def pair_style(self, style: str, *, precision: str = "model", **options: Any) -> None:
         """``pair_style eqcalc precision PRECISION engine ENGINE``.
@@ -165,6 +170,7 @@ class SystemCommands:
         data.atoms.set_chemical_symbols([named[number - 1] for number in data.types])
         data.atoms.set_masses(masses[data.types - 1])
         data.atoms.calc = model
+        self._elements = named
         self._dynamics = None
 
     def velocity_create(
@@ -191,6 +197,30 @@ class SystemCommands:
         atoms = self._require_data().atoms
         create_velocities(atoms, temp, seed, n_dof_of(atoms), dist=dist, mom=mom)
         self._dynamics = None
+
+    def _require_types(self, data: DataFile) -> None:
+        """Refuse atoms that are no longer those of their types."""
+        atoms, types = data.atoms, data.types
+        if len(atoms) != len(types):
+            raise ConfigError(
+                f"write_data: the structure has {len(atoms)} atoms, and {len(types)} were read, "
+                "whose types alone are known; write it with write_data(path, atoms, elements) of "
+                "eqcalc.simulate.lammps_style."
+            )
+        if self._elements is None:
+            return
+        other = np.flatnonzero(
+            (np.array(self._elements)[types - 1] != np.array(list(atoms.symbols)))
+            | (data.masses[types - 1] != atoms.get_masses())
+        )
+        if len(other) > 0:
+            k = int(other[0])
+            raise ConfigError(
+                f"write_data: atom {k} is {atoms.symbols[k]} ({atoms.get_masses()[k]:g} amu), and "
+                f"its type {types[k]} is {self._elements[types[k] - 1]} "
+                f"({data.masses[types[k] - 1]:g} amu); write the structure with "
+                "write_data(path, atoms, elements) of eqcalc.simulate.lammps_style."
+            )
 
     def _require_data(self) -> DataFile:
         if self._data is None:
