@@ -10,6 +10,7 @@ variance among networks of that training. Every host has the same definition.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqcalc.engines import Model
-from eqcalc.errors import NonFiniteError
+from eqcalc.errors import DataWarning, NonFiniteError
 
 __all__ = [
     "SPREADS",
@@ -26,6 +27,8 @@ __all__ = [
     "refuse_not_finite",
     "spread",
 ]
+
+_OTHER_ZEROS = 5.0  # eV per atom: networks of one kind never disagree so much
 
 SPREADS = ("energy", "energies", "forces", "stress", "stresses")
 """Results of which a committee has the spread too, as ``NAME_spread``."""
@@ -64,8 +67,17 @@ def combined(members: list[MemberResult]) -> dict[str, Any]:
         return _named(member.energy, member.energies, member.forces)
     energies = np.mean([member.energies for member in members], axis=0)
     forces = np.mean([member.forces for member in members], axis=0)
+    energy_spread = float(spread([member.energy for member in members]))
+    if energy_spread > _OTHER_ZEROS * len(energies):
+        # Without numbers, so that a run says it once.
+        warnings.warn(
+            f"the members' energies differ by more than {_OTHER_ZEROS:g} eV per atom: they count "
+            "from different zeros, or some do not know such structures; their mean is no energy.",
+            DataWarning,
+            stacklevel=2,
+        )
     return _named(float(energies.sum()), energies, forces) | {
-        "energy_spread": float(spread([member.energy for member in members])),
+        "energy_spread": energy_spread,
         "energies_spread": spread([member.energies for member in members]),
         "forces_spread": spread([member.forces for member in members]),
     }

@@ -18,6 +18,7 @@ from eqcalc.cli.guard_options import (
     OnDoubt,
     about_guards,
     chosen_guards,
+    note_guards,
     say_guards,
 )
 from eqcalc.cli.options import (
@@ -126,9 +127,12 @@ def _run_with_progress(
     with StepProgress("relax", settings.max_steps, line_every=10) as display:
 
         def show(now: RelaxStep) -> None:
+            note_guards(tuple(run.said()))
             display.show(now.step, f"E {now.energy:.4f} eV  fmax {now.fmax:.3g} eV/Å")
 
-        return run.run(folder, overwrite=overwrite, progress=show)
+        result = run.run(folder, overwrite=overwrite, progress=show)
+        note_guards(tuple(run.said()))
+        return result
 
 
 def _note_unconverged(result: RelaxResult, settings: RelaxSettings) -> None:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
+from safetensors import deserialize
+
 from eqcalc.errors import ConfigError, ModelFileError, UnknownModelError, did_you_mean
 from eqcalc.files import ZIP_DAMAGE
 from eqcalc.model_file.agreement import check_agreement, check_state, read_state
@@ -344,8 +346,11 @@ def _network_of(file: ModelFile) -> str:
     """Return what tells a file's energies from others', without its names and texts."""
     card = file.card
     said = [card.architecture, card.config, card.reference_energies, card.scale, card.zbl]
-    weights = hashlib.sha256(file.weights()).hexdigest()
-    return f"{weights} {json.dumps(said, sort_keys=True)}"
+    weights = hashlib.sha256()
+    for name, stored in sorted(deserialize(file.weights()), key=lambda each: each[0]):
+        weights.update(f"{name} {stored['dtype']} {stored['shape']}".encode())
+        weights.update(stored["data"])
+    return f"{weights.hexdigest()} {json.dumps(said, sort_keys=True)}"
 
 
 def refuse_twins(files: Sequence[ModelFile]) -> None:

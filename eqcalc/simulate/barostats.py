@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import ConfigError, MissingDependencyError
 from eqcalc.simulate.settings import MDSettings
 
-__all__ = ["build_barostat", "require_barostat_cell"]
+__all__ = ["build_barostat", "require_barostat_cell", "require_filled_cell"]
 
 _WIDEST_GAP = 10.0  # Å; beyond every interaction that could hold a cell together
 _RIGHT = 1e-4  # cosine up to which an angle counts as a right one; files round
@@ -50,13 +50,8 @@ def require_barostat_cell(atoms: Atoms, ensemble: str) -> None:
     ConfigError : a layer of vacuum goes through the cell, as beside a slab or a molecule in a
         box; "npt-anisotropic" with axes that are not at right angles.
     """
-    for axis, gap in zip("abc", _gaps(atoms), strict=True):
-        if gap > _WIDEST_GAP:
-            raise ConfigError(
-                f"ensemble '{ensemble}' changes the volume, and that of this structure means "
-                f"nothing: along {axis} there is a layer of {gap:.1f} Å without atoms, as beside a "
-                "slab or around a molecule. Use nvt-langevin or nvt-nhc, or a cell that is filled."
-            )
+    advice = "Use nvt-langevin or nvt-nhc, or a cell that is filled."
+    require_filled_cell(atoms, f"ensemble '{ensemble}'", advice)
     axes = atoms.cell.array / atoms.cell.lengths()[:, None]
     skew = np.abs(axes @ axes.T - np.eye(3)).max()
     if ensemble == "npt-anisotropic" and skew > _RIGHT:
@@ -65,6 +60,27 @@ def require_barostat_cell(atoms: Atoms, ensemble: str) -> None:
             f"ensemble 'npt-anisotropic' changes three axes at right angles, and this cell has the "
             f"angles {angles}°; use npt-flexible, npt, or an orthogonal supercell."
         )
+
+
+def require_filled_cell(atoms: Atoms, doing: str, advice: str) -> None:
+    """Refuse a cell whose volume means nothing.
+
+    Parameters
+    ----------
+    atoms : periodic in three directions
+    doing, advice : what a message begins and ends with
+
+    Raises
+    ------
+    ConfigError : a layer of vacuum goes through the cell, as beside a slab or a molecule in a box.
+    """
+    for axis, gap in zip("abc", _gaps(atoms), strict=True):
+        if gap > _WIDEST_GAP:
+            raise ConfigError(
+                f"{doing} changes the volume, and that of this structure means nothing: along "
+                f"{axis} there is a layer of {gap:.1f} Å without atoms, as beside a slab or around "
+                f"a molecule. {advice}"
+            )
 
 
 def _gaps(atoms: Atoms) -> NDArray[np.float64]:

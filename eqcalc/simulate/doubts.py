@@ -23,6 +23,8 @@ _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
 # Entries of info, and their values for a neutral closed shell.
 _ELECTRONS = {"charge": 0, "spin": 0, "magmom": 0, "multiplicity": 1, "spin_multiplicity": 1}
 _HYDROGEN_PERIOD_FS, _HYDROGEN_FOLLOWS_FS = 10.0, 1.5
+_GAP = 5.0  # Å without atoms, beside which a cell is a box
+_OUTSIDE = 0.1  # of a cell
 _MOST_ATOMS = 100_000  # more would take seconds to look at
 
 
@@ -92,7 +94,25 @@ def _ignored(atoms: Atoms) -> list[str]:
     ]
     found += ["initial charges"] * bool(atoms.get_initial_charges().any())
     found += ["initial magnetic moments"] * bool(atoms.get_initial_magnetic_moments().any())
-    return [f"the model knows nothing of the structure's {', '.join(found)}."] if found else []
+    doubts = [f"the model knows nothing of the structure's {', '.join(found)}."] if found else []
+    if not atoms.pbc.any() and _is_filled(atoms):
+        doubts.append(
+            "the structure has a cell that its atoms fill and no periodic direction, so it is "
+            "taken for a cluster; a crystal or a liquid needs pbc='T T T'."
+        )
+    return doubts
+
+
+def _is_filled(atoms: Atoms) -> bool:
+    """Return whether atoms stand all over a cell, as those of a molecule in a box do not."""
+    if atoms.cell.rank < 3 or len(atoms) < 2:
+        return False
+    places = np.sort(atoms.get_scaled_positions(wrap=False), axis=0)
+    if np.ptp(places, axis=0).max() > 1.0 + _OUTSIDE:
+        return False
+    between = np.diff(places, axis=0, append=places[:1] + 1.0)
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    return bool((between.max(axis=0) * heights < _GAP).all())
 
 
 def _strange_lengths(atoms: Atoms, cutoff: float) -> list[str]:

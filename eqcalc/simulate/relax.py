@@ -15,6 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from eqcalc.errors import ConfigError, NonFiniteError
+from eqcalc.simulate.barostats import require_filled_cell
 from eqcalc.simulate.cell_state import CellChange, CellState, cell_state
 from eqcalc.simulate.failures import (
     keep_last_structure,
@@ -155,6 +156,8 @@ class RelaxRun:
         self._target: Atoms | FrechetCellFilter = self.atoms
         if settings.cell:
             require_cell(self.atoms, "relaxing the cell")
+            advice = "Relax the positions alone, or a cell that is filled."
+            require_filled_cell(self.atoms, "relaxing the cell", advice)
             _require_lasting_constraints(self.atoms)
             self._target = FrechetCellFilter(
                 self.atoms, scalar_pressure=settings.pressure_gpa * units.GPa
@@ -163,6 +166,10 @@ class RelaxRun:
         self._last_frame: Atoms | None = None
         self._rails = GuardRails(self.atoms, settings.guards, None, n_steps=settings.max_steps)
         self.optimizer = _OPTIMIZERS[settings.optimizer](self._target, logfile=None)
+
+    def said(self) -> list[str]:
+        """Return what guards have found since the last call, in sentences."""
+        return self._rails.said()
 
     def run(
         self,

@@ -38,6 +38,8 @@ TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
 """Format of a trajectory -> suffix of its file."""
 
 _LONGEST_TIMESTEP_FS = 10.0
+_STRONGEST = 0.5  # of a friction, per timestep
+_FEWEST_STEPS = 5  # of a time in which a thermostat or a barostat swings
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class MDSettings:
         require_positive(minimize_fmax=self.minimize_fmax)
         for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
             require_positive(**{name: getattr(self, name)})
+        self._require_times()
         if not math.isfinite(self.pressure_gpa):
             raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
         self._settle_ramp()
@@ -123,6 +126,24 @@ class MDSettings:
                 f"ensemble '{self.ensemble}' needs a temperature above 0 K: the mass of a "
                 "Nosé-Hoover chain is proportional to it. Use nvt-langevin to cool to 0 K."
             )
+
+    def _require_times(self) -> None:
+        """Refuse constants of a thermostat or barostat that are of another unit by their size."""
+        strength = self.friction_per_fs * self.timestep_fs
+        if self.ensemble == "nvt-langevin" and strength >= _STRONGEST:
+            raise ConfigError(
+                f"a friction of {self.friction_per_fs:g} /fs stops every motion within a few "
+                f"timesteps of {self.timestep_fs:g} fs. The unit is 1/fs: 0.01 suits most, and "
+                "1/ps is 0.001."
+            )
+        for name, ensembles in (("thermostat", CHAINS), ("barostat", BAROSTATS)):
+            time_fs = getattr(self, f"{name}_time_fs")
+            if self.ensemble in ensembles and time_fs < _FEWEST_STEPS * self.timestep_fs:
+                raise ConfigError(
+                    f"a {name}_time_fs of {time_fs:g} fs is less than {_FEWEST_STEPS} timesteps of "
+                    f"{self.timestep_fs:g} fs, which the integrator cannot follow. The unit is the "
+                    "femtosecond; 0.1 ps are 100."
+                )
 
     def _settle_ramp(self) -> None:
         """Check a ramp, and make it as long as the run where nothing else is said."""

@@ -24,6 +24,7 @@ from eqcalc.errors import (
     MissingDependencyError,
     ModelFileError,
     OutputExistsError,
+    UnsupportedElementError,
 )
 from eqcalc.export import rebuild_potential
 from eqcalc.importers import check_import, import_model, read_foreign, sevennet
@@ -158,6 +159,41 @@ def test_an_existing_model_that_was_not_imported_or_is_none_is_kept(tmp_path):
     shutil.copy(Path(__file__).parents[2] / "models" / "painn-ethanol" / "model.pt", path)
     with pytest.raises(OutputExistsError, match=r"it was not imported from another package"):
         import_model(SOURCE, path, **UNITS)
+
+
+@pytest.mark.parametrize("name", ["card.md", "metrics.json"])
+def test_files_of_the_user_stay_where_no_model_was(name, tmp_path):
+    (tmp_path / name).write_text("my notes")
+    with pytest.raises(OutputExistsError, match=rf"{name}"):
+        import_model(SOURCE, tmp_path, **UNITS)
+    assert (tmp_path / name).read_text() == "my notes"
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_frames_that_the_network_was_not_trained_on_are_refused(tmp_path):
+    frames = [molecule("H2O"), Atoms("LiF", [[0, 0, 0], [0, 0, 1.6]])]
+    with pytest.raises(UnsupportedElementError, match=r"does not know Li, F \(frame 1 of what"):
+        import_model(SOURCE, tmp_path / "mine", **UNITS, trained_on=frames)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_modality_that_schnetpack_does_not_have_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="schnetpack have no modalities: 'PBE' cannot be chosen"):
+        import_model(SOURCE, tmp_path / "mine", **UNITS, modality="PBE")
+
+
+def test_a_card_that_could_not_be_read_again_is_refused_before_it_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"card cannot hold .*expected no control characters"):
+        import_model(SOURCE, tmp_path / "mine", **UNITS, licence="MIT\r\nmine")
+    with pytest.raises(ConfigError, match=r"card cannot hold .*not JSON compliant"):
+        import_model(SOURCE, tmp_path / "mine", **UNITS, training_data={"n": math.nan})
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_network_under_two_names_is_no_committee(imported, tmp_path):
+    other = import_model(SOURCE, tmp_path / "other", **UNITS, name="another", licence="BSD")
+    with pytest.raises(ConfigError, match=r"is the same as .* whatever their cards call them"):
+        EqCalculator([imported.path, other.path], device="cpu")
 
 
 # --- what no importer knows

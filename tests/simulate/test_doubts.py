@@ -11,7 +11,7 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms, FixBondLengths
 
 from eqcalc.simulate import doubts as module
-from eqcalc.simulate.doubts import doubts, timestep_doubt
+from eqcalc.simulate.doubts import doubts, doubts_of_many, timestep_doubt
 
 
 def scaled(factor: float) -> Atoms:
@@ -112,3 +112,26 @@ def test_atoms_that_meet_across_a_face_say_so():
     water.pbc = True
     (found,) = doubts(water, 3.0)
     assert "across a face of the cell, which may be too small" in found
+
+
+def test_every_frame_of_a_file_is_looked_at():
+    frames = [scaled(1.0), scaled(1.0), scaled(1.0)]
+    frames[1].info["charge"] = frames[2].info["charge"] = 1
+    said = "frame 1: the model knows nothing of the structure's charge 1."
+    assert doubts_of_many(frames, 5.0) == [said]
+    near = doubts_of_many([scaled(0.1), scaled(1.0)], 5.0)
+    assert len(near) == 1
+    assert near[0].startswith("frame 0: atoms ")
+    broken = scaled(1.0)
+    broken.positions[0] = np.nan
+    assert doubts_of_many([broken, frames[1]], 5.0) == [said]
+
+
+def test_a_filled_cell_without_periodic_directions_is_named():
+    crystal = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    assert not any("cluster" in text for text in doubts(crystal, 5.0))
+    crystal.pbc = False
+    assert any("taken for a cluster" in text for text in doubts(crystal, 5.0))
+    boxed = molecule("CH3CH2OH", cell=[12.0] * 3)
+    boxed.center()
+    assert doubts(boxed, 5.0) == []

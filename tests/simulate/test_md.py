@@ -366,8 +366,14 @@ def test_exploding_barostat_ends_in_words_not_in_warnings(tmp_path):
             super().calculate(atoms, *args)
 
     settings = MDSettings(
-        ensemble="npt", timestep_fs=10.0, n_steps=300, barostat_time_fs=1.0, thermostat_time_fs=1.0
+        ensemble="npt",
+        timestep_fs=10.0,
+        n_steps=300,
+        barostat_time_fs=50.0,
+        thermostat_time_fs=50.0,
     )
+    for name in ("barostat_time_fs", "thermostat_time_fs"):
+        object.__setattr__(settings, name, 1.0)  # which is refused, and so sure to end badly
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(NonFiniteError, match=r"after step \d+: .*last good frame"):

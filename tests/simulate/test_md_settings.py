@@ -74,3 +74,17 @@ def test_time_between_frames_becomes_steps():
 def test_relax_settings_refuse_with_a_reason(wrong, message):
     with pytest.raises(ConfigError, match=message):
         RelaxSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "options", "message"),
+    [
+        ("nvt-langevin", {"friction_per_fs": 1.0}, r"friction of 1 /fs stops .*1/ps is 0\.001"),
+        ("nvt-nhc", {"thermostat_time_fs": 0.1}, r"a thermostat_time_fs of 0\.1 fs is less than 5"),
+        ("npt", {"barostat_time_fs": 1.0}, r"a barostat_time_fs of 1 fs .* 0\.1 ps are 100"),
+    ],
+)
+def test_constants_in_the_units_of_other_programs_are_refused(ensemble, options, message):
+    with pytest.raises(ConfigError, match=message):
+        MDSettings(ensemble, **options)
+    MDSettings("nve", **options)  # which has neither

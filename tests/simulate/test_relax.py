@@ -147,6 +147,14 @@ def test_cell_of_a_molecule_is_refused(tmp_path):
         run_relax(ethanol(), EMT(), RelaxSettings(cell=True), tmp_path)
 
 
+def test_cell_of_a_slab_is_refused(tmp_path):
+    slab = bulk("Cu", cubic=True) * (2, 2, 2)
+    slab.center(vacuum=8.0, axis=2)
+    slab.pbc = True
+    with pytest.raises(ConfigError, match=r"relaxing the cell changes the volume, .*along c there"):
+        run_relax(slab, EMT(), RelaxSettings(cell=True), tmp_path / "r")
+
+
 def test_cell_without_stress_is_refused(tmp_path):
     crystal = bulk("Cu", cubic=True)
     with pytest.raises(ConfigError, match="needs the stress"):

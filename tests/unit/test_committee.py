@@ -17,7 +17,7 @@ from eqcalc.architectures import build
 from eqcalc.cli import main
 from eqcalc.engines import CommitteeEngine, Target, load_committee, load_model
 from eqcalc.engines.packages import _key, find_package
-from eqcalc.errors import ConfigError, EngineError, ModelFileError
+from eqcalc.errors import ConfigError, DataWarning, EngineError, ModelFileError
 from eqcalc.export import compile_committee, export_model
 from eqcalc.hosts.lammps.prepare import ticket
 from eqcalc.model_file import open_model_file
@@ -283,3 +283,9 @@ def test_lammps_is_given_no_committee_of_twins(models, tmp_path):
     pair = [str(models["double"]), str(tmp_path / "copy.pt")]
     with pytest.raises(ConfigError, match=r"copy\.pt' is the same as .*double\.pt'"):
         list(ticket(pair, engine="torchscript"))
+
+
+def test_members_that_count_from_different_zeros_are_named():
+    calculator = EqCalculator(["painn-ethanol", "sevennet-0"], device="cpu", dtype="float64")
+    with pytest.warns(DataWarning, match="more than 5 eV per atom: they count from different"):
+        calculator.get_potential_energy(ethanol())
