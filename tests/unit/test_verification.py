@@ -486,3 +486,14 @@ def test_water_is_verified_like_every_other_molecule(specimen):
 )
 def test_shortest_bonds_are_those_of_molecules(pair, bond, is_bond):
     assert (bond > approach._shortest_bond(*pair)) is is_bond
+
+
+def test_of_a_molecule_in_a_box_no_crystal_is_invented():
+    boxed = ethanol()
+    boxed.set_cell([12.0] * 3)
+    boxed.pbc = True
+    found = specimen_of(EqCalculator("painn-ethanol", device="cpu", dtype="float64"), boxed)
+    assert not any("rock salt" in name for name in found.symmetric_sites())
+    silicon = bulk("Si", cubic=True)
+    found = specimen_of(EqCalculator("nequip-silicon", device="cpu", dtype="float64"), silicon)
+    assert "Si in an fcc crystal" in found.symmetric_sites()
