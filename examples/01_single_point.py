@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from ase.io import read
 
 from eqcalc import EqCalculator
@@ -10,7 +11,7 @@ atoms = read(Path(__file__).parent / "ethanol.xyz")
 atoms.calc = EqCalculator("painn-ethanol")
 
 print(f"energy        {atoms.get_potential_energy():.4f} eV")
-print(f"largest force {abs(atoms.get_forces()).max():.4f} eV/Å")
+print(f"largest force {np.linalg.norm(atoms.get_forces(), axis=1).max():.4f} eV/Å")
 print("energy of each atom (eV):")
 for symbol, energy in zip(atoms.symbols, atoms.get_potential_energies(), strict=True):
     print(f"  {symbol:2s} {energy:12.4f}")

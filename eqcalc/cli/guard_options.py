@@ -140,7 +140,7 @@ def chosen_guards(parameters: dict[str, Any]) -> GuardSettings:
 
 def say_guards(summary: dict[str, Any]) -> None:
     """Say in a line what is watched, and what is not."""
-    parts = [", ".join(summary["watched"]) or "nothing"]
+    parts = [", ".join(dict.fromkeys(summary["watched"])) or "nothing"]
     if summary["audit_every"] > 0:
         parts.append(f"self-audit every {summary['audit_every']} steps")
     if summary["not_watched"]:
