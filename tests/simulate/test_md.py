@@ -358,22 +358,18 @@ def test_error_of_the_calculator_at_the_start_passes_as_it_is(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_exploding_barostat_ends_in_words_not_in_warnings(tmp_path):
+def test_exploding_barostat_ends_in_words_not_in_warnings(tmp_path, monkeypatch):
     class Checking(EMT):  # as EqCalculator does; EMT itself dies of a NaN cell
         def calculate(self, atoms, *args):
             if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell).all()):
                 raise GraphError("positions or cell are NaN or infinite.")
             super().calculate(atoms, *args)
 
+    # Times that are refused, and so sure to end badly.
+    monkeypatch.setattr("eqcalc.simulate.settings._FEWEST_STEPS", 0)
     settings = MDSettings(
-        ensemble="npt",
-        timestep_fs=10.0,
-        n_steps=300,
-        barostat_time_fs=50.0,
-        thermostat_time_fs=50.0,
+        ensemble="npt", timestep_fs=10.0, n_steps=300, barostat_time_fs=1.0, thermostat_time_fs=1.0
     )
-    for name in ("barostat_time_fs", "thermostat_time_fs"):
-        object.__setattr__(settings, name, 1.0)  # which is refused, and so sure to end badly
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(NonFiniteError, match=r"after step \d+: .*last good frame"):
