@@ -6,8 +6,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from small_models import ETHANOL_FRAMES, potential
+from test_model_file import with_card
 
-from eqcalc.errors import ModelFileError
+from eqcalc.errors import ConfigError, ModelFileError
 from eqcalc.export import export_model
 from eqcalc.model_file import open_model_file
 from eqcalc.model_file.seen import SeenRanges, require_seen, seen_in
@@ -119,8 +120,14 @@ def test_what_is_no_record_is_refused(wrong, message):
         require_seen(wrong)
 
 
-def test_file_whose_card_has_no_proper_record_is_refused(tmp_path):
-    path = tmp_path / "model.pt"
-    export_model(potential(), path, elements=["H", "C", "O"], seen={"distances": {}})
+def test_file_whose_card_has_no_proper_record_is_refused(models, tmp_path):
+    path = with_card(models["double"], tmp_path / "model.pt", seen={"distances": {}})
     with pytest.raises(ModelFileError, match="expected tables 'distances' and 'neighbours'"):
         open_model_file(path)
+
+
+def test_a_file_that_could_not_be_read_is_not_written(tmp_path):
+    path = tmp_path / "model.pt"
+    with pytest.raises(ConfigError, match=r"cannot hold .*: seen: expected tables 'distances'"):
+        export_model(potential(), path, elements=["H", "C", "O"], seen={"distances": {}})
+    assert not list(tmp_path.iterdir())
