@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from ase.data import covalent_radii
 
 from eqcalc.data.consistency import refusal
 from eqcalc.data.frames import FloatArray, LabelledFrame, has_neighbours
@@ -18,6 +17,7 @@ from eqcalc.data.stiffness import stiffness_refusal
 from eqcalc.errors import GraphError
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
+from eqcalc.neighbours.nearest import is_as_in_bohr, nearest_ratios, typical_ratio
 
 __all__ = [
     "Contacts",
@@ -39,10 +39,9 @@ _IMPOSSIBLE_FORCE, _ODD_FORCE, _IMPOSSIBLE_RMS = 1000.0, 100.0, 40.0  # eV/Å
 _ODD_STRESS = 1.0  # eV/Å³, 160 GPa
 
 # Distances over the sum of covalent radii: bonds are 0.9 to 1.3, in metals up to 1.4.
-_COLLAPSED, _TOO_SHORT, _TOO_LONG, _FAR = 0.25, 0.45, 1.55, 2.6
+_COLLAPSED, _TOO_SHORT = 0.25, 0.45
 _N_SAMPLED = 20  # frames whose distances are looked at
 _SEARCH = 4.5  # Å
-_NOBLE = {2, 10, 18, 36, 54, 86}
 
 
 class Findings(NamedTuple):
@@ -230,12 +229,16 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
     shortest: dict[int, float] = {}
     typical: list[float] = []
     for k in several[::step]:
-        nearest = _nearest_ratios(frames[k])
-        if nearest is None:
+        try:
+            graph = build_graph(frames[k].atoms, _SEARCH)
+        except GraphError:  # said with its reason where the frame's own graph is built
             continue
-        shortest[k] = float(nearest.min())
-        if not _NOBLE & set(frames[k].atoms.numbers.tolist()):
-            typical.append(float(np.median(nearest)))
+        if graph.edge_index.shape[1] == 0:
+            continue
+        shortest[k] = float(nearest_ratios(graph).min())
+        ratio = typical_ratio(graph)
+        if ratio is not None:
+            typical.append(ratio)
     if not shortest:
         return Findings([], [])
     middle = float(np.median(list(shortest.values())))
@@ -254,28 +257,12 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
             f"atoms closer than {_TOO_SHORT} of the sum of their covalent radii in "
             f"{_named(frames, close)}"
         )
-    if typical and _TOO_LONG < float(np.median(typical)) < _FAR:
+    if typical and is_as_in_bohr(float(np.median(typical))):
         odd.append(
             f"nearest neighbours are {np.median(typical):.2f} times the sum of covalent radii "
             "apart (bonds have about 1): if positions are in Bohr, say length_unit"
         )
     return Findings([], odd)
-
-
-def _nearest_ratios(frame: LabelledFrame) -> FloatArray | None:
-    """Return each atom's nearest distance over covalent radii; those without one have 9."""
-    try:
-        graph = build_graph(frame.atoms, _SEARCH)
-    except GraphError:  # said with its reason where the frame's own graph is built
-        return None
-    if graph.edge_index.shape[1] == 0:
-        return None
-    senders, receivers = graph.edge_index.numpy()
-    radii = covalent_radii[frame.atoms.numbers]
-    distances = np.linalg.norm(graph.edge_vectors.numpy(), axis=1)
-    nearest = np.full(len(frame.atoms), 9.0)
-    np.minimum.at(nearest, receivers, distances / (radii[senders] + radii[receivers]))
-    return nearest
 
 
 def _shortest(frame: LabelledFrame) -> float:

@@ -16,6 +16,7 @@ from ase.data import atomic_masses
 
 from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
+from eqcalc.neighbours.nearest import is_as_in_bohr, typical_ratio
 
 __all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
 
@@ -130,6 +131,13 @@ def _strange_lengths(atoms: Atoms, cutoff: float) -> list[str]:
                 f"atoms {i} and {j} are {distances[closest]:.2g} Å apart{hint}; positions and cell "
                 "must be in Å."
             )
+    is_bond = len(atoms) == 2 and not atoms.pbc.any()  # which may be pulled apart
+    ratio = typical_ratio(graph)
+    if ratio is not None and is_as_in_bohr(ratio) and not is_bond:
+        found.append(
+            f"nearest neighbours are {ratio:.2f} times the sum of covalent radii apart (bonds have "
+            "about 1), as where positions are in Bohr; positions and cell must be in Å."
+        )
     lonely = np.setdiff1d(np.arange(len(atoms)), receivers).tolist()
     if len(atoms) == 1:
         return found  # an atom alone is meant so

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms, FixBondLengths
 
@@ -29,10 +29,15 @@ def apart() -> Atoms:
     [
         (scaled(0.1), r"atoms \d and \d are 0\.0\d+ Å apart; positions and cell must be in Å\."),
         (bulk("Cu", a=0.4), r"atoms 0 and 0 are 0\.28 Å apart across a face"),
+        (
+            scaled(1 / units.Bohr),
+            r"are 1\.9\d times the sum of .* in Bohr; positions and cell must",
+        ),
+        (bulk("Cu", a=3.61 / units.Bohr), r"are 1\.8\d times the sum .* in Bohr"),
         (scaled(100.0), r"no atom has a neighbour within the model's cutoff of 5 Å"),
         (apart(), r"without a neighbour within the model's cutoff of 5 Å: atoms 3\."),
     ],
-    ids=["nm", "cell in nm", "pm", "one apart"],
+    ids=["nm", "cell in nm", "Bohr", "crystal in Bohr", "pm", "one apart"],
 )
 def test_strange_lengths_are_said(atoms, expected):
     (found,) = doubts(atoms, 5.0)
@@ -40,10 +45,20 @@ def test_strange_lengths_are_said(atoms, expected):
 
 
 @pytest.mark.parametrize(
-    "atoms", [molecule("H2"), scaled(1.0), bulk("C", "diamond", a=3.2), Atoms("He")]
+    "atoms",
+    [
+        molecule("H2"),
+        scaled(1.0),
+        bulk("C", "diamond", a=3.2),
+        bulk("Cs") * (2, 1, 1),
+        bulk("NaCl", "rocksalt", a=5.64) * (2, 1, 1),
+        Atoms("He"),
+        Atoms("H2", [[0, 0, 0], [1.3, 0, 0]]),  # on a curve of its energy
+        bulk("Ar", a=5.3) * (2, 1, 1),
+    ],
 )
 def test_ordinary_structures_are_not_doubted(atoms):
-    assert doubts(atoms, 5.0) == []
+    assert doubts(atoms, 6.0) == []
 
 
 def test_a_structure_that_takes_long_to_look_at_is_left_alone(monkeypatch):
