@@ -86,7 +86,7 @@ def bench(
     named, structures = _split(model_and_structures)
     systems = _systems(structures, sizes)
     torch.set_num_threads(threads)  # the process belongs to the command line
-    model = choose_model(next(iter(systems.values()))) if named is None else named
+    model = choose_model(list(systems.values())) if named is None else named
     file = open_model_file(model, trust=trust)
     if named is None:
         say(model_line(file.card, file.path, was_chosen=True))

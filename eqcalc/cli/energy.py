@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
@@ -54,6 +54,8 @@ def energy(
 ) -> None:
     """Compute energy, forces and, of periodic structures, stress; nothing moves.
 
+    Several models are a committee: means, and how far the members differ.
+
     Example: [bold]eqcalc energy examples/ethanol.xyz -o labelled.xyz[/bold]
     """
     from eqcalc.cli.progress import StepProgress
@@ -96,6 +98,10 @@ def energy(
 
 def _as_json(number: int, atoms: Atoms) -> dict[str, Any]:
     found = atoms.calc.results
+    spreads = {}
+    if "forces_spread" in atoms.arrays:
+        spreads["energy_spread_eV"] = atoms.info["energy_spread"]
+        spreads["forces_spread_eV_per_A"] = atoms.arrays["forces_spread"]
     return {
         "frame": number,
         "formula": atoms.get_chemical_formula(mode="hill"),
@@ -103,6 +109,7 @@ def _as_json(number: int, atoms: Atoms) -> dict[str, Any]:
         "energy_eV": found["energy"],
         "forces_eV_per_A": found["forces"],
         "stress_eV_per_A3": found.get("stress"),
+        **spreads,
     }
 
 
@@ -114,9 +121,12 @@ def _print_table(numbers: list[int], frames: list[Atoms]) -> None:
 
     periodic = any("stress" in atoms.calc.results for atoms in frames)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    committee = any("forces_spread" in atoms.arrays for atoms in frames)
     columns = ["frame", "formula", "E (eV)", "E/atom (eV)", "fmax (eV/Å)"]
-    for column in [*columns, *["p (GPa)"] * periodic]:
-        table.add_column(column, justify="left" if column == "formula" else "right")
+    spreads = ["±E (eV)", "±F (eV/Å)"]  # F of the atom where the members differ most
+    for column in [*columns, *spreads * committee, *["p (GPa)"] * periodic]:
+        justify: Literal["left", "right"] = "left" if column == "formula" else "right"
+        table.add_column(column, justify=justify, overflow="fold")  # no digit is cut off
     for number, atoms in list(zip(numbers, frames, strict=True))[:_MOST_ROWS]:
         found = atoms.calc.results
         cells = [
@@ -126,6 +136,9 @@ def _print_table(numbers: list[int], frames: list[Atoms]) -> None:
             f"{found['energy'] / len(atoms):.6f}",
             f"{np.linalg.norm(found['forces'], axis=1).max():.4f}",
         ]
+        if committee:
+            largest = np.linalg.norm(atoms.arrays["forces_spread"], axis=1).max()
+            cells += [f"{atoms.info['energy_spread']:.4f}", f"{largest:.4f}"]
         if "stress" in found:
             # ASE's stress is positive under tension, a pressure under compression.
             cells.append(f"{-found['stress'][:3].mean() * EV_PER_A3_TO_GPA:.4f}")

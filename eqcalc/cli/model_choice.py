@@ -1,12 +1,13 @@
-"""Which shipped model fits a structure."""
+"""Which shipped model fits structures."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ase import Atoms
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["choose_model", "model_line"]
 
 
-def choose_model(atoms: Atoms) -> str:
-    """Return the shipped potential to take for a structure.
+def choose_model(structures: Sequence[Atoms]) -> str:
+    """Return the shipped potential to take for structures.
 
-    The smallest that was trained on its composition, else the smallest universal one that knows
-    its elements: of the others the user says that they shall take their time.
+    The smallest that was trained on the composition of each, else the smallest universal one that
+    knows their elements: of the others the user says that they shall take their time.
 
     Raises
     ------
@@ -33,13 +34,15 @@ def choose_model(atoms: Atoms) -> str:
     cards = {name: read_card(name) for name in by_size}
     shipped = {name: card for name, card in cards.items() if card.kind == "potential"}
     special = {name: card for name, card in shipped.items() if not card.is_universal}
+    kinds = {_formula(atoms): atoms for atoms in structures}
     for name, card in special.items():
-        if trained_on(card.compositions, atoms):
+        if all(trained_on(card.compositions, atoms) for atoms in kinds.values()):
             return name
+    elements = {symbol for atoms in kinds.values() for symbol in atoms.symbols}
     lacking = []
     for name, card in shipped.items():
         if card.is_universal:
-            unknown = sorted(set(atoms.symbols) - set(card.elements))
+            unknown = sorted(elements - set(card.elements))
             if not unknown:
                 return name
             lacking.append(f"{name} does not know {', '.join(unknown)}")
@@ -47,7 +50,7 @@ def choose_model(atoms: Atoms) -> str:
         f"{name} ({', '.join(card.compositions) or 'unknown'})" for name, card in special.items()
     )
     raise ConfigError(
-        f"no shipped model was trained on {_formula(atoms)}. Shipped are: {known or 'none'}. "
+        f"no shipped model was trained on {listing(list(kinds))}. Shipped are: {known or 'none'}. "
         + "".join(f"{text}. " for text in lacking)
         + "Choose one, or a model file of your own, with --model."
     )

@@ -101,7 +101,7 @@ def set_up_calculator(
 
         torch.set_num_threads(options.threads)  # the process belongs to the command line
     names = [options.model] if isinstance(options.model, str) else options.model
-    chosen = names or [choose_model(structures[0])]
+    chosen = names or [choose_model(structures)]
     files = [open_potential(model, trust=options.trust) for model in chosen]
     for file in files:
         say(model_line(file.card, file.path, was_chosen=not names))

@@ -224,7 +224,8 @@ def open_model_file(source: Source, *, trust: bool = False) -> ModelFile:
         text = passport.decode()
     except UnicodeDecodeError as error:
         raise ModelFileError(f"the {PASSPORT} inside '{path}' is not readable: {error}.") from error
-    return ModelFile(path, card, text, hashlib.sha256(content).hexdigest(), trust)
+    # Parts are read again later, perhaps from another folder.
+    return ModelFile(path.absolute(), card, text, hashlib.sha256(content).hexdigest(), trust)
 
 
 def unknown_to_eqcalc(content: bytes) -> str | None:

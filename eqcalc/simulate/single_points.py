@@ -17,6 +17,7 @@ __all__ = ["single_points"]
 
 _AT_ONCE = 32  # structures between two reports of progress
 _LABELS = ("energy", "forces", "stress")
+_SPREADS_OF_FRAME, _SPREADS_OF_ATOMS = ("energy_spread",), ("forces_spread",)
 
 
 def single_points(
@@ -28,8 +29,10 @@ def single_points(
 ) -> list[Atoms]:
     """Return copies of structures that hold energy, forces and, where periodic, stress.
 
-    What a structure brought under these names, another method's say, is not in its copy;
-    constraints are, and take nothing from the forces that are written.
+    Of a committee a copy also has ``info["energy_spread"]`` (eV) and the array ``forces_spread``
+    ((n_atoms, 3), eV/Å), the members' sample standard deviations. What a structure brought under
+    these names, another method's say, is not in its copy; constraints are, and take nothing from
+    the forces that are written.
 
     Parameters
     ----------
@@ -53,9 +56,13 @@ def single_points(
 
 def _labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     frame = atoms.copy()
-    for name in all_properties:
+    for name in (*all_properties, *_SPREADS_OF_FRAME, *_SPREADS_OF_ATOMS):
         frame.info.pop(name, None)
         frame.arrays.pop(name, None)
     labels = {name: results[name] for name in _LABELS if name in results}
+    frame.info.update({name: results[name] for name in _SPREADS_OF_FRAME if name in results})
+    for name in _SPREADS_OF_ATOMS:
+        if name in results:
+            frame.set_array(name, results[name])
     frame.calc = SinglePointCalculator(frame, **labels)
     return frame

@@ -49,6 +49,28 @@ def test_md_of_a_committee_logs_and_tells_its_spread(folder, capsys):
     assert [Path(each["path"]).name for each in manifest["model"]["members"]] == ["a.pt", "b.pt"]
 
 
+def test_energy_of_a_committee_says_its_spread(folder, capsys):
+    words = ("energy", "ethanol.xyz", "-m", "a.pt", "-m", "b.pt")
+    assert run(*words, "-o", "both.xyz") == 0
+    committee = EqCalculator(["a.pt", "b.pt"])
+    forces = committee.get_property("forces_spread", ethanol())
+    spread = committee.get_property("energy_spread", ethanol())
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "C2H6O" in line][-1:]
+    assert row.split()[-2:] == [f"{spread:.4f}", f"{np.linalg.norm(forces, axis=1).max():.4f}"]
+    frame = ase.io.read("both.xyz")
+    assert frame.info["energy_spread"] == pytest.approx(spread, rel=1e-9)
+    np.testing.assert_allclose(frame.arrays["forces_spread"], forces, atol=1e-7)
+    assert run(*words, "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)["frames"]
+    assert told["energy_spread_eV"] == pytest.approx(spread, rel=1e-9)
+    np.testing.assert_allclose(told["forces_spread_eV_per_A"], forces, atol=1e-12)
+    # What a committee said is not said again of a single model.
+    assert run("energy", "both.xyz", "-m", "a.pt", "-o", "one.xyz") == 0
+    frame = ase.io.read("one.xyz")
+    assert "energy_spread" not in frame.info
+    assert "forces_spread" not in frame.arrays
+
+
 def test_md_of_a_committee_goes_on_bit_for_bit(folder, capsys):
     assert md("-n", 8) == 0
     assert "force spread" in capsys.readouterr().out

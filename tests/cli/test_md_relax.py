@@ -339,21 +339,21 @@ def test_ctrl_c_exits_with_130_and_says_where_the_files_are(folder):
 
 def test_choose_model_lists_what_there_is(folder):
     with pytest.raises(ConfigError, match=r"trained on CH4.*painn-water \(H2O, H128O64\).*--model"):
-        choose_model(molecule("CH4"))
-    assert choose_model(molecule("H2O")) == "painn-water"
+        choose_model([molecule("CH4")])
+    assert choose_model([molecule("H2O")]) == "painn-water"
 
 
 def test_choose_model_takes_the_smaller_of_two(folder, monkeypatch):
     monkeypatch.setitem(SHIPPED, "a-water", ["H2O"])
     for size, chosen in ((999, "a-water"), (1001, "painn-water")):
         monkeypatch.setitem(SIZES, "a-water", size)
-        assert choose_model(molecule("H2O")) == chosen
+        assert choose_model([molecule("H2O")]) == chosen
 
 
 def test_choose_model_never_offers_a_propagator(folder, monkeypatch):
     monkeypatch.setitem(SHIPPED, "gmn-nbody", ["CH4"])
     with pytest.raises(ConfigError, match=r"trained on CH4\. Shipped are: painn-water") as caught:
-        choose_model(molecule("CH4"))
+        choose_model([molecule("CH4")])
     assert "gmn-nbody" not in str(caught.value)
 
 
@@ -364,10 +364,17 @@ def universal(monkeypatch):
 
 
 def test_choose_model_takes_a_universal_one_where_none_was_trained(folder, universal):
-    assert choose_model(molecule("H2O")) == "painn-water"
-    assert choose_model(molecule("CH4")) == "anything"
+    assert choose_model([molecule("H2O")]) == "painn-water"
+    assert choose_model([molecule("CH4")]) == "anything"
     with pytest.raises(ConfigError, match=r"anything does not know Al, N\. Choose one, or a model"):
-        choose_model(bulk("AlN", "wurtzite", a=3.1))
+        choose_model([bulk("AlN", "wurtzite", a=3.1)])
+
+
+def test_choose_model_looks_at_every_structure(folder, universal):
+    both = [molecule("H2O"), molecule("CH4")]
+    assert choose_model([*both, *both]) == "anything"
+    with pytest.raises(ConfigError, match=r"trained on H2O, N2\. .*anything does not know N\."):
+        choose_model([molecule("H2O"), molecule("N2")])
 
 
 def test_a_universal_model_says_what_it_is_and_has_no_note(folder, universal, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -150,6 +151,15 @@ def test_an_opened_model_has_card_passport_and_checksum(models):
     assert (file.card.elements, file.card.dtype) == (["H", "C", "O"], "float64")
     assert json.loads(file.passport)["frames"]
     assert read_card(models["double"]) == file.card
+
+
+def test_an_opened_model_is_found_again_from_another_folder(models, tmp_path, monkeypatch):
+    shutil.copy(models["double"], tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    file = open_model_file("model.pt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert file.weights() == open_model_file(models["double"]).weights()
 
 
 def test_a_pickle_is_refused_unread(tmp_path):
