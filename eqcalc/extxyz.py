@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase.cell import Cell
 from ase.data import atomic_numbers
 from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import open_with_compression
+from ase.units import Bohr
 
-__all__ = ["fault_in_extxyz"]
+__all__ = ["entries_of_comment", "fault_in_extxyz"]
 
 _KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 _PAIR = re.compile(r"""([^\s="']+)=("[^"]*"|'[^']*'|[^\s"']+)""")
@@ -27,6 +29,9 @@ _PAIR = re.compile(r"""([^\s="']+)=("[^"]*"|'[^']*'|[^\s"']+)""")
 _QUOTED = r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^]\\])*\]"""
 _ENTRY = re.compile(rf"(?:{_QUOTED}|[^\s=])+(\s*=\s*(?:{_QUOTED}|\S)*)?")
 _OF_IPI = re.compile(r"\b([a-z]\w*)\{([^}]+)\}")
+_CELL_OF_IPI = re.compile(r"CELL[([{]abcABC[)\]}]:((?:\s+[-+.\deE]+){6})(?=\s|$)")
+_FLAT = 1e-6  # of a brick's volume
+_LENGTHS_OF_IPI = {"angstrom": 1.0, "ase": 1.0, "atomic_unit": Bohr}
 _MEASURED = re.compile("lattice|energy|stress|virial", re.IGNORECASE)  # a run_id=1_0 is none
 _LEAST, _MOST = 4, 100_000  # columns of a row: an element and a position, and beyond reason
 
@@ -62,6 +67,29 @@ def fault_in_extxyz(path: Path) -> str | None:
             if fault is not None:
                 return fault
     return None
+
+
+def entries_of_comment(line: str) -> dict[str, Any]:
+    """Read a frame's line of key=value as ASE does, and the cell of i-PI, which ASE passes over.
+
+    A ``properties_parser`` of ASE's reader. i-PI writes lengths in the unit of ``cell{...}`` and
+    angles in degrees; whatever it moves is periodic.
+    """
+    cell = _cell_of_ipi(line)
+    if cell is None:
+        entries: dict[str, Any] = key_val_str_to_dict(line)
+        return entries
+    return {"Lattice": cell.array.T}  # whose columns are the vectors here, as ASE has it
+
+
+def _cell_of_ipi(comment: str) -> Cell | None:
+    found = _CELL_OF_IPI.search(comment)
+    unit = dict(_OF_IPI.findall(comment)).get("cell")
+    if found is None or unit not in _LENGTHS_OF_IPI:
+        return None
+    a, b, c, *angles = (float(word) for word in found[1].split())
+    length = _LENGTHS_OF_IPI[unit]
+    return Cell.fromcellpar([a * length, b * length, c * length, *angles])
 
 
 def _fault_in_frame(n_atoms: int, lines: Iterator[tuple[int, str]]) -> str | None:
@@ -135,6 +163,16 @@ def _fault_of_ipi(comment: str, number: int) -> str | None:
     """Find what i-PI says of its own trajectories in words that ASE does not look at."""
     if "CELL" not in comment:
         return None
+    try:
+        cell = _cell_of_ipi(comment)
+    except (ValueError, AssertionError):  # ASE's, of angles that no three vectors have
+        cell = None
+    if cell is None or not cell.volume > _FLAT * cell.lengths().prod():
+        return (
+            f"line {number} has a cell of i-PI that cannot be read: CELL(abcABC): with three "
+            "lengths, three angles and the unit, cell{angstrom} or cell{atomic_unit}, can, and "
+            "files of format='ase'"
+        )
     said = [words for words in _OF_IPI.findall(comment) if words[0] != "cell"]
     for what, unit in said:
         if what not in ("positions", "x_centroid"):
@@ -142,7 +180,7 @@ def _fault_of_ipi(comment: str, number: int) -> str | None:
         if unit not in ("angstrom", "ase"):
             return (
                 f"line {number} says {what}{{{unit}}} of i-PI, and lengths are read in Å; let i-PI "
-                "write positions{angstrom}, or format='ase', which also keeps the cell"
+                "write positions{angstrom}, or format='ase'"
             )
     return None
 

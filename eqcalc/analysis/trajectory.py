@@ -19,7 +19,7 @@ from ase.io.trajectory import Trajectory as AseTrajectory
 from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, StructureError
-from eqcalc.extxyz import fault_in_extxyz
+from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
 from eqcalc.simulate.half_frames import is_of_a_run
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 from eqcalc.simulate.structures import read_structures, refuse_other_atoms
@@ -232,7 +232,12 @@ class _Extxyz:
                 "over frames needs the same atoms in each."
             )
         try:
-            (frame,) = ase.io.read(io.StringIO(text.decode()), index=":", format="extxyz")
+            (frame,) = ase.io.read(
+                io.StringIO(text.decode()),
+                index=":",
+                format="extxyz",
+                properties_parser=entries_of_comment,
+            )
         except Exception as error:  # ASE's reader raises what it likes
             raise StructureError(
                 f"frame {index} of '{self._path}' cannot be read: {type(error).__name__}: {error}."

@@ -102,17 +102,8 @@ def _set_boundaries(atoms: Atoms, path: Path, periodic: Optional[bool]) -> None:
 
     Raises
     ------
-    ConfigError : the file has a cell in i-PI's own spelling, which ASE does not read; or periodic
-        atoms need a cell, and the file has none.
+    ConfigError : periodic atoms need a cell, and the file has none.
     """
-    if periodic is None and not atoms.pbc.any() and path.suffix == ".xyz":
-        with path.open(encoding="utf-8", errors="replace") as file:
-            comment = [next(file, ""), next(file, "")][1]
-        if "CELL" in comment:
-            raise ConfigError(
-                f"'{path}' has a cell as i-PI writes it, which makes no periodic structure here. "
-                "Say --periodic and give an extxyz file with Lattice=, or --open for a molecule."
-            )
     if periodic is not None:
         atoms.pbc = periodic
     if periodic and atoms.cell.rank < 3:

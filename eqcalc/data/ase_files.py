@@ -11,12 +11,11 @@ import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from eqcalc.data.hdf5_file import load_hdf5, require_h5py
 from eqcalc.errors import DataError, did_you_mean
-from eqcalc.extxyz import fault_in_extxyz
+from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
 
 __all__ = ["ASE_FORMATS", "COMPRESSED", "OUTPUT_FORMATS", "format_of", "load_frames"]
 
@@ -128,7 +127,7 @@ def _entries_of_line(line: str) -> dict[str, Any]:
     Of a matrix ASE takes the upper triangle; nine numbers in a row it leaves alone, and who reads
     labels refuses them.
     """
-    entries: dict[str, Any] = key_val_str_to_dict(line)
+    entries = entries_of_comment(line)
     stress = entries.get("stress")
     if isinstance(stress, np.ndarray) and not np.array_equal(stress, stress.T):
         entries["stress"] = stress.ravel()

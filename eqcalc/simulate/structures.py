@@ -14,7 +14,7 @@ from ase.io.trajectory import Trajectory
 
 from eqcalc.elements import N_ELEMENTS, first_other_mass
 from eqcalc.errors import HalfFrameWarning, StructureError
-from eqcalc.extxyz import fault_in_extxyz
+from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_constraints
 from eqcalc.simulate.guessed_elements import (
     read_pdb,
@@ -126,9 +126,13 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
 def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
     """Read a file; of a killed run's trajectory what is whole, with a HalfFrameWarning."""
     if not is_of_a_run(path):
-        fault = fault_in_extxyz(path) if _EXTXYZ.search(path.name) else None
-        if fault is not None:
-            raise StructureError(f"cannot read a structure from '{path}': {fault}.")
+        if _EXTXYZ.search(path.name):
+            fault = fault_in_extxyz(path)
+            if fault is not None:
+                raise StructureError(f"cannot read a structure from '{path}': {fault}.")
+            return ase.io.read(
+                path, index=index, format="extxyz", properties_parser=entries_of_comment
+            )
         found = read_pdb(path, index)
         return ase.io.read(path, index=index) if found is None else found
     if path.suffix == ".xyz":

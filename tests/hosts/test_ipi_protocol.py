@@ -478,15 +478,13 @@ def test_command_takes_a_socket_or_a_host(command, file):
     assert "needs neither --host nor --port" in error
 
 
-def test_command_asks_what_a_cell_of_i_pi_means(command, file):
+def test_command_takes_a_cell_of_i_pi(command, file):
     lines = file.read_text().splitlines()
     lines[1] = "# CELL(abcABC): 20 20 20 90 90 90 positions{angstrom} cell{angstrom}"
     file.write_text("\n".join(lines) + "\n")
-    code, error = command(file, "--socket", "absent", "--wait", "0")
-    assert code == 2
-    assert "has a cell as i-PI writes it" in error
-    code, error = command(file, "--socket", "absent", "--wait", "0", "--open")
-    assert "no i-PI at the unix socket /tmp/ipi_absent" in error
+    for option in ((), ("--open",), ("--periodic",)):
+        code, error = command(file, "--socket", "absent", "--wait", "0", *option)
+        assert (code, "no i-PI at the unix socket /tmp/ipi_absent" in error) == (2, True)
 
 
 def test_command_needs_a_cell_of_what_is_periodic(command, file):

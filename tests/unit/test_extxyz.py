@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 
+import numpy as np
 import pytest
+from ase.units import Bohr
 
 from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.data import read_dataset
+from eqcalc.data.ase_files import load_frames
 from eqcalc.errors import DataError, StructureError
 from eqcalc.extxyz import fault_in_extxyz
 from eqcalc.simulate import read_structure
+from eqcalc.simulate.structures import read_structures
 
 WATER = """3
 Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:forces:R:3 energy=-2.5 pbc="T T F"
@@ -129,10 +133,50 @@ def test_trajectories_of_i_pi_hold_positions_in_angstrom(tmp_path, said, words):
         f"2\n# {cell}  Step:  0  Bead:  0 {said}  cell{{atomic_unit}}\nO 0 0 0\nH 0 0 0.96\n"
     )
     if words is None:
-        assert len(read_structure(path)) == 2
+        structure = read_structure(path)
+        assert structure.pbc.all()
+        np.testing.assert_allclose(structure.cell.cellpar(), [37.8 * Bohr] * 3 + [90.0] * 3)
+        assert structure.info == {}
     else:
         with pytest.raises(StructureError, match=words):
             read_structure(path)
+
+
+def test_a_cell_of_i_pi_is_that_of_every_reader(tmp_path):
+    said = "positions{angstrom}  cell{angstrom}"
+    frames = [
+        f"2\n# CELL(abcABC): {a} 5.0 6.0 80.0 90.0 100.0  Step: 0  Bead: 0 {said}\n"
+        "O 0 0 0\nH 0 0 0.96\n"
+        for a in (4.0, 4.5)
+    ]
+    path = tmp_path / "run.pos_0.xyz"
+    path.write_text("".join(frames))
+    with Trajectory(path) as trajectory:
+        analysed = [trajectory[k] for k in range(2)]
+    for found in (read_structures(path), load_frames(path, "extxyz"), analysed):
+        for a, atoms in zip((4.0, 4.5), found, strict=True):
+            np.testing.assert_allclose(atoms.cell.cellpar(), [a, 5, 6, 80, 90, 100])
+            assert atoms.pbc.all()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CELL(abcABC): 20 20 20 90 90 90",
+        "CELL(abcABC): 20 20 20 90 90 90 cell{furlong}",
+        "CELL(abcABC): 20 20 20 90 90 cell{angstrom}",
+        "CELL(abcABC): 20 20 20 90 90 1-2 cell{angstrom}",
+        "CELL(abcABC): 20 20 20 120 120 120 cell{angstrom}",
+        "CELL(abcABC): 20 20 20 170 10 90 cell{angstrom}",
+        "CELL(abcABC): 0 20 20 90 90 90 cell{angstrom}",
+        "CELL{H}: 20 0 0 0 20 0 0 0 20 cell{angstrom}",
+    ],
+)
+def test_a_cell_of_i_pi_that_cannot_be_told_is_refused(tmp_path, said):
+    path = tmp_path / "init.xyz"
+    path.write_text(f"2\n# {said}\nO 0 0 0\nH 0 0 0.96\n")
+    with pytest.raises(StructureError, match=r"line 2 has a cell of i-PI that cannot be read: .*"):
+        read_structure(path)
 
 
 def test_an_element_and_an_atomic_number_that_disagree_are_refused(tmp_path):
