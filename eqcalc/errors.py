@@ -188,8 +188,10 @@ def import_extra(module: str, extra: str, what: str) -> ModuleType:
         ) from error
 
 
-def did_you_mean(name: str, options: Iterable[str]) -> str:
+def did_you_mean(name: object, options: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest options, or an empty string.
+
+    What is no text resembles none of them.
 
     Options that start with the name come before those that resemble it.
 
@@ -199,7 +201,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     " Did you mean 'nvt-langevin' or 'nvt-nhc'?"
     """
     by_lower = {option.lower(): option for option in options}
-    wanted = name.lower()
+    wanted = name.lower() if isinstance(name, str) else ""
     close = [option for option in by_lower if wanted and option.startswith(wanted)]
     if wanted in by_lower:  # only the case was wrong
         close = [wanted]

@@ -6,6 +6,7 @@ Shapes: n_atoms, n_edges, n_structures of the joined graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import NamedTuple, Optional, TypeVar
 
 import torch
@@ -91,9 +92,12 @@ def check_max_edges(max_edges: Optional[int]) -> None:
 
     Raises
     ------
-    ConfigError : it is below 1.
+    ConfigError : it is no whole number, or below 1.
     """
-    if max_edges is not None and max_edges < 1:
+    if max_edges is None:
+        return
+    is_whole = isinstance(max_edges, Integral) and not isinstance(max_edges, bool)
+    if not is_whole or max_edges < 1:
         raise ConfigError(f"max_edges must be at least 1, found {max_edges}.")
 
 

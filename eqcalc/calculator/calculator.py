@@ -134,7 +134,7 @@ class EqCalculator(ExactCache):
         trust: bool = False,
     ) -> None:
         super().__init__()
-        alone = isinstance(model, (str, os.PathLike))
+        alone = isinstance(model, (str, bytes, os.PathLike)) or not isinstance(model, Iterable)
         sources: list[Source] = [model] if alone else list(model)  # type: ignore
         check_max_edges(max_edges)
         self._arguments: dict[str, Any] = {

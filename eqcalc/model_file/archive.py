@@ -170,7 +170,12 @@ def find_model(source: Source) -> Path:
     ------
     UnknownModelError : nothing of that name.
     ModelFileError : the system cannot tell.
+    ConfigError : it is neither text nor a path.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(
+            f"a model is given by its name or path, found {source!r} ({type(source).__name__})."
+        )
     path = Path(source)
     shipped = _shipped()
     if str(source) in shipped:  # a folder of that name here is ./NAME
@@ -203,7 +208,10 @@ def open_model_file(source: Source, *, trust: bool = False) -> ModelFile:
     ------
     UnknownModelError : there is none.
     ModelFileError : it is unreadable, damaged, foreign or from a newer eqcalc.
+    ConfigError : ``source`` is neither text nor a path, or ``trust`` is not True or False.
     """
+    if not isinstance(trust, bool):
+        raise ConfigError(f"trust must be True or False, found {trust!r}.")
     path = find_model(source)
     content = _content(path)
     entries = _read_entries(content, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from numbers import Real
 
 import numpy as np
 import torch
@@ -169,7 +170,8 @@ def _checked_skin(skin: float | str) -> float:
             f"skin must be zero or positive and finite (Å), or 'auto'; found '{skin}'."
             + did_you_mean(skin, ["auto"])
         )
-    if not 0.0 <= skin < math.inf:
+    is_number = isinstance(skin, Real) and not isinstance(skin, bool)
+    if not is_number or not 0.0 <= skin < math.inf:
         raise ConfigError(f"skin must be zero or positive and finite (Å), found {skin}.")
     return float(skin)
 

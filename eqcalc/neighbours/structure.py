@@ -45,11 +45,13 @@ def check_structure(atoms: Atoms) -> Structure:
     ------
     GraphError : zero atoms; a position or lattice vector that is not finite or longer than
         1e12 Å; a periodic direction without a proper lattice vector; an atomic number of no
-        element.
+        element, or not whole; complex numbers.
     """
     if len(atoms) == 0:
         raise GraphError("the structure has zero atoms; at least one is needed.")
-    numbers = np.array(atoms.numbers, dtype=np.int64)
+    if np.iscomplexobj(atoms.positions):
+        raise GraphError("positions must be real numbers, found complex ones.")
+    numbers = _whole(np.asarray(atoms.numbers))
     strange = np.flatnonzero((numbers < 1) | (numbers >= N_ELEMENTS))
     if len(strange) > 0:
         raise GraphError(
@@ -80,3 +82,16 @@ def check_structure(atoms: Atoms) -> Structure:
             f"or linearly dependent; set the cell, or pbc (now {pbc.tolist()}) to False there."
         )
     return Structure(numbers, positions, lattice, pbc)
+
+
+def _whole(numbers: NDArray) -> NDArray:
+    """Return atomic numbers as int64; a part of one is not cut off, which would be an element."""
+    with np.errstate(invalid="ignore"):
+        whole = np.array(numbers.real, dtype=np.int64)
+    broken = np.flatnonzero(whole != numbers)
+    if len(broken) > 0:
+        raise GraphError(
+            f"atomic numbers must be whole, found {listing(numbers[broken].tolist())} on atoms "
+            f"{listing(broken.tolist())}."
+        )
+    return whole

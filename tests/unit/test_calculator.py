@@ -878,3 +878,60 @@ def test_gpu_results_are_those_of_the_cpu(dtype, models):
         assert on_gpu.results.keys() == on_cpu.results.keys()
         for name, value in on_cpu.results.items():
             np.testing.assert_allclose(on_gpu.results[name], value, 1e-9, atol, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        (None, r"None \(NoneType\)"),
+        (3, r"3 \(int\)"),
+        (b"painn-ethanol", r"b'painn-ethanol' \(bytes\)"),
+        (["painn-ethanol", None], r"None \(NoneType\)"),
+    ],
+)
+def test_what_is_neither_name_nor_path_is_no_model(source, found):
+    with pytest.raises(ConfigError, match=f"a model is given by its name or path, found {found}"):
+        EqCalculator(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": 3}, "unknown engine '3'"),
+        ({"engine": None}, "unknown engine 'None'"),
+        ({"device": None}, "unknown device 'None'"),
+        ({"dtype": 32}, "unknown dtype '32'"),
+        ({"skin": None}, r"skin must be zero or positive and finite \(Å\), found None"),
+        ({"skin": True}, r"skin must be zero or positive and finite \(Å\), found True"),
+        ({"max_edges": "many"}, "max_edges must be at least 1, found many"),
+        ({"max_edges": 1.5}, r"max_edges must be at least 1, found 1\.5"),
+        ({"threads": "2"}, "threads must be a whole number"),
+        # Any text is true, 'no' too.
+        ({"trust": "no"}, "trust must be True or False, found 'no'"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_by_name(options, message, models):
+    with pytest.raises(ConfigError, match=message):
+        EqCalculator(models["double"], **options)
+
+
+def test_atomic_numbers_that_are_not_whole_are_refused(calculator):
+    atoms = ethanol()
+    atoms.arrays["numbers"] = atoms.numbers + np.where(np.arange(9) == 2, 0.9, 0.0)
+    with pytest.raises(GraphError, match=r"atomic numbers must be whole, found 8\.9 on atoms 2"):
+        calculator.get_potential_energy(atoms)
+
+
+def test_whole_atomic_numbers_of_any_type_are_taken(calculator):
+    expected = calculator.get_potential_energy(ethanol())
+    for kind in (np.int32, np.uint8, np.float64):
+        atoms = ethanol()
+        atoms.arrays["numbers"] = atoms.numbers.astype(kind)
+        assert calculator.get_potential_energy(atoms) == expected
+
+
+def test_complex_positions_are_refused():
+    atoms = ethanol()
+    atoms.arrays["positions"] = atoms.positions + 0j
+    with pytest.raises(GraphError, match="positions must be real numbers"):
+        build_graph(atoms, 4.0)
