@@ -36,7 +36,7 @@ def reference_energies(specimen: Specimen) -> Finding:
     found, declared = abs(differences[worst]), _declared(card.gives_up)
     allowed = max(_EXACT, _ROUNDED * declared)
     holds = found <= allowed
-    detail = f"{worst}: {differences[worst]:+.3g} eV from its reference energy"
+    detail = f"{worst}: {differences[worst]:+.2g} eV from its reference energy"
     if declared:
         detail += f"; the card says up to {declared:g} eV"
     if card.has_fitted_energies:

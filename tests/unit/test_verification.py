@@ -292,6 +292,24 @@ def test_atoms_out_of_reach_have_no_approach_in_the_structure(specimen):
 
 
 @pytest.mark.parametrize(
+    "check",
+    [laws.forces, laws.rotation, laws.reflection, laws.translation, laws.permutation],
+    ids=lambda check: check.__name__,
+)
+def test_laws_of_atoms_out_of_reach_are_not_called_right(specimen, check):
+    apart = Atoms("CO", [[0, 0, 0], [0, 0, 9]])
+    found = check(specimen(wrong.WrongForces, apart))
+    assert found.verdict is Verdict.SKIPPED
+    assert found.detail.startswith("atoms stand out of each other's reach")
+
+
+def test_laws_of_a_crystal_out_of_reach_are_not_called_right(specimen):
+    apart = Atoms("CO", [[0, 0, 0], [0, 0, 5]], cell=[10, 10, 10], pbc=True)
+    for check in OF_CRYSTALS:
+        assert check(specimen(wrong.Morse, apart)).verdict is Verdict.SKIPPED
+
+
+@pytest.mark.parametrize(
     ("check", "reason"),
     [
         (laws.stress, "a stress is defined where all three directions are periodic"),
