@@ -16,6 +16,7 @@ from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.analysis.vacf import VACF, Velocities
 from eqcalc.errors import ConfigError, GraphError, StructureError, did_you_mean
 from eqcalc.neighbours.structure import check_structure
+from eqcalc.simulate.half_frames import kind_of_run
 
 __all__ = ["QUANTITIES", "AverageSettings", "Averages", "average"]
 
@@ -272,6 +273,11 @@ def _finish(
 
 def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Worker]) -> None:
     first, settings = trajectory.first, found.settings
+    if kind_of_run(trajectory.path) == "relax":
+        found.notes.append(
+            "these are the steps of a relaxation on its way down: averages over them are of no "
+            "temperature, and their errors mean nothing."
+        )
     counted = workers.get("rdf")
     if found.rdf is not None and isinstance(counted, PairDistances):
         half = counted.smallest_half_cell
@@ -307,6 +313,11 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
 def _of_the_msd(msd: MSD, worker: Worker, first: Atoms, is_drift_removed: bool) -> list[str]:
     notes = []
     n_periodic = int(first.pbc.sum())
+    if n_periodic == 0:
+        notes.append(
+            "no direction is periodic: what the atoms of a molecule or cluster alone do, drift, "
+            "turn and vibrate, is no diffusion in a liquid or solid."
+        )
     if n_periodic in (1, 2):
         notes.append(
             f"the frames are periodic along {n_periodic} of three directions; D = slope / 6 is for "

@@ -15,24 +15,32 @@ from eqcalc.analysis.averages import Averages
 from eqcalc.analysis.msd import A2_PER_PS_IN_CM2_PER_S
 from eqcalc.analysis.plots import draw
 from eqcalc.errors import OutputError
-from eqcalc.files import remove_files, write_whole
+from eqcalc.files import refuse_existing, remove_files, write_whole
 from eqcalc.simulate.run_folder import ANALYSIS_FILES
 
-__all__ = ["summary_of", "write_averages"]
+__all__ = ["refuse_other_analysis", "summary_of", "write_averages"]
+
+_SUMMARY = "analysis.json"
 
 Columns = dict[str, NDArray[np.float64]]
 
 
-def write_averages(folder: str | Path, found: Averages) -> list[Path]:
+def write_averages(folder: str | Path, found: Averages, *, overwrite: bool = False) -> list[Path]:
     """Write tables (csv), the picture and summary of an analysis; return their paths.
 
-    Older ones in the folder are removed, so that all files there belong together.
+    An older analysis of the same trajectory is replaced, so that all files belong together.
+
+    Parameters
+    ----------
+    overwrite : replace also what is another trajectory's, or not known to be an analysis
 
     Raises
     ------
+    OutputExistsError : the folder holds such files, and ``overwrite`` is false.
     OutputError : a file cannot be written.
     """
     folder = Path(folder)
+    refuse_other_analysis(folder, found.trajectory, overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,10 +54,31 @@ def write_averages(folder: str | Path, found: Averages) -> list[Path]:
         write_whole(written[-1], _csv(columns))
     written.append(folder / "analysis.png")
     write_whole(written[-1], draw(found))
-    written.append(folder / "analysis.json")
+    written.append(folder / _SUMMARY)
     text = json.dumps(_finite(summary_of(found)), indent=2, ensure_ascii=False)
     write_whole(written[-1], (text + "\n").encode())
     return written
+
+
+def refuse_other_analysis(folder: Path, trajectory: str | Path, overwrite: bool) -> None:
+    """Refuse a folder with files of an analysis, unless they are the same trajectory's.
+
+    Raises
+    ------
+    OutputExistsError : it holds some, and ``overwrite`` is false.
+    """
+    existing = [folder / name for name in ANALYSIS_FILES if (folder / name).exists()]
+    if existing and _trajectory_of(folder) != str(Path(trajectory).absolute()):
+        refuse_existing(existing, overwrite)
+
+
+def _trajectory_of(folder: Path) -> object:
+    """Return the path of the trajectory that an analysis is of; None where nothing tells it."""
+    try:
+        content = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("trajectory") if isinstance(content, dict) else None
 
 
 def summary_of(found: Averages) -> dict[str, Any]:

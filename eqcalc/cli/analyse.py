@@ -80,6 +80,9 @@ def analyse(
             show_default=False,
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the analysis of another trajectory.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -91,6 +94,7 @@ def analyse(
     a folder with a csv of each, analysis.png and analysis.json.
     """
     from eqcalc.analysis import AverageSettings, Trajectory, write_averages
+    from eqcalc.analysis.outputs import refuse_other_analysis
     from eqcalc.analysis.plots import require_pictures
 
     asked = {"rdf": rdf, "msd": msd, "vacf": vacf, "density": density}
@@ -109,10 +113,13 @@ def analyse(
         resolution=resolution,
     )
     require_pictures()
-    with Trajectory(trajectory) as frames:
-        found = _average(frames, settings)
     folder = output or _folder_of(trajectory)
-    write_averages(folder, found)
+    # What stands in the folder of a run is its own, also after the folder was moved.
+    may_replace = overwrite or (output is None and trajectory.is_dir())
+    with Trajectory(trajectory) as frames:
+        refuse_other_analysis(folder, frames.path, may_replace)
+        found = _average(frames, settings)
+    write_averages(folder, found, overwrite=may_replace)
     _tell(found, folder, as_json)
 
 

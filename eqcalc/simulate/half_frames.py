@@ -18,7 +18,7 @@ from ase.io.trajectory import Trajectory
 
 from eqcalc.errors import HalfFrameWarning, StructureError
 
-__all__ = ["is_of_a_run", "read_whole_frames", "whole_part"]
+__all__ = ["is_of_a_run", "kind_of_run", "read_whole_frames", "whole_part"]
 
 _KINDS = ("md", "relax")
 _NAMES = ("trajectory.xyz", "trajectory.traj")
@@ -27,13 +27,19 @@ _TRIED = 10  # frames from the end of a .traj, before it is called damaged
 
 def is_of_a_run(path: Path) -> bool:
     """Tell whether a file is the trajectory of a run, by its name and the manifest beside it."""
+    return kind_of_run(path) is not None
+
+
+def kind_of_run(path: Path) -> str | None:
+    """Return which kind of run a file is the trajectory of, "md" or "relax"; None of none."""
     if path.name not in _NAMES:
-        return False
+        return None
     try:
         manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("kind") in _KINDS
+        return None
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    return kind if kind in _KINDS else None
 
 
 def whole_part(path: Path) -> io.StringIO | None:

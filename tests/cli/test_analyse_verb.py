@@ -8,11 +8,11 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from command_line import run
 
-from eqcalc.simulate import MDSettings, run_md
+from eqcalc.simulate import MDSettings, RelaxSettings, run_md, run_relax
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,46 @@ def test_file_without_times_needs_the_interval_said(tmp_path, monkeypatch, capsy
     assert (tmp_path / "gas-analysis" / "msd.csv").exists()
     assert run("analyse", "gas.xyz") == 0
     assert "no msd: the frames do not say their time" in capsys.readouterr().out
+
+
+def test_an_analysis_of_another_trajectory_is_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        frames = [Atoms("Ar4", rng.random((4, 3)) * 9, cell=[9] * 3, pbc=True) for _ in range(9)]
+        (tmp_path / name).mkdir()
+        ase.io.write(f"{name}/gas.xyz", frames)
+    assert run("analyse", "a/gas.xyz", "--rdf") == 0
+    first = (tmp_path / "gas-analysis" / "rdf.csv").read_bytes()
+    assert run("analyse", "b/gas.xyz", "--rdf") == 2
+    error = capsys.readouterr().err
+    assert "'gas-analysis/rdf.csv'" in error
+    assert "pass --overwrite" in error
+    assert (tmp_path / "gas-analysis" / "rdf.csv").read_bytes() == first
+    assert run("analyse", "a/gas.xyz", "--rdf", "--density") == 0  # its own may grow
+    assert run("analyse", "b/gas.xyz", "--rdf", "--overwrite") == 0
+    assert (tmp_path / "gas-analysis" / "rdf.csv").read_bytes() != first
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "density.csv").write_text("mine")
+    assert run("analyse", "a/gas.xyz", "--rdf", "-o", "mine") == 2
+    assert (tmp_path / "mine" / "density.csv").read_text() == "mine"
+
+
+def test_diffusion_of_a_molecule_alone_is_doubted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.normal(0, 0.1, (200, 1, 3)), axis=0) + molecule("H2O").positions
+    ase.io.write("water.xyz", [Atoms("OH2", positions) for positions in walk])
+    assert run("analyse", "water.xyz", "--msd", "--interval-fs", 2) == 0
+    assert "note: no direction is periodic" in capsys.readouterr().out
+
+
+def test_steps_of_a_relaxation_are_no_ensemble(tmp_path, capsys):
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=1)
+    folder = run_relax(atoms, EMT(), RelaxSettings(max_steps=5), tmp_path / "cu").folder
+    assert run("analyse", folder, "--rdf") == 0
+    assert "note: these are the steps of a relaxation" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
