@@ -6,7 +6,9 @@ there), so that a converted number agrees with what ASE prints.
 
 from __future__ import annotations
 
+import numpy as np
 from ase import units as _ase
+from numpy.typing import ArrayLike
 
 from eqcalc.errors import ConfigError, did_you_mean
 
@@ -20,6 +22,7 @@ __all__ = [
     "energy_unit",
     "force_unit",
     "length_unit",
+    "pressure_gpa",
     "stress_unit",
 ]
 
@@ -164,6 +167,17 @@ def stress_unit(name: str) -> float:
             + did_you_mean(name, STRESS_UNITS)
         )
     return by_lower[wanted]
+
+
+def pressure_gpa(stress: ArrayLike) -> float:
+    """Return the pressure in GPa of a stress (6,) in eV/Å³, Voigt, with ASE's sign.
+
+    ASE's stress is positive under tension, a pressure under compression.
+
+    >>> round(pressure_gpa([-0.01, -0.01, -0.01, 0, 0, 0]), 6)
+    1.602177
+    """
+    return float(-np.asarray(stress)[:3].mean() * EV_PER_A3_TO_GPA)
 
 
 def _value(name: str, table: dict[str, float], kind: str) -> float:

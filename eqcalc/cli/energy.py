@@ -117,7 +117,7 @@ def _print_table(numbers: list[int], frames: list[Atoms]) -> None:
     import numpy as np
     from rich.table import Table
 
-    from eqcalc.units import EV_PER_A3_TO_GPA
+    from eqcalc.units import pressure_gpa
 
     periodic = any("stress" in atoms.calc.results for atoms in frames)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -140,8 +140,7 @@ def _print_table(numbers: list[int], frames: list[Atoms]) -> None:
             largest = np.linalg.norm(atoms.arrays["forces_spread"], axis=1).max()
             cells += [f"{atoms.info['energy_spread']:.4f}", f"{largest:.4f}"]
         if "stress" in found:
-            # ASE's stress is positive under tension, a pressure under compression.
-            cells.append(f"{-found['stress'][:3].mean() * EV_PER_A3_TO_GPA:.4f}")
+            cells.append(f"{pressure_gpa(found['stress']):.4f}")
         table.add_row(*cells)
     show(table)
     if len(frames) > _MOST_ROWS:

@@ -153,8 +153,20 @@ def _summarise(result: RelaxResult) -> None:
     }
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)
+    elif (pressure := _pressure_gpa(result)) is not None:
+        pairs["pressure"] = f"{pressure:.4g} GPa, in the cell as it was (--cell relaxes it)"
     pairs |= about_guards(result.guards)
     say_pairs({**pairs, "files": str(result.folder)})
+
+
+def _pressure_gpa(result: RelaxResult) -> float | None:
+    """Return what presses on the cell in the end; None where no pressure is defined."""
+    from eqcalc.units import pressure_gpa
+
+    stress = result.atoms.calc.results.get("stress")
+    if stress is None or not result.atoms.pbc.all():
+        return None
+    return pressure_gpa(stress)
 
 
 def _as_json(result: RelaxResult) -> dict[str, Any]:
@@ -165,6 +177,7 @@ def _as_json(result: RelaxResult) -> dict[str, Any]:
         "steps": result.n_steps,
         "energy_eV": result.energy,
         "fmax_eV_per_A": result.fmax,
+        "pressure_gpa": _pressure_gpa(result),
         "cell": cell_as_json(result.cell_change),
         "guards": result.guards,
     }

@@ -37,7 +37,7 @@ from eqcalc.simulate.writers import (
     open_trajectory,
     trajectory_name,
 )
-from eqcalc.units import EV_PER_A3_TO_GPA
+from eqcalc.units import pressure_gpa
 
 __all__ = ["RelaxResult", "RelaxRun", "RelaxStep", "run_relax"]
 
@@ -299,15 +299,14 @@ class RelaxRun:
         energy = float(self.atoms.get_potential_energy())
         if not (np.isfinite(forces).all() and np.isfinite(energy)):
             raise NonFiniteError("energy or forces are NaN or infinite")
-        enthalpy = volume = pressure_gpa = None
+        enthalpy = volume = pressure = None
         if self.settings.cell:
             volume = float(self.atoms.get_volume())
             enthalpy = energy + self.settings.pressure_gpa * units.GPa * volume
-            # ASE's stress is positive under tension, a pressure under compression.
-            pressure_gpa = float(-self.atoms.get_stress()[:3].mean() * EV_PER_A3_TO_GPA)
+            pressure = pressure_gpa(self.atoms.get_stress())
         fmax = float(np.sqrt((forces**2).sum(axis=1).max()))
         self._refuse_absurd(energy, fmax)
-        return RelaxStep(step, energy, fmax, enthalpy, volume, pressure_gpa)
+        return RelaxStep(step, energy, fmax, enthalpy, volume, pressure)
 
     def _refuse_absurd(self, energy: float, fmax: float) -> None:
         if fmax > _LARGEST_FORCE:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import HalfFrameWarning, OutputError, listing
 from eqcalc.simulate.cell_state import density
 from eqcalc.simulate.frame_content import drop_stale
-from eqcalc.units import EV_PER_A3_TO_GPA
+from eqcalc.units import pressure_gpa
 
 __all__ = [
     "Thermo",
@@ -113,11 +113,9 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
     potential = float(atoms.get_potential_energy())
     kinetic = float(atoms.get_kinetic_energy())
     periodic = bool(atoms.pbc.all())
-    pressure_gpa = None
+    pressure = None
     if has_pressure(atoms):
-        stress = atoms.get_stress(include_ideal_gas=True)
-        # ASE's stress is positive under tension, a pressure under compression.
-        pressure_gpa = float(-stress[:3].mean() * EV_PER_A3_TO_GPA)
+        pressure = pressure_gpa(atoms.get_stress(include_ideal_gas=True))
     return Thermo(
         step=step,
         time_fs=time_fs,
@@ -126,7 +124,7 @@ def observe(atoms: Atoms, step: int, time_fs: float, n_dof: int) -> Thermo:
         kinetic_energy=kinetic,
         total_energy=potential + kinetic,
         volume=float(atoms.get_volume()) if periodic else None,
-        pressure_gpa=pressure_gpa,
+        pressure_gpa=pressure,
         density=density(atoms) if periodic else None,
         cell=tuple(float(value) for value in atoms.cell.cellpar()) if periodic else None,
         **_spreads(atoms),

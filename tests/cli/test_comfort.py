@@ -15,6 +15,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.units import GPa
 from command_line import run
 from small_models import ETHANOL_FRAMES, crystal, ethanol
 
@@ -109,6 +110,18 @@ def test_relax_as_json_says_that_it_did_not_converge(folder, capsys):
     assert (found["converged"], found["steps"]) == (False, 1)
     assert found["fmax_eV_per_A"] > 0.01
     assert "not converged after 1 steps" in captured.err
+
+
+def test_relax_of_a_crystal_says_what_presses_on_its_cell(folder, capsys):
+    ase.io.write("crystal.xyz", crystal())
+    assert run("relax", "crystal.xyz", "-m", "model.pt", "-n", 1) == 1
+    assert "GPa, in the cell as it was" in capsys.readouterr().out
+    assert run("relax", "crystal.xyz", "-m", "model.pt", "-n", 1, "--overwrite", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    atoms = ase.io.read("crystal-relax/relaxed.xyz")
+    atoms.calc = EqCalculator("model.pt", device="cpu")
+    assert found["pressure_gpa"] == pytest.approx(-atoms.get_stress()[:3].mean() / GPa, rel=1e-4)
+    assert found["cell"] is None
 
 
 def test_evaluate_as_json_has_the_errors_of_its_file(folder, capsys):
