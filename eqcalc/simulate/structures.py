@@ -30,6 +30,8 @@ _FULL = 0.999  # occupancy; files round
 _MASS_NAMES = ("mass", "atom_mass", "atom_masses", "atomic_mass", "atomic_masses", "isotope_mass")
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
+_HEAD = 4096  # bytes, in which the header of a data file of LAMMPS has begun
+_COUNTS_OF_LAMMPS = re.compile(rb"^\s*\d+\s+atom types", re.MULTILINE)
 _EXTXYZ = re.compile(r"\.(ext)?xyz(\.(gz|bz2|xz))?$", re.IGNORECASE)
 _FORMATS = "extxyz, xyz, traj, cif, POSCAR/CONTCAR, pdb and the other formats that ASE reads"
 
@@ -93,6 +95,7 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
     try:
         if path.stat().st_size == 0:
             raise StructureError(f"the structure file '{path}' is empty.")
+        _refuse_lammps_data(path)
         found = _read_with_ase(path, index)
     except StructureError:
         raise
@@ -169,6 +172,20 @@ def _trajectory_beside(path: Path) -> str:
         if trajectory.exists() and is_of_a_run(trajectory):
             return f" The run did not end; its frames are in '{trajectory}'."
     return ""
+
+
+def _refuse_lammps_data(path: Path) -> None:
+    """Refuse what ASE takes for a file of RuNNer, or for none, and whose elements are numbers."""
+    if path.suffix not in (".data", ".lmp", ".lammps") and not path.name.startswith("data."):
+        return
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if _COUNTS_OF_LAMMPS.search(head):
+        raise StructureError(
+            f"'{path}' is a data file of LAMMPS, which does not say its units and elements. Run it "
+            "by LammpsScript.read_data, or make an extxyz of it: ase.io.read(FILE, "
+            "format='lammps-data', units=..., atom_style=...) and look at its elements."
+        )
 
 
 def _refuse_no_numbers(atoms: Atoms, path: Path) -> None:

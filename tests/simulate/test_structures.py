@@ -26,6 +26,16 @@ def test_frame_of_a_large_file_is_taken_by_its_number(tmp_path, monkeypatch):
         read_structure(tmp_path / "three.xyz", index=-4)
 
 
+@pytest.mark.parametrize("name", ["water.data", "data.water", "water.lmp"])
+def test_a_data_file_of_lammps_is_named_with_what_reads_it(tmp_path, name):
+    atoms = molecule("H2O", vacuum=5.0)
+    ase.io.write(tmp_path / name, atoms, format="lammps-data")
+    with pytest.raises(
+        StructureError, match=r"data file of LAMMPS, .* LammpsScript\.read_data, or"
+    ):
+        read_structure(tmp_path / name)
+
+
 @pytest.mark.parametrize("index", [3, -4])
 @pytest.mark.parametrize("name", ["three.xyz", "three.traj"])
 def test_frame_beyond_either_end_is_refused(tmp_path, name, index):
