@@ -30,10 +30,10 @@ N_ELEMENTS = 119
 
 
 def atomic_number(element: str | int) -> int:
-    """Return the atomic number of a symbol or number.
+    """Return the atomic number of a symbol or number, which may be typed as text.
 
-    >>> atomic_number("C"), atomic_number(6)
-    (6, 6)
+    >>> atomic_number("C"), atomic_number(6), atomic_number("6")
+    (6, 6, 6)
 
     Raises
     ------
@@ -41,6 +41,8 @@ def atomic_number(element: str | int) -> int:
     """
     if isinstance(element, str) and element in _number_of and element != "X":
         return _number_of[element]
+    if isinstance(element, str) and element.isdecimal():
+        return atomic_number(int(element))
     if isinstance(element, str) or not 1 <= int(element) < N_ELEMENTS:
         hint = did_you_mean(str(element), chemical_symbols[1:])
         raise ConfigError(f"'{element}' is no element's symbol or atomic number.{hint}")

@@ -102,7 +102,7 @@ def analyse(
         quantities=tuple(name for name, wanted in asked.items() if wanted),
         skip=skip,
         every=every,
-        elements=None if elements is None else tuple(_words(elements)),
+        elements=None if elements is None else _elements(elements),
         r_max=r_max,
         n_bins=bins,
         volume=volume,
@@ -140,8 +140,10 @@ def _folder_of(trajectory: Path) -> Path:
     return Path(f"{trajectory.stem}-analysis")
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _elements(text: str) -> tuple[str, ...]:
+    from eqcalc.elements import atomic_number, symbols_of
+
+    return tuple(symbols_of([atomic_number(word) for word in text.replace(",", " ").split()]))
 
 
 def _range(text: str) -> tuple[float, float]:

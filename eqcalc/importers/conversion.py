@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from ase import Atoms
 
 from eqcalc.elements import atomic_number, require_elements, symbols_of
-from eqcalc.errors import ConfigError, EqcalcError, ModelFileError, OutputExistsError
+from eqcalc.errors import ConfigError, DataWarning, EqcalcError, ModelFileError, OutputExistsError
 from eqcalc.export import export_model
 from eqcalc.export.frames import element_clusters
 from eqcalc.files import refuse_existing, remove_files, write_whole
@@ -28,6 +29,9 @@ from eqcalc.model_file.seen import seen_in
 from eqcalc.potential import Potential
 
 __all__ = ["IMPORTERS", "ImportedModel", "find_importer", "import_model"]
+
+# Å, of cutoffs: no bond is in reach below, and thousands of atoms are above.
+_POSSIBLE, _USUAL = (1.5, 25.0), (2.8, 12.5)
 
 IMPORTERS = ("sevennet", "nequip", "schnetpack")
 """Modules of this folder, one per package."""
@@ -109,6 +113,8 @@ def import_model(
     except ConfigError as error:
         raise ConfigError(f"'{file.path}' was not imported: {error}") from error
     _require_finite(imported.potential, file)
+    if length_unit is not None:
+        _doubt_cutoff(imported.potential.cutoff, length_unit, file)
     licence = imported.licence if licence is None else licence
     level = imported.level_of_theory if level_of_theory is None else level_of_theory
     default_name = target.resolve().parent.name if target.name == MODEL_NAME else target.stem
@@ -227,6 +233,26 @@ def _require_finite(potential: Potential, file: ForeignFile) -> None:
                 f"'{file.path}' was not imported: the weights that become '{name}' are not finite; "
                 "its training diverged, or the file is damaged."
             )
+
+
+def _doubt_cutoff(cutoff: float, length_unit: str, file: ForeignFile) -> None:
+    """Refuse a unit of length that no network has by the look of its cutoff; doubt one that few do.
+
+    A wrong one changes every force and says nothing.
+    """
+    said = f"with lengths in {length_unit} its cutoff is {cutoff:.3g} Å"
+    if not _POSSIBLE[0] <= cutoff <= _POSSIBLE[1]:
+        raise ConfigError(
+            f"'{file.path}' was not imported: {said}, where networks of atoms have 3 to 12; give "
+            "the length_unit that it was trained in."
+        )
+    if not _USUAL[0] <= cutoff <= _USUAL[1]:
+        warnings.warn(
+            f"{said}, where most networks have 3 to 12: is length_unit the one that it was trained "
+            "in?",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _origin(imported: Imported, file: ForeignFile, licence: str, level: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from eqcalc import EqCalculator
 from eqcalc.cli import main
 from eqcalc.errors import (
     ConfigError,
+    DataWarning,
     MissingDependencyError,
     ModelFileError,
     OutputExistsError,
@@ -64,6 +65,26 @@ def test_card_of_an_import_has_what_its_training_data_held_where_they_are_at_han
     known = import_model(SOURCE, tmp_path / "mine", **UNITS, trained_on=frames)
     assert known.card.seen == seen_in(frames, known.card.cutoff)
     assert set(known.card.seen["neighbours"]) == {"H", "C", "O"}
+
+
+@pytest.mark.parametrize("unit", ["nm", "Bohr"])
+def test_a_unit_that_the_cutoff_speaks_against_is_named(unit, tmp_path):
+    """The network's cutoff is 4.2 Å."""
+    units = {"energy_unit": "eV", "length_unit": unit}
+    if unit == "nm":
+        with pytest.raises(ConfigError, match=r"in nm its cutoff is 42 Å, where .* length_unit"):
+            import_model(SOURCE, tmp_path / "mine", **units)
+        assert not (tmp_path / "mine").exists()
+    else:
+        with pytest.warns(DataWarning, match=r"in Bohr its cutoff is 2\.22 Å, where most"):
+            import_model(SOURCE, tmp_path / "mine", **units)
+
+
+def test_elements_may_be_atomic_numbers(tmp_path):
+    known = import_model(SOURCE, tmp_path / "mine", **UNITS, elements=["1", "6", 8])
+    assert known.card.elements == ["H", "C", "O"]
+    with pytest.raises(ConfigError, match=r"'119' is no element's symbol or atomic number"):
+        import_model(SOURCE, tmp_path / "other", **UNITS, elements=["119"])
 
 
 @pytest.mark.parametrize("kind", list(EXPECTED))
