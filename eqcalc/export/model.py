@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from eqcalc.concessions import declared
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number
-from eqcalc.errors import ConfigError, OutputError
+from eqcalc.errors import ConfigError, OutputError, listing
 from eqcalc.export.archive import read_archive, write_archive
 from eqcalc.export.frames import element_clusters
 from eqcalc.files import refuse_existing, write_whole
@@ -31,7 +31,7 @@ from eqcalc.model_file.passport import Passport, record, verify
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
 
-__all__ = ["export_model"]
+__all__ = ["export_model", "refuse_texts_of_others"]
 
 
 class ExportedModel(nn.Module):
@@ -94,7 +94,8 @@ def export_model(
 
     Raises
     ------
-    ConfigError : no elements, or one without a reference energy, or no frames.
+    ConfigError : no elements, or one without a reference energy, or no frames; parameters of
+        several precisions.
     OutputExistsError : the file exists and ``overwrite`` is False.
     OutputError : the file cannot be written.
     ModelFileError : the scripted model does not reproduce the eager one.
@@ -131,6 +132,17 @@ def export_model(
     return card
 
 
+def refuse_texts_of_others(path: Path, overwrite: bool = False) -> None:
+    """Refuse to replace texts beside a model file that is not there yet: they are the user's.
+
+    Raises
+    ------
+    OutputExistsError : there are some, and ``overwrite`` is False.
+    """
+    if not path.exists():
+        refuse_existing([path.with_name(name) for name in ("card.md", "metrics.json")], overwrite)
+
+
 def _prepared(potential: Potential, numbers: list[int]) -> Potential:
     if len(numbers) == 0:
         raise ConfigError("export_model needs at least one element, found none.")
@@ -140,6 +152,12 @@ def _prepared(potential: Potential, numbers: list[int]) -> Potential:
         raise ConfigError(
             f"no reference energy for {', '.join(missing)}; give one to Potential, or leave "
             "these elements out."
+        )
+    precisions = {str(p.dtype).removeprefix("torch.") for p in potential.parameters()}
+    if len(precisions) > 1:
+        raise ConfigError(
+            "parameters of the potential are of several precisions, "
+            f"{listing(sorted(precisions))}; take one, by potential.float() or potential.double()."
         )
     potential = copy.deepcopy(potential).cpu().eval().requires_grad_(False)
     energies = torch.full_like(potential.reference_energies, torch.nan)

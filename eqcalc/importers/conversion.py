@@ -19,7 +19,8 @@ from eqcalc.elements import atomic_number, require_elements, symbols_of
 from eqcalc.errors import ConfigError, DataWarning, EqcalcError, ModelFileError, OutputExistsError
 from eqcalc.export import export_model
 from eqcalc.export.frames import element_clusters
-from eqcalc.files import refuse_existing, remove_files, write_whole
+from eqcalc.export.model import refuse_texts_of_others
+from eqcalc.files import remove_files, write_whole
 from eqcalc.importers.foreign_file import ForeignFile, read_foreign
 from eqcalc.importers.imported import Choices, Imported
 from eqcalc.importers.inert import Inert
@@ -102,9 +103,8 @@ def import_model(
     file = read_foreign(path)
     target = _target(file, output)
     replaced = _require_free(target, file, overwrite)
-    if target.name == MODEL_NAME and not target.exists():  # else they are that model's
-        beside = [target.with_name("card.md"), target.with_name("metrics.json")]
-        refuse_existing(beside, overwrite)
+    if target.name == MODEL_NAME:
+        refuse_texts_of_others(target, overwrite)
     importer = find_importer(file)
     chosen = None if elements is None else _symbols(elements)
     choices = Choices(energy_unit, length_unit, modality, chosen)

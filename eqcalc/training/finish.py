@@ -25,6 +25,7 @@ from eqcalc.errors import (
 )
 from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model
+from eqcalc.export.model import refuse_texts_of_others
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.model_file.seen import seen_in
@@ -88,12 +89,14 @@ def export_run(
 
     Raises
     ------
-    OutputExistsError : the folder holds a model and ``overwrite`` is False.
+    OutputExistsError : the folder holds a model, or texts of that name that are no model's, and
+        ``overwrite`` is False.
     ModelFileError : as :func:`load_potential` does.
     ConfigError : a file of the run's data has changed since the training began.
     """
     path = folder / MODEL_NAME
     refuse_existing([path], overwrite)
+    refuse_texts_of_others(path, overwrite)
     config = run.read_config()
     potential = _load(run, config, checkpoint or run.best_checkpoint)
     # Rows of another file may be those that were trained on, and the card would not know.

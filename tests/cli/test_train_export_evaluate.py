@@ -394,6 +394,11 @@ def test_train_then_export_gives_a_model_that_evaluate_confirms(folder, capsys):
     assert run("export", "runs/tiny", "models/tiny") == 2
     assert "pass --overwrite to replace it" in capsys.readouterr().err
     assert run("export", "runs/tiny", "models/tiny", "--overwrite") == 0
+    Path("mine").mkdir()
+    Path("mine/card.md").write_text("a card of my own")
+    assert run("export", "runs/tiny", "mine") == 2
+    assert "card.md' exists; pass --overwrite" in capsys.readouterr().err
+    assert [path.name for path in Path("mine").iterdir()] == ["card.md"]
 
 
 FINE_TUNING_FILE = f"""

@@ -108,6 +108,14 @@ def test_an_existing_file_is_refused_and_kept(tmp_path):
     assert path.read_text() == "precious"
 
 
+def test_parameters_of_two_precisions_are_refused(tmp_path):
+    mixed = potential()
+    next(m for m in mixed.modules() if isinstance(m, torch.nn.Linear)).to(torch.float32)
+    with pytest.raises(ConfigError, match=r"of several precisions, float32, float64; take one"):
+        export_model(mixed, tmp_path / "model.pt", elements="H")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_a_cutoff_may_be_a_whole_number(name, tmp_path):
     options = small_options(name)
