@@ -10,8 +10,8 @@
 OpenMM calls the model through its ``PythonForce`` (8.5 and later; the extra ``openmm``), with
 energies and forces alone: its barostats ask for no virial. nm and kJ/mol are converted here.
 
-An error in the middle of a run reaches the caller as ``openmm.OpenMMException`` with eqcalc's
-message: what Python raised does not get through OpenMM.
+An error in the middle of a run, and Ctrl-C, reach the caller as ``openmm.OpenMMException`` with
+eqcalc's message: what Python raised does not get through OpenMM.
 
 Shapes: n_atoms.
 """
@@ -163,7 +163,10 @@ class _Computation:
         if self.periodic:
             cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer) * _NM
         atoms = Atoms(self.numbers, positions * _NM, cell=cell, pbc=self.periodic)
-        self.calculator.calculate(atoms, ["energy", "forces"])
+        try:
+            self.calculator.calculate(atoms, ["energy", "forces"])
+        except KeyboardInterrupt as stop:  # of which OpenMM would keep the empty text alone
+            raise HostError("interrupted (Ctrl-C) while the model computed forces.") from stop
         results = self.calculator.results
         return results["energy"] / _KJ_PER_MOL, results["forces"] / _KJ_PER_MOL_NM
 

@@ -297,6 +297,17 @@ def test_error_of_the_model_ends_the_run_with_its_message(openmm, calculator):
         context.getIntegrator().step(1)
 
 
+def test_ctrl_c_in_the_model_ends_the_run_and_says_so(openmm, calculator, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    topology, positions = from_atoms(water())
+    context = start(openmm, create_system(topology, calculator), positions)
+    monkeypatch.setattr(calculator, "calculate", interrupted)
+    with pytest.raises(openmm.OpenMMException, match=r"interrupted \(Ctrl-C\) while the model"):
+        context.getIntegrator().step(1)
+
+
 def test_openmm_without_python_force_is_refused(openmm, calculator, monkeypatch):
     topology, _ = from_atoms(water())
     monkeypatch.delattr(openmm, "PythonForce")
