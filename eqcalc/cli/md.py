@@ -25,7 +25,13 @@ from eqcalc.cli.guard_options import (
     note_guards,
     say_guards,
 )
-from eqcalc.cli.md_lines import TimeLimit, ramp_pairs, spread_pairs, tell_minimization
+from eqcalc.cli.md_lines import (
+    TimeLimit,
+    ramp_pairs,
+    spread_pairs,
+    tell_minimization,
+    tell_pressure,
+)
 from eqcalc.cli.md_options import (
     LogEvery,
     LogEveryFs,
@@ -209,6 +215,7 @@ def _run_and_tell(
     from eqcalc.simulate import StopRequested
 
     settings = run.settings
+    tell_pressure(settings.pressure_gpa)
     say_guards(run.guard_summary())
     try:
         result = _run_with_progress(run, settings, folder, overwrite, max_hours)

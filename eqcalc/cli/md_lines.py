@@ -11,7 +11,7 @@ from eqcalc.cli.duration import duration
 if TYPE_CHECKING:
     from eqcalc.simulate import MDProgress, MDSettings
 
-__all__ = ["TimeLimit", "ramp_pairs", "spread_pairs", "tell_minimization"]
+__all__ = ["TimeLimit", "ramp_pairs", "spread_pairs", "tell_minimization", "tell_pressure"]
 
 # A pace varies by this: closer to the limit than that, nobody knows.
 _UNCERTAIN = 0.1
@@ -31,6 +31,12 @@ def tell_minimization(done: dict[str, Any], fmax: float) -> None:
         )
     if done["velocities_left_out"]:
         say("velocities of the file belong to other positions: new ones are drawn")
+
+
+def tell_pressure(pressure_gpa: float) -> None:
+    """Say the pressure from outside in bar too: whoever means bar and types it for GPa sees it."""
+    if pressure_gpa != 0.0:
+        say(f"pressure from outside: {pressure_gpa:g} GPa, that is {pressure_gpa * 1e4:g} bar")
 
 
 def ramp_pairs(settings: MDSettings) -> dict[str, str]:

@@ -21,6 +21,7 @@ from eqcalc.cli.guard_options import (
     note_guards,
     say_guards,
 )
+from eqcalc.cli.md_lines import tell_pressure
 from eqcalc.cli.options import (
     AsJson,
     CalculatorOptions,
@@ -100,6 +101,7 @@ def relax(
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     atoms, calculator, source = set_up_run(structure, options, index)
     run = RelaxRun(atoms, calculator, settings, source)
+    tell_pressure(settings.pressure_gpa)
     say_guards(run.guard_summary())
     if run.velocities_left_out:
         say("velocities of the file belong to other positions: they are left out")

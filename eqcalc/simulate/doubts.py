@@ -23,6 +23,7 @@ __all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
 _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
 # Entries of info, and their values for a neutral closed shell.
 _ELECTRONS = {"charge": 0, "spin": 0, "magmom": 0, "multiplicity": 1, "spin_multiplicity": 1}
+_SHORTEST_FS = 0.02
 _HYDROGEN_PERIOD_FS, _HYDROGEN_FOLLOWS_FS = 10.0, 1.5
 _GAP = 5.0  # Å without atoms, beside which a cell is a box
 _OUTSIDE = 0.1  # of a cell
@@ -64,8 +65,14 @@ def doubts_of_many(structures: Sequence[Atoms], cutoff: float) -> list[str]:
 def timestep_doubt(atoms: Atoms, timestep_fs: float) -> str | None:
     """Return a sentence where the lightest moving atom cannot follow a timestep, else None.
 
+    Neither does one that is so short that hardly anything would happen: it may be meant in ps.
     What a bond of hydrogen follows is 1.5 fs, and of other atoms longer as the root of the mass.
     """
+    if timestep_fs < _SHORTEST_FS:
+        return (
+            f"a timestep of {timestep_fs:g} fs is much shorter than any motion of atoms needs "
+            "(0.25 to 2 fs): timesteps are in fs, not in ps."
+        )
     is_moving = np.ones(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, (FixBondLengths, FixInternals, FixLinearTriatomic)):

@@ -38,6 +38,8 @@ TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
 """Format of a trajectory -> suffix of its file."""
 
 _LONGEST_TIMESTEP_FS = 10.0
+_ATMOSPHERE = {"bar": 1.01325, "kPa": 101.325, "hPa": 1013.25, "Pa": 101325.0}
+_HIGHEST_GPA = 10_000.0
 _STRONGEST = 0.5  # of a friction, per timestep
 _FEWEST_STEPS = 5  # of a time in which a thermostat or a barostat swings
 
@@ -114,8 +116,7 @@ class MDSettings:
         for name in ("friction_per_fs", "thermostat_time_fs", "barostat_time_fs"):
             require_positive(**{name: getattr(self, name)})
         self._require_times()
-        if not math.isfinite(self.pressure_gpa):
-            raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+        _require_pressure(self.pressure_gpa)
         self._settle_ramp()
 
     def _require_temperature(self, temperature_K: float) -> None:
@@ -160,10 +161,7 @@ class MDSettings:
                     f"to_pressure_gpa is of a barostat, and ensemble '{self.ensemble}' has none; "
                     "use npt."
                 )
-            if not math.isfinite(self.to_pressure_gpa):
-                raise ConfigError(
-                    f"to_pressure_gpa must be a number in GPa, not {self.to_pressure_gpa}."
-                )
+            _require_pressure(self.to_pressure_gpa, "to_pressure_gpa")
         if self.to_temperature_K is None and self.to_pressure_gpa is None:
             if self.ramp_steps is not None:
                 raise ConfigError(
@@ -233,8 +231,7 @@ class RelaxSettings:
         require_positive(fmax=self.fmax)
         _require_guards_of_a_relaxation(self.guards)
         require_at_least(1, max_steps=self.max_steps)
-        if not math.isfinite(self.pressure_gpa):
-            raise ConfigError(f"the pressure must be a number in GPa, not {self.pressure_gpa}.")
+        _require_pressure(self.pressure_gpa)
         if self.pressure_gpa != 0 and not self.cell:
             raise ConfigError(
                 f"a pressure of {self.pressure_gpa} GPa acts on the cell, which stays fixed; "
@@ -254,6 +251,23 @@ def _steps_of(what: str, time_fs: float, timestep_fs: float) -> int:
             f"near it is {near} fs."
         )
     return whole
+
+
+def _require_pressure(pressure_gpa: float, name: str = "the pressure") -> None:
+    """Refuse what is no pressure in GPa by the look of it: one atmosphere in another unit."""
+    if not math.isfinite(pressure_gpa):
+        raise ConfigError(f"{name} must be a number in GPa, not {pressure_gpa}.")
+    for unit, atmosphere in _ATMOSPHERE.items():
+        if math.isclose(abs(pressure_gpa), atmosphere, rel_tol=1e-3):
+            raise ConfigError(
+                f"a pressure of {pressure_gpa:g} is one atmosphere in {unit}, and GPa are meant: "
+                "0.000101325."
+            )
+    if abs(pressure_gpa) > _HIGHEST_GPA:
+        raise ConfigError(
+            f"a pressure of {pressure_gpa:g} GPa is above that of any planet's middle; 1 bar is "
+            "0.0001 GPa."
+        )
 
 
 def _require_guards_of_a_relaxation(guards: GuardSettings) -> None:

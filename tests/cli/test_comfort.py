@@ -124,6 +124,18 @@ def test_relax_of_a_crystal_says_what_presses_on_its_cell(folder, capsys):
     assert found["cell"] is None
 
 
+def test_pressure_from_outside_is_said_in_bar(folder, capsys):
+    ase.io.write("crystal.xyz", crystal())
+    words = ("crystal.xyz", "-m", "model.pt", "-n", 2)
+    npt = ("md", *words, "-e", "npt", "-t", 0.1, "--no-report")
+    assert run(*npt, "--pressure", 0.01) == 0
+    assert "pressure from outside: 0.01 GPa, that is 100 bar" in capsys.readouterr().out
+    assert run("relax", *words, "--cell", "--pressure", 0.5) == 1
+    assert "pressure from outside: 0.5 GPa, that is 5000 bar" in capsys.readouterr().out
+    assert run(*npt, "--pressure", 1.01325, "-o", "other") == 2
+    assert "is one atmosphere in bar" in capsys.readouterr().err
+
+
 def test_evaluate_as_json_has_the_errors_of_its_file(folder, capsys):
     words = ("evaluate", "model.pt", ETHANOL_FRAMES, "--rows", "0:2", "--json", "-o", "there")
     assert run(*words) == 0

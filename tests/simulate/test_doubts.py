@@ -106,6 +106,11 @@ def test_timestep_that_the_lightest_atom_cannot_follow(atoms, longest_fs):
     assert re.search(expected, timestep_doubt(atoms, 1.02 * longest_fs))
 
 
+def test_timestep_that_may_be_in_ps_is_doubted():
+    assert "timesteps are in fs, not in ps" in timestep_doubt(molecule("CH3CH2OH"), 0.0005)
+    assert timestep_doubt(molecule("CH3CH2OH"), 0.05) is None
+
+
 def test_timestep_of_atoms_that_are_fixed_or_made_heavier():
     atoms = molecule("CH3CH2OH")
     atoms.set_constraint(FixAtoms([k for k, s in enumerate(atoms.symbols) if s == "H"]))

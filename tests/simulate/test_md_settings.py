@@ -31,6 +31,9 @@ from eqcalc.simulate import MDSettings, RelaxSettings
         ({"friction_per_fs": -0.1}, "friction_per_fs must be a positive number"),
         ({"thermostat_time_fs": 0.0}, "thermostat_time_fs must be"),
         ({"pressure_gpa": float("inf")}, "pressure must be a number in GPa"),
+        ({"pressure_gpa": 1.01325}, r"of 1\.01325 is one atmosphere in bar, and GPa are meant"),
+        ({"pressure_gpa": 101325}, r"of 101325 is one atmosphere in Pa"),
+        ({"pressure_gpa": -1e5}, r"of -100000 GPa is above that of any planet's middle"),
         ({"ensemble": "nve", "to_temperature_K": 400.0}, "of a thermostat, and ensemble 'nve' has"),
         ({"to_temperature_K": -1.0}, "temperature must be 0 K or more, not -1.0"),
         ({"ensemble": "nvt-nhc", "to_temperature_K": 0.0}, "needs a temperature above 0 K"),
@@ -69,6 +72,7 @@ def test_time_between_frames_becomes_steps():
         ({"max_steps": 0}, "max_steps must be"),
         ({"pressure_gpa": 5.0}, "acts on the cell, which stays fixed"),
         ({"cell": True, "pressure_gpa": float("nan")}, "pressure must be a number in GPa"),
+        ({"cell": True, "pressure_gpa": 1.013}, r"one atmosphere in bar"),
     ],
 )
 def test_relax_settings_refuse_with_a_reason(wrong, message):
