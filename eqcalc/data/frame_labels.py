@@ -12,7 +12,7 @@ from eqcalc.data.entries import entries_of, refuse_two_values
 from eqcalc.data.file_units import UNIT_ENTRIES, file_units
 from eqcalc.data.frames import FloatArray, LabelledFrame, LabelRequest, Origin, require_finite
 from eqcalc.data.label_names import look_alikes, named_options
-from eqcalc.data.unseen import notes_on_unseen
+from eqcalc.data.unseen import notes_on_cells
 from eqcalc.derivatives import VOIGT
 from eqcalc.errors import DataError, did_you_mean, listing
 
@@ -58,7 +58,7 @@ class FrameLabels:
         forces = self._forces(images, rows)
         stresses = self._stresses(images, rows)
         self._note_ignored(images)
-        self.notes += notes_on_unseen(images, rows)
+        self.notes += notes_on_cells(images, rows)
         frames = []
         for k, atoms in enumerate(images):
             # A bare copy: no calculator, constraint or momentum reaches the training.

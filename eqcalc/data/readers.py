@@ -19,6 +19,7 @@ from eqcalc.data.frames import DataFile, Dataset, LabelledFrame, LabelRequest
 from eqcalc.data.npz_reader import open_npz
 from eqcalc.data.plausibility import find_implausible
 from eqcalc.data.rows import Rows, parse_rows
+from eqcalc.data.unseen import notes_on_electrons
 from eqcalc.errors import DataError, DataWarning, listing
 
 __all__ = [
@@ -170,11 +171,13 @@ def read_whole_frames(
     if not any(part.frames for part in parts):
         raise refused
     found = {row for part in parts for row in (*part.rows, *part.left_out)}
+    whole = _joined(parts, asked, n_rows)
+    notes = [note for part in parts for note in part.notes] + notes_on_electrons(whole.frames)
     whole = replace(
-        _joined(parts, asked, n_rows),
+        whole,
         source=parts[0].source,
         units=next(part.units for part in parts if part.frames),
-        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=list(dict.fromkeys(notes)),
     )
     return WholeFrames(whole, [row for row in asked if row not in found], str(refused))
 
@@ -224,7 +227,8 @@ def _read(opened: Sequence[DataFile], asked: Sequence[int], n_rows: int) -> Data
             )
         )
         first += file.n_rows
-    return parts[0] if len(parts) == 1 else _joined(parts, asked, n_rows)
+    whole = parts[0] if len(parts) == 1 else _joined(parts, asked, n_rows)
+    return replace(whole, notes=[*whole.notes, *notes_on_electrons(whole.frames)])
 
 
 def _joined(parts: Sequence[Dataset], asked: Sequence[int], n_rows: int) -> Dataset:

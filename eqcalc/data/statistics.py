@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
+from ase.units import Hartree
 
 from eqcalc.data.frames import LabelledFrame
 from eqcalc.elements import atomic_number
@@ -23,6 +24,8 @@ __all__ = [
 
 METHODS = ("least_squares", "isolated_atoms")
 """Where reference energies come from, by name."""
+
+_STRONGEST_BINDING = 50.0  # eV/atom; tungsten has 9
 
 
 def reference_energies(
@@ -41,7 +44,8 @@ def reference_energies(
     Raises
     ------
     ConfigError : an unknown method or element symbol.
-    DataError : no frames, or an element of them has no energy.
+    DataError : no frames, or an element of them has no energy; energies that no bonds explain
+        are left beside the reference energies.
     """
     elements = _elements(frames)
     if isinstance(method, str):
@@ -63,7 +67,32 @@ def reference_energies(
             f"{listing([chemical_symbols[z] for z in sorted(known)]) or 'none'}; add them, "
             "or use least_squares."
         )
-    return {z: known[z] for z in elements}
+    chosen = {z: known[z] for z in elements}
+    _refuse_unbound(frames, chosen, missing_from)
+    return chosen
+
+
+def _refuse_unbound(
+    frames: Sequence[LabelledFrame], energies: Mapping[int, float], which: str
+) -> None:
+    """Refuse reference energies in another unit, or of another method, by what they leave."""
+    several = [frame for frame in frames if len(frame.atoms) > 1]
+    if not several:
+        return
+    left = float(
+        np.median(
+            [
+                (frame.energy - sum(energies[z] for z in frame.atoms.numbers)) / len(frame.atoms)
+                for frame in several
+            ]
+        )
+    )
+    if abs(left) > _STRONGEST_BINDING:
+        raise DataError(
+            f"beside {which} the frames have {left:.4g} eV/atom, where bonds have at most about "
+            f"10: they are in another unit (1 Hartree is {Hartree:.4f} eV) or of another method "
+            "than the frames; give them in eV, or use least_squares."
+        )
 
 
 def reference_energies_by_least_squares(frames: Sequence[LabelledFrame]) -> dict[int, float]:

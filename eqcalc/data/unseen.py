@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
+from eqcalc.data.frames import LabelledFrame
 from eqcalc.errors import listing
 
-__all__ = ["notes_on_unseen"]
+__all__ = ["notes_on_cells", "notes_on_electrons"]
 
 _STATES = {
     "charge": ("charge", "total_charge", "net_charge", "charges"),
@@ -17,38 +18,45 @@ _STATES = {
 }
 
 
-def notes_on_unseen(images: Sequence[Atoms], rows: Sequence[int]) -> list[str]:
-    """Return sentences on frames that differ in what no network is told.
+def notes_on_electrons(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return sentences on frames, of one file or of several, that differ in charge or spin.
 
-    Parameters
-    ----------
-    rows : numbers of the frames, for the sentences
+    Who joins frames asks for them: each file may be of one charge, and their union of several.
     """
     notes = []
     for kind, names in _STATES.items():
         for name in names:
-            found = [_number(atoms.info.get(name, 0.0)) for atoms in images]
-            values = sorted({value for value in found if value is not None})
-            given = [row for row, a in zip(rows, images, strict=True) if name in a.info]
-            if given and len(values) > 1:
-                shown = listing(
-                    [f"{value:g}" for value in sorted(v for v in values if v is not None)]
-                )
+            if not any(name in frame.info for frame in frames):
+                continue
+            found = {_number(frame.info.get(name, 0.0)) for frame in frames}
+            values = sorted(value for value in found if value is not None)
+            if len(values) > 1:
+                shown = listing([f"{value:g}" for value in values])
                 notes.append(
                     f"frames differ in their {kind} ({name}: {shown}), which a network does not "
                     "see: equal structures would have several energies. Train on one of them."
                 )
+    return notes
+
+
+def notes_on_cells(images: Sequence[Atoms], rows: Sequence[int]) -> list[str]:
+    """Return a sentence on frames with a cell that is not periodic.
+
+    Parameters
+    ----------
+    rows : numbers of the frames, for the sentence
+    """
     lost = [
         row
         for row, atoms in zip(rows, images, strict=True)
         if not atoms.pbc.any() and abs(np.linalg.det(atoms.cell.array)) > 0.0
     ]
-    if lost:
-        notes.append(
-            f"{len(lost)} of {len(rows)} frames have a cell but pbc = F F F and are taken as "
-            f"molecules (frames {listing(lost)}); a crystal needs pbc = T T T in the file."
-        )
-    return notes
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} of {len(rows)} frames have a cell but pbc = F F F and are taken as "
+        f"molecules (frames {listing(lost)}); a crystal needs pbc = T T T in the file."
+    ]
 
 
 def _number(value: object) -> float | None:

@@ -14,6 +14,7 @@ from eqcalc.data.data_files import find_files
 from eqcalc.data.duplicates import shared_structures
 from eqcalc.data.plausibility import energy_findings
 from eqcalc.data.rows import is_row_file
+from eqcalc.data.unseen import notes_on_electrons
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.training.config import TrainingConfig
 
@@ -99,7 +100,9 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
     _refuse_shared_rows(data)
     refuse_missing_labels(config, (data.train, data.validation))
     _refuse_new_elements(data)
-    return _refuse_shared_structures(config, data) + _refuse_outliers(config, data)
+    every = [frame for dataset in data.by_role().values() for frame in dataset.frames]
+    apart = [note for note in notes_on_electrons(every) if note not in data.notes]
+    return _refuse_shared_structures(config, data) + _refuse_outliers(config, data) + apart
 
 
 def about_data(

@@ -34,20 +34,29 @@ class Trained(NamedTuple):
 def rows_by_file(frames: Iterable[LabelledFrame]) -> dict[str, str]:
     """Return the frames' numbers in their files, such as ``{"train.xyz": "0:950, 960"}``.
 
-    Files have their names, several ones their paths below the folder that holds them all, by
-    which those of one name (``1/OUTCAR``, ``2/OUTCAR``) are told apart.
+    Files have their names, and those of one name as many folders before it as tell them apart
+    (``1/OUTCAR``, ``2/OUTCAR``): where they lay says nothing on another machine.
     """
     rows: dict[str, list[int]] = {}
     for frame in frames:
         if frame.origin is not None:
             rows.setdefault(os.path.abspath(frame.origin.path), []).append(frame.origin.row)
-    if not rows:
-        return {}
-    folder = os.path.commonpath([os.path.dirname(path) for path in rows])
-    return {
-        Path(os.path.relpath(path, folder)).as_posix(): _ranges(found)
-        for path, found in rows.items()
-    }
+    return {name: _ranges(rows[path]) for path, name in _short_names(list(rows)).items()}
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return the shortest ends of paths that no other one of them has."""
+    every = {path: Path(path).parts for path in paths}
+    names = {}
+    for path, parts in every.items():
+        others = [other for other in every.values() if other != parts]
+        n = next(n for n in range(1, len(parts) + 1) if _is_alone(parts[-n:], others))
+        names[path] = PurePosixPath(*parts[-n:]).as_posix()
+    return names
+
+
+def _is_alone(tail: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> bool:
+    return not any(other[-len(tail) :] == tail for other in others)
 
 
 def trained_among(told: Mapping[str, Any], dataset: Dataset) -> Trained:

@@ -169,6 +169,18 @@ def test_reference_energies_from_isolated_atoms_are_those_of_the_frames_elements
     assert found == {6: -1.0, 8: -2.0}
 
 
+@pytest.mark.parametrize(
+    "method",
+    [{"H": -0.5, "C": -37.8, "O": -75.0}, {"H": 0.0, "C": 0.0, "O": 0.0}, "isolated_atoms"],
+)
+def test_reference_energies_of_another_unit_are_refused(method):
+    """In Hartree, none at all, and of pseudopotentials."""
+    frames = read_dataset(SMALL / "ethanol_rmd17_frames.xyz").frames
+    isolated = {1: -12.5, 6: -145.0, 8: -430.0}
+    with pytest.raises(DataError, match=r"frames have -\d+\S* eV/atom, where bonds .*1 Hartree"):
+        reference_energies(frames, method, isolated)
+
+
 def test_least_squares_recovers_known_atomic_energies():
     exact = {1: -13.6, 6: -1029.0, 8: -2042.0}
     frames = [

@@ -13,6 +13,8 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from eqcalc.data import read_dataset
+from eqcalc.data.frames import LabelRequest
+from eqcalc.data.readers import read_whole_frames
 from eqcalc.errors import ConfigError, DataError, DataWarning
 from eqcalc.units import force_unit, stress_unit
 
@@ -231,6 +233,21 @@ def test_frames_of_several_charges_are_said(tmp_path):
         atoms.info["charge"] = k % 2
     with pytest.warns(DataWarning, match=r"differ in their charge \(charge: 0, 1\)"):
         read_dataset(write(tmp_path / "data.xyz", frames))
+
+
+def test_charges_of_several_files_are_compared(tmp_path):
+    paths = []
+    for charge in (0, 1):
+        frames = images()
+        for atoms in frames:
+            atoms.info["charge"] = charge
+        paths.append(write(tmp_path / f"{charge}.xyz", frames))
+        assert read_dataset(paths[-1]).notes == []
+    with pytest.warns(DataWarning, match=r"differ in their charge \(charge: 0, 1\)") as caught:
+        read_dataset(paths)
+    assert len(caught) == 1
+    whole = read_whole_frames(paths, LabelRequest()).dataset
+    assert [note for note in whole.notes if "charge" in note] == [str(caught[0].message)]
 
 
 def test_a_cell_without_periodicity_is_said(tmp_path):

@@ -211,3 +211,13 @@ def test_units_and_keys_of_a_training_file_reach_the_reader(tmp_path):
     np.testing.assert_allclose(data.train.frames[1].forces, expected, atol=1e-5)
     assert data.train.units == "Hartree, Angstrom, forces in Hartree/Bohr"
     assert data.notes == []
+
+
+def test_charges_of_training_and_validation_are_compared(tmp_path):
+    frames = ethanol()
+    for k, atoms in enumerate(frames):
+        atoms.info["charge"] = 0 if k < 4 else 1
+    ase.io.write(tmp_path / "charged.xyz", frames)
+    rows = {"data__train_rows": "0:4", "data__validation_rows": "4:6"}
+    (note,) = check(write_config(tmp_path, data__path="charged.xyz", **rows))
+    assert note.startswith("frames differ in their charge (charge: 0, 1)")
