@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
+from eqcalc.errors import ConfigError, OutputError, OutputExistsError, OutputLostError
 
 __all__ = [
     "ARRAY_DAMAGE",
@@ -162,6 +162,22 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool = False) -> None:
             f"{', '.join(existing)}{are}; pass overwrite=True to replace {them}, or choose "
             "another output."
         )
+
+
+def refuse_own_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse to replace what is read: what the new file does not hold would be gone.
+
+    Raises
+    ------
+    ConfigError : an output is one of the inputs, whatever may be overwritten.
+    """
+    there = [path for path in outputs if path.exists()]
+    for file in inputs:
+        for output in there:
+            if file.exists() and output.samefile(file):
+                raise ConfigError(
+                    f"'{output}' is one of the files that are read ({file}); write another one."
+                )
 
 
 def require_folders(paths: Iterable[Path]) -> None:

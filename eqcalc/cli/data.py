@@ -78,10 +78,13 @@ def summary(
     Exit code 1 where a training would refuse the data; then the last lines say why.
     """
     from eqcalc.cli.data_tables import show_summary
+    from eqcalc.data.data_files import find_files
     from eqcalc.data.frames import LabelRequest
     from eqcalc.data.summary import summarise
+    from eqcalc.files import refuse_own_input
 
     outputs = _outputs_of_summary(picture, json_file, overwrite)
+    refuse_own_input(outputs, find_files(files))
     request = LabelRequest(**label_options(context.params))
     with working("reading"):
         found = summarise(files, request, rows=rows, cutoff=cutoff)

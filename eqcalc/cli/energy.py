@@ -61,7 +61,7 @@ def energy(
     from eqcalc.cli.progress import StepProgress
     from eqcalc.cli.setup_run import set_up_calculator
     from eqcalc.data import parse_rows
-    from eqcalc.files import refuse_existing
+    from eqcalc.files import refuse_existing, refuse_own_input
     from eqcalc.simulate.single_points import single_points
     from eqcalc.simulate.structures import read_structures
     from eqcalc.simulate.writers import require_extxyz, write_structures
@@ -69,6 +69,7 @@ def energy(
     if output is not None:
         require_extxyz(output)
         refuse_existing([output], overwrite)
+        refuse_own_input([output], [structure])
     every = read_structures(structure)
     numbers = parse_rows(rows, len(every), structure.name)
     structures = [every[number] for number in numbers]

@@ -97,7 +97,7 @@ def select(
     from eqcalc.cli.progress import StepProgress
     from eqcalc.cli.setup_run import set_up_calculator
     from eqcalc.errors import ConfigError
-    from eqcalc.files import refuse_existing
+    from eqcalc.files import refuse_existing, refuse_own_input
     from eqcalc.selection import SelectionSettings, frames_to_label, read_candidates, select_frames
     from eqcalc.simulate.structures import read_structures
     from eqcalc.simulate.writers import require_extxyz, write_structures
@@ -111,6 +111,7 @@ def select(
             f"different seeds or on different data; found {len(model or [])}."
         )
     candidates = read_candidates(runs)
+    refuse_own_input([output], [*(known or []), *{each.source for each in candidates}])
     labelled = [atoms for path in known or [] for atoms in read_structures(path)]
     options = CalculatorOptions(model, device, dtype, engine, 0.0, max_edges, threads, trust)
     calculator, source = set_up_calculator([each.atoms for each in candidates], options)

@@ -11,8 +11,8 @@ from eqcalc.data.frames import Dataset, LabelRequest, have_label, lacking_labels
 from eqcalc.data.readers import WholeFrames, read_whole_frames, refuse_implausible
 from eqcalc.data.rows import Rows
 from eqcalc.data.writers import write_frames, writer_of
-from eqcalc.errors import ConfigError, DataError, DataWarning
-from eqcalc.files import require_folders
+from eqcalc.errors import DataError, DataWarning
+from eqcalc.files import refuse_own_input, require_folders
 
 __all__ = ["Conversion", "convert"]
 
@@ -70,7 +70,8 @@ def convert(
     """
     writer_of(output)  # what is wrong with the output is said before anything is read
     require_folders([output])
-    _refuse_own_input(path, output)
+    # A pattern such as "*.xyz" would, the second time, take the frames of the output besides.
+    refuse_own_input([output], find_files(path))
     whole = read_whole_frames(path, request, rows=rows, exclude_isolated=False)
     if whole.refused is not None and not complete_only:
         raise DataError(
@@ -86,18 +87,6 @@ def convert(
     written = write_frames(output, dataset.frames)
     lacking = {k: [str(f.origin) for f in v] for k, v in lacking_labels(dataset.frames).items()}
     return Conversion(dataset, lacking, left_out, written.lost_info)
-
-
-def _refuse_own_input(path: DataPath, output: Path) -> None:
-    """Refuse to replace what is read: what the new file does not hold would be gone.
-
-    A pattern such as "*.xyz" would, the second time, take the frames of the output besides.
-    """
-    for file in find_files(path):
-        if output.exists() and output.samefile(file):
-            raise ConfigError(
-                f"'{output}' is one of the files that are read ({file}); write another one."
-            )
 
 
 def _complete(whole: WholeFrames) -> tuple[Dataset, list[str]]:

@@ -200,7 +200,7 @@ def _write_database(
     with ase.db.connect(path, use_lock_file=False) as rows:
         for frame, info in zip(frames, infos, strict=True):
             words = {key: value for key, value in info.items() if _is_word(key, value)}
-            data = {key: value for key, value in info.items() if key not in words}
+            data = {key: _plain(value) for key, value in info.items() if key not in words}
             rows.write(_labelled_atoms(frame), key_value_pairs=words, data=data)
 
 

@@ -22,6 +22,7 @@ from eqcalc.elements import require_elements
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.selection.candidates import Candidate
 from eqcalc.selection.descriptor import closest_pair, descriptor, distances_to
+from eqcalc.simulate.doubts import ELECTRONS
 from eqcalc.simulate.frame_content import drop_stale
 
 if TYPE_CHECKING:
@@ -185,6 +186,8 @@ def select_frames(
 def frames_to_label(selection: Selection) -> list[Atoms]:
     """Return the selected frames without results, each with its reasons in ``info``.
 
+    Charge, spin and multiplicity stay, which whoever labels them must know; of the rest of ``info``
+    the file and the frame tell.
     ``source_file``, ``source_frame``, ``source_step`` (where known), ``max_force_spread_eV_per_A``,
     ``worst_atom``, ``total_spread_eV`` (of the energy; readers of data take names with "energy" for
     labels), ``distance_to_others_A`` (where there are others) and ``closest_distance_A`` (where two
@@ -204,7 +207,8 @@ def frames_to_label(selection: Selection) -> list[Atoms]:
             "distance_to_others_A": each.distance,
             "closest_distance_A": each.closest if math.isfinite(each.closest) else None,
         }
-        frame.info = {name: value for name, value in reasons.items() if value is not None}
+        electrons = {name: frame.info[name] for name in ELECTRONS if name in frame.info}
+        frame.info = electrons | {k: v for k, v in reasons.items() if v is not None}
         frames.append(frame)
     return frames
 

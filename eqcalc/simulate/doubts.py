@@ -18,11 +18,15 @@ from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
 from eqcalc.neighbours.nearest import is_as_in_bohr, typical_ratio
 
-__all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
+__all__ = ["ELECTRONS", "doubts", "doubts_of_many", "timestep_doubt"]
 
 _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
 # Entries of info, and their values for a neutral closed shell.
-_ELECTRONS = {"charge": 0, "spin": 0, "magmom": 0, "multiplicity": 1, "spin_multiplicity": 1}
+ELECTRONS = {
+    **dict.fromkeys(("charge", "total_charge", "net_charge"), 0),
+    **dict.fromkeys(("spin", "total_spin", "magmom", "nupdown"), 0),
+    **dict.fromkeys(("multiplicity", "spin_multiplicity"), 1),
+}
 _SHORTEST_FS = 0.02
 _HYDROGEN_PERIOD_FS, _HYDROGEN_FOLLOWS_FS = 10.0, 1.5
 _GAP = 5.0  # Å without atoms, beside which a cell is a box
@@ -97,7 +101,7 @@ def _ignored(atoms: Atoms) -> list[str]:
     """Name what the structure says of its electrons: no model here sees it."""
     found = [
         f"{name} {atoms.info[name]}"
-        for name, ordinary in _ELECTRONS.items()
+        for name, ordinary in ELECTRONS.items()
         if isinstance(atoms.info.get(name), Real) and atoms.info[name] != ordinary
     ]
     found += ["initial charges"] * bool(atoms.get_initial_charges().any())

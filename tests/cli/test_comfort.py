@@ -184,6 +184,14 @@ def test_energy_writes_frames_with_labels_of_the_model(folder, capsys):
     assert "'out.xyz' exists; pass --overwrite" in capsys.readouterr().err
 
 
+def test_energy_does_not_replace_what_it_reads(folder, capsys):
+    before = Path("molecule.xyz").read_bytes()
+    words = ("-m", "model.pt", "-o", "molecule.xyz", "--overwrite")
+    assert run("energy", "molecule.xyz", *words) == 2
+    assert "'molecule.xyz' is one of the files that are read" in capsys.readouterr().err
+    assert Path("molecule.xyz").read_bytes() == before
+
+
 def test_energy_as_json_has_the_rows_that_were_asked_for(folder, capsys):
     ase.io.write("three.xyz", [ethanol(), crystal(), ethanol()])
     assert run("energy", "three.xyz", "-m", "model.pt", "--rows", "1:3", "--json") == 0

@@ -163,6 +163,23 @@ def test_select_writes_frames_with_their_source_and_step(folder, capsys):
     assert "'selected.xyz' exists; pass --overwrite" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_select_keeps_the_charge_and_replaces_nothing_that_it_reads(folder, capsys):
+    frames = ase.io.read(ETHANOL_FRAMES, ":")
+    for frame in frames:
+        frame.info.update(charge=1, note="of mine")
+    ase.io.write("cations.xyz", frames)
+    words = ("select", "cations.xyz", "-m", "a.pt", "-m", "b.pt", "-n", 2)
+    before = Path("cations.xyz").read_bytes()
+    assert run(*words, "-o", "cations.xyz", "--overwrite") == 2
+    assert run(*words, "-o", "ethanol.xyz", "--overwrite", "--known", "ethanol.xyz") == 2
+    assert capsys.readouterr().err.count("is one of the files that are read") == 2
+    assert Path("cations.xyz").read_bytes() == before
+    assert run(*words) == 0
+    for frame in ase.io.read("selected.xyz", ":"):
+        assert frame.info["charge"] == 1
+        assert not {"energy", "note"} & set(frame.info)
+
+
 def test_select_leaves_out_frames_that_have_labels(folder, capsys):
     assert md("-n", 2) == 0
     assert select("-n", 4, "--known", ETHANOL_FRAMES, "--known", "ethanol.xyz") == 1

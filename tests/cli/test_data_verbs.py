@@ -287,7 +287,22 @@ def test_a_file_that_is_read_is_not_replaced(tmp_path, capsys):
         assert run("data", "convert", source, output, "--overwrite") == 2
         assert "is one of the files that are read" in capsys.readouterr().err
     assert run("data", "convert", f"{tmp_path}/i*.xyz", source, "--overwrite") == 2
+    assert run("data", "summary", source, "--json", source, "--overwrite") == 2
+    assert "is one of the files that are read" in capsys.readouterr().err
     assert source.read_bytes() == ETHANOL_FRAMES.read_bytes()
+
+
+def test_integers_of_a_frame_come_through_a_database(tmp_path):
+    frames = ase.io.read(ETHANOL_FRAMES, ":")
+    for frame in frames:
+        frame.info.update(charge=-1, spin=np.int64(2), good=True, tag="a")
+    ase.io.write(tmp_path / "in.xyz", frames)
+    for name in ("out.db", "out.json", "out.h5", "out.traj"):
+        assert run("data", "convert", tmp_path / "in.xyz", tmp_path / name) == 0
+        found = read_dataset(tmp_path / name).frames[0].info
+        assert {key: found[key] for key in ("charge", "spin", "good", "tag")} == {
+            **{"charge": -1, "spin": 2, "good": True, "tag": "a"}
+        }
 
 
 @pytest.mark.parametrize(
