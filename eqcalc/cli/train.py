@@ -80,9 +80,9 @@ def train(
 
     Ctrl-C ends the training after the present step; --resume goes on from the last epoch.
     """
-    from eqcalc.training.config import read_config
+    from eqcalc.training.training_folder import read_config_of_run
 
-    chosen = read_config(config, overrides=settings or ())
+    chosen = read_config_of_run(config, settings or ())
     for package in ("lightning.pytorch", "tensorboard"):
         import_extra(package, "train", "training")
     import torch

@@ -100,7 +100,7 @@ class FrameLabels:
 
     def unkept(self, images: list[Atoms]) -> list[str]:
         """Return the names of arrays, results and other labels that frames do not have."""
-        found: set[str] = set()
+        found = {"constraints"} if any(atoms.constraints for atoms in images) else set()
         for atoms in images:
             found |= set(entries_of(atoms)) - {str(key) for key in atoms.info}
             found |= _LABELS & {str(key) for key in atoms.info}

@@ -59,7 +59,9 @@ def read_training_data(config: TrainingConfig) -> TrainingData:
     options = config.data
     test = None
     if options.test_path is not None or options.test_rows is not None:
-        test = _read(config, options.test_path or options.path, options.test_rows)
+        # Another file need not say its groups.
+        grouped = {"group_key": options.group_key} if options.test_path is None else {}
+        test = _read(config, options.test_path or options.path, options.test_rows, **grouped)
     if options.validation_fraction is not None:
         whole = _read(config, options.path, options.train_rows, group_key=options.group_key)
         groups = [frame.group for frame in whole.frames]
@@ -102,7 +104,23 @@ def refuse_unfit_data(config: TrainingConfig, data: TrainingData) -> list[str]:
     _refuse_new_elements(data)
     every = [frame for dataset in data.by_role().values() for frame in dataset.frames]
     apart = [note for note in notes_on_electrons(every) if note not in data.notes]
+    apart += _notes_on_shared_groups(data)
     return _refuse_shared_structures(config, data) + _refuse_outliers(config, data) + apart
+
+
+def _notes_on_shared_groups(data: TrainingData) -> list[str]:
+    """Say where the test judges frames of a group that is trained on or chosen by."""
+    if data.test is None:
+        return []
+    used = {f.group for each in (data.train, data.validation) for f in each.frames}
+    shared = [f for f in data.test.frames if f.group is not None and f.group in used]
+    if not shared:
+        return []
+    groups = listing(sorted({str(frame.group) for frame in shared}))
+    return [
+        f"{len(shared)} of {len(data.test)} test frames belong to groups that are trained on "
+        f"({groups}): the errors of the test are smaller than those of a new group."
+    ]
 
 
 def about_data(

@@ -98,6 +98,13 @@ def export_run(
     refuse_existing([path], overwrite)
     refuse_texts_of_others(path, overwrite)
     config = run.read_config()
+    if not config.folder.is_dir():
+        raise ConfigError(
+            f"the training in '{run.path}' has its data from '{config.folder}', which is not "
+            "there. If it was moved, 'eqcalc train TRAIN.TOML --resume --output RUN' with its "
+            "train.toml at the new place compares the data and keeps the place; a finished "
+            "training stays as it is."
+        )
     potential = _load(run, config, checkpoint or run.best_checkpoint)
     # Rows of another file may be those that were trained on, and the card would not know.
     run.refuse_changed_data(data_checksums(config), done="exported")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, cast
 
 from torch.utils.data import DataLoader
 
 from eqcalc.data.batches import LabelledGraph
+from eqcalc.errors import ConfigError
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData, read_training_data, refuse_unfit_data
 from eqcalc.training.fine_tuning import build_fine_tuning, resume_fine_tuning
-from eqcalc.training.loaders import refuse_large_frames, training_batches, validation_batches
+from eqcalc.training.loaders import (
+    FilledBatches,
+    refuse_large_frames,
+    training_batches,
+    validation_batches,
+)
 from eqcalc.training.module import PotentialModule
 from eqcalc.training.network import Start, build_start
 from eqcalc.training.replay import Replay, read_replay, refuse_unfit_replay
@@ -85,4 +91,19 @@ def build_job(
         config.seed,
         one_size=len({item.graph.n_owned for item in start.validation}) == 1,
     )
-    return Job(config, data, replay, start, module, [*odd, *start.notes])
+    job = Job(config, data, replay, start, module, [*odd, *start.notes])
+    _refuse_endless_warmup(job)
+    return job
+
+
+def _refuse_endless_warmup(job: Job) -> None:
+    options = job.config.training
+    if options.warmup_steps == 0:
+        return
+    batches = cast("FilledBatches", job.training_batches().batch_sampler)
+    n_steps = options.max_epochs * batches.n_batches
+    if options.warmup_steps >= n_steps:
+        raise ConfigError(
+            f"warmup_steps = {options.warmup_steps}, and the whole training has {n_steps} steps: "
+            "the learning rate would never be reached; warm up over fewer."
+        )

@@ -63,7 +63,8 @@ def train(
 
     Raises
     ------
-    OutputExistsError : the folder holds a run, and neither resume nor overwrite.
+    OutputExistsError : the folder holds a run, and neither resume nor overwrite; or another
+        training is running there.
     ConfigError : resume where there is no checkpoint, with overwrite, or with a
         configuration that does not continue the folder's run; rows that are both
         trained on and validated on; options of which no network can be built.
@@ -85,6 +86,10 @@ def train(
         refuse_another_run(run, config)
         refuse_another_parent(run, config, trust)
         if is_done(run, config, progress):
+            run.require_checkpoints()
+            if config.folder.resolve() != run.relative_to():
+                run.refuse_changed_data(data_checksums(config))
+                run.found_at(config.folder)
             return run.best_checkpoint
         run.refuse_changed_data(data_checksums(config))
     require_pictures()
@@ -97,13 +102,14 @@ def train(
     parent = run.read_parent() if config.is_fine_tuning and resume else job.start.parent
     read = [] if job.replay is None else job.replay.notes
     about = about_data(job.data, [*read, *job.notes], data_checksums(config))
-    run.prepare(config, resume, about, parent=parent, start_model=job.start.model)
-    log = TrainingLog(run.log)
-    with log.until_its_end():
-        log.say(f"{'resumed' if resume else 'started'}: {_about_job(job)}")
-        for note in about["notes"]:
-            log.say(f"note: {note}")
-        _train(job, run, _both(log.show, progress), parent, resume=resume)
+    with run.held():
+        run.prepare(config, resume, about, parent=parent, start_model=job.start.model)
+        log = TrainingLog(run.log)
+        with log.until_its_end():
+            log.say(f"{'resumed' if resume else 'started'}: {_about_job(job)}")
+            for note in about["notes"]:
+                log.say(f"note: {note}")
+            _train(job, run, _both(log.show, progress), parent, resume=resume)
     return run.best_checkpoint
 
 

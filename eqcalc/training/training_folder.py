@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Optional
+from typing import IO, Any, Optional
 
-from eqcalc.errors import ConfigError, OutputError, OutputLostError, listing
+from eqcalc.errors import (
+    ConfigError,
+    OutputError,
+    OutputExistsError,
+    OutputLostError,
+    listing,
+)
 from eqcalc.files import json_default, remove_files, write_whole
 from eqcalc.training.config import OF_NO_FILE, TrainingConfig, read_config
 from eqcalc.versions import package_versions
 
-__all__ = ["EVENTS", "TrainingFolder"]
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - not POSIX
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["EVENTS", "TrainingFolder", "read_config_of_run"]
 
 EVENTS = "tensorboard"
 
 _CONFIG, _MANIFEST = "train.toml", "manifest.json"
 _METRICS, _BEST, _LAST = "metrics.csv", "best.ckpt", "last.ckpt"
 _NETWORK, _START = "network.py", "start.pt"
+_LOCK = ".in_use"
 _LOG, _CURVE, _PARITY = "train.log", "learning_curve.png", "parity.png"
 _OF_A_RUN = (
     *(_CONFIG, _MANIFEST, _METRICS, _BEST, _LAST, _NETWORK, _START),
@@ -52,6 +65,33 @@ class TrainingFolder:
     def exists(self) -> bool:
         """Tell whether a run was ever started here."""
         return (self.path / _MANIFEST).exists() or self.last_checkpoint.exists()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder from other trainings as long as this process works in it.
+
+        Raises
+        ------
+        OutputExistsError : one is running there.
+        OutputError : the folder cannot be made.
+        """
+        lock = self.path / _LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")
+        except OSError as error:
+            raise self._unusable(error) from error
+        with file:
+            if not _is_free(file):
+                raise OutputExistsError(
+                    f"another training is running in '{self.path}'; wait for its end, or give "
+                    "another folder."
+                )
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    lock.unlink()
 
     def prepare(
         self,
@@ -85,7 +125,7 @@ class TrainingFolder:
                 remove_files(self.path, _OF_A_RUN)
                 shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         except OSError as error:
-            raise OutputError(f"cannot use '{self.path}' for a training run: {error}.") from error
+            raise self._unusable(error) from error
         if network and not resume:
             write_whole(self.path / _NETWORK, network)
         if start_model and not resume:
@@ -103,6 +143,9 @@ class TrainingFolder:
             }
             text = json.dumps(manifest, indent=2, default=json_default)
             write_whole(self.path / _MANIFEST, (text + "\n").encode())
+
+    def _unusable(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot use '{self.path}' for a training run: {error}.")
 
     def require_checkpoints(self) -> None:
         """Check after a training that what it wrote is there.
@@ -126,17 +169,32 @@ class TrainingFolder:
         ConfigError : the folder holds no run, its configuration is not readable, or the
             network file has changed since.
         """
+        config = read_config(self.path / _CONFIG, self.relative_to())
+        self._refuse_changed_network(config)
+        return config
+
+    def relative_to(self) -> Path:
+        """Return the folder that paths in the run's configuration are relative to.
+
+        Raises
+        ------
+        ConfigError : the folder holds no run.
+        """
         try:
-            manifest = self._manifest()
-            folder = Path(manifest["paths_relative_to"])
+            return Path(self._manifest()["paths_relative_to"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"'{self.path}' is not a training run (it has no readable {_MANIFEST}); give the "
                 "folder that eqcalc train wrote."
             ) from error
-        config = read_config(self.path / _CONFIG, folder)
-        self._refuse_changed_network(config)
-        return config
+
+    def found_at(self, folder: Path) -> None:
+        """Note where the configuration's paths lead from now: a project may have moved."""
+        manifest = self._manifest()
+        if manifest["paths_relative_to"] != str(folder.resolve()):
+            manifest["paths_relative_to"] = str(folder.resolve())
+            text = json.dumps(manifest, indent=2, default=json_default)
+            write_whole(self.path / _MANIFEST, (text + "\n").encode())
 
     def read_parent(self) -> dict[str, Any]:
         """Return what the manifest says of the model that a fine-tuning starts from.
@@ -196,6 +254,31 @@ class TrainingFolder:
                 f"'{network}' has changed since the training in '{self.path}' began; put back "
                 f"what it was ('{copy}'), or train anew."
             )
+
+
+def _is_free(lock: IO[str]) -> bool:
+    """Take a lock that ends with the process; where there are none, every folder is free."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def read_config_of_run(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a training file, of which paths in a run's own copy lead from where the run began.
+
+    Raises
+    ------
+    ConfigError : as :func:`eqcalc.training.config.read_config` does.
+    """
+    run = TrainingFolder(Path(path).parent)
+    is_copy = Path(path).name == _CONFIG and (run.path / _MANIFEST).is_file()
+    return read_config(path, run.relative_to() if is_copy else None, overrides)
 
 
 def _settings(config: TrainingConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from command_line import run
 from labelled_files import without, write
 from small_models import ETHANOL_FRAMES
@@ -290,6 +291,14 @@ def test_a_file_that_is_read_is_not_replaced(tmp_path, capsys):
     assert run("data", "summary", source, "--json", source, "--overwrite") == 2
     assert "is one of the files that are read" in capsys.readouterr().err
     assert source.read_bytes() == ETHANOL_FRAMES.read_bytes()
+
+
+def test_constraints_that_are_not_kept_are_said(tmp_path, capsys):
+    frame = ase.io.read(ETHANOL_FRAMES, 0)
+    frame.set_constraint(FixAtoms([0]))
+    ase.io.write(tmp_path / "in.traj", frame)
+    assert run("data", "convert", tmp_path / "in.traj", tmp_path / "out.xyz") == 0
+    assert "note: not kept are constraints; only labels" in capsys.readouterr().out
 
 
 def test_integers_of_a_frame_come_through_a_database(tmp_path):

@@ -221,3 +221,20 @@ def test_charges_of_training_and_validation_are_compared(tmp_path):
     rows = {"data__train_rows": "0:4", "data__validation_rows": "4:6"}
     (note,) = check(write_config(tmp_path, data__path="charged.xyz", **rows))
     assert note.startswith("frames differ in their charge (charge: 0, 1)")
+
+
+def test_groups_of_the_test_that_are_trained_on_are_said(tmp_path):
+    frames = ethanol()
+    for k, atoms in enumerate(frames):
+        atoms.info["traj"] = f"t{k // 2}"
+    ase.io.write(tmp_path / "grouped.xyz", frames)
+    options = {
+        "data__path": "grouped.xyz",
+        "data__train_rows": "0:5",
+        "data__validation_rows": None,
+        "data__validation_fraction": 0.4,
+        "data__group_key": "traj",
+        "data__test_rows": "5:6",
+    }
+    (note,) = check(write_config(tmp_path, **options))
+    assert note.startswith("1 of 1 test frames belong to groups that are trained on (t2)")

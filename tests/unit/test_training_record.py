@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 from small_models import ETHANOL_FRAMES
-from trainings import DATA, config_of, crystal_file, interrupt_in_the_third_epoch, metrics_of
+from test_training import write_config
+from trainings import (
+    DATA,
+    config_of,
+    crystal_file,
+    interrupt_in_the_third_epoch,
+    metrics_of,
+)
 
 from eqcalc.data import read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
@@ -25,13 +32,16 @@ from eqcalc.errors import (
     MissingDependencyError,
     NonFiniteError,
     OutputError,
+    OutputExistsError,
+    OutputLostError,
 )
 from eqcalc.evaluation import evaluate
 from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
+from eqcalc.training.config import read_config
 from eqcalc.training.finish import export_run, load_potential
 from eqcalc.training.pictures import compare_with_labels, learning_curve
 from eqcalc.training.run import train
-from eqcalc.training.training_folder import TrainingFolder
+from eqcalc.training.training_folder import TrainingFolder, read_config_of_run
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00  (.*)")
 
@@ -129,6 +139,56 @@ def test_a_run_whose_data_have_moved_is_resumed(tmp_path):
     config = config_of(tmp_path / "after", data, max_epochs=3)
     with pytest.raises(ConfigError, match=r"after/frames\.xyz has changed"):
         train(config, tmp_path / "run", resume=True)
+
+
+def test_a_finished_run_whose_project_has_moved_is_exported(tmp_path):
+    (tmp_path / "here").mkdir()
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "here" / "frames.xyz")
+    data = DATA | {"path": "frames.xyz"}
+    path = write_config(tmp_path / "here", data__path="frames.xyz", training__max_epochs=1)
+    run = tmp_path / "here" / "runs" / "m"
+    train(read_config(path), run)
+    assert read_config_of_run(run / "train.toml").folder == tmp_path / "here"
+    (tmp_path / "here").rename(tmp_path / "there")
+    path, run = tmp_path / "there" / path.name, tmp_path / "there" / "runs" / "m"
+    with pytest.raises(ConfigError, match=r"data from '.*here', which is not there\. .* --resume"):
+        export_run(TrainingFolder(run), tmp_path / "model")
+    before = (run / "last.ckpt").read_bytes()
+    train(read_config(path), run, resume=True)
+    assert (run / "last.ckpt").read_bytes() == before
+    assert read_config_of_run(run / "train.toml").data.path == data["path"]
+    export_run(TrainingFolder(run), tmp_path / "model")
+    assert (tmp_path / "model" / "model.pt").is_file()
+
+
+def test_a_finished_run_without_its_best_checkpoint_is_not_called_done(tmp_path):
+    config = config_of(tmp_path, max_epochs=1)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "best.ckpt").unlink()
+    with pytest.raises(OutputLostError, match=r"best\.ckpt' was removed"):
+        train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": True}])
+def test_a_folder_in_which_a_training_runs_is_not_taken(options, tmp_path):
+    config = config_of(tmp_path, max_epochs=1)
+    train(config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    more = config_of(tmp_path, max_epochs=2)
+    with (
+        TrainingFolder(tmp_path / "run").held(),
+        pytest.raises(OutputExistsError, match=r"another training is running in '.*run'; wait"),
+    ):
+        train(more, tmp_path / "run", **options)
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+    train(more, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / ".in_use").exists()
+
+
+def test_a_warm_up_that_never_ends_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"warmup_steps = 100, and the whole training has \d+ st"):
+        train(config_of(tmp_path, max_epochs=1, warmup_steps=100), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_moved_run_keeps_its_best_checkpoint_on_resuming(tmp_path):
