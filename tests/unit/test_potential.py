@@ -162,7 +162,8 @@ def test_reference_energy_that_is_not_finite_is_refused(energy):
         ("h", r"'h' is no element's symbol or atomic number\. Did you mean 'H'\?"),
         ("X", r"'X' is no element's symbol"),
         ("", r"'' is no element's symbol"),
-        ("6", r"'6' is no element's symbol"),
+        ("119", r"'119' is no element's symbol"),
+        ("6.0", r"'6.0' is no element's symbol"),
         (0, r"'0' is no element's symbol"),
         (-1, r"'-1' is no element's symbol"),
         (119, r"'119' is no element's symbol"),
@@ -175,7 +176,9 @@ def test_unknown_element_is_refused(element, match):
         Potential(Springs(), {element: 0.0})
 
 
-@pytest.mark.parametrize(("element", "number"), [("H", 1), ("Og", 118), (1, 1), (118, 118)])
+@pytest.mark.parametrize(
+    ("element", "number"), [("H", 1), ("Og", 118), (1, 1), (118, 118), ("6", 6)]
+)
 def test_elements_are_read_from_symbols_and_numbers(element, number):
     assert atomic_number(element) == number
     assert atomic_number(np.int64(number)) == number
