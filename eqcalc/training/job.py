@@ -7,7 +7,6 @@ from typing import NamedTuple, Optional, cast
 from torch.utils.data import DataLoader
 
 from eqcalc.data.batches import LabelledGraph
-from eqcalc.errors import ConfigError
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData, read_training_data, refuse_unfit_data
 from eqcalc.training.fine_tuning import build_fine_tuning, resume_fine_tuning
@@ -92,18 +91,18 @@ def build_job(
         one_size=len({item.graph.n_owned for item in start.validation}) == 1,
     )
     job = Job(config, data, replay, start, module, [*odd, *start.notes])
-    _refuse_endless_warmup(job)
-    return job
+    return job._replace(notes=[*job.notes, *_notes_on_warmup(job)])
 
 
-def _refuse_endless_warmup(job: Job) -> None:
+def _notes_on_warmup(job: Job) -> list[str]:
     options = job.config.training
     if options.warmup_steps == 0:
-        return
+        return []
     batches = cast("FilledBatches", job.training_batches().batch_sampler)
     n_steps = options.max_epochs * batches.n_batches
-    if options.warmup_steps >= n_steps:
-        raise ConfigError(
-            f"warmup_steps = {options.warmup_steps}, and the whole training has {n_steps} steps: "
-            "the learning rate would never be reached; warm up over fewer."
-        )
+    if options.warmup_steps < n_steps:
+        return []
+    return [
+        f"warmup_steps = {options.warmup_steps}, and the whole training has {n_steps} steps: the "
+        "learning rate is never reached."
+    ]
