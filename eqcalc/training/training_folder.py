@@ -141,8 +141,7 @@ class TrainingFolder:
                 **({} if data is None else {"data": dict(data)}),
                 **({} if parent is None else {"start_from": dict(parent)}),
             }
-            text = json.dumps(manifest, indent=2, default=json_default)
-            write_whole(self.path / _MANIFEST, (text + "\n").encode())
+            self._write_manifest(manifest)
 
     def _unusable(self, error: OSError) -> OutputError:
         return OutputError(f"cannot use '{self.path}' for a training run: {error}.")
@@ -190,11 +189,7 @@ class TrainingFolder:
 
     def found_at(self, folder: Path) -> None:
         """Note where the configuration's paths lead from now: a project may have moved."""
-        manifest = self._manifest()
-        if manifest["paths_relative_to"] != str(folder.resolve()):
-            manifest["paths_relative_to"] = str(folder.resolve())
-            text = json.dumps(manifest, indent=2, default=json_default)
-            write_whole(self.path / _MANIFEST, (text + "\n").encode())
+        self._write_manifest(self._manifest() | {"paths_relative_to": str(folder.resolve())})
 
     def read_parent(self) -> dict[str, Any]:
         """Return what the manifest says of the model that a fine-tuning starts from.
@@ -241,6 +236,10 @@ class TrainingFolder:
                 "folder."
             )
 
+    def _write_manifest(self, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=2, default=json_default)
+        write_whole(self.path / _MANIFEST, (text + "\n").encode())
+
     def _manifest(self) -> Any:
         return json.loads((self.path / _MANIFEST).read_text(encoding="utf-8"))
 
@@ -260,12 +259,11 @@ def _is_free(lock: IO[str]) -> bool:
     """Take a lock that ends with the process; where there are none, every folder is free."""
     if fcntl is None:
         return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
+    with suppress(OSError):  # of a file system without locks
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
@@ -276,9 +274,11 @@ def read_config_of_run(path: Path, overrides: Sequence[str] = ()) -> TrainingCon
     ------
     ConfigError : as :func:`eqcalc.training.config.read_config` does.
     """
-    run = TrainingFolder(Path(path).parent)
-    is_copy = Path(path).name == _CONFIG and (run.path / _MANIFEST).is_file()
-    return read_config(path, run.relative_to() if is_copy else None, overrides)
+    folder = None
+    if Path(path).name == _CONFIG:
+        with suppress(ConfigError):  # beside it stands no run, whatever else does
+            folder = TrainingFolder(Path(path).parent).relative_to()
+    return read_config(path, folder, overrides)
 
 
 def _settings(config: TrainingConfig) -> dict[str, Any]:

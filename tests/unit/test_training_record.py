@@ -162,6 +162,14 @@ def test_a_finished_run_whose_project_has_moved_is_exported(tmp_path):
     assert (tmp_path / "model" / "model.pt").is_file()
 
 
+@pytest.mark.parametrize("manifest", [None, '{"name": "a page of the web"}', "[]", "{"])
+def test_a_training_file_beside_no_run_has_paths_of_its_own_folder(manifest, tmp_path):
+    path = write_config(tmp_path)
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    assert read_config_of_run(path).folder == tmp_path
+
+
 def test_a_finished_run_without_its_best_checkpoint_is_not_called_done(tmp_path):
     config = config_of(tmp_path, max_epochs=1)
     train(config, tmp_path / "run")
