@@ -30,6 +30,7 @@ _QUOTED = r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{(?:\\.|[^}\\])*\}|\[(?:\
 _ENTRY = re.compile(rf"(?:{_QUOTED}|[^\s=])+(\s*=\s*(?:{_QUOTED}|\S)*)?")
 _OF_IPI = re.compile(r"\b([a-z]\w*)\{([^}]+)\}")
 _CELL_OF_IPI = re.compile(r"CELL[([{]abcABC[)\]}]:((?:\s+[-+.\deE]+){6})(?=\s|$)")
+_ANY_CELL_OF_IPI = re.compile(r"CELL[([{](abcABC|H|GENH)[)\]}]")
 _FLAT = 1e-6  # of a brick's volume
 _LENGTHS_OF_IPI = {"angstrom": 1.0, "ase": 1.0, "atomic_unit": Bohr}
 _MEASURED = re.compile("lattice|energy|stress|virial", re.IGNORECASE)  # a run_id=1_0 is none
@@ -161,7 +162,7 @@ def _fault_in_keys(keys: dict[str, Any], comment: str, number: int) -> str | Non
 
 def _fault_of_ipi(comment: str, number: int) -> str | None:
     """Find what i-PI says of its own trajectories in words that ASE does not look at."""
-    if "CELL" not in comment:
+    if not _ANY_CELL_OF_IPI.search(comment):
         return None
     try:
         cell = _cell_of_ipi(comment)

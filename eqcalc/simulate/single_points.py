@@ -17,7 +17,6 @@ __all__ = ["single_points"]
 
 _AT_ONCE = 32  # structures between two reports of progress
 _LABELS = ("energy", "forces", "stress")
-_SPREADS_OF_FRAME, _SPREADS_OF_ATOMS = ("energy_spread",), ("forces_spread",)
 
 
 def single_points(
@@ -56,13 +55,12 @@ def single_points(
 
 def _labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     frame = atoms.copy()
-    for name in (*all_properties, *_SPREADS_OF_FRAME, *_SPREADS_OF_ATOMS):
+    for name in (*all_properties, "energy_spread", "forces_spread"):
         frame.info.pop(name, None)
         frame.arrays.pop(name, None)
     labels = {name: results[name] for name in _LABELS if name in results}
-    frame.info.update({name: results[name] for name in _SPREADS_OF_FRAME if name in results})
-    for name in _SPREADS_OF_ATOMS:
-        if name in results:
-            frame.set_array(name, results[name])
+    if "forces_spread" in results:
+        frame.info["energy_spread"] = results["energy_spread"]
+        frame.set_array("forces_spread", results["forces_spread"])
     frame.calc = SinglePointCalculator(frame, **labels)
     return frame

@@ -20,6 +20,7 @@ from eqcalc.elements import symbols_of
 from eqcalc.engines import load_model
 from eqcalc.errors import (
     ConfigError,
+    DataError,
     ModelFileError,
     UnknownArchitectureError,
 )
@@ -98,16 +99,9 @@ def export_run(
     refuse_existing([path], overwrite)
     refuse_texts_of_others(path, overwrite)
     config = run.read_config()
-    if not config.folder.is_dir():
-        raise ConfigError(
-            f"the training in '{run.path}' has its data from '{config.folder}', which is not "
-            "there. If it was moved, 'eqcalc train TRAIN.TOML --resume --output RUN' with its "
-            "train.toml at the new place compares the data and keeps the place; a finished "
-            "training stays as it is."
-        )
     potential = _load(run, config, checkpoint or run.best_checkpoint)
     # Rows of another file may be those that were trained on, and the card would not know.
-    run.refuse_changed_data(data_checksums(config), done="exported")
+    run.refuse_changed_data(_data_checksums(run, config), done="exported")
     data = read_training_data(config)
     judged, judged_on = _judged(config, data)
     elements, licence = symbols_of(data.train.elements), config.licence
@@ -153,6 +147,20 @@ def export_run(
     if config.text and is_free and not is_source:
         write_whole(training_file, config.text.encode())
     return Finished(path, card, comparison, judged_on, before)
+
+
+def _data_checksums(run: TrainingFolder, config: TrainingConfig) -> dict[str, dict[str, str]]:
+    try:
+        return data_checksums(config)
+    except DataError as error:
+        if config.folder.is_dir():
+            raise
+        raise ConfigError(
+            f"the training in '{run.path}' has its data from '{config.folder}', which is not "
+            "there. If it was moved, 'eqcalc train TRAIN.TOML --resume --output RUN' with its "
+            "train.toml at the new place compares the data and keeps the place; a finished "
+            "training stays as it is."
+        ) from error
 
 
 def _errors(comparison: Comparison) -> dict[str, float]:

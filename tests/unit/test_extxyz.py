@@ -160,6 +160,15 @@ def test_a_cell_of_i_pi_is_that_of_every_reader(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "said", ["a CELL of quartz", "task=CELL_OPT", "CELL: none", "SUPERCELL(2)"]
+)
+def test_other_words_about_cells_are_none_of_i_pi(tmp_path, said):
+    path = tmp_path / "quartz.xyz"
+    path.write_text(f"2\n{said}\nO 0 0 0\nH 0 0 0.96\n")
+    assert not read_structure(path).pbc.any()
+
+
+@pytest.mark.parametrize(
     "said",
     [
         "CELL(abcABC): 20 20 20 90 90 90",

@@ -162,6 +162,15 @@ def test_a_finished_run_whose_project_has_moved_is_exported(tmp_path):
     assert (tmp_path / "model" / "model.pt").is_file()
 
 
+def test_a_run_is_exported_though_the_folder_of_its_file_is_gone(tmp_path):
+    (tmp_path / "here").mkdir()
+    shutil.copy(ETHANOL_FRAMES, tmp_path / "frames.xyz")
+    options = {"data__path": str(tmp_path / "frames.xyz"), "training__max_epochs": 1}
+    train(read_config(write_config(tmp_path / "here", **options)), tmp_path / "run")
+    shutil.rmtree(tmp_path / "here")
+    export_run(TrainingFolder(tmp_path / "run"), tmp_path / "model")
+
+
 @pytest.mark.parametrize("manifest", [None, '{"name": "a page of the web"}', "[]", "{"])
 def test_a_training_file_beside_no_run_has_paths_of_its_own_folder(manifest, tmp_path):
     path = write_config(tmp_path)
