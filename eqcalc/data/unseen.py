@@ -8,14 +8,12 @@ import numpy as np
 from ase import Atoms
 
 from eqcalc.data.frames import LabelledFrame
+from eqcalc.electrons import CHARGES, SPINS
 from eqcalc.errors import listing
 
 __all__ = ["notes_on_cells", "notes_on_electrons"]
 
-_STATES = {
-    "charge": ("charge", "total_charge", "net_charge", "charges"),
-    "spin": ("spin", "total_spin", "multiplicity", "spin_multiplicity", "magmom", "nupdown"),
-}
+_STATES = {"charge": CHARGES, "spin": SPINS}
 
 
 def notes_on_electrons(frames: Sequence[LabelledFrame]) -> list[str]:
@@ -25,10 +23,10 @@ def notes_on_electrons(frames: Sequence[LabelledFrame]) -> list[str]:
     """
     notes = []
     for kind, names in _STATES.items():
-        for name in names:
+        for name, ordinary in names.items():
             if not any(name in frame.info for frame in frames):
                 continue
-            found = {_number(frame.info.get(name, 0.0)) for frame in frames}
+            found = {_number(frame.info.get(name, ordinary)) for frame in frames}
             values = sorted(value for value in found if value is not None)
             if len(values) > 1:
                 shown = listing([f"{value:g}" for value in values])

@@ -18,11 +18,11 @@ from ase.data import covalent_radii
 from numpy.typing import NDArray
 
 from eqcalc.arguments import require_at_least
+from eqcalc.electrons import ELECTRONS
 from eqcalc.elements import require_elements
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.selection.candidates import Candidate
 from eqcalc.selection.descriptor import closest_pair, descriptor, distances_to
-from eqcalc.simulate.doubts import ELECTRONS
 from eqcalc.simulate.frame_content import drop_stale
 
 if TYPE_CHECKING:

@@ -14,19 +14,14 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixBondLengths, FixInternals, FixLinearTriatomic
 from ase.data import atomic_masses
 
+from eqcalc.electrons import ELECTRONS
 from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
 from eqcalc.neighbours.nearest import is_as_in_bohr, typical_ratio
 
-__all__ = ["ELECTRONS", "doubts", "doubts_of_many", "timestep_doubt"]
+__all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
 
 _CLOSEST = 0.5  # Å; H2 has 0.74, and dense hydrogen hardly less
-# Entries of info, and their values for a neutral closed shell.
-ELECTRONS = {
-    **dict.fromkeys(("charge", "total_charge", "net_charge"), 0),
-    **dict.fromkeys(("spin", "total_spin", "magmom", "nupdown"), 0),
-    **dict.fromkeys(("multiplicity", "spin_multiplicity"), 1),
-}
 _SHORTEST_FS = 0.02
 _HYDROGEN_PERIOD_FS, _HYDROGEN_FOLLOWS_FS = 10.0, 1.5
 _GAP = 5.0  # Å without atoms, beside which a cell is a box

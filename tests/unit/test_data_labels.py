@@ -235,6 +235,15 @@ def test_frames_of_several_charges_are_said(tmp_path):
         read_dataset(write(tmp_path / "data.xyz", frames))
 
 
+def test_a_singlet_that_some_frames_do_not_say_is_none_of_several(tmp_path):
+    frames = images()
+    frames[0].info["multiplicity"] = 1
+    assert read_dataset(write(tmp_path / "one.xyz", frames)).notes == []
+    frames[0].info["multiplicity"] = 3
+    with pytest.warns(DataWarning, match=r"differ in their spin \(multiplicity: 1, 3\)"):
+        read_dataset(write(tmp_path / "three.xyz", frames))
+
+
 def test_charges_of_several_files_are_compared(tmp_path):
     paths = []
     for charge in (0, 1):

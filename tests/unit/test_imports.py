@@ -19,7 +19,7 @@ import eqcalc
 PACKAGE = Path(eqcalc.__file__).parent
 
 CHAINS = """
-errors -> units, files, extxyz, devices, elements -> graph, native
+errors -> units, files, extxyz, devices, electrons, elements -> graph, native
 errors -> host_memory, threads, device_use, concessions -> graph, native
 errors -> arguments, cores, late_names -> graph, native
 errors -> figures, versions -> data, simulate, training
