@@ -94,6 +94,7 @@ def export_run(
         ``overwrite`` is False.
     ModelFileError : as :func:`load_potential` does.
     ConfigError : a file of the run's data has changed since the training began.
+    DataError : one is not there.
     """
     path = folder / MODEL_NAME
     refuse_existing([path], overwrite)
@@ -153,13 +154,10 @@ def _data_checksums(run: TrainingFolder, config: TrainingConfig) -> dict[str, di
     try:
         return data_checksums(config)
     except DataError as error:
-        if config.folder.is_dir():
-            raise
-        raise ConfigError(
-            f"the training in '{run.path}' has its data from '{config.folder}', which is not "
-            "there. If it was moved, 'eqcalc train TRAIN.TOML --resume --output RUN' with its "
-            "train.toml at the new place compares the data and keeps the place; a finished "
-            "training stays as it is."
+        raise DataError(
+            f"{error} If the project of '{run.path}' was moved, 'eqcalc train TRAIN.TOML --resume "
+            "--output RUN' with its train.toml at the new place compares the data and keeps the "
+            "place; a finished training stays as it is."
         ) from error
 
 

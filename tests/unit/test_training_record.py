@@ -152,7 +152,9 @@ def test_a_finished_run_whose_project_has_moved_is_exported(tmp_path):
     assert read_config_of_run(run / "train.toml").folder == tmp_path / "here"
     (tmp_path / "here").rename(tmp_path / "there")
     path, run = tmp_path / "there" / path.name, tmp_path / "there" / "runs" / "m"
-    with pytest.raises(ConfigError, match=r"data from '.*here', which is not there\. .* --resume"):
+    with pytest.raises(
+        DataError, match=r"here/frames\.xyz does not exist .*was moved, .* --resume"
+    ):
         export_run(TrainingFolder(run), tmp_path / "model")
     before = (run / "last.ckpt").read_bytes()
     train(read_config(path), run, resume=True)
