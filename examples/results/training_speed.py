@@ -193,8 +193,9 @@ def _page(numbers: dict[str, Any]) -> str:
         "trainer, loss of energies and forces, AdamW, averaged weights; data loading included, the "
         f"first of {N_EPOCHS} epochs, in which compilers work, and validation left out. Medians "
         "of the epochs, with the slowest and the fastest. Ratios are of the faster ways. 'First "
-        "step' is the time from the start of the training to the end of the first step; a way that "
-        "had not ended after some minutes has no number. 'Memory' is the process's largest "
+        "step' is the time from the start of the training to the end of the first step, shorter "
+        "where a compiler, of either package, finds pieces that an earlier training left; a way "
+        "that had not ended after some minutes has no number. 'Memory' is the process's largest "
         "at the end of the second and the last epoch. eqcalc's kernels are its default, 'compiled' "
         "is `compile = true` beside them.",
         "",
