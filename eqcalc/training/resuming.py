@@ -38,7 +38,14 @@ def check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
             "not both."
         )
     if resume and not run.last_checkpoint.exists():
-        raise ConfigError(f"there is nothing to resume: '{run.last_checkpoint}' does not exist.")
+        ended = (
+            " The run ended before its first epoch was done; overwrite=True begins it anew."
+            if run.exists()
+            else ""
+        )
+        raise ConfigError(
+            f"there is nothing to resume: '{run.last_checkpoint}' does not exist.{ended}"
+        )
     if run.exists() and not (resume or overwrite):
         raise OutputExistsError(
             f"'{run.path}' already holds a training run; pass resume=True to continue it, "

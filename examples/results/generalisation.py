@@ -55,6 +55,8 @@ TRIALS: dict[str, dict[str, Any]] = {
     "5 layers": {"num_layers": 5},
     "16 channels": {"num_features": 16},
     "64 channels": {"num_features": 64},
+    "energies weigh 0.02": {"energy_weight": 0.02},
+    "energies weigh 0.1": {"energy_weight": 0.1},
     "energies weigh 5": {"energy_weight": 5.0},
     "weights averaged by 0.999": {"ema_decay": 0.999},
     "batches of 2": {"batch_size": 2},

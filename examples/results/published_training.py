@@ -190,8 +190,9 @@ def train_trial(folder: TrainingFolder, content: dict[str, Any]) -> None:
     source = folder.path.with_name(f"{folder.path.name}.toml")  # a name may hold a dot
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(to_toml(content))
-    resume = folder.last_checkpoint.exists()
-    train(read_config(source), folder.path, resume=resume, progress=Progress(folder.path.name))
+    resume, progress = folder.last_checkpoint.exists(), Progress(folder.path.name)
+    # What ended within its first epoch has nothing to go on with.
+    train(read_config(source), folder.path, resume=resume, overwrite=not resume, progress=progress)
 
 
 def _trained(name: str, place: Path, text: str) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def _trained(name: str, place: Path, text: str) -> dict[str, Any]:
         if report.batch == 0:  # a run that is interrupted goes on with its time
             spent.write_text(json.dumps(seconds + time.monotonic() - begun))
 
-    train(read_config(source), folder.path, resume=resume, progress=note)
+    train(read_config(source), folder.path, resume=resume, overwrite=not resume, progress=note)
     finished = export_run(folder, place / "model", overwrite=True)
     weights = load_potential(folder).architecture.parameters()
     checkpoint = torch.load(folder.last_checkpoint, weights_only=True)

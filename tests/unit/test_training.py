@@ -751,6 +751,16 @@ def test_resuming_nothing_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_resuming_what_ended_within_its_first_epoch_says_how_to_begin_anew(tmp_path):
+    """Neither --resume nor a plain start would go on with the folder that it left."""
+    config = read_config(write_config(tmp_path))
+    TrainingFolder(tmp_path / "run").prepare(config, resume=False)
+    with pytest.raises(ConfigError, match=r"ended before its first epoch was done; overwrite=True"):
+        train(config, tmp_path / "run", resume=True)
+    train(config, tmp_path / "run", overwrite=True)
+    assert len(metrics_of(tmp_path / "run")) == config.training.max_epochs
+
+
 def test_resuming_with_fewer_epochs_than_are_done_is_refused(tmp_path):
     train(read_config(write_config(tmp_path, training__max_epochs=3)), tmp_path / "run")
     before = metrics_of(tmp_path / "run")
