@@ -83,7 +83,8 @@ class StepProgress:
         return self._console.is_terminal
 
     def __enter__(self) -> StepProgress:
-        self._bar.start()
+        if not self._bar.disable:  # one that is disabled ends with an empty line before rich 14.3
+            self._bar.start()
         return self
 
     def __exit__(
@@ -93,7 +94,8 @@ class StepProgress:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._bar.stop()
+            if not self._bar.disable:
+                self._bar.stop()
         except OSError as broken:  # the terminal was closed meanwhile
             if not is_unread(broken):
                 raise

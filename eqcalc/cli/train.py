@@ -204,11 +204,13 @@ class _EpochProgress:
         self._last_line = time.monotonic()
 
     def __enter__(self) -> _EpochProgress:
-        self._bar.start()
+        if not self._bar.disable:  # as in StepProgress
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:
+            self._bar.stop()
 
 
 class _EpochClock:

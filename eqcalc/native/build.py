@@ -160,14 +160,16 @@ def compile_sources(
     from torch.utils import cpp_extension
 
     compiler = find_compiler()
-    headers = [f"-I{folder}" for folder in cpp_extension.include_paths()]
+    of_torch = [f"-I{folder}" for folder in cpp_extension.include_paths()]
+    # Wheels of torch before 2.7 have the strings of the C++ library before C++11.
+    of_torch.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
     libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
     with tempfile.TemporaryDirectory() as folder:  # a new one, of mode 0700
         commands, objects = [], []
         for source, own_flags in sources.items():
             objects.append(str(Path(folder, source.name).with_suffix(".o")))
             commands.append(
-                [compiler, *flags, *own_flags, *headers, "-c", str(source), "-o", objects[-1]]
+                [compiler, *flags, *own_flags, *of_torch, "-c", str(source), "-o", objects[-1]]
             )
         # Most of the time goes into torch's headers, which every source reads.
         with ThreadPoolExecutor(usable_cores()) as pool:

@@ -9,16 +9,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.md import nose_hoover_chain
 from ase.md.md import MolecularDynamics
+from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, MaskedMTKNPT
 from numpy.typing import NDArray
 
-from eqcalc.errors import ConfigError, MissingDependencyError
+from eqcalc.errors import ConfigError
 from eqcalc.simulate.settings import MDSettings
 
 __all__ = ["build_barostat", "require_barostat_cell", "require_filled_cell"]
@@ -27,11 +26,10 @@ _WIDEST_GAP = 10.0  # Å; beyond every interaction that could hold a cell togeth
 _RIGHT = 1e-4  # cosine up to which an angle counts as a right one; files round
 
 _CLASSES = {
-    "npt": "IsotropicMTKNPT",
-    "npt-anisotropic": "MaskedMTKNPT",
-    "npt-flexible": "MTKNPT",
+    "npt": IsotropicMTKNPT,
+    "npt-anisotropic": MaskedMTKNPT,
+    "npt-flexible": MTKNPT,
 }
-_SINCE = "3.28"  # of ASE: MaskedMTKNPT, and with it a count of the cell's degrees of freedom
 
 # Of a symmetric matrix. ASE's MTKNPT counts 9 components of the cell's momentum; three pairs of
 # them are equal and stay so, and the chain would keep the cell half as hot again as the atoms.
@@ -92,18 +90,8 @@ def _gaps(atoms: Atoms) -> NDArray[np.float64]:
 
 
 def build_barostat(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
-    """Return the integrator of one of the ensembles at constant pressure.
-
-    Raises
-    ------
-    MissingDependencyError : this version of ASE does not have it.
-    """
-    if settings.ensemble != "npt" and not hasattr(nose_hoover_chain, "MaskedMTKNPT"):
-        raise MissingDependencyError(
-            f"ensemble '{settings.ensemble}' needs ASE {_SINCE} or later, and this is ASE "
-            f"{version('ase')}: pip install -U ase."
-        )
-    kind = getattr(nose_hoover_chain, _CLASSES[settings.ensemble])
+    """Return the integrator of one of the ensembles at constant pressure."""
+    kind = _CLASSES[settings.ensemble]
     options: dict[str, Any] = {}
     if settings.ensemble == "npt-anisotropic":
         options["mask"] = np.array([True, True, True])

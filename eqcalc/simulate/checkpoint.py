@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,10 @@ def write_checkpoint(folder: Path, checkpoint: MDCheckpoint, *, instead: bool = 
     info = encode(_storable(atoms.info))
     facts = {"step": checkpoint.step, "info": info, **checkpoint.facts}
     text = np.frombuffer(json.dumps(facts, default=json_default).encode(), dtype=np.uint8)
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, facts=text, **arrays, **held, **checkpoint.arrays)
-    digest = hashlib.sha256(content.getvalue()).hexdigest().encode() + b"\n"
+    content = _npz({"facts": text, **arrays, **held, **checkpoint.arrays})
+    digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
     new = folder / f"{CHECKPOINT}.new"
-    write_whole(new, _FIRST_LINE + digest + content.getvalue())
+    write_whole(new, _FIRST_LINE + digest + content)
     try:
         is_regular = checkpoint.facts.get("regular", True)
         if not is_regular and not instead and (folder / PREVIOUS).exists():
@@ -185,6 +185,19 @@ def _checkpoint_of(content: bytes) -> MDCheckpoint:
         number, _, attribute = name.partition("/")
         setattr(atoms.constraints[int(number)], attribute, values)
     return MDCheckpoint(facts.pop("step"), atoms, arrays, facts)
+
+
+def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Return the content of an npz file without any pickle.
+
+    Before numpy 2.1 ``np.savez`` itself takes ``allow_pickle`` for the name of an array.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
+    return content.getvalue()
 
 
 def _arrays_of_constraints(constraints: list[Any]) -> dict[str, NDArray[Any]]:

@@ -5,10 +5,9 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.md import nose_hoover_chain
 from rarely import rarely
 
-from eqcalc.errors import ConfigError, MissingDependencyError
+from eqcalc.errors import ConfigError
 from eqcalc.simulate import MDRun, MDSettings, run_md
 from eqcalc.simulate.settings import BAROSTATS
 from eqcalc.simulate.thermo import read_table
@@ -159,13 +158,3 @@ def test_axes_that_are_not_at_right_angles_are_refused():
     turned.rotate(33, (1, 2, 3), rotate_cell=True)
     MDRun(turned, EMT(), settings_of("npt-anisotropic"))
     MDRun(bulk("Cu") * 2, EMT(), settings_of("npt-flexible"))
-
-
-@pytest.mark.parametrize("ensemble", NEW)
-def test_older_ase_without_the_integrator_is_named(ensemble, monkeypatch):
-    monkeypatch.delattr(nose_hoover_chain, "MaskedMTKNPT")
-    with pytest.raises(
-        MissingDependencyError, match=r"needs ASE 3\.28 or later, and this is ASE 3"
-    ):
-        MDRun(copper(), EMT(), settings_of(ensemble))
-    MDRun(copper(), EMT(), settings_of("npt"))
