@@ -53,6 +53,8 @@ TRIALS: dict[str, dict[str, Any]] = {
     "natural parities alone": {"parity": False},
     "3 layers": {"num_layers": 3},
     "5 layers": {"num_layers": 5},
+    "6 layers": {"num_layers": 6},
+    "16 channels, 6 layers": {"num_features": 16, "num_layers": 6},
     "16 channels": {"num_features": 16},
     "64 channels": {"num_features": 64},
     "energies weigh 0.02": {"energy_weight": 0.02},
