@@ -20,10 +20,9 @@ from ase.constraints import (
 )
 from ase.geometry import find_mic
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from eqcalc.errors import ConfigError
+from eqcalc.simulate.connected import connected_parts
 
 __all__ = ["degrees_of_freedom"]
 
@@ -119,9 +118,7 @@ def _n_rods(atoms: Atoms, pairs: NDArray[np.int64], held: NDArray[np.bool_]) -> 
         atom = int(pair[any_part[pair]][0])
         raise _clash("FixBondLengths", _name_of_held(atoms), atom)
     pairs = pairs[~is_idle]
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=2 * (len(atoms),))
-    _, labels = connected_components(links, directed=False)
-    of_pair = labels[pairs[:, 0]]
+    of_pair = connected_parts(len(atoms), pairs[:, 0], pairs[:, 1])[pairs[:, 0]]
     order = np.argsort(of_pair, kind="stable")
     groups = np.split(pairs[order], np.flatnonzero(np.diff(of_pair[order])) + 1)
     return sum(_rank(atoms, group) for group in groups if len(group) > 0)

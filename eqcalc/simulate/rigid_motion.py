@@ -13,11 +13,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import covalent_radii
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from eqcalc.neighbours.search import distances_of
 from eqcalc.neighbours.structure import check_structure
+from eqcalc.simulate.connected import connected_parts
 
 __all__ = ["conserved_zero_momenta", "reach_of", "remove_rigid_motion", "rigid_share"]
 
@@ -137,9 +136,7 @@ def _is_one_molecule(numbers: NDArray, places: NDArray) -> bool:
     radii = _BONDED * covalent_radii[numbers]
     i, j, distances = distances_of(check_structure(Atoms(numbers, places)), 2.0 * radii.max())
     bonded = distances < radii[i] + radii[j]
-    links = coo_array((np.ones(bonded.sum()), (i[bonded], j[bonded])), shape=(len(numbers),) * 2)
-    n_molecules, _ = connected_components(links, directed=False)
-    return bool(n_molecules == 1)
+    return bool((connected_parts(len(numbers), i[bonded], j[bonded]) == 0).all())
 
 
 def _inertia(atoms: Atoms, places: NDArray) -> tuple[NDArray, NDArray, int]:
