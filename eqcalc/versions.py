@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 
+import torch
+
 from eqcalc import __version__
 
 __all__ = ["package_versions"]
@@ -11,5 +13,6 @@ __all__ = ["package_versions"]
 
 def package_versions(*further: str) -> dict[str, str]:
     """Return the versions of eqcalc, of what its numbers depend on, and of further packages."""
-    names = ("torch", "ase", "numpy", *further)
-    return {"eqcalc": __version__, **{name: importlib.metadata.version(name) for name in names}}
+    others = {name: importlib.metadata.version(name) for name in ("ase", "numpy", *further)}
+    # The metadata of torch's wheels on PyPI do not say for which CUDA they are built.
+    return {"eqcalc": __version__, "torch": str(torch.__version__), **others}
