@@ -36,6 +36,12 @@ def test_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         build_plugin(find_lammps())
 
 
+def test_torch_whose_strings_do_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compiled_with_cxx11_abi", lambda: False)
+    with pytest.raises(EngineError, match=r"other C\+\+ strings than LAMMPS.*'torch>=2.7,<2.14'"):
+        build_plugin(find_lammps())
+
+
 def test_cmake_builds_a_plugin_that_runs_and_one_for_another_version_is_refused(
     model_of: Export, tmp_path: Path
 ) -> None:

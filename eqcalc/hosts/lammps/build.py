@@ -100,9 +100,14 @@ def build_plugin(lammps: Lammps) -> Path:
 
     Raises
     ------
-    EngineError : there is no C++ compiler, or it fails.
+    EngineError : there is no C++ compiler, or it fails; torch has other C++ strings than LAMMPS.
     CacheError : the cache folder cannot be written, or others can write it too.
     """
+    if not torch.compiled_with_cxx11_abi():
+        raise EngineError(
+            f"wheels of torch before 2.7 have other C++ strings than LAMMPS, so that no pair style "
+            f"fits both, and this is torch {torch.__version__}: pip install 'torch>=2.7,<2.14'."
+        )
 
     def compile_to(path: Path) -> None:
         torch_libraries = Path(torch.__file__).parent / "lib"
