@@ -112,8 +112,8 @@ PAGE = """\
 950 frames to train on, 50 to choose the best epoch, 1000 others to judge it; batches of 5, cosine
 schedule, float32. Recipe `soap` is the optimiser SOAP with a loss of absolute errors, `adamw` AdamW
 (AMSGrad) with one of squares; [optimizers.md](optimizers.md) compares them. Rows of ethanol say why
-the cutoff is 5 Å, [generalisation.md](generalisation.md) what else helps. 'Published' is NequIP with l = 3,
-64 channels and 5 layers (Batzner et al., Nature Communications 13, 2453, 2022), whose
+the cutoff is 5 Å, [generalisation.md](generalisation.md) what else helps. 'Published' is NequIP
+with l = 3, 64 channels and 5 layers (Batzner et al., Nature Communications 13, 2453, 2022), whose
 trainings took many more steps: a row of few epochs says what that time is good for, not what the
 network can. Hours are wall time, beside other work on the machine.
 
