@@ -166,7 +166,8 @@ Ethanol of rMD17: 200 frames to train on, mean absolute error of the forces of 1
 best of 200 epochs. Base: l = 2, 32 channels, 4 layers, 5 Å, 8 Bessel functions, p = 6, three hidden
 radial layers of 64; recipe `soap` of [md17.md](md17.md) with its rate, batches of 5. Each row
 differs from it in what it says; the other seeds show how much of a difference is chance, and what
-is no larger than between them shows nothing. Trials that are not here have not been made. On {device}.
+is no larger than between them shows nothing. Trials that are not here have not been made. On
+{device}.
 
 | trial | forces MAE (meV/Å) | beside the base |
 |---|---|---|"""
