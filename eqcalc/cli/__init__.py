@@ -21,7 +21,13 @@ from eqcalc.cli.console import begin, note, report_error
 from eqcalc.cli.encoding import prepare_streams
 from eqcalc.cli.option_names import naming_options
 from eqcalc.cli.options import Quiet
-from eqcalc.errors import DataWarning, EqcalcError, HalfFrameWarning, PerformanceWarning
+from eqcalc.errors import (
+    DataWarning,
+    EqcalcError,
+    HalfFrameWarning,
+    MissingDependencyError,
+    PerformanceWarning,
+)
 
 __all__ = ["VERBS", "build_app", "main"]
 
@@ -111,9 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         words = None if arguments is None else list(arguments)
         build_app()(args=words, prog_name="eqcalc")
-    except EqcalcError as error:
+    except (EqcalcError, ImportError) as error:
         if os.environ.get("EQCALC_DEBUG") == "1":
             raise
+        if not isinstance(error, EqcalcError):
+            error = MissingDependencyError(
+                f"{error}: a package is missing, or another version than eqcalc supports; "
+                "'eqcalc doctor' says which."
+            )
         report_error(error)
         sys.exit(2)
     finally:

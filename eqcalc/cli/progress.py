@@ -17,7 +17,28 @@ from rich.text import Text
 from eqcalc.cli.console import has_lost_reader, is_quiet, is_unread, text_console
 from eqcalc.errors import OutputError
 
-__all__ = ["StepProgress", "print_line"]
+__all__ = ["Bar", "StepProgress", "print_line"]
+
+
+class Bar(Progress):
+    """A bar with ``values`` beside it, in 80 columns; nothing with ``--quiet`` or in a file."""
+
+    def __init__(self) -> None:
+        console = text_console()
+        super().__init__(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal or is_quiet(),
+        )
+
+    def stop(self) -> None:
+        """End it; before rich 14.3 one that was never shown leaves an empty line."""
+        if not self.disable:
+            super().stop()
 
 
 class StepProgress:
@@ -31,19 +52,11 @@ class StepProgress:
     """
 
     def __init__(self, title: str, n_steps: int, line_every: int):
-        self._console = text_console()
+        self._bar = Bar()
+        self._console = self._bar.console
         self._n_steps = n_steps
         self._line_every = max(1, line_every)
         self._next_line = 0
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=12),  # the line has to fit 80 columns
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal or is_quiet(),
-        )
         self._task = self._bar.add_task(title, total=n_steps, values="")
 
     def show(self, step: int, values: str) -> None:
@@ -83,8 +96,7 @@ class StepProgress:
         return self._console.is_terminal
 
     def __enter__(self) -> StepProgress:
-        if not self._bar.disable:  # one that is disabled ends with an empty line before rich 14.3
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(
@@ -94,8 +106,7 @@ class StepProgress:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if not self._bar.disable:
-                self._bar.stop()
+            self._bar.stop()
         except OSError as broken:  # the terminal was closed meanwhile
             if not is_unread(broken):
                 raise

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from eqcalc.cli.console import is_quiet, note, say, text_console
+from eqcalc.cli.console import is_quiet, note, say
 from eqcalc.cli.duration import duration
 from eqcalc.cli.options import Quiet, Trust
-from eqcalc.cli.progress import print_line
+from eqcalc.cli.progress import Bar, print_line
 from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
@@ -145,28 +145,12 @@ class _EpochProgress:
     """Show finished epochs: a bar on a terminal, lines with times elsewhere."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
         self.started = False
         self.epoch = 0
-        self._console = text_console()
+        self._bar = Bar()
+        self._console = self._bar.console
         self._clock = _EpochClock()
         self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(bar_width=12),  # the line has to fit 80 columns
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal or is_quiet(),
-        )
         self._task = self._bar.add_task("train", total=None, values="starting")
 
     def show(self, report: Report) -> None:
@@ -204,13 +188,11 @@ class _EpochProgress:
         self._last_line = time.monotonic()
 
     def __enter__(self) -> _EpochProgress:
-        if not self._bar.disable:  # as in StepProgress
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._bar.disable:
-            self._bar.stop()
+        self._bar.stop()
 
 
 class _EpochClock:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -285,6 +286,17 @@ def test_debug_shows_the_traceback(folder, monkeypatch):
     monkeypatch.setenv("EQCALC_DEBUG", "1")
     with pytest.raises(StructureError, match="no structure file"):
         main(["md", "nowhere.xyz"])
+
+
+def test_package_of_another_version_is_one_line(folder, monkeypatch, capsys):
+    """As where ASE is older than the checkout: 'cannot import name ...'."""
+    monkeypatch.setitem(sys.modules, "eqcalc.simulate", None)
+    assert run("md", "ethanol.xyz", "-n", 2) == 2
+    captured = capsys.readouterr()
+    assert re.match(
+        r"error: import of eqcalc\.simulate .*'eqcalc doctor' says which\.$", captured.err
+    )
+    assert captured.err.count("\n") == 1
 
 
 def test_folder_with_a_run_is_refused_before_the_model_is_loaded(folder, capsys):
