@@ -114,7 +114,7 @@ def evaluate(
     dataset = read_dataset(data, rows=rows, trust_data=trust_data, **labels)
     for loaded in models:
         _note_foreign_compositions(loaded.card, dataset)
-        _note_training_rows(loaded.card, dataset)
+        _note_trained_frames(loaded.card, dataset)
     comparison, calibrations = _compare(models, dataset, data.name, max_edges)
     name = ", ".join(loaded.card.name for loaded in models)
     title = f"{name} on {data.name}"
@@ -284,40 +284,28 @@ def _note_foreign_compositions(card: ModelCard, dataset: Dataset) -> None:
         note(f"note: {card.name} was trained on {known}; the data hold {listing(sorted(foreign))}.")
 
 
-def _note_training_rows(card: ModelCard, dataset: Dataset) -> None:
+def _note_trained_frames(card: ModelCard, dataset: Dataset) -> None:
     """Say when frames were trained on: their errors say little about new ones."""
-    from eqcalc.training.trained_rows import TRAINED_ROWS, trained_among
+    from eqcalc.errors import listing
+    from eqcalc.model_file.trained_frames import trained_among
+    from eqcalc.training.trained_rows import rows_by_file
 
-    if any(name.endswith(TRAINED_ROWS) for name in card.training_data):
-        frames, said = trained_among(card.training_data, dataset)
-        n_shared = len(frames)
-    else:
-        n_shared, said = _trained_by_older_card(card, dataset)
-    if n_shared > 0:
-        parent = card.training_data.get("fine-tuned from")
-        whose = card.name if parent is None else f"{card.name}, or what it was fine-tuned from,"
+    if "training frames" in card.training_data and not card.trained_frames:
         note(
-            f"note: {whose} was trained on {n_shared} of these {len(dataset)} frames (rows "
-            f"{said}); their errors say little about others."
+            f"note: the card of {card.name} does not keep the frames that it was trained on; "
+            "whether these are among them is not known."
         )
-
-
-def _trained_by_older_card(card: ModelCard, dataset: Dataset) -> tuple[int, str]:
-    """Return how many frames were trained on, and on which rows, by a card without their list.
-
-    It has what stood in the training file, and the names of all files.
-    """
-    from eqcalc.data.rows import parse_rows
-    from eqcalc.errors import DataError
-
-    rows = card.training_data.get("training rows")
-    if rows is None or card.training_data.get("source") != dataset.source:
-        return 0, ""
-    try:
-        trained = parse_rows(None if rows == "all" else rows, dataset.n_rows)
-    except (ConfigError, DataError):
-        return 0, ""  # another file of that name, or rows from a csv that is not here
-    return len(set(trained) & set(dataset.rows)), f"{rows} of {dataset.source}"
+    known = trained_among(card.trained_frames, [frame.atoms for frame in dataset.frames])
+    if not known:
+        return
+    parent = card.training_data.get("fine-tuned from")
+    whose = card.name if parent is None else f"{card.name}, or what it was fine-tuned from,"
+    rows = rows_by_file(dataset.frames[k] for k in known)
+    said = listing([f"{listing(text.split(', '))} of {name}" for name, text in rows.items()])
+    note(
+        f"note: {whose} was trained on {len(known)} of these {len(dataset)} frames (rows "
+        f"{said}); their errors say little about others."
+    )
 
 
 def _write(

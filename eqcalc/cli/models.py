@@ -32,7 +32,10 @@ def models(as_json: AsJson = False) -> None:
 
     cards = [read_card(name) for name in available_models()]
     if as_json:
-        print_json({"models": [asdict(card) for card in cards]})
+        contents = [asdict(card) for card in cards]
+        for content in contents:
+            del content["trained_frames"]  # 30 kB each; eqcalc info NAME --json has them
+        print_json({"models": contents})
         return
     for number, card in enumerate(cards):
         if number > 0:

@@ -72,6 +72,7 @@ def export_model(
     errors: Optional[Mapping[str, Any]] = None,
     origin: Optional[Mapping[str, str]] = None,
     seen: Optional[Mapping[str, Any]] = None,
+    trained_frames: str = "",
     overwrite: bool = False,
 ) -> ModelCard:
     """Script a potential, prove the result and write it whole or not at all.
@@ -86,6 +87,8 @@ def export_model(
     origin : where imported weights came from; see :class:`eqcalc.model_file.ModelCard`
     seen : pairs, distances and neighbours of the training data, as
         :func:`eqcalc.model_file.seen.seen_in` returns them
+    trained_frames : the frames that were trained on, as
+        :func:`eqcalc.model_file.trained_frames.trained_frames` returns them
     overwrite : replace an existing file
 
     Returns
@@ -110,7 +113,7 @@ def export_model(
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
     card = _card(potential, numbers, dtype, name or _default_name(path), are_exact)
     card = _with_texts(card, description, licence, training_data, errors, origin)
-    card = replace(card, seen=dict(seen or {}))
+    card = replace(card, seen=dict(seen or {}), trained_frames=trained_frames)
 
     reference = copy.deepcopy(potential).double()
     passport = record(

@@ -27,6 +27,7 @@ from eqcalc.importers.inert import Inert
 from eqcalc.model_file import ModelCard
 from eqcalc.model_file.archive import MODEL_NAME, read_card
 from eqcalc.model_file.seen import seen_in
+from eqcalc.model_file.trained_frames import trained_frames
 from eqcalc.potential import Potential
 
 __all__ = ["IMPORTERS", "ImportedModel", "find_importer", "import_model"]
@@ -134,6 +135,7 @@ def import_model(
         training_data=training_data,
         origin=_origin(imported, file, licence, level),
         seen=seen_in(known, imported.potential.cutoff) if known else None,
+        trained_frames=trained_frames(known),
         overwrite=overwrite,
     )
     if target.name == MODEL_NAME:

@@ -36,6 +36,8 @@ class ModelCard:
     errors : free form, with units in the keys
     seen : pairs, distances and numbers of neighbours of the training data, see
         :func:`eqcalc.model_file.seen.seen_in`; empty where that is not recorded
+    trained_frames : by which frames that were trained on are known again, those of the models
+        before it too, see :func:`eqcalc.model_file.trained_frames.trained_frames`; or empty
     origin : of a model that was imported: package, version, file, sha256 (of that file), licence
         and level of theory, each a text; empty for a model that eqcalc trained
     kind : "potential" or "propagator"
@@ -64,6 +66,7 @@ class ModelCard:
     gives_up: list[str] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
+    trained_frames: str = ""
     digest: str = field(default="", compare=False)
 
     def to_json(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from ase.data import atomic_numbers
 
 from eqcalc.model_file.seen import require_seen
+from eqcalc.model_file.trained_frames import require_trained_frames
 
 __all__ = ["require_card", "require_number", "require_numbers"]
 
@@ -78,6 +79,7 @@ def require_card(values: Mapping[str, Any]) -> None:
         for key, text in values[name].items():
             _require(isinstance(text, str), f"{name} of {key}", "a text", text)
     require_seen(values["seen"])
+    require_trained_frames(values["trained_frames"])
     compositions = values["training_data"].get("compositions", [])
     is_list = isinstance(compositions, list) and all(isinstance(c, str) for c in compositions)
     _require(is_list, "compositions", "a list of formulas", compositions)

@@ -139,6 +139,7 @@ def build_fine_tuning(
             description=card.description,
             licence=config.licence or card.licence,
             training_data=told,
+            trained_frames=card.trained_frames,
         )
         start = resume_fine_tuning(config, data, replay, path)
         content = path.read_bytes()

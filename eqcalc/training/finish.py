@@ -30,6 +30,7 @@ from eqcalc.export.model import refuse_texts_of_others
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.model_file.seen import seen_in
+from eqcalc.model_file.trained_frames import trained_among, trained_frames
 from eqcalc.potential import Potential
 from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
 from eqcalc.training.config import TrainingConfig
@@ -38,7 +39,7 @@ from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
 from eqcalc.training.network import repulsion
 from eqcalc.training.randomness import seeded
 from eqcalc.training.replay import read_replay
-from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file, trained_among
+from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file
 from eqcalc.training.training_folder import TrainingFolder
 
 __all__ = ["Finished", "export_run", "load_potential"]
@@ -110,13 +111,14 @@ def export_run(
     trained = [*data.train.frames, *([] if replay is None else replay.train.frames)]
     about = _training_data(config, data, trained)
     about[TRAINED_ROWS] = rows_by_file(trained)
-    before = None
+    before, of_parents = None, ""
     if config.is_fine_tuning:
         begun = load_model(run.start_model, device="cpu", trust=True)
         before = evaluate(begun, judged.frames, source=judged.source)
         elements, licence = begun.card.elements, config.licence or begun.card.licence
         about |= _about_parent(run)
-    judged_on += _trained_on(judged, trained, about)
+        of_parents = begun.card.trained_frames
+    judged_on += _trained_on(judged, trained, of_parents)
     write = functools.partial(
         export_model,
         potential,
@@ -127,6 +129,7 @@ def export_run(
         licence=licence,
         training_data=about,
         seen=seen_in((frame.atoms for frame in trained), potential.cutoff),
+        trained_frames=trained_frames((frame.atoms for frame in trained), of_parents),
     )
     # Measured elsewhere: an end in the middle leaves an older model beside its own card.
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -226,19 +229,15 @@ def _judged(config: TrainingConfig, data: TrainingData) -> tuple[Dataset, str]:
     return data.test, f"{rows} of {data.test.source}"
 
 
-def _trained_on(judged: Dataset, trained: Sequence[LabelledFrame], about: dict[str, Any]) -> str:
+def _trained_on(judged: Dataset, trained: Sequence[LabelledFrame], of_parents: str) -> str:
     """Return how many frames say little about others, for the card; nothing where none do."""
     said = ""
     own = shared_structures(judged.frames, trained)
     if own:
         said += f", of which {len(own)} of {len(judged)} frames were trained on"
-    before = {name: rows for name, rows in about.items() if name != TRAINED_ROWS}
-    old = trained_among(before, judged).frames
+    old = trained_among(of_parents, [frame.atoms for frame in judged.frames])
     if old:
-        said += (
-            f", of which {len(old)} of {len(judged)} frames are, by their files' names, rows that "
-            "its parents were trained on"
-        )
+        said += f", of which its parents were trained on {len(old)} of {len(judged)} frames"
     return said
 
 

@@ -17,11 +17,11 @@ from eqcalc.errors import (
     listing,
 )
 from eqcalc.model_file import ModelCard, ModelFile, available_models, open_potential
+from eqcalc.model_file.trained_frames import trained_among
 from eqcalc.potential import Potential
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import named
 from eqcalc.training.sections import read_section, require_types
-from eqcalc.training.trained_rows import trained_among
 
 __all__ = [
     "about_parent",
@@ -126,12 +126,13 @@ def notes_on_trained(card: ModelCard, datasets: Mapping[str, Dataset]) -> list[s
     """
     notes = []
     for role, dataset in datasets.items():
-        frames, said = trained_among(card.training_data, dataset)
-        if frames:
+        known = trained_among(card.trained_frames, [frame.atoms for frame in dataset.frames])
+        if known:
+            frames = [dataset.frames[k] for k in known]
             notes.append(
-                f"{len(frames)} of {len(dataset)} {role} frames are, by their files' names, rows "
-                f"that '{card.name}', which start_from names, or a model before it was trained on "
-                f"({said}); an error on them says little about others."
+                f"'{card.name}', which start_from names, or a model before it was trained on "
+                f"{len(frames)} of {len(dataset)} {role} frames ({named(frames, dataset)}); an "
+                "error on them says little about others."
             )
     return notes
 

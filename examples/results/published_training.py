@@ -48,7 +48,8 @@ _NEQUIP = {
     "radial_mlp_depth": 3,
     "radial_mlp_width": 64,
 }
-_SMALL = {**_NEQUIP, "num_layers": 4, "num_features": 32}
+_FOUR = {**_NEQUIP, "num_layers": 4}
+_SMALL = {**_FOUR, "num_features": 32}
 NETWORKS = {
     **{
         f"nequip-l{l}": Network(f"NequIP l={l}, 64×5", {**_NEQUIP, "l_max": l}, 1e-2, 0.99)
@@ -58,6 +59,7 @@ NETWORKS = {
         f"nequip-l{l}-small": Network(f"NequIP l={l}, 32×4", {**_SMALL, "l_max": l}, 1e-2, 0.99)
         for l in (1, 2, 3)
     },
+    "nequip-l3-64x4": Network("NequIP l=3, 64×4", {**_FOUR, "l_max": 3}, 1e-2, 0.99),
     "painn": Network(
         "PaiNN 128×3",
         {"name": "painn", "embedding_dim": 128, "num_blocks": 3, "cut_off": 5.0},

@@ -375,14 +375,14 @@ def test_frames_that_the_parent_was_trained_on_are_said_to_judge_nothing(parent,
     )
     notes = start_of(config).notes
     assert any(
-        "3 of 3 test frames are, by their files' names, rows that 'tuned', which start_from "
-        f"names, or a model before it was trained on (0:4 of {ETHANOL_FRAMES.name})" in note
+        "'tuned', which start_from names, or a model before it was trained on 3 of 3 test frames "
+        f"(frames 1, 2, 3 of {ETHANOL_FRAMES.name});" in note
         for note in notes
     )
     train(config, tmp_path / "second")
     finished = export_run(TrainingFolder(tmp_path / "second"), tmp_path / "again")
-    said = "3 of 3 frames are, by their files' names, rows that its parents were trained on"
-    assert finished.judged_on.endswith(f", of which {said}")
+    said = ", of which its parents were trained on 3 of 3 frames"
+    assert finished.judged_on.endswith(said)
     assert finished.card.errors["measured on"] == finished.judged_on
 
 

@@ -9,7 +9,7 @@ import pytest
 from small_models import ETHANOL_FRAMES
 
 from eqcalc.data import read_dataset
-from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file, trained_among
+from eqcalc.training.trained_rows import rows_by_file
 
 
 def copied(folder: Path, *names: str) -> list[Path]:
@@ -35,13 +35,3 @@ def test_files_have_as_much_of_their_paths_as_tells_them_apart(tmp_path, places,
     rows = rows_by_file([frame for each in frames for frame in each])
     expected = [name.replace("*", tmp_path.name) for name in names]
     assert rows == dict.fromkeys(expected, "0:2")
-
-
-def test_frames_are_known_in_a_copy_elsewhere(tmp_path):
-    first, second = copied(tmp_path, "one/a.xyz", "two/far/b.xyz")
-    frames = [*read_dataset(first, rows="0:2").frames, *read_dataset(second, rows="2:4").frames]
-    told = {TRAINED_ROWS: rows_by_file(frames)}
-    (copy,) = copied(tmp_path / "on another machine", "b.xyz")
-    found = trained_among(told, read_dataset(copy))
-    assert [frame.origin.row for frame in found.frames] == [2, 3]
-    assert found.rows == "2:4 of b.xyz"
