@@ -382,6 +382,7 @@ class EqCalculator(ExactCache):
         GraphError : as :meth:`calculate` does.
         """
         if self.models[0].device.type != "cpu":  # elsewhere nothing has been measured
+            self._order.keep(atoms.numbers, None)  # an order that a run began with on a CPU
             return atoms, self.neighbours.graph(atoms)
         ordered = self._order.ordered(atoms)
         try:

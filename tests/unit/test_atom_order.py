@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
@@ -13,6 +14,7 @@ from eqcalc import EqCalculator
 from eqcalc.bench.structures import load_structure
 from eqcalc.calculator import atom_order
 from eqcalc.calculator.atom_order import AtomOrder
+from eqcalc.engines.loading import Model
 from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
 from eqcalc.neighbours import build_graph
 
@@ -219,3 +221,26 @@ def test_unknown_elements_are_named_by_their_own_numbers(always, models):
     atoms.symbols[[3, 20]] = "Fe"
     with pytest.raises(UnsupportedElementError, match=r"Fe \(atoms 3, 20\)"):
         results(EqCalculator(models["double"], device="cpu"), atoms)
+
+
+def test_an_order_of_a_cpu_is_not_undone_where_none_is_taken(always, models, monkeypatch):
+    """A run that began on a CPU goes on on another device, for which a CPU stands in here."""
+    begun = shuffled(crystal())
+    begun.calc = EqCalculator(models["double"], device="cpu", dtype="float64")
+    expected, stresses = begun.get_forces(), begun.get_stresses()
+    order = begun.calc.atom_order
+    assert not np.array_equal(order, np.arange(len(begun)))
+    again = begun.copy()
+    again.calc = EqCalculator(models["double"], device="cpu", dtype="float64")
+    again.calc.keep_atom_order(again, order)
+    ordered_graph = EqCalculator.ordered_graph
+
+    def elsewhere(calculator, atoms):
+        with monkeypatch.context() as patch:
+            patch.setattr(Model, "device", property(lambda model: torch.device("cuda")))
+            return ordered_graph(calculator, atoms)
+
+    monkeypatch.setattr(EqCalculator, "ordered_graph", elsewhere)
+    np.testing.assert_allclose(again.get_forces(), expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(again.get_stresses(), stresses, rtol=0, atol=1e-10)
+    assert again.calc.atom_order is None

@@ -63,6 +63,18 @@ def assert_same_results(found: dict[str, Any], expected: dict[str, Any]) -> None
         np.testing.assert_allclose(found[name], value, 1e-12, ATOL, err_msg=name)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_forces_after_a_run_that_began_on_a_cpu_are_each_atom_s_own(engine, models, monkeypatch):
+    """On a CPU large structures are summed in an order of their own, which a checkpoint keeps."""
+    monkeypatch.setattr("eqcalc.calculator.atom_order.FEWEST", 2)
+    atoms = crystal()
+    atoms = atoms[np.random.default_rng(0).permutation(len(atoms))]
+    begun, calculator = on_cpu(models), on_gpu(models, engine)
+    expected = results(begun, atoms)
+    calculator.keep_atom_order(atoms, begun.atom_order)
+    assert_same_results(results(calculator, atoms), expected)
+
+
 def answers(models, n: int, name: str = "double") -> list[tuple[Atoms, dict[str, Any]]]:
     """Return structures of several sizes, and what they give on the CPU."""
     calculator = on_cpu(models, name)
