@@ -28,6 +28,7 @@ __all__ = [
     "HostError",
     "MissingDependencyError",
     "ModelFileError",
+    "NameWarning",
     "NonFiniteError",
     "NotEnoughMemoryError",
     "OutputError",
@@ -161,6 +162,10 @@ class ProcessError(EqcalcError, RuntimeError):
 
 class MissingDependencyError(EqcalcError, ImportError):
     """An optional dependency that the requested feature needs."""
+
+
+class NameWarning(UserWarning):
+    """A name that stands for one thing where another of that name lies at hand."""
 
 
 class HalfFrameWarning(UserWarning):

@@ -26,6 +26,7 @@ from eqcalc.errors import (
     EqcalcError,
     HalfFrameWarning,
     MissingDependencyError,
+    NameWarning,
     PerformanceWarning,
 )
 
@@ -140,7 +141,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print eqcalc's own warnings as notes, without the line of code that they came from."""
-    if isinstance(message, (DataWarning, HalfFrameWarning, PerformanceWarning)):
+    if isinstance(message, (DataWarning, HalfFrameWarning, NameWarning, PerformanceWarning)):
         note(f"note: {message}")
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)

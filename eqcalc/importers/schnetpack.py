@@ -55,9 +55,10 @@ _SILU = ("torch.nn.functional.silu", "torch.nn.modules.activation.SiLU")
 _SSP = ("schnetpack.nn.activations.shifted_softplus",)
 _IDENTITY = ("torch.nn.modules.linear.Identity",)
 # Pairs are found by eqcalc; forces and stress are gradients of the energy.
+_FORCES = "schnetpack.atomistic.response.Forces"
 _WITHOUT_EFFECT = (
     "schnetpack.atomistic.distances.PairwiseDistances",
-    "schnetpack.atomistic.response.Forces",
+    _FORCES,
     "schnetpack.atomistic.response.Strain",
     "schnetpack.transform.casting.CastTo32",
     "schnetpack.transform.casting.CastTo64",
@@ -384,6 +385,10 @@ def _offsets(source: Source) -> _Offsets:
             source.require(f"{path}.input_key", child.attribute("input_key"), key)
             source.require(f"{path}.output_key", child.attribute("output_key"), key)
             factor = float(source.take(f"{path}.scale"))
+            modules = [module.class_path for _, module in source.children("output_modules")]
+            if factor != 1.0 and _FORCES in modules:
+                # schnetpack takes forces of the energy before the postprocessors change it.
+                source.refuse(f"'{path}'", f"{factor:g} times the energy alone", "forces of it too")
             scale, shift = scale * factor, shift * factor
             references = {z: energy * factor for z, energy in references.items()}
         else:

@@ -14,14 +14,22 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
 from safetensors import deserialize
 
-from eqcalc.errors import ConfigError, ModelFileError, UnknownModelError, did_you_mean
+from eqcalc.errors import (
+    ConfigError,
+    ModelFileError,
+    NameWarning,
+    UnknownModelError,
+    did_you_mean,
+)
 from eqcalc.files import ZIP_DAMAGE
 from eqcalc.model_file.agreement import check_agreement, check_state, read_state
 from eqcalc.model_file.card import CARDS, FORMAT_VERSION, ModelCard, PropagatorCard
@@ -197,6 +205,19 @@ def find_model(source: Source) -> Path:
     )
 
 
+def _say_hidden(source: Path, found: Path) -> None:
+    """Say that a name is the shipped model's, where a model of the user's has it too."""
+    for candidate in (source, source / MODEL_NAME):
+        with suppress(OSError):  # a folder that may not be looked into
+            if candidate.is_file() and not candidate.samefile(found):
+                warnings.warn(
+                    f"'{source}' is the shipped model of that name, not '{candidate}' here; for "
+                    f"that one write './{source}'.",
+                    NameWarning,
+                    stacklevel=3,
+                )
+
+
 def open_model_file(source: Source, *, trust: bool = False) -> ModelFile:
     """Find, check and read a model file. Its program is not run, and not yet checked.
 
@@ -213,6 +234,7 @@ def open_model_file(source: Source, *, trust: bool = False) -> ModelFile:
     if not isinstance(trust, bool):
         raise ConfigError(f"trust must be True or False, found {trust!r}.")
     path = find_model(source)
+    _say_hidden(Path(source), path)
     content = _content(path)
     entries = _read_entries(content, path)
     card_text, passport = entries.get(f"extra/{CARD}"), entries.get(f"extra/{PASSPORT}")

@@ -158,9 +158,10 @@ def lose(path: str, name: str) -> Any:
     return change
 
 
-def scale_of(key: str) -> Any:
+def scale_of(key: str, factor: float = 2.5) -> Any:
     """Return a function that appends a scale of a property."""
-    state = {"input_key": key, "output_key": "energy", "_buffers": {}}
+    buffers = {"scale": torch.tensor(factor)}
+    state = {"input_key": key, "output_key": "energy", "_buffers": buffers}
     scaled = Inert("schnetpack.transform.atomistic.ScaleProperty", state=state)
     return put("postprocessors", "2", scaled, "_modules")
 
@@ -288,6 +289,11 @@ DENSE = "representation.interactions.0.interatomic_context_net.0"
             r"'postprocessors.2.input_key' is dipole_moment, where eqcalc's network has energy",
         ),
         (
+            "painn_gaussian.model",
+            scale_of("energy"),
+            r"'postprocessors.2' is 2.5 times the energy alone, where .* has forces of it too",
+        ),
+        (
             "painn_gaussian.ckpt",
             lambda content: content.pop("state_dict"),
             r"the key 'state_dict' is missing",
@@ -311,3 +317,14 @@ def test_a_model_without_reference_energies_needs_elements():
         importer.read(file, IN_EV)
     found = importer.read(file, Choices("eV", "Angstrom", elements=("H",)))
     assert float(found.potential.reference_energies[1]) == pytest.approx(-3.1, abs=1e-6)
+
+
+def test_a_scale_of_energies_that_have_no_forces_is_taken():
+    def change(content: Any) -> None:
+        strain = Inert("schnetpack.atomistic.response.Strain")
+        put("output_modules", "1", strain, "_modules")(content)
+        scale_of("energy")(content)
+
+    plain = importer.read(changed("painn_gaussian.model", lambda content: None), IN_EV)
+    scaled = importer.read(changed("painn_gaussian.model", change), IN_EV)
+    assert float(scaled.potential.scale) == 2.5 * float(plain.potential.scale)

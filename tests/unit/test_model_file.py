@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 import eqcalc
 from eqcalc.engines import load_model
-from eqcalc.errors import EqcalcError, ModelFileError, UnknownModelError
+from eqcalc.errors import EqcalcError, ModelFileError, NameWarning, UnknownModelError
 from eqcalc.model_file import (
     CARD,
     FORMAT_VERSION,
@@ -96,6 +97,14 @@ def test_a_folder_named_as_a_shipped_model_does_not_hide_it(shipped, models, tmp
     assert find_model("painn-ethanol") == shipped / "painn-ethanol" / "model.pt"
     assert find_model("./painn-ethanol/model.pt").resolve() == own
     assert find_model(place / "painn-ethanol") == own
+    said = r"'painn-ethanol' is the shipped model .*, not 'painn-ethanol.model.pt' here; .* '\./p"
+    with pytest.warns(NameWarning, match=said):
+        assert open_model_file("painn-ethanol").path == shipped / "painn-ethanol" / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_model_file("./painn-ethanol").path.resolve() == own
+        monkeypatch.chdir(shipped)  # where name and folder are one model
+        assert open_model_file("painn-ethanol").path == shipped / "painn-ethanol" / "model.pt"
 
 
 def test_available_models_are_the_shipped_names_in_order(shipped):
