@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
+from eqcalc.simulate.frame_content import restore_origin
 from eqcalc.simulate.half_frames import is_of_a_run
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 from eqcalc.simulate.structures import read_structures, refuse_other_atoms
@@ -90,6 +91,7 @@ class Trajectory:
         if len(self._source) == 0:
             raise StructureError(f"'{self.path}' holds no frame yet.")
         first = self._source[0]
+        restore_origin(first)
         if len(first) == 0:
             raise StructureError(f"the frames of '{self.path}' have no atoms.")
         refuse_other_atoms(first, self.path)
@@ -111,6 +113,7 @@ class Trajectory:
 
     def __getitem__(self, index: int) -> Atoms:
         frame = self._source[index]
+        restore_origin(frame)
         numbers = self.first.numbers
         if len(frame) != len(numbers) or not np.array_equal(frame.numbers, numbers):
             raise StructureError(

@@ -37,8 +37,9 @@ def convert(
         done = convert_run(run, output, every=every, overwrite=overwrite)
     if done.n_left_out > 0:
         note(
-            f"note: the last frame is left out: {output.suffix} has one spacing of frames, and the "
-            "run ended between two; .trr and .xtc have times."
+            f"note: {done.n_left_out} of {done.n_frames + done.n_left_out} frames are left out: "
+            f"{output.suffix} has one spacing of frames, in which they do not lie (a run that "
+            "ended between two, or whose timestep was halved); .trr and .xtc have times."
         )
     say_pairs(
         {

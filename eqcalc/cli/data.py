@@ -168,7 +168,9 @@ def convert(
     from eqcalc.data.conversion import convert as convert_frames
     from eqcalc.data.frames import LabelRequest
     from eqcalc.files import refuse_existing
+    from eqcalc.simulate.run_folder import refuse_run_files
 
+    refuse_run_files([output])
     refuse_existing([output], overwrite)
     request = LabelRequest(**label_options(context.params))
     with working("converting"):

@@ -62,12 +62,14 @@ def energy(
     from eqcalc.cli.setup_run import set_up_calculator
     from eqcalc.data import parse_rows
     from eqcalc.files import refuse_existing, refuse_own_input
+    from eqcalc.simulate.run_folder import refuse_run_files
     from eqcalc.simulate.single_points import single_points
     from eqcalc.simulate.structures import read_structures
     from eqcalc.simulate.writers import require_extxyz, write_structures
 
     if output is not None:
         require_extxyz(output)
+        refuse_run_files([output])
         refuse_existing([output], overwrite)
         refuse_own_input([output], [structure])
     every = read_structures(structure)

@@ -113,6 +113,7 @@ _SETTINGS = {
     "max_roll_backs": "max_roll_backs",
 }
 """Parameter of a verb -> setting."""
+_BACK = {"halve", "roll-back"}  # actions that go back
 
 
 def chosen_guards(parameters: dict[str, Any]) -> GuardSettings:
@@ -130,7 +131,13 @@ def chosen_guards(parameters: dict[str, Any]) -> GuardSettings:
         if parameters.get(name) is not None
     }
     if not parameters["no_guards"]:
-        return GuardSettings(**given)
+        settings = GuardSettings(**given)
+        if "max_roll_backs" in given and not {settings.on_alarm, settings.on_doubt} & _BACK:
+            raise ConfigError(
+                "--max-roll-backs goes with --on-alarm or --on-doubt of roll-back or halve, and "
+                "would have no effect without."
+            )
+        return settings
     if given:
         raise ConfigError(
             f"--no-guards turns off what {', '.join(given)} would change; give one or the other."

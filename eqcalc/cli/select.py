@@ -99,11 +99,13 @@ def select(
     from eqcalc.errors import ConfigError
     from eqcalc.files import refuse_existing, refuse_own_input
     from eqcalc.selection import SelectionSettings, frames_to_label, read_candidates, select_frames
+    from eqcalc.simulate.run_folder import refuse_run_files
     from eqcalc.simulate.structures import read_structures
     from eqcalc.simulate.writers import require_extxyz, write_structures
 
     settings = SelectionSettings(n_frames, min_spread, max_spread, min_distance, min_contact, seed)
     require_extxyz(output)
+    refuse_run_files([output])
     refuse_existing([output], overwrite)
     if model is None or len(model) < 2:
         raise ConfigError(

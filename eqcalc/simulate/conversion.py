@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, StructureError, import_extra
 from eqcalc.files import AppendFile, refuse_existing, require_folders, write_through
+from eqcalc.simulate.frame_content import restore_origin, store_origin
 from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
+from eqcalc.simulate.run_folder import refuse_run_files
 
 __all__ = ["CONVERSIONS", "Conversion", "convert_run"]
 
@@ -50,7 +52,8 @@ class Conversion:
     """A trajectory that was written: frames, their atoms, and the time (fs) of the last one.
 
     ``n_left_out`` counts frames that a format with one spacing cannot hold: the last of a run
-    whose end is not one of its logged steps.
+    whose end is not one of its logged steps, and all of one whose timestep a guard halved that do
+    not lie in the spacing of the first two.
     """
 
     path: Path
@@ -76,7 +79,7 @@ def convert_run(
 
     Raises
     ------
-    ConfigError : another suffix; no number of frames; a left-handed cell.
+    ConfigError : another suffix; no number of frames; a left-handed cell; a file of a run.
     StructureError : there is no run of molecular dynamics, or its trajectory is damaged.
     OutputExistsError : the file is there and ``overwrite`` is false.
     OutputError : it cannot be written; nothing is left of it.
@@ -90,6 +93,7 @@ def convert_run(
         )
     require_at_least(1, every=every)
     source = _trajectory_of(Path(folder))
+    refuse_run_files([path])
     refuse_existing([path], overwrite)
     require_folders([path])
     frames = _frames_of(source, every)
@@ -122,12 +126,15 @@ def _frames_of(path: Path, every: int) -> Iterator[Atoms]:
     if path.suffix == ".xyz":
         whole = whole_part(path)
         source = path if whole is None else whole
-        yield from ase.io.iread(source, index=f"::{every}", format="extxyz")
+        for frame in ase.io.iread(source, index=f"::{every}", format="extxyz"):
+            restore_origin(frame)
+            yield frame
         return
     with Trajectory(path) as trajectory:
         for index in range(0, len(trajectory), every):
             try:
                 frame = trajectory[index]
+                restore_origin(frame)
             except (OSError, ValueError, KeyError, TypeError, EOFError):
                 read_whole_frames(path)  # says that the last ones are damaged, or refuses
                 return
@@ -164,6 +171,8 @@ def _as_others_read_it(frame: Atoms) -> Atoms:
     time_fs = float(frame.info["time_fs"])
     # "Time" is what other programs read, each in its own unit; "time_fs" says which one it is.
     other.info = {"Time": time_fs, "time_fs": time_fs, "Step": int(frame.info["step"])}
+    other.set_celldisp(frame.get_celldisp())
+    store_origin(other)
     if frame.calc is not None:
         other.calc = SinglePointCalculator(other, **frame.calc.results)
     return other

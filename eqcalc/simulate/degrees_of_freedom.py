@@ -24,9 +24,12 @@ from numpy.typing import NDArray
 from eqcalc.errors import ConfigError
 from eqcalc.simulate.connected import connected_parts
 
-__all__ = ["degrees_of_freedom"]
+__all__ = ["INTERNAL", "degrees_of_freedom", "is_held"]
 
-_INTERNAL = (FixInternals, FixLinearTriatomic)  # a motion of the whole leaves them alone
+INTERNAL = (FixBondLengths, FixInternals, FixLinearTriatomic)
+"""Constraints whose forces act between atoms: total and angular momentum are conserved with them,
+and their virial, which ASE does not know, belongs to a pressure."""
+
 _LARGEST_RANK = 100  # atoms that rods join, whose rank is computed; larger ones have no cycles
 
 
@@ -71,7 +74,7 @@ def degrees_of_freedom(atoms: Atoms) -> int:
         if taken == 0:
             continue
         index = _atoms_of(constraint, atoms)
-        if total and type(constraint) not in _INTERNAL:
+        if total and type(constraint) not in INTERNAL:
             raise _clash("FixCom", type(constraint).__name__, int(index[0]))
         if busy[index].any():
             atom = int(index[busy[index]][0])
@@ -79,6 +82,11 @@ def degrees_of_freedom(atoms: Atoms) -> int:
         busy[index] = True
         free -= taken
     return max(free, 0)
+
+
+def is_held(atoms: Atoms) -> bool:
+    """Return whether a constraint acts from outside, so that motion as a whole is not conserved."""
+    return any(not isinstance(constraint, INTERNAL) for constraint in atoms.constraints)
 
 
 def _atoms_of(constraint: FixConstraint, atoms: Atoms) -> NDArray[np.int64]:

@@ -11,13 +11,14 @@ from numbers import Real
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms, FixBondLengths, FixInternals, FixLinearTriatomic
+from ase.constraints import FixAtoms
 from ase.data import atomic_masses
 
 from eqcalc.electrons import ELECTRONS
 from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
 from eqcalc.neighbours.nearest import is_as_in_bohr, typical_ratio
+from eqcalc.simulate.degrees_of_freedom import INTERNAL
 
 __all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
 
@@ -74,10 +75,10 @@ def timestep_doubt(atoms: Atoms, timestep_fs: float) -> str | None:
         )
     is_moving = np.ones(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
-        if isinstance(constraint, (FixBondLengths, FixInternals, FixLinearTriatomic)):
-            return None  # rigid bonds do not vibrate
         if isinstance(constraint, FixAtoms):
             is_moving[constraint.index] = False
+        elif isinstance(constraint, INTERNAL):  # rigid bonds do not vibrate
+            is_moving[constraint.get_indices()] = False
     if not is_moving.any():
         return None
     masses = np.where(is_moving, atoms.get_masses(), np.inf)

@@ -23,7 +23,7 @@ from eqcalc.errors import (
     OutputError,
     StructureError,
 )
-from eqcalc.simulate.frame_content import restore_constraints
+from eqcalc.simulate.frame_content import restore_constraints, restore_origin
 from eqcalc.simulate.manifest import RunManifest
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.writers import FrameWriter, write_structure
@@ -157,6 +157,7 @@ def trusted_frame(
     except Exception as error:  # a run that breaks may leave anything; ASE raises what it likes
         raise StructureError(f"cannot read a frame of '{trajectory}': {error}.") from error
     restore_constraints(frame)
+    restore_origin(frame)
     return frame
 
 

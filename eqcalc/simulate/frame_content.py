@@ -25,7 +25,9 @@ __all__ = [
     "for_extxyz",
     "for_traj",
     "restore_constraints",
+    "restore_origin",
     "store_constraints",
+    "store_origin",
     "unkept_constraints",
 ]
 
@@ -34,6 +36,7 @@ VELOCITY_NAMES = ("v", "vel", "vels", "velo", "velos", "velocity", "velocities",
 
 _LABEL_WORDS = ("force", "energ", "stress", "virial", "gradient")
 _CONSTRAINTS = "eqcalc_constraints"  # entry of a frame's info
+_ORIGIN = "Origin"  # likewise; LAMMPS and OVITO call it so
 
 # Columns that extxyz writes in any case, and names that its reader takes for something else.
 _WRITTEN = {"symbols": 1, "species": 1, "positions": 3, "pos": 3, "momenta": 3, "forces": 3}
@@ -84,7 +87,23 @@ def for_extxyz(atoms: Atoms) -> Atoms:
     # A FixCartesian would come back as one for each atom of the structure.
     if not all(type(constraint) is FixAtoms for constraint in frame.constraints):
         frame.set_constraint(store_constraints(frame))
+    store_origin(frame)
     return frame
+
+
+def store_origin(atoms: Atoms) -> None:
+    """Put where the cell begins into the structure's info, in place: no format has it otherwise."""
+    origin = atoms.get_celldisp().ravel()
+    if origin.any():
+        atoms.info[_ORIGIN] = origin
+
+
+def restore_origin(atoms: Atoms) -> None:
+    """Take where the cell begins out of a frame's info, in place, if it is a place."""
+    origin = np.asarray(atoms.info.get(_ORIGIN))
+    if origin.dtype.kind in "fi" and origin.shape == (3,) and np.isfinite(origin).all():
+        atoms.set_celldisp(origin)
+        del atoms.info[_ORIGIN]
 
 
 def store_constraints(atoms: Atoms) -> list[Any]:
@@ -98,13 +117,14 @@ def store_constraints(atoms: Atoms) -> list[Any]:
 
 
 def for_traj(frame: Atoms) -> Atoms:
-    """Return the frame, or a copy without constraints that ASE's trajectories cannot hold."""
+    """Return the frame, or a copy without what ASE's trajectories cannot hold as it is."""
     kept = [each for each in frame.constraints if _content(each) is not None]
-    if len(kept) == len(frame.constraints):
+    if len(kept) == len(frame.constraints) and not frame.get_celldisp().any():
         return frame
     twin = frame.copy()
     twin.calc = frame.calc
     twin.set_constraint(kept)
+    store_origin(twin)
     return twin
 
 

@@ -39,7 +39,8 @@ class GuardSettings:
     max_temperature_K : None: the highest of 5000 K, ten times the temperature asked for, and
         what equilibrium has with a probability of 1e-20 (few degrees of freedom fluctuate much)
     max_atom_kinetic_eV : of one atom, which a large system's temperature does not show. None: 15
-        eV, above the strongest bond (CO, 11 eV), or more where heat alone gives it
+        eV, above the strongest bond (CO, 11 eV), or more where heat alone gives it; none where
+        ``max_temperature_K`` is 0, of which it is a part
     max_drift_mev_per_atom_ps : of the conserved quantity of "nve", "nvt-nhc" and "npt", from one
         picosecond to the next. None: 5, which is 20 K/ps; Langevin conserves nothing
     max_spread : eV/Å, spread of the force on an atom: the length of its components' sample standard

@@ -84,7 +84,7 @@ class Guards:
         self.watched = [guard.name for guard in self._guards]
 
     def _add_motion(self, atoms: Atoms, settings: GuardSettings, motion: Motion) -> None:
-        if settings.max_temperature_K != 0 or settings.max_atom_kinetic_eV != 0:
+        if settings.max_temperature_K != 0 or settings.max_atom_kinetic_eV:
             self._guards.append(Temperature(atoms, settings, motion))
         limit = settings.max_drift_mev_per_atom_ps
         if limit == 0:

@@ -18,7 +18,7 @@ from ase.io.trajectory import Trajectory
 
 from eqcalc.errors import HalfFrameWarning, StructureError
 
-__all__ = ["is_of_a_run", "kind_of_run", "read_whole_frames", "whole_part"]
+__all__ = ["is_of_a_run", "kind_of_run", "read_whole_frames", "run_in", "whole_part"]
 
 _KINDS = ("md", "relax")
 _NAMES = ("trajectory.xyz", "trajectory.traj")
@@ -32,10 +32,13 @@ def is_of_a_run(path: Path) -> bool:
 
 def kind_of_run(path: Path) -> str | None:
     """Return which kind of run a file is the trajectory of, "md" or "relax"; None of none."""
-    if path.name not in _NAMES:
-        return None
+    return run_in(path.parent) if path.name in _NAMES else None
+
+
+def run_in(folder: Path) -> str | None:
+    """Return which kind of run a folder holds, "md" or "relax"; None of none."""
     try:
-        manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     kind = manifest.get("kind") if isinstance(manifest, dict) else None

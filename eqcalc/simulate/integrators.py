@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, listing
 from eqcalc.simulate.barostats import build_barostat, require_barostat_cell
+from eqcalc.simulate.degrees_of_freedom import is_held
 from eqcalc.simulate.settings import BAROSTATS, CHAINS, MDSettings
 
 __all__ = [
@@ -133,10 +134,10 @@ def require_cell(atoms: Atoms, what: str) -> None:
 def hold_center_of_mass(atoms: Atoms, settings: MDSettings) -> None:
     """Add ASE's FixCom where Langevin's noise would push the whole system away.
 
-    A single atom, or one held by other constraints, stays as it is.
+    A single atom, or what constraints hold from outside, stays as it is.
     """
-    if settings.ensemble == "nvt-langevin" and len(atoms) > 1 and not atoms.constraints:
-        atoms.set_constraint(FixCom())
+    if settings.ensemble == "nvt-langevin" and len(atoms) > 1 and not is_held(atoms):
+        atoms.set_constraint([*atoms.constraints, FixCom()])
 
 
 def build_integrator(

@@ -200,7 +200,10 @@ class MDRun(MDState):
         if not langevin:
             self.n_dof -= conserved_zero_momenta(self.atoms, reach)
         if self.n_dof < 1:
-            raise ConfigError("the constraints of the structure leave no atom free to move.")
+            raise ConfigError(
+                "the constraints of the structure leave no atom free to move, or nothing but the "
+                "motion of the whole."
+            )
         self.start_temperature_K = temperature_of(self.atoms, self.n_dof)
         self._begin_dynamics(0)
         self._rails = self._guard_rails()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from eqcalc.neighbours.search import distances_of
 from eqcalc.neighbours.structure import check_structure
 from eqcalc.simulate.connected import connected_parts
+from eqcalc.simulate.degrees_of_freedom import is_held
 
 __all__ = ["conserved_zero_momenta", "reach_of", "remove_rigid_motion", "rigid_share"]
 
@@ -47,10 +48,10 @@ def conserved_zero_momenta(atoms: Atoms, reach: float | None = None) -> int:
     Returns
     -------
     0, 3 (at rest), 5 or 6 (an isolated molecule, linear or not, that does not
-    rotate either). Always 0 for one atom and with constraints, which exert forces
-    from outside.
+    rotate either). Always 0 for one atom, and with constraints that exert forces from
+    outside; rigid bonds do not.
     """
-    if _is_held(atoms):
+    if _is_bound(atoms):
         return 0
     momenta = atoms.get_momenta()
     kinetic = atoms.get_kinetic_energy()
@@ -79,10 +80,10 @@ def remove_rigid_motion(
 
     Returns
     -------
-    share of the kinetic energy that was taken away; 0 where constraints hold atoms
+    share of the kinetic energy that was taken away; 0 where constraints hold the whole
     """
     before = atoms.get_kinetic_energy()
-    if _is_held(atoms) or before == 0:
+    if _is_bound(atoms) or before == 0:
         return 0.0
     masses, momenta = atoms.get_masses()[:, None], atoms.get_momenta()
     momenta = momenta - masses * momenta.sum(axis=0) / masses.sum()
@@ -102,8 +103,8 @@ def rigid_share(atoms: Atoms, reach: float | None = None) -> float:
     return remove_rigid_motion(atoms.copy(), reach)
 
 
-def _is_held(atoms: Atoms) -> bool:
-    return len(atoms) == 1 or bool(atoms.constraints)
+def _is_bound(atoms: Atoms) -> bool:
+    return len(atoms) == 1 or is_held(atoms)
 
 
 def _free_places(atoms: Atoms, reach: float | None) -> NDArray[np.float64] | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from eqcalc.errors import OutputError, OutputExistsError, OutputLostError
+from eqcalc.errors import ConfigError, OutputError, OutputExistsError, OutputLostError
 from eqcalc.files import remove_files
 from eqcalc.simulate.checkpoint import CHECKPOINT, EARLIER, PREVIOUS
+from eqcalc.simulate.half_frames import run_in
 
-__all__ = ["ANALYSIS", "ANALYSIS_FILES", "REPORT", "RunFolder"]
+__all__ = ["ANALYSIS", "ANALYSIS_FILES", "REPORT", "RunFolder", "refuse_run_files"]
 
 REPORT = "report.html"
 """The page of a run, by ``eqcalc report``."""
@@ -41,6 +43,22 @@ _RUN_FILES = (
     PREVIOUS,
     EARLIER,
 )
+
+
+def refuse_run_files(outputs: Iterable[Path]) -> None:
+    """Refuse to write what a run in that folder would take for its own file.
+
+    Raises
+    ------
+    ConfigError : an output has the name of a run's file, beside a run, whether it is there or not
+        and whatever may be overwritten.
+    """
+    for path in outputs:
+        if path.name in _RUN_FILES and run_in(path.parent) is not None:
+            raise ConfigError(
+                f"'{path}' would be a file of the run in '{path.parent}', which could not go on "
+                "from it; give it another name."
+            )
 
 
 class RunFolder:

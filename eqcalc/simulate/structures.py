@@ -15,7 +15,7 @@ from ase.io.trajectory import Trajectory
 from eqcalc.elements import N_ELEMENTS, first_other_mass
 from eqcalc.errors import HalfFrameWarning, StructureError
 from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
-from eqcalc.simulate.frame_content import restore_constraints
+from eqcalc.simulate.frame_content import restore_constraints, restore_origin
 from eqcalc.simulate.guessed_elements import (
     read_pdb,
     refuse_guessed_elements,
@@ -123,6 +123,7 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
         settle_positions(path, atoms)
         settle_velocities(path, atoms)
         restore_constraints(atoms)
+        restore_origin(atoms)
     return structures
 
 

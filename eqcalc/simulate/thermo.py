@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, OutputError, listing
 from eqcalc.simulate.cell_state import density
+from eqcalc.simulate.degrees_of_freedom import INTERNAL
 from eqcalc.simulate.frame_content import drop_stale
 from eqcalc.units import pressure_gpa
 
 __all__ = [
     "Thermo",
     "has_pressure",
+    "has_stress",
     "observe",
     "read_columns",
     "read_table",
@@ -89,7 +91,17 @@ def row_of(thermo: Thermo) -> dict[str, float]:
 
 
 def has_pressure(atoms: Atoms) -> bool:
-    """Return whether a pressure is defined and the calculator gives a stress."""
+    """Return whether a pressure is defined, the calculator gives a stress, and it is all of it.
+
+    Forces that keep bonds rigid have a virial of their own, which no stress of ASE holds: of
+    rigid water it is gigapascals.
+    """
+    is_rigid = any(isinstance(constraint, INTERNAL) for constraint in atoms.constraints)
+    return has_stress(atoms) and not is_rigid
+
+
+def has_stress(atoms: Atoms) -> bool:
+    """Return whether a stress is defined and the calculator gives it."""
     return bool(atoms.pbc.all()) and "stress" in atoms.calc.implemented_properties
 
 
@@ -179,7 +191,7 @@ def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:
         "energy": atoms.calc.get_property("energy", atoms),
         "forces": atoms.get_forces(apply_constraint=False),
     }
-    if has_pressure(atoms):
+    if has_stress(atoms):
         results["stress"] = atoms.get_stress(apply_constraint=False)
     frame.calc = SinglePointCalculator(frame, **results)
     return frame

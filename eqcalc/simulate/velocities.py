@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms, units
 
 from eqcalc.errors import ConfigError
-from eqcalc.simulate.degrees_of_freedom import degrees_of_freedom
+from eqcalc.simulate.degrees_of_freedom import degrees_of_freedom, is_held
 from eqcalc.simulate.frame_content import VELOCITY_NAMES
 from eqcalc.simulate.rigid_motion import conserved_zero_momenta, remove_rigid_motion
 
@@ -22,6 +22,8 @@ __all__ = [
     "redraw_velocities",
     "set_velocities",
 ]
+
+_ROUNDING = 1e-10  # of the kinetic energy: what is left of motion that is taken away
 
 
 def has_velocities(atoms: Atoms) -> bool:
@@ -71,8 +73,8 @@ def set_velocities(
     """Draw Maxwell-Boltzmann velocities in place, at rest as a whole.
 
     The motion of the centre of mass is taken out, and the rotation of an isolated
-    molecule unless ``keep_rotation``; nothing is taken out where constraints hold
-    atoms. The rest is scaled to exactly ``temperature_K``.
+    molecule unless ``keep_rotation``; nothing is taken out where constraints hold the
+    whole, as rigid bonds do not. The rest is scaled to exactly ``temperature_K``.
 
     Parameters
     ----------
@@ -85,11 +87,14 @@ def set_velocities(
     """
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
     atoms.set_momenta(momenta)  # constraints act here
-    remove_rigid_motion(atoms, reach, keep_rotation=keep_rotation)
+    taken = remove_rigid_motion(atoms, reach, keep_rotation=keep_rotation)
     n_dof = degrees_of_freedom(atoms) - conserved_zero_momenta(atoms, reach)
     kinetic = atoms.get_kinetic_energy()
-    if n_dof < 1 or kinetic == 0:
-        raise ConfigError("the constraints of the structure leave no atom free to move.")
+    if n_dof < 1 or kinetic == 0 or 1.0 - taken < _ROUNDING:
+        raise ConfigError(
+            "the constraints of the structure leave no atom free to move, or nothing but the "
+            "motion of the whole."
+        )
     wanted = 0.5 * n_dof * units.kB * temperature_K
     atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / kinetic))
 
@@ -98,13 +103,13 @@ def redraw_velocities(atoms: Atoms, rng: np.random.Generator, reach: float | Non
     """Draw the velocities anew, in place: with the same kinetic energy.
 
     The motion of the centre of mass, and the rotation of an isolated molecule, stay as they are,
-    whether zero or not; where constraints hold atoms, only the kinetic energy does.
+    whether zero or not; where constraints hold the whole, only the kinetic energy does.
     """
     kinetic, before = atoms.get_kinetic_energy(), atoms.get_momenta()
     internal = atoms.copy()  # with the constraints
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
     rigid = np.zeros_like(before)
-    if not atoms.constraints and len(atoms) > 1:
+    if not is_held(atoms) and len(atoms) > 1:
         remove_rigid_motion(internal, reach)
         rigid = before - internal.get_momenta()
         wanted = internal.get_kinetic_energy()

@@ -46,6 +46,14 @@ def test_options_that_are_not_given_keep_the_defaults():
         chosen_guards({**parameters, "no_guards": True, "max_force": 3.0})
 
 
+def test_number_of_roll_backs_needs_something_that_goes_back():
+    parameters = {**dict.fromkeys(_SETTINGS), "no_guards": False, "max_roll_backs": 2}
+    with pytest.raises(ConfigError, match="--max-roll-backs goes with --on-alarm or --on-doubt"):
+        chosen_guards(parameters)
+    for action in ({"on_alarm": "roll-back"}, {"on_doubt": "halve"}):
+        assert chosen_guards(parameters | action).max_roll_backs == 2
+
+
 def test_run_says_what_is_watched_and_what_is_not(folder, capsys):
     assert run("md", ETHANOL, *COMMON, "-n", 20, "-e", "nve", "--audit-every", 10) == 0
     out = capsys.readouterr().out

@@ -84,3 +84,20 @@ def test_page_that_cannot_be_removed_is_named(tmp_path):
         remove_files(tmp_path, ["nothing", "report.html"])
     with pytest.raises(OutputError, match=r"cannot remove '.*report\.html'"):
         RunFolder(tmp_path).claim()
+
+
+def test_no_verb_writes_a_file_of_a_run(folder, capsys):
+    """A run would take it for its own: its trajectory would be cut, or gone on with, in it."""
+    assert run("md", "ethanol.xyz", "-n", 20) == 0
+    made = folder / "ethanol-md"
+    before = {path: path.read_bytes() for path in made.iterdir() if path.is_file()}
+    target = made / "trajectory.xyz"
+    for words in (
+        ("convert", made, "-o", target),
+        ("energy", "ethanol.xyz", "-o", target),
+        ("data", "convert", made / "trajectory.traj", target),
+        ("select", made, "-m", "a.pt", "-m", "b.pt", "-o", target),
+    ):
+        assert run(*words, "--overwrite") == 2
+        assert "trajectory.xyz' would be a file of the run in" in capsys.readouterr().err, words
+    assert {path: path.read_bytes() for path in made.iterdir() if path.is_file()} == before

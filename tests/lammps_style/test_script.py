@@ -10,12 +10,14 @@ from ase import Atom, Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength
 from ase.md.langevin import Langevin
 from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.verlet import VelocityVerlet
 
 from eqcalc import EqCalculator
+from eqcalc.analysis.density import DensityProfile
+from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.errors import (
     ConfigError,
     NonFiniteError,
@@ -24,6 +26,7 @@ from eqcalc.errors import (
 )
 from eqcalc.simulate import StopRequested
 from eqcalc.simulate.lammps_style import LammpsScript, write_data
+from eqcalc.simulate.structures import read_structures
 
 
 def copper() -> Atoms:
@@ -390,6 +393,48 @@ def test_box_with_a_fixed_face_has_no_pressure(tmp_path):
     script.thermo_style("custom", "step", "press")
     with pytest.raises(ConfigError, match="thermo press needs a box that is periodic"):
         script.run(2)
+
+
+def test_rigid_bonds_leave_no_pressure(data):
+    script = script_of(data)
+    script.atoms.set_constraint(FixBondLength(0, 1))
+    script.fix_nve()
+    assert "press" not in script.run(2)[0]
+    script.thermo_style("custom", "step", "press")
+    with pytest.raises(ConfigError, match="no rigid bonds, whose own virial is not known"):
+        script.run(2)
+
+
+@pytest.mark.parametrize("style", ["extxyz", "traj"])
+def test_dump_keeps_where_the_box_begins(style, tmp_path):
+    """A box from -L/2 to L/2, whose density would else lie half outside of the cell."""
+    path = slab_data(tmp_path)
+    low, high = path.read_text().split(" zlo zhi")[0].split("\n")[-1].split()
+    middle = 0.5 * float(high)
+    text = path.read_text().replace(f"{low} {high} zlo", f"{-middle!r} {middle!r} zlo")
+    head, _, rest = text.partition("Atoms # atomic\n\n")
+    lines, _, tail = rest.partition("\n\n")
+    moved = []
+    for line in lines.split("\n"):
+        words = line.split()
+        words[4] = repr(float(words[4]) - middle)
+        moved.append(" ".join(words))
+    joined = "\n".join(moved)
+    path.write_text(f"{head}Atoms # atomic\n\n{joined}\n\n{tail}")
+    script = script_of(path, boundary="ppf")
+    script.fix_nve()
+    suffix = {"extxyz": "xyz", "traj": "traj"}[style]
+    script.dump(style, 1, tmp_path / f"all.{suffix}")
+    script.run(1)
+    with Trajectory(tmp_path / f"all.{suffix}") as frames:
+        np.testing.assert_allclose(frames[1].get_celldisp().ravel(), [0, 0, -middle])
+        worker = DensityProfile(frames[0], 2, axis="c")
+        for frame in frames.frames(range(2)):
+            worker.add(frame)
+    assert worker.result().outside == 0
+    (first, *_) = read_structures(tmp_path / f"all.{suffix}")
+    np.testing.assert_allclose(first.get_celldisp().ravel(), [0, 0, -middle])
+    assert "Origin" not in first.info
 
 
 def test_atom_that_leaves_through_a_fixed_face_is_an_error(tmp_path):

@@ -23,6 +23,7 @@ from eqcalc.errors import (
     StructureError,
 )
 from eqcalc.simulate import MDSettings, RelaxSettings, convert_run, run_md, run_relax
+from eqcalc.simulate.conversion import Conversion
 from eqcalc.simulate.velocities import has_velocities
 
 
@@ -117,6 +118,25 @@ def test_file_that_is_there_is_kept(run, tmp_path):
     assert (tmp_path / "out.xyz").read_text() == "mine"
     convert_run(run, tmp_path / "out.xyz", overwrite=True)
     assert len(ase.io.read(tmp_path / "out.xyz", ":")) == 4
+
+
+@pytest.mark.parametrize("name", ["trajectory.xyz", "final.xyz"])
+def test_a_run_s_own_file_is_never_written(run, name, tmp_path):
+    """Whether it is there or not: the run would take it for its own, and go on in it."""
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ConfigError, match=rf"{name}' would be a file of the run in"):
+        convert_run(run, run / name, overwrite=True)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert convert_run(run, run / "mine.xyz").n_frames == 4
+    assert convert_run(run, tmp_path / name).n_frames == 4
+
+
+def test_verb_says_how_many_frames_are_left_out(monkeypatch, capsys, tmp_path):
+    done = Conversion(tmp_path / "out.dcd", 8, 4, 35.0, 3)
+    monkeypatch.setattr("eqcalc.simulate.conversion.convert_run", lambda *_, **__: done)
+    with pytest.raises(SystemExit):
+        main(["convert", str(tmp_path), "-o", str(tmp_path / "out.dcd")])
+    assert "note: 3 of 11 frames are left out: .dcd has one spacing" in capsys.readouterr().out
 
 
 def test_folder_without_a_run_is_refused(run, tmp_path):

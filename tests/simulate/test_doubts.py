@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms, FixBondLengths
+from ase.constraints import FixAtoms, FixBondLengths, FixLinearTriatomic
 
 from eqcalc.simulate import doubts as module
 from eqcalc.simulate.doubts import doubts, doubts_of_many, timestep_doubt
@@ -121,6 +121,12 @@ def test_timestep_of_atoms_that_are_fixed_or_made_heavier():
     rigid = molecule("H2O")
     rigid.set_constraint(FixBondLengths([[0, 1], [0, 2], [1, 2]]))
     assert timestep_doubt(rigid, 2.0) is None
+    partly = molecule("CH3CH2OH")
+    partly.set_constraint(FixBondLengths([[0, 1]]))  # C-C, and the hydrogen atoms are free
+    assert "long for H" in timestep_doubt(partly, 4.0)
+    carbon_dioxide = molecule("CO2")
+    carbon_dioxide.set_constraint(FixLinearTriatomic([(1, 0, 2)]))
+    assert timestep_doubt(carbon_dioxide, 8.0) is None
     heavier = molecule("CH3CH2OH")
     heavier.set_masses(np.where(heavier.numbers == 1, 3.024, heavier.get_masses()))
     assert timestep_doubt(heavier, 2.5) is None

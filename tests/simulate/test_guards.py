@@ -171,6 +171,20 @@ def test_single_hot_atom_is_seen_in_a_large_system(tmp_path):
         run_md(crystal, EMT(), MDSettings("nve", timestep_fs=1.0), tmp_path)
 
 
+def test_no_limit_of_the_temperature_is_none_of_an_atom_either(tmp_path):
+    crystal = bulk("Cu", cubic=True) * (3, 3, 3)
+    momenta = np.zeros((len(crystal), 3))
+    momenta[5] = [0.0, 0.0, np.sqrt(2 * 63.5 * 40.0)]
+    crystal.set_momenta(momenta)
+    guards = GuardSettings(max_temperature_K=0)
+    settings = MDSettings("nve", timestep_fs=0.1, n_steps=1, guards=guards)
+    assert "temperature" not in MDRun(crystal, EMT(), settings).guard_summary()["watched"]
+    run_md(crystal, EMT(), settings, tmp_path / "run")
+    own = MDSettings("nve", guards=GuardSettings(max_temperature_K=0, max_atom_kinetic_eV=30))
+    with pytest.raises(GuardError, match=r"atom 5 \(Cu\) has a kinetic energy of .* above 30"):
+        run_md(crystal, EMT(), own, tmp_path / "own")
+
+
 def test_atoms_that_are_shot_at_each_other_are_stopped_by_their_distance(painn, ethanol, tmp_path):
     o = int(ethanol.symbols.search("O")[0])
     distances = ethanol.get_distances(o, range(9))

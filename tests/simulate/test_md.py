@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLengths
 from springs import Springs, ethanol
 
 from eqcalc.errors import (
@@ -167,6 +167,19 @@ def test_pressure_has_the_sign_of_compression(tmp_path):
     expected = -squeezed.get_stress()[:3].mean() / units.GPa
     assert pressure > 10
     assert pressure == pytest.approx(expected, rel=1e-3)
+
+
+def test_pressure_of_rigid_bonds_is_left_out(tmp_path):
+    """What keeps them rigid has a virial too: of an ideal gas it is all that there is."""
+    gas = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]], cell=[12.0] * 3, pbc=True) * (2, 2, 2)
+    gas.set_constraint(FixBondLengths([(k, k + 1) for k in range(0, len(gas), 2)]))
+    result = run_md(gas, EMT(), MDSettings("nve", n_steps=2), tmp_path / "run")
+    table = read_table(result.folder / "thermo.csv")
+    assert result.mean_pressure_gpa is None
+    assert "pressure_gpa" not in table
+    assert "density_g_per_cm3" in table
+    (frame, *_) = ase.io.read(result.folder / "trajectory.traj", ":")
+    assert frame.get_stress().shape == (6,)  # what the potential says
 
 
 @pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc"])

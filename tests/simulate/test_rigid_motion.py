@@ -5,11 +5,20 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import (
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixInternals,
+    FixLinearTriatomic,
+)
 from springs import Springs, ethanol
 
 from eqcalc import EqCalculator
 from eqcalc.errors import ConfigError
 from eqcalc.simulate import GuardSettings, MDRun, MDSettings
+from eqcalc.simulate.degrees_of_freedom import degrees_of_freedom
 from eqcalc.simulate.rigid_motion import (
     conserved_zero_momenta,
     reach_of,
@@ -122,3 +131,79 @@ def test_a_molecule_in_a_box_begins_without_rotation(models):
         assert run.n_dof == n_dof
     run.atoms.constraints.clear()  # of the centre of mass
     assert rigid_share(run.atoms, 4.0) > 0  # Langevin's noise turns it anyhow
+
+
+def rigid_gas(kind: str) -> Atoms:
+    """Return eight molecules in a box whose bonds, or angles, are rigid."""
+    rng, gas, ends = np.random.default_rng(2), Atoms(), {"CO2": (1, 0, 2), "N2": (0, 1)}
+    for k in range(8):
+        one = molecule("CO2" if kind == "FixLinearTriatomic" else "N2")
+        one.rotate(float(rng.uniform(0, 180)), rng.normal(size=3))
+        one.translate(5.0 * np.array([k % 2, k // 2 % 2, k // 4]))
+        gas += one
+    gas.set_cell([10.0] * 3)
+    gas.pbc = True
+    n = len(gas) // 8
+    groups = [[n * k + end for end in ends["CO2" if n == 3 else "N2"]] for k in range(8)]
+    gas.set_constraint(
+        {
+            "FixBondLengths": lambda: FixBondLengths(groups),
+            "FixLinearTriatomic": lambda: FixLinearTriatomic(groups),
+            "FixInternals": lambda: FixInternals(
+                bonds=[[gas.get_distance(*pair), pair] for pair in groups]
+            ),
+        }[kind]()
+    )
+    return gas
+
+
+@pytest.mark.parametrize("kind", ["FixBondLengths", "FixLinearTriatomic", "FixInternals"])
+def test_rigid_bonds_hold_no_drift(kind):
+    """They act between atoms: the whole keeps its momentum, which is drawn as none."""
+    run = MDRun(rigid_gas(kind), EMT(), MDSettings("nve", n_steps=20, guards=QUIET))
+    assert conserved_zero_momenta(run.atoms) == 3
+    assert rigid_share(run.atoms) == pytest.approx(0.0, abs=1e-12)
+    run.dynamics.run(20)
+    assert rigid_share(run.atoms) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_drift_of_rigid_molecules_is_said():
+    gas = rigid_gas("FixBondLengths")
+    gas.set_velocities(np.full((len(gas), 3), 0.05))
+    assert rigid_share(gas) == pytest.approx(1.0)
+    turning = gas.copy()
+    turning.set_momenta(np.random.default_rng(3).normal(size=(len(gas), 3)))
+    assert 0.0 < rigid_share(turning) < 0.9
+    assert remove_rigid_motion(turning) > 0.0
+    np.testing.assert_allclose(turning.get_momenta().sum(axis=0), 0.0, atol=1e-12)
+
+
+def test_a_rigid_molecule_in_the_open_does_not_turn():
+    water = molecule("H2O")
+    water.set_constraint(FixBondLengths([(0, 1), (0, 2), (1, 2)]))
+    with pytest.raises(ConfigError, match="or nothing but the motion of the whole"):
+        MDRun(water, Springs(water), MDSettings("nve", guards=QUIET))
+    assert degrees_of_freedom(water) == 6
+
+
+def test_what_acts_from_outside_holds_the_whole():
+    for constraint in (FixAtoms([0]), FixCartesian(1, (True, False, False)), FixCom()):
+        atoms = turning(bulk("Cu", cubic=True))
+        atoms.set_constraint([constraint])
+        assert remove_rigid_motion(atoms) == 0.0
+        assert conserved_zero_momenta(atoms) == 0
+
+
+@pytest.mark.parametrize("kind", ["FixBondLengths", "FixLinearTriatomic", "FixInternals"])
+def test_noise_does_not_push_rigid_molecules_away(kind):
+    gas = rigid_gas(kind)
+    lengths = gas.get_all_distances()[gas.constraints[0].get_indices()[:2]]
+    settings = MDSettings("nvt-langevin", n_steps=50, friction_per_fs=0.02, guards=QUIET)
+    run = MDRun(gas, EMT(), settings)
+    n_rigid = {"FixLinearTriatomic": 4 * 8}.get(kind, 8)
+    assert run.n_dof == 3 * len(gas) - n_rigid - 3
+    centre = run.atoms.get_center_of_mass()
+    run.dynamics.run(50)
+    np.testing.assert_allclose(run.atoms.get_center_of_mass(), centre, atol=1e-8)
+    found = run.atoms.get_all_distances()[gas.constraints[0].get_indices()[:2]]
+    np.testing.assert_allclose(found[0, 1], lengths[0, 1], atol=1e-5)

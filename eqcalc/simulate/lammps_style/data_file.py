@@ -105,7 +105,7 @@ def read_data_file(path: str | Path, atom_style: str, system: UnitSystem) -> Dat
     types = atoms.arrays.pop("type")
     del atoms.arrays["id"]
     atoms.arrays.pop("mmcharges", None)
-    atoms.set_celldisp(np.zeros(3))
+    atoms.set_celldisp(origin)
     atoms.info.clear()
     # ASE's amu of LAMMPS differs from its own by 1e-10; both are g/mol.
     momenta = atoms.get_velocities() * masses[types - 1][:, None]

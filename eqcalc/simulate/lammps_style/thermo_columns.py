@@ -124,13 +124,15 @@ class ThermoTable:
 
         Raises
         ------
-        ConfigError : there is one, and the box is not periodic or the calculator has no stress.
+        ConfigError : there is one, and the box is not periodic, the calculator has no stress, or
+            bonds are rigid.
         """
         columns = [name for name in self.names if name in _OF_PRESSURE]
         if columns and not has_pressure(atoms):
             raise ConfigError(
-                f"thermo {', '.join(columns)} needs a box that is periodic in three directions and "
-                "a calculator with a stress; name the other columns: "
+                f"thermo {', '.join(columns)} needs a box that is periodic in three directions, a "
+                "calculator with a stress, and no rigid bonds, whose own virial is not known; name "
+                "the other columns: "
                 "thermo_style('custom', 'step', 'temp', 'pe', 'ke', 'etotal')."
             )
 
