@@ -79,8 +79,14 @@ def _facts(summary: DataSummary) -> dict[str, str]:
     facts |= {name: _present(count) for name, count in summary.labels.items()}
     for name, factor in summary.consistency.items():
         facts[f"energies / {name}"] = f"{factor:.2f} of what follows from the {name}"
-    if "forces" in summary.labels and "forces" not in summary.consistency:
-        facts["energies / forces"] = "not judged: no two frames are similar enough"
+    for name in ("forces", "stress"):
+        there = name in summary.labels and summary.labels[name].present > 0
+        if there and name not in summary.consistency:
+            facts[f"energies / {name}"] = (
+                "not judged: energies of similar frames hardly depend on it"
+                if summary.consistency
+                else "not judged: no two frames are similar enough"
+            )
     if summary.labels.get("forces"):
         shown = [str(each) for each in summary.stiffness[:3]]
         facts["bonds by forces"] = ", ".join(shown) or "not judged: too few, or of one length"

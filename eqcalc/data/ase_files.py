@@ -11,7 +11,7 @@ import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
 from eqcalc.data.hdf5_file import load_hdf5, require_h5py
 from eqcalc.errors import DataError, did_you_mean
@@ -43,11 +43,11 @@ OUTPUT_FORMATS: dict[str, str] = {
     "nwchem-out": "NWChem",
     "gamess-us-out": "GAMESS",
     "gpaw-out": "GPAW",
-    "abinit-out": "ABINIT",
     "onetep-out": "ONETEP",
-    "qbox": "Qbox",
 }
-"""ASE's readers of what codes print, with energies: text alone, nothing that unpickles."""
+"""ASE's readers of what codes print, with energies: text alone, nothing that unpickles, and all in
+eV and Å. Not among them are Qbox, of which ASE converts no number, and ABINIT, of whose cell it
+takes a part."""
 
 COMPRESSED = (".gz", ".bz2", ".xz")
 
@@ -95,7 +95,11 @@ def load_frames(path: Path, kind: str) -> list[Atoms]:
     if kind == "hdf5":
         require_h5py()  # whose absence is no fault of the file
     try:
-        fault = fault_in_extxyz(path) if kind == "extxyz" else None
+        fault = None
+        if kind == "extxyz":
+            fault = fault_in_extxyz(path)
+        elif kind == "gaussian-out":
+            fault = _fault_in_gaussian(path)
         if kind == "db":
             frames = list(_from_database(path))
         elif kind == "hdf5":
@@ -140,3 +144,20 @@ def _from_database(path: Path) -> Iterable[Atoms]:
         atoms.info.update(row.data)
         atoms.info.update(row.key_value_pairs)
         yield atoms
+
+
+def _fault_in_gaussian(path: Path) -> str | None:
+    """Return what is wrong with forces of a Gaussian log, which are in the input's orientation.
+
+    ASE takes the positions that stand first, and of a log without that orientation those that
+    Gaussian has turned.
+    """
+    with open_with_compression(str(path), "rt") as file:
+        text = file.read()
+    turned = "Standard orientation:" in text and "Input orientation:" not in text
+    if not turned or "Forces (Hartrees/Bohr)" not in text:
+        return None
+    return (
+        "Gaussian printed positions in its standard orientation alone, and forces in that of the "
+        "input: they do not belong together. Run it with NoSymm, or with #P, which prints both"
+    )

@@ -5,7 +5,8 @@ layout     geometry                 labels                     units
 =========  =======================  =========================  ==========================
 rMD17      nuclear_charges, coords  energies, forces, or       kcal/mol, Å
                                     old_energies, old_forces
-MD17       z, R                     E, F                       kcal/mol, Å
+MD17       z, R, and one of name,   E, F                       kcal/mol, Å
+           theory, type, md5
 sGDML      z, R                     E, F                       e_unit, r_unit in the file,
                                                                else asked for
 any other  numbers_key,             energy_key, forces_key     energy_unit, length_unit,
@@ -52,7 +53,12 @@ _UNITS = frozenset(name for names in UNIT_ENTRIES.values() for name in names)
 
 @dataclass(frozen=True)
 class _Layout:
-    """Keys of one kind of file; ``labels`` holds (energy key, forces key) pairs."""
+    """Keys of one kind of file.
+
+    labels : (energy key, forces key) pairs
+    also : keys that may stand there too
+    marks : keys of which one must, by which the file is known as of this kind
+    """
 
     name: str
     numbers: str
@@ -60,13 +66,15 @@ class _Layout:
     labels: tuple[tuple[str, str | None], ...]
     also: frozenset[str]
     units: tuple[str, str] | None  # energy, length
+    marks: frozenset[str] = frozenset()
 
     @property
     def needed(self) -> list[str]:
         return [self.numbers, self.positions, *map(str, self.labels[0])]
 
     def fits(self, keys: set[str]) -> bool:
-        return set(self.needed) <= keys <= self.also.union(self.needed, _UNITS)
+        is_marked = not self.marks or bool(keys & self.marks)
+        return is_marked and set(self.needed) <= keys <= self.also.union(self.needed, _UNITS)
 
 
 _RMD17 = _Layout(
@@ -84,6 +92,7 @@ _MD17 = _Layout(
     (("E", "F"),),
     frozenset({"name", "theory", "type", "md5"}),
     ("kcal/mol", "Angstrom"),
+    marks=frozenset({"name", "theory", "type", "md5"}),  # z, R, E and F alone may be anybody's
 )
 # sGDML's scripts store whatever unit their input had, and leave r_unit and e_unit
 # out when the user does not know: no default is safe here.

@@ -29,6 +29,7 @@ else:
 
 __all__ = ["DataOptions", "ReplayOptions", "TrainingConfig", "TrainingOptions", "read_config"]
 
+_LARGEST_SEED = 2**62  # of which torch takes 2**63, the number of the epoch added
 _OF_THE_FILE = ("kept", "shifted")
 
 
@@ -67,6 +68,8 @@ class TrainingConfig:
         require_types(type(self), vars(self), "the training file")
         self._complete()
         require_at_least(0, seed=self.seed)
+        if self.seed > _LARGEST_SEED:
+            raise ConfigError(f"seed must be at most 2**62, found {self.seed}.")
         if self.dtype not in ("float32", "float64", None):
             raise ConfigError(f"dtype must be float32 or float64, found '{self.dtype}'.")
         if "name" in self.architecture:

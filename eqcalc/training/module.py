@@ -94,11 +94,9 @@ class PotentialModule(pl.LightningModule):
             )
         scheduler: Any
         if options.schedule == "plateau":
+            factor, patience = options.plateau
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer,
-                factor=options.plateau_factor,
-                patience=options.plateau_patience,
-                min_lr=options.min_learning_rate,
+                optimizer, factor=factor, patience=patience, min_lr=options.min_learning_rate
             )
         else:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(

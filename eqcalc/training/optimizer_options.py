@@ -26,8 +26,8 @@ class OptimizerOptions:
         schedule, along a line
     schedule : "plateau" (factor and patience on the validation loss) or "cosine" over
         ``max_epochs``
-    plateau_factor : by which the learning rate is multiplied on a plateau
-    plateau_patience : epochs without a lower validation loss that make a plateau
+    plateau_factor : by which the learning rate is multiplied on a plateau; 0.8 by default
+    plateau_patience : epochs without a lower validation loss that make a plateau; 25 by default
     min_learning_rate : that no schedule goes below
     early_stop_patience : epochs without a lower validation loss after which the training ends; by
         default it never does before max_epochs
@@ -44,8 +44,8 @@ class OptimizerOptions:
     learning_rate: Optional[float] = None
     warmup_steps: int = 0
     schedule: str = "plateau"
-    plateau_factor: float = 0.8
-    plateau_patience: int = 25
+    plateau_factor: Optional[float] = None
+    plateau_patience: Optional[int] = None
     min_learning_rate: float = 1e-6
     early_stop_patience: Optional[int] = None
     amsgrad: Optional[bool] = None
@@ -57,6 +57,12 @@ class OptimizerOptions:
     def first_learning_rate(self) -> float:
         """The learning rate that the schedule begins with."""
         return cast("float", self.learning_rate)  # None was replaced
+
+    @property
+    def plateau(self) -> tuple[float, int]:
+        """Factor and patience of the schedule "plateau"."""
+        factor, patience = self.plateau_factor, self.plateau_patience
+        return 0.8 if factor is None else factor, 25 if patience is None else patience
 
     @property
     def uses_amsgrad(self) -> bool:
@@ -80,7 +86,7 @@ class OptimizerOptions:
         ConfigError : there is one.
         """
         require_at_least(1, max_epochs=self.max_epochs)
-        require_at_least(0, plateau_patience=self.plateau_patience, warmup_steps=self.warmup_steps)
+        require_at_least(0, warmup_steps=self.warmup_steps)
         if self.early_stop_patience is not None:
             require_at_least(1, early_stop_patience=self.early_stop_patience)
         require_positive(
@@ -99,8 +105,20 @@ class OptimizerOptions:
                 f'amsgrad is AdamW\'s, and optimizer is "{self.optimizer}"; leave amsgrad out.'
             )
         require_choice(SCHEDULES, schedule=self.schedule)
-        for name in ("ema_decay", "plateau_factor"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in (0, 1), found {getattr(self, name)}.")
+        self._check_plateau()
+        if not 0 < self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in (0, 1), found {self.ema_decay}.")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay must be >= 0, found {self.weight_decay}.")
+
+    def _check_plateau(self) -> None:
+        for name in ("plateau_factor", "plateau_patience"):
+            if getattr(self, name) is not None and self.schedule != "plateau":
+                raise ConfigError(
+                    f'{name} goes with schedule = "plateau"; schedule is "{self.schedule}": leave '
+                    f"{name} out."
+                )
+        factor, patience = self.plateau
+        require_at_least(0, plateau_patience=patience)
+        if not 0 < factor < 1:
+            raise ConfigError(f"plateau_factor must lie in (0, 1), found {factor}.")

@@ -82,6 +82,34 @@ def test_the_verb_ends_with_1_where_a_training_would_refuse(frames, tmp_path, ca
     assert "no frame has forces, which a training needs" in capsys.readouterr().out
 
 
+def test_the_verb_says_that_a_stress_was_not_judged(tmp_path, capsys):
+    """At constant volume its sign shows nowhere; of strained cells it does."""
+    crystal, frames, strained = bulk("Cu", cubic=True), [], []
+    rng = np.random.default_rng(0)
+    for k in range(8):
+        moved = crystal.copy()
+        moved.positions += rng.normal(scale=0.002 * k, size=(4, 3))
+        frames.append(moved)
+        other = crystal.copy()
+        other.set_cell(crystal.cell.array * (1 + 0.004 * k), scale_atoms=True)
+        strained.append(other)
+    for name, atoms_of, said in (
+        ("fixed", frames, "energies / stress  not judged: energies of similar frames hardly"),
+        ("strained", strained, "energies / forces  not judged: energies of similar frames hardly"),
+    ):
+        for atoms in atoms_of:
+            atoms.calc = EMT()
+            results = {
+                "energy": atoms.get_potential_energy(),
+                "forces": atoms.get_forces(),
+                "stress": atoms.get_stress(),
+            }
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        path = write(tmp_path / f"{name}.xyz", atoms_of)
+        run("data", "summary", path)
+        assert said in capsys.readouterr().out
+
+
 def test_the_verb_takes_units_and_keys(capsys):
     assert run("data", "summary", ETHANOL_FRAMES, "--forces-unit", "Hartree/Bohr") == 1
     assert "forces of" in " ".join(capsys.readouterr().out.split())

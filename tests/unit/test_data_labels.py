@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import filetype
 
 from eqcalc.data import read_dataset
 from eqcalc.data.frames import LabelRequest
@@ -341,3 +342,64 @@ def test_an_outcar_is_read_with_all_its_frames(tmp_path):
         np.testing.assert_array_equal(frame.forces, atoms.get_forces())
     with pytest.raises(ConfigError, match=r"ASE reads OUTCAR files in eV and Angstrom.*leave ener"):
         read_dataset(path, energy_unit="eV")
+
+
+QBOX = Path(ase.__file__).parent / "test" / "testdata" / "qbox_test.xml"
+
+
+def test_output_whose_units_ase_does_not_convert_is_refused(tmp_path):
+    """Of Qbox it hands on Hartree, Bohr and GPa as they are printed."""
+    path = tmp_path / "run.out"
+    path.write_bytes(QBOX.read_bytes())
+    assert filetype(str(path), read=True, guess=False) == "qbox"
+    with pytest.raises(DataError, match=r"has the suffix '\.out'; known are"):
+        read_dataset(path)
+
+
+GAUSSIAN = """\
+ Entering Gaussian System, Link 0=g16
+{blocks} SCF Done:  E(RHF) =  -1.11671432590     A.U. after    6 cycles
+ -------------------------------------------------------------------
+ Center     Atomic                   Forces (Hartrees/Bohr)
+ Number     Number              X              Y              Z
+ -------------------------------------------------------------------
+      1        1           0.000000000    0.000000000    0.010000000
+      2        1           0.000000000    0.000000000   -0.010000000
+ -------------------------------------------------------------------
+"""
+BLOCK = """\
+                         {orientation} orientation:
+ ---------------------------------------------------------------------
+ Center     Atomic      Atomic             Coordinates (Angstroms)
+ Number     Number       Type             X           Y           Z
+ ---------------------------------------------------------------------
+      1          1           0        {first}
+      2          1           0        {second}
+ ---------------------------------------------------------------------
+"""
+ALONG_Z = ("0.000000    0.000000    0.350000", "0.000000    0.000000   -0.350000")
+ALONG_X = ("0.350000    0.000000    0.000000", "-0.350000    0.000000    0.000000")
+
+
+def gaussian_log(path: Path, *orientations: str) -> Path:
+    """Write a log whose forces lie along z, as its input does, and its standard orientation not."""
+    blocks = [
+        BLOCK.format(orientation=name, first=places[0], second=places[1])
+        for name in orientations
+        for places in [ALONG_X if name == "Standard" else ALONG_Z]
+    ]
+    path.write_text(GAUSSIAN.format(blocks="".join(blocks)))
+    return path
+
+
+@pytest.mark.parametrize("orientations", [("Input", "Standard"), ("Input",), ("Z-Matrix",)])
+def test_gaussian_s_forces_are_read_beside_positions_of_their_orientation(orientations, tmp_path):
+    (frame,) = read_dataset(gaussian_log(tmp_path / "h2.log", *orientations)).frames
+    np.testing.assert_allclose(frame.atoms.positions[:, 2], [0.35, -0.35])
+    np.testing.assert_allclose(frame.forces[:, 2], np.array([0.01, -0.01]) * HARTREE_PER_BOHR)
+
+
+def test_gaussian_s_forces_beside_turned_positions_are_refused(tmp_path):
+    path = gaussian_log(tmp_path / "h2.log", "Standard")
+    with pytest.raises(DataError, match=r"standard orientation alone.* Run it with NoSymm"):
+        read_dataset(path)

@@ -32,6 +32,7 @@ def md17(**changes: object) -> dict[str, object]:
         "R": a["coords"],
         "E": a["energies"][:, None],
         "F": a["forces"],
+        "type": np.array("d"),  # of a dataset: MD17's files have it
     } | changes
     return {key: value for key, value in entries.items() if value is not None}
 
@@ -241,7 +242,7 @@ def test_npz_non_finite_values_are_refused_by_row(tmp_path, key, value):
 
 def test_npz_explicit_key_that_is_absent_is_refused(tmp_path):
     path = save(tmp_path / "data.npz", md17(E=None, energy=np.zeros(6)))
-    with pytest.raises(DataError, match=r"has no key 'energi'; found F, R, energy, z\. Did you"):
+    with pytest.raises(DataError, match=r"has no key 'energi'; found F, R, energy, type, z\. Did you"):
         read_dataset(
             path, energy_key="energi", forces_key="F", energy_unit="eV", length_unit="Angstrom"
         )
@@ -260,6 +261,16 @@ def test_npz_rmd17_is_read_in_ev_and_angstrom():
         np.testing.assert_array_equal(frame.atoms.positions, raw["coords"][k])
         assert not frame.atoms.pbc.any()
         assert frame.atoms.calc is None
+
+
+def test_npz_of_z_R_E_F_alone_is_asked_for_its_units(tmp_path):
+    """It is what np.savez makes of anybody's arrays, in eV most likely."""
+    path = save(tmp_path / "data.npz", md17(type=None))
+    with pytest.raises(DataError, match="does not state its energy unit; give energy_unit"):
+        read_dataset(path)
+    stated = read_dataset(path, energy_unit="kcal/mol", length_unit="Angstrom")
+    known = read_dataset(save(tmp_path / "md17.npz", md17()))
+    assert [frame.energy for frame in stated.frames] == [frame.energy for frame in known.frames]
 
 
 def test_npz_rmd17_old_labels_are_those_of_md17():

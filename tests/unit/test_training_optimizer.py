@@ -23,6 +23,14 @@ from eqcalc.training.training_options import TrainingOptions
             {"learning_rate": 1e-3, "min_learning_rate": 1e-2},
             "min_learning_rate must not be above learning_rate, .* found 0.01 and 0.001",
         ),
+        (
+            {"schedule": "cosine", "plateau_patience": 3},
+            'plateau_patience goes with schedule = "plateau"; schedule is "cosine": leave plateau',
+        ),
+        (
+            {"schedule": "cosine", "plateau_factor": 0.5},
+            'plateau_factor goes with schedule = "plateau"',
+        ),
         ({"amsgrad": "no"}, r"amsgrad in \[training\] must be true or false, found 'no'"),
     ],
 )
@@ -106,7 +114,9 @@ def test_a_second_stage_is_reached_before_a_training_stops(tmp_path, monkeypatch
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
 def test_a_resumed_run_with_warm_up_and_patience_equals_an_uninterrupted_one(schedule, tmp_path):
     options = {"warmup_steps": 7, "early_stop_patience": 2, "amsgrad": False}
-    config = config_of(tmp_path, max_epochs=5, schedule=schedule, plateau_patience=0, **options)
+    if schedule == "plateau":
+        options["plateau_patience"] = 0
+    config = config_of(tmp_path, max_epochs=5, schedule=schedule, **options)
     assert_resumes_exactly(config, tmp_path)
 
 
