@@ -30,19 +30,26 @@ __all__ = ["read_pdb", "refuse_guessed_elements", "settle_positions", "settle_ve
 _DUMP_HEADER_LINES = 100
 _ELEMENT, _NAME, _RESIDUE = slice(76, 78), slice(12, 16), slice(17, 21)  # columns of a PDB file
 _COUNTS = 5  # line of a POSCAR's elements, or of their numbers where it has none
+_UNCONVERTED = {"qbox": "Qbox", "abinit-out": "ABINIT"}
 _PER_PS = 1000 * units.fs
 _FASTER = {"metal": 1.0, "real": 1e3}  # LAMMPS units of a length in Å: their Å/time in Å/ps
 
 
 def refuse_guessed_elements(path: Path, atoms: Atoms) -> None:
-    """Refuse a structure whose elements are not what the file says.
+    """Refuse a structure whose elements, or lengths, are not what the file says.
 
     Raises
     ------
     StructureError : a LAMMPS dump without elements, a name that may be read as two elements and
-        no element beside it, or a POSCAR without a line of elements whose comment is not one.
+        no element beside it, a POSCAR without a line of elements whose comment is not one, or an
+        output whose lengths ASE does not convert.
     """
     kind = _kind(path)
+    if kind in _UNCONVERTED:
+        raise StructureError(
+            f"'{path}' is an output of {_UNCONVERTED[kind]}, whose lengths ASE takes as they are "
+            "printed, in Bohr, or a part of them; make an extxyz in Å of it."
+        )
     if kind == "lammps-dump-text":
         _refuse_types(path)
     elif kind == "proteindatabank":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
 
+import ase
 import numpy as np
 import pytest
 from ase import units
@@ -280,3 +282,11 @@ def test_masses_that_are_those_of_the_elements_or_are_used_pass(tmp_path):
     assert read_structure(tmp_path / "a.xyz").get_masses()[1] == pytest.approx(1.008)
     (tmp_path / "a.xyz").write_text(DEUTERATED.format(name="masses", mass=2.014))
     assert read_structure(tmp_path / "a.xyz").get_masses()[1] == pytest.approx(2.014)
+
+
+def test_output_whose_lengths_ase_does_not_convert_is_refused(tmp_path):
+    qbox = Path(ase.__file__).parent / "test" / "testdata" / "qbox_test.xml"
+    path = tmp_path / "run.xml"
+    path.write_bytes(qbox.read_bytes())
+    with pytest.raises(StructureError, match=r"an output of Qbox, whose lengths .* in Bohr"):
+        read_structure(path)

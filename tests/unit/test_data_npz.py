@@ -242,7 +242,7 @@ def test_npz_non_finite_values_are_refused_by_row(tmp_path, key, value):
 
 def test_npz_explicit_key_that_is_absent_is_refused(tmp_path):
     path = save(tmp_path / "data.npz", md17(E=None, energy=np.zeros(6)))
-    with pytest.raises(DataError, match=r"has no key 'energi'; found F, R, energy, type, z\. Did you"):
+    with pytest.raises(DataError, match=r"no key 'energi'; found F, R, energy, type, z\. Did you"):
         read_dataset(
             path, energy_key="energi", forces_key="F", energy_unit="eV", length_unit="Angstrom"
         )
