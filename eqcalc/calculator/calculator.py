@@ -46,7 +46,7 @@ from eqcalc.calculator.results import (
 )
 from eqcalc.calculator.stress import stress_results
 from eqcalc.derivatives import resolve_reduction
-from eqcalc.device_use import evaluating_on
+from eqcalc.device_use import evaluating_on, is_out_of_memory
 from eqcalc.elements import require_elements
 from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model, reload_model
 from eqcalc.errors import (
@@ -383,13 +383,26 @@ class EqCalculator(ExactCache):
         """
         if self.models[0].device.type != "cpu":  # elsewhere nothing has been measured
             self._order.keep(atoms.numbers, None)  # an order that a run began with on a CPU
-            return atoms, self.neighbours.graph(atoms)
+            return atoms, self._graph_on_gpu(atoms)
         ordered = self._order.ordered(atoms)
         try:
             return ordered, self.neighbours.graph(ordered)
         except GraphError:
             self.neighbours.graph(atoms)  # refuses it by the atoms' own numbers
             raise
+
+    def _graph_on_gpu(self, atoms: Atoms) -> AtomicGraph:
+        """Return the graph; where memory runs out, engines let go of what they keep of it."""
+        try:
+            return self.neighbours.graph(atoms)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            given_up = [model.engine.give_up_memory() for model in self.models]
+            if not any(given_up):
+                raise
+        # Not inside the handler: there, the traceback still holds what the call had made.
+        return self.neighbours.graph(atoms)
 
     @torch.inference_mode(False)
     def memory_forecast(self, atoms: Atoms) -> Optional[MemoryForecast]:

@@ -140,13 +140,11 @@ class CudaGraphEngine(Engine):
             self._kept.move_to_end(bucket)
             self._kept[bucket][0].fill(graph)
         elif self._is_worth_a_capture(bucket):
-            buffers = Buffers(bucket, self._reach, self.dtype, self.device)
-            buffers.fill(graph)  # before the capture, which runs on them
-            captured = self._capture(buffers)
+            captured = self._captured(bucket, graph)
             if captured is None:
-                self._give_up_memory()
+                self.give_up_memory()
                 return self.inner(graph)
-            self._kept[bucket] = buffers, captured
+            self._kept[bucket] = captured
         else:
             return self._run_inner(graph)
         recording = self._kept[bucket][1]
@@ -176,12 +174,27 @@ class CudaGraphEngine(Engine):
             if not self._kept or not is_out_of_memory(error):
                 raise
         # Not inside the handler: there, the traceback still holds what the call had made.
-        self._give_up_memory()
+        self.give_up_memory()
         return self.inner(graph)
 
-    def _give_up_memory(self) -> None:
-        self._most_kept = max(len(self._kept) - 1, 0)  # else the same would happen again
+    def give_up_memory(self) -> bool:
+        """Forget all graphs; so many are not kept again, else the same would happen."""
+        had_any = bool(self._kept)
+        self._most_kept = max(len(self._kept) - 1, 0)
         self._kept.clear()
+        return had_any
+
+    def _captured(self, bucket: Bucket, graph: AtomicGraph) -> Optional[tuple[Buffers, Recording]]:
+        """Return buffers that hold a graph and their recording; None without memory for them."""
+        try:
+            buffers = Buffers(bucket, self._reach, self.dtype, self.device)
+            buffers.fill(graph)  # before the capture, which runs on them
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return None
+            raise
+        recording = self._capture(buffers)
+        return None if recording is None else (buffers, recording)
 
     def _capture(self, buffers: Buffers) -> Optional[Recording]:
         """Return the recording, or None where memory does not suffice."""

@@ -66,6 +66,10 @@ class Engine(ABC):
             return f"{cls.name} needs a {kinds} device, this is '{target.device}'"
         return None
 
+    def give_up_memory(self) -> bool:
+        """Let go of what takes memory to make calls faster; return whether there was any."""
+        return False
+
     @classmethod  # noqa: B027  (most engines need nothing)
     def prepare(cls, file: ModelFile, target: Target) -> None:
         """Make what this engine needs once on a machine, such as a compiled package.

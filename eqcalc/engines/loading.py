@@ -275,7 +275,8 @@ def load_committee(
     try:
         if engine == "inductor":
             CommitteeEngine.prepare(files, target)
-        with models[0].using_threads(1), using_device(target.device):
+        precise = FullPrecision(target.device.type)
+        with models[0].using_threads(1), using_device(target.device), precise:
             together = CommitteeEngine.load(files, target)
     except (EngineError, ModelFileError) as error:
         if engine == "inductor":
@@ -288,7 +289,8 @@ def load_committee(
 
 def _proven(kind: type[Engine], file: ModelFile, target: Target) -> Engine:
     """Start an engine and replay the passport."""
-    engine = kind.load(file, target)
+    with FullPrecision(target.device.type):  # a program that is traced keeps the casts around it
+        engine = kind.load(file, target)
     passport = read_passport(file)
     # As calls of a Model are made.
     with errors_of_the_program(file), FullPrecision(target.device.type):

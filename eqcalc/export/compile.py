@@ -169,10 +169,11 @@ def compile_exchange(
 
 def _for_inference(potential: Potential, device: torch.device, dtype: torch.dtype) -> Potential:
     network = potential.architecture
-    if _takes_tables(device, dtype):
-        potential.architecture = tabulated_form(network, dtype, _TABLE_TOLERANCE)
-    else:
-        potential.architecture = exact_form(network)
+    with torch.device("cpu"):  # whatever device the process makes its own tensors on
+        if _takes_tables(device, dtype):
+            potential.architecture = tabulated_form(network, dtype, _TABLE_TOLERANCE)
+        else:
+            potential.architecture = exact_form(network)
     return potential.requires_grad_(False).to(dtype).to(device)
 
 

@@ -31,6 +31,11 @@ def rebuild_potential(file: ModelFile) -> Potential:
     ------
     ModelFileError : this eqcalc has no such architecture, or another version of it.
     """
+    with torch.device("cpu"):  # whatever device the process makes its own tensors on
+        return _rebuilt(file)
+
+
+def _rebuilt(file: ModelFile) -> Potential:
     card = file.card
     dtype = resolve_dtype(card.dtype)
     try:

@@ -155,7 +155,8 @@ def require_unchanged(folder: Path, checkpoint: MDCheckpoint) -> None:
 def differences(atoms: Atoms, checkpoint: MDCheckpoint) -> list[str]:
     """Return in words why the run may not go on bit for bit; empty where it does."""
     before, now = checkpoint.facts["conditions"], _conditions(atoms)
-    return [
+    on_gpu = any(model.device.type == "cuda" for model in getattr(atoms.calc, "models", ()))
+    return ["a GPU, where the order of sums varies"] * on_gpu + [
         f"{name} {was}, now {now.get(part, {}).get(name)}"
         for part in ("engine", "versions")
         for name, was in before.get(part, {}).items()

@@ -133,10 +133,11 @@ class _LimitedHeap(Callback):
 def _trainer(
     module: PotentialModule, run: TrainingFolder, callbacks: Sequence[Callback]
 ) -> pl.Trainer:
-    averaging = WeightAveraging(
-        use_buffers=False, multi_avg_fn=warming_average(module.options.ema_decay)
-    )
     device = module.options.device_of(module.team.rank)
+    # Told where, since it looks at the network before that is moved there.
+    averaging = WeightAveraging(
+        device, use_buffers=False, multi_avg_fn=warming_average(module.options.ema_decay)
+    )
     leads = module.team.leads
     return pl.Trainer(
         accelerator=device.type,

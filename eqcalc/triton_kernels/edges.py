@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["edge_place", "filter_slope", "filter_value", "stretches_on"]
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # for good: a captured graph reads them by their address, and holds nothing
 def stretches_on(ends: tuple[float, ...], counts: tuple[int, ...], device: torch.device) -> Tensor:
     """Return the stretches (n_stretches, 4) of a table, float32; made once, and never changed."""
     rows, start, row = [], 0.0, 0

@@ -22,6 +22,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -31,12 +32,13 @@ from ase.md.verlet import VelocityVerlet
 from small_models import crystal, ethanol, potential
 
 from eqcalc import EqCalculator
+from eqcalc.engines.loading import Model
 from eqcalc.errors import CheckpointError, ConfigError, OutputError, OutputLostError
 from eqcalc.export import export_model
 from eqcalc.simulate import GuardSettings, MDRun, MDSettings, StopRequested, resume_md, run_md
 from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint, write_checkpoint
 from eqcalc.simulate.integrators import restore_integrator
-from eqcalc.simulate.restart import RunLock
+from eqcalc.simulate.restart import RunLock, differences
 from eqcalc.simulate.settings import BAROSTATS
 
 N_STEPS = 40
@@ -489,3 +491,11 @@ def test_other_precision_is_said_to_be_not_exact(stopped, models):
     assert run.not_exact == []
     run = MDRun.resume(stopped, EqCalculator(models[0], dtype="float32"))
     assert run.not_exact == ["dtype float64, now float32"]
+
+
+def test_a_gpu_is_said_to_be_not_exact(stopped, models, monkeypatch):
+    run = MDRun.resume(stopped, EqCalculator(models[0], dtype="float64", threads=1))
+    checkpoint = read_checkpoint(stopped)
+    assert differences(run.atoms, checkpoint) == []
+    monkeypatch.setattr(Model, "device", property(lambda model: torch.device("cuda")))
+    assert "a GPU, where the order of sums varies" in differences(run.atoms, checkpoint)

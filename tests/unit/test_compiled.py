@@ -525,6 +525,15 @@ def test_a_network_that_cannot_be_rebuilt_is_refused(models, monkeypatch):
         rebuild_potential(file)
 
 
+def test_a_potential_is_rebuilt_wherever_the_process_makes_its_tensors(models):
+    file = open_model_file(models["double"])
+    expected = dict(rebuild_potential(file).named_parameters())
+    with torch.device("meta"):  # stands for a GPU
+        found = dict(rebuild_potential(file).named_parameters())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
 def test_a_rebuilt_potential_is_the_exported_one(models):
     rebuilt, original = rebuild_potential(open_model_file(models["double"])), potential()
     graph = build_graph(crystal(), 4.0)

@@ -36,7 +36,7 @@ from eqcalc.engines import cuda_graph, load_model
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.cuda_graph import CudaGraphEngine, CudaRecorder, Recording
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import EngineError
+from eqcalc.errors import EngineError, NotEnoughMemoryError
 from eqcalc.export import export_model
 from eqcalc.graph import AtomicGraph, validate_graph
 from eqcalc.neighbours import build_graph
@@ -522,6 +522,51 @@ def test_graphs_give_up_their_memory_to_a_call_that_needs_it(pair, monkeypatch):
     for found, expected in zip(replaying(graphs[2]), plain(graphs[2]), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=ATOL)
     assert (len(engine._kept), engine._most_kept) == (0, n_kept - 1)
+
+
+def test_without_memory_for_their_inputs_graphs_are_given_up(pair, monkeypatch):
+    replaying, plain = (calculator.models[0] for calculator in pair)
+    graphs = [build_graph(crystal().repeat((n, 1, 1)), 4.0) for n in (1, 2, 3)]
+    replaying(graphs[0])
+    n_kept = len(replaying.engine._kept)
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(cuda_graph, "Buffers", fail)
+    for found, expected in zip(replaying(graphs[2]), plain(graphs[2]), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=ATOL)
+    assert (len(replaying.engine._kept), replaying.engine._most_kept) == (0, n_kept - 1)
+
+
+@pytest.mark.parametrize("n_failures", [1, 2])
+def test_graphs_give_up_their_memory_to_a_search_of_neighbours(n_failures, pair, monkeypatch):
+    """As a list is made anew where the graph of a run has the rest of the card."""
+    replaying, plain = pair
+    assert_same_results(replaying, plain, crystal())
+    engine, search = engine_of(replaying), replaying.neighbours.graph
+    left = [n_failures]
+
+    def graph(atoms: Atoms) -> AtomicGraph:
+        if left[0] > 0:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return search(atoms)
+
+    monkeypatch.setattr(replaying.neighbours, "graph", graph)
+    monkeypatch.setattr(
+        EqCalculator, "ordered_graph", lambda c, atoms: (atoms, c._graph_on_gpu(atoms))
+    )
+    kept = len(engine._kept)
+    assert kept > 0
+    if n_failures == 2:
+        with pytest.raises(NotEnoughMemoryError, match="memory of cpu does not suffice"):
+            replaying.calculate(crystal())
+        return
+    replaying.calculate(crystal())
+    assert engine._most_kept == kept - 1
+    plain.calculate(crystal())
+    np.testing.assert_allclose(replaying.results["forces"], plain.results["forces"], 0, ATOL)
 
 
 @pytest.mark.parametrize(

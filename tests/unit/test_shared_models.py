@@ -18,8 +18,9 @@ from ase.io import read, write
 from small_models import crystal, ethanol, water
 
 from eqcalc import EqCalculator
-from eqcalc.engines import full_precision
+from eqcalc.engines import full_precision, load_model
 from eqcalc.engines.full_precision import FullPrecision
+from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ModelFileError
 
 
@@ -183,6 +184,26 @@ def test_threads_that_leave_do_not_round_for_those_that_stay():
         torch.set_float32_matmul_precision(before)
     assert inside in ("ieee", "highest")  # since torch 2.9, and before
     assert after == "medium"
+
+
+def test_a_program_is_made_outside_of_autocast_and_in_full_precision(models, monkeypatch):
+    """What is traced within autocast would keep its casts for good."""
+    seen = []
+    load = TorchScriptEngine.load.__func__
+
+    def spy(cls, file, target):
+        seen.append((torch.is_autocast_enabled("cpu"), full_precision._get("cpu")))
+        return load(cls, file, target)
+
+    monkeypatch.setattr(TorchScriptEngine, "load", classmethod(spy))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            load_model(models["single"], device="cpu", engine="torchscript")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen in ([(False, "ieee")], [(False, "highest")])  # since torch 2.9, and before
 
 
 def test_autocast_around_a_call_changes_nothing(models):

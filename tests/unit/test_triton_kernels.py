@@ -85,6 +85,16 @@ def test_kernels_hold_in_the_interpreter():
     assert " passed" in done.stdout
 
 
+def test_stretches_stay_where_captured_graphs_read_them():
+    """A graph knows their address alone, and replays it however many other tables were met."""
+    edges = pytest.importorskip("eqcalc.triton_kernels.edges", exc_type=ImportError)
+    place = (1.25,), (7,), torch.device("cpu")
+    first = edges.stretches_on(*place)
+    for k in range(600):
+        edges.stretches_on((2.0 + k,), (8,), torch.device("cpu"))
+    assert edges.stretches_on(*place) is first
+
+
 def filters(n: int) -> SplineTable:
     """Return a table of n smooth functions in two stretches."""
     generator = torch.Generator().manual_seed(n)
