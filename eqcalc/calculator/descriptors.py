@@ -45,9 +45,9 @@ class Descriptors:
         model = self._models[0]
         graph = build_graph(atoms, model.card.cutoff, dtype=model.dtype, device=model.device)
         require_elements(atoms.numbers, set(model.card.elements), f"model '{model.card.name}'")
-        if self._network is None:
-            self._network = _rebuilt(model)
         with model.using_threads(len(atoms)), FullPrecision(model.device.type):
+            if self._network is None:
+                self._network = _rebuilt(model)
             found = self._network(graph)
         if not bool(torch.isfinite(found).all()):
             raise NonFiniteError(

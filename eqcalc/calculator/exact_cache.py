@@ -24,7 +24,7 @@ class State(NamedTuple):
     def of(cls, atoms: Atoms) -> State:
         """Return the state of a structure."""
         return cls(
-            atoms.numbers.tobytes(),
+            np.asarray(atoms.numbers, dtype=int).tobytes(),
             np.asarray(atoms.positions, dtype=np.float64).tobytes(),
             atoms.cell.array.tobytes(),
             atoms.pbc.tobytes(),

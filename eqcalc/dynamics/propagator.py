@@ -29,6 +29,7 @@ from eqcalc.dynamics.propagator_file import (
     verify_steps,
 )
 from eqcalc.engines.engine import Target
+from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.engines.loading import errors_of_the_program
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ConfigError, GraphError, ModelFileError, NonFiniteError, listing
@@ -125,11 +126,12 @@ class Propagator:
         Raises
         ------
         GraphError : no atoms, a box, NaN positions or velocities, or bad objects.
-        ConfigError : charges, masses or objects that the model was not trained on.
+        ConfigError : charges, masses or objects that the model was not trained on; another run
+            has begun before this one's end.
         NonFiniteError : the model returned NaN or infinity; the atoms stay as they were.
         """
         require_at_least(0, steps=steps)
-        self._objects = self._checked(atoms, objects)
+        self._objects = run = self._checked(atoms, objects)
         if atoms is not self.atoms:
             self.atoms, self.nsteps = atoms, 0
         last = self.nsteps + steps
@@ -137,6 +139,11 @@ class Propagator:
             self._call_observers()
         yield self.nsteps == last
         while self.nsteps < last:
+            if self._objects is not run:
+                raise ConfigError(
+                    "another run of this propagator has begun meanwhile; take a propagator for "
+                    "each of runs that take turns."
+                )
             self.step()
             self._call_observers()
             yield self.nsteps == last
@@ -221,7 +228,8 @@ class _StepEngine(TorchScriptEngine):
             torch.as_tensor(np.array(values), dtype=self.dtype, device=self.device)
             for values in (charges, positions, velocities)
         )
-        x, v = self._module(*tensors, objects)
+        with FullPrecision(self.device.type):
+            x, v = self._module(*tensors, objects)
         return x.cpu().double().numpy(), v.cpu().double().numpy()
 
     def tensors_step(
@@ -243,7 +251,9 @@ def _load(
         raise ModelFileError(
             f"the passport inside '{file.path}' is not readable: {error}."
         ) from error
-    with errors_of_the_program(file):
+    precise = FullPrecision(where.type)
+    # The passport is replayed on the CPU, whatever device the process makes its own tensors on.
+    with errors_of_the_program(file), precise, torch.device("cpu"):
         verify_steps(passport, engine.tensors_step, precision, where, str(file.path))
     return engine, card
 

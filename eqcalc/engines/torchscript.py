@@ -62,10 +62,12 @@ class TorchScriptEngine(Engine):
 
     def __call__(self, graph: AtomicGraph) -> tuple[Tensor, Tensor]:
         """Run the archive with gradients enabled, whatever the caller's mode is."""
-        inputs = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
-        before = _versions(inputs)
-        with torch.enable_grad(), as_written():  # the archive differentiates inside
-            energies, gradients = self._module(*inputs, graph.n_owned)
+        inputs: tuple[Tensor, ...] = (graph.atomic_numbers, graph.edge_vectors, graph.edge_index)
+        with torch.inference_mode(False):  # whose tensors can never be differentiated
+            inputs = tuple(each.clone() if each.is_inference() else each for each in inputs)
+            before = _versions(inputs)
+            with torch.enable_grad(), as_written():  # the archive differentiates inside
+                energies, gradients = self._module(*inputs, graph.n_owned)
         if _versions(inputs) != before:
             raise ModelFileError(
                 "the model's program writes into the atoms and edges that it is given; later calls "

@@ -31,7 +31,8 @@ def rebuild_potential(file: ModelFile) -> Potential:
     ------
     ModelFileError : this eqcalc has no such architecture, or another version of it.
     """
-    with torch.device("cpu"):  # whatever device the process makes its own tensors on
+    # Whatever device the process makes its own tensors on, and casts its own networks to.
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False):
         return _rebuilt(file)
 
 

@@ -245,3 +245,16 @@ def test_networks_are_imported_when_descriptors_are_asked_for(models):
         "c.get_descriptors(a); assert 'eqcalc.architectures' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [lambda: torch.autocast("cpu", dtype=torch.bfloat16), lambda: torch.device("meta")],
+    ids=["autocast", "default device"],
+)
+def test_the_first_descriptors_are_those_of_any_time(scope, models):
+    expected = EqCalculator(models["single"], device="cpu").get_descriptors(ethanol())
+    calculator = EqCalculator(models["single"], device="cpu")
+    with scope():
+        found = calculator.get_descriptors(ethanol())
+    np.testing.assert_array_equal(found, expected)

@@ -661,3 +661,30 @@ def test_a_passport_without_a_tolerance_for_the_precision_is_refused(path, tmp_p
     changed = _rewritten(path, tmp_path / "a.pt", json.dumps(content))
     with pytest.raises(ModelFileError, match="no tolerance for float64; it knows float32"):
         Propagator(changed, device="cpu", dtype="float64")
+
+
+def test_autocast_and_another_default_device_change_nothing(path, atoms):
+    expected, found = atoms.copy(), atoms.copy()
+    Propagator(path, dtype="float32").run(expected, 3)
+    propagator = Propagator(path, dtype="float32")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        propagator.run(found, 3)
+        Propagator(path, dtype="float32")  # its passport holds here too
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    with torch.device("meta"):  # stands for a GPU
+        again = Propagator(path, dtype="float32")
+    found = atoms.copy()
+    again.run(found, 3)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+
+
+def test_a_run_that_another_one_has_interrupted_does_not_go_on_in_it(path, atoms):
+    propagator, other = Propagator(path), atoms.copy()
+    first = propagator.irun(atoms, 5)
+    next(first)
+    next(first)
+    propagator.run(other, 2)
+    there = other.positions.copy()
+    with pytest.raises(ConfigError, match="another run of this propagator has begun meanwhile"):
+        next(first)
+    np.testing.assert_array_equal(other.positions, there)

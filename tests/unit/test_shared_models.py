@@ -22,6 +22,7 @@ from eqcalc.engines import full_precision, load_model
 from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.engines.torchscript import TorchScriptEngine
 from eqcalc.errors import ModelFileError
+from eqcalc.neighbours import build_graph
 
 
 def _pickled(calculator: EqCalculator) -> EqCalculator:
@@ -184,6 +185,16 @@ def test_threads_that_leave_do_not_round_for_those_that_stay():
         torch.set_float32_matmul_precision(before)
     assert inside in ("ieee", "highest")  # since torch 2.9, and before
     assert after == "medium"
+
+
+def test_a_model_runs_in_inference_mode_whatever_made_its_graph(models):
+    model = load_model(models["double"], device="cpu", engine="torchscript")
+    graph = build_graph(crystal(), model.card.cutoff)
+    expected = model(graph)
+    with torch.inference_mode():
+        for there in (graph, build_graph(crystal(), model.card.cutoff)):
+            for found, value in zip(model(there), expected, strict=True):
+                torch.testing.assert_close(found, value, rtol=0, atol=0)
 
 
 def test_a_program_is_made_outside_of_autocast_and_in_full_precision(models, monkeypatch):
