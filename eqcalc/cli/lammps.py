@@ -36,17 +36,25 @@ def run(input_file: Input, arguments: Words = None, ranks: Ranks = 1, quiet: Qui
 
 
 def check(
-    input_file: Input, arguments: Words = None, ranks: Ranks = 1, quiet: Quiet = False
+    input_file: Input,
+    arguments: Words = None,
+    ranks: Ranks = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also where a run has left its log.lammps.")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Do all of an input but its time steps, and say what the model will take.
 
     LAMMPS reads the input as it will in the run, with all its checks; the first run
     ends after the forces of its first step, and the others are left out. The lines
-    that begin with "eqcalc:" name model, engine, ghosts, edges and memory.
+    that begin with "eqcalc:" name model, engine, ghosts, edges and memory. What the
+    input writes (dumps, data, restarts) is written, of that step: check before the run,
+    or in a copy of its folder.
 
     Example: [bold]eqcalc lammps check in.water -np 2[/bold]
     """
-    _run(input_file, arguments, ranks, is_check=True)
+    _run(input_file, arguments, ranks, is_check=True, overwrite=overwrite)
 
 
 def build(quiet: Quiet = False) -> None:
@@ -83,14 +91,21 @@ def prepare(
 
 
 def _run(
-    input_file: Path, words: Optional[list[str]], ranks: int, *, is_check: bool = False
+    input_file: Path,
+    words: Optional[list[str]],
+    ranks: int,
+    *,
+    is_check: bool = False,
+    overwrite: bool = False,
 ) -> None:
     from eqcalc.hosts.lammps.build import find_lammps
     from eqcalc.hosts.lammps.launch import run_lammps
 
     plugin = _plugin()
     lammps = find_lammps()
-    status = run_lammps(lammps, plugin, input_file, ranks, words or [], is_check=is_check)
+    status = run_lammps(
+        lammps, plugin, input_file, ranks, words or [], is_check=is_check, overwrite=overwrite
+    )
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 

@@ -43,11 +43,20 @@ def test_run_and_check_pass_words_on_and_keep_the_exit_status(
     done = eqcalc_lammps(tmp_path, "run", "in.lammps", "-np", "2", "--", "-var", "n", "3")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("for 3 steps") == 2
-    checked = eqcalc_lammps(tmp_path, "check", "in.lammps", "--", "-var", "n", "3")
+    words = ("in.lammps", "--", "-var", "n", "3")
+    log = (tmp_path / "log.lammps").read_bytes()
+    refused = eqcalc_lammps(tmp_path, "check", *words)
+    assert refused.returncode == 2
+    assert "'log.lammps' says that a run was made here" in refused.stderr
+    checked = eqcalc_lammps(tmp_path, "check", "--overwrite", *words)
     assert checked.returncode == 0, checked.stdout
+    assert (tmp_path / "log.lammps").read_bytes() == log
     assert "eqcalc: 8 atoms" in checked.stdout
     assert checked.stdout.count("for 0 steps") == 1
     assert "for 3 steps" not in checked.stdout
+    (tmp_path / "log.lammps").unlink()
+    for _ in range(2):  # a check leaves no log that would be taken for a run's
+        assert eqcalc_lammps(tmp_path, "check", *words).returncode == 0
 
 
 def test_input_that_is_not_there_is_named(plugin: Path) -> None:

@@ -63,6 +63,31 @@ def test_mass_of_an_element_that_is_not_in_the_input_is_refused(
         assert ("WARNING: type" in run.text) == (said is not None)
 
 
+def test_mass_that_was_shifted_to_hydrogen_is_a_warning(model_of: Export, tmp_path: Path) -> None:
+    masses = "mass 1 3.024\nmass 3 11.967\nrun 0\n"
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", masses)
+    assert run.status == 0, run.text
+    said = " ".join(run.text.split())
+    assert "WARNING: type 1 is H with a mass of 3.024 (commonly 1.008)" in said
+    assert "WARNING: type 3 is O with a mass of 11.967 (commonly 15.999)" in said
+
+
+def test_fix_gcmc_is_refused_before_it_deletes_at_the_wrong_price(
+    model_of: Export, tmp_path: Path
+) -> None:
+    text = "group h type 1\nfix 9 h gcmc 1 6 0 1 29494 300.0 -6.8 0.05\nrun 5\n"
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", text)
+    refused(run, "neigh_modify exclude, which fix gcmc uses too, would take some away")
+
+
+def test_options_that_come_later_ask_for_the_model_again(model_of: Export, tmp_path: Path) -> None:
+    """What was loaded has other ones, and would run on unsaid."""
+    text = "run 0\npair_style eqcalc engine torchscript precision float32\nrun 0\n"
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", text)
+    assert run.status != 0
+    assert "All pair coeffs are not set" in " ".join(run.text.split())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -83,7 +108,7 @@ def test_mass_of_an_element_that_is_not_in_the_input_is_refused(
             "knows engine, precision and ranks, not 'speed'",
         ),
         ("eqcalc engine torchscript", "eqcalc precision half", "found 'half'"),
-        ("run 0", "neigh_modify exclude type 1 2\nrun 0", "neigh_modify exclude would take some"),
+        ("run 0", "neigh_modify exclude type 1 2\nrun 0", "neigh_modify exclude, which fix gcmc"),
         ("run 0", "group some type 1\nneigh_modify include some\nrun 0", "neigh_modify include"),
         (
             "run 0",

@@ -120,3 +120,15 @@ def test_mass_of_no_element_is_a_warning():
         require_masses(["O", "H"], np.array([15.999, 4.032]))
     with pytest.warns(DataWarning, match="type 1 is H with a mass of 3.016"):
         require_masses(["H"], np.array([3.016]))
+
+
+def test_mass_that_was_shifted_to_hydrogen_is_a_warning():
+    """Water's oxygen then has the mass of carbon, and hydrogen that of helium."""
+    with pytest.warns(DataWarning) as said:
+        require_masses(["H", "O"], np.array([3.024, 11.967]))
+    assert [str(each.message)[:11] for each in said] == ["type 1 is H", "type 2 is O"]
+    with pytest.warns(DataWarning, match="type 1 is H with a mass of 4"):
+        require_masses(["H", "O"], np.array([4.0, 11.967]))
+    for elements, masses in ((["H", "O"], [2.014, 12.011]), (["H", "O", "He"], [4.0, 12.0, 1.0])):
+        with pytest.raises(ConfigError, match="that of"):
+            require_masses(elements, np.array(masses))

@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from eqcalc.errors import DataError, EngineError
+from eqcalc.errors import DataError, EngineError, OutputExistsError
 from eqcalc.hosts.lammps.build import Lammps
 
 __all__ = ["command_line", "run_lammps"]
+
+_LOG = Path("log.lammps")
 
 
 def run_lammps(
@@ -21,6 +23,7 @@ def run_lammps(
     arguments: Sequence[str] = (),
     *,
     is_check: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Run an input on some ranks, its output shown as it comes, and return the exit status.
 
@@ -28,14 +31,18 @@ def run_lammps(
     ----------
     arguments : further words for LAMMPS, such as ``-var T 300``
     is_check : end the first run after the forces of its first step, and leave out the others
+    overwrite : check beside a run's log too; what the input writes is then written anew
 
     Raises
     ------
+    OutputExistsError : a check where a run was made, whose files it would replace.
     DataError : there is no such input.
     EngineError : there is no ``mpirun``, or it cannot be started.
     """
     if not input_file.is_file():
         raise DataError(f"there is no LAMMPS input '{input_file}'.")
+    if is_check:
+        arguments = [*_log_of_check(arguments, overwrite), *arguments]
     command = command_line(lammps, input_file, n_ranks, arguments)
     environment = lammps.environment()
     before = environment.get("LAMMPS_PLUGIN_PATH", "")
@@ -48,6 +55,17 @@ def run_lammps(
         return subprocess.run(command, env=environment, check=False).returncode
     except OSError as error:
         raise EngineError(f"cannot start '{command[0]}': {error}.") from error
+
+
+def _log_of_check(arguments: Sequence[str], overwrite: bool) -> list[str]:
+    """Return words by which a check leaves no log; refuse one where a run has left its own."""
+    if _LOG.exists() and not overwrite:
+        raise OutputExistsError(
+            f"'{_LOG}' says that a run was made here, and a check writes the files of its input "
+            "anew: dumps, data, restarts, of the first step. Check in a copy of the folder, or "
+            "pass --overwrite."
+        )
+    return [] if {"-log", "-l"} & {*arguments} else ["-log", "none"]
 
 
 def command_line(

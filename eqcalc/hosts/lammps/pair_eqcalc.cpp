@@ -28,6 +28,7 @@ namespace {
 constexpr double kCoincident = 1e-3;     // Å; as eqcalc.neighbours.structure has it
 // Masses, amu: so near to two elements that it tells neither; and close enough to be an element's.
 constexpr double kSameMass = 0.01, kMassShare = 0.005, kMassNear = 0.02;
+constexpr double kHeavyHydrogen[2] = {2.2, 4.5};  // amu: no isotope in use, mass of its neighbour
 
 // LAMMPS keeps the group of comm_modify to its own classes.
 struct GroupOf : public Comm {
@@ -93,6 +94,10 @@ PairEqcalc::~PairEqcalc() {
 
 void PairEqcalc::settings(int n, char** words) {
   wish_ = {};
+  // Of a style that was there before LAMMPS asks for new coefficients: what was loaded is another.
+  if (allocated)
+    for (int i = 1; i <= atom->ntypes; ++i)
+      for (int j = i; j <= atom->ntypes; ++j) setflag[i][j] = 0;
   for (int k = 0; k < n; k += 2) {
     const std::string key = words[k];
     if (k + 1 == n) error->all(FLERR, "pair_style eqcalc: nothing stands behind '{}'", key);
@@ -217,9 +222,7 @@ std::string PairEqcalc::models_in_words() const {
 
 void PairEqcalc::init_style() {
   if (force->newton_pair == 0) error->all(FLERR, "pair_style eqcalc needs newton on");
-  if (neighbor->nex_type > 0 || neighbor->nex_group > 0 || neighbor->nex_mol > 0)
-    error->all(FLERR,
-               "pair_style eqcalc counts all pairs; neigh_modify exclude would take some away");
+  check_exclusions();
   if (neighbor->includegroup)
     error->all(FLERR, "pair_style eqcalc counts all atoms; neigh_modify include leaves some out");
   if (GroupOf::ghosts(comm))
@@ -252,6 +255,15 @@ void PairEqcalc::init_style() {
   }
 }
 
+// fix gcmc and its like exclude pairs by themselves, after the styles were asked: an atom that they
+// try to delete would count on as one alone, and be deleted at the wrong price.
+void PairEqcalc::check_exclusions() {
+  if (neighbor->nex_type > 0 || neighbor->nex_group > 0 || neighbor->nex_mol > 0)
+    error->all(FLERR,
+               "pair_style eqcalc counts all pairs; neigh_modify exclude, which fix gcmc uses too, "
+               "would take some away");
+}
+
 // Refuse a hybrid style that gives pairs of the model's types to another one.
 void PairEqcalc::check_pairs() {
   if (list->ijskip == nullptr) return;
@@ -274,6 +286,12 @@ void PairEqcalc::check_masses() {
   std::vector<double> masses;
   for (const auto& word : utils::split_words(ticket_->text("masses")))
     masses.push_back(std::stod(word));
+  // Where mass was shifted to hydrogen from what it is bound to, masses say little of elements.
+  bool is_shifted = false;
+  for (int type = 1; type <= atom->ntypes; ++type)
+    is_shifted |= numbers_[type] == 1 && atom->mass_setflag[type] &&
+                  atom->mass[type] > kHeavyHydrogen[0] && atom->mass[type] < kHeavyHydrogen[1];
+  is_shifted &= std::find(numbers_.begin() + 1, numbers_.end(), 2) == numbers_.end();
   for (int type = 1; type <= atom->ntypes; ++type) {
     if (numbers_[type] == 0 || !atom->mass_setflag[type]) continue;
     const double mass = atom->mass[type], own = masses[numbers_[type] - 1];
@@ -283,7 +301,7 @@ void PairEqcalc::check_masses() {
     const auto nearest = std::min_element(masses.begin(), masses.end(), is_nearer);
     if (std::abs(own - mass) <= std::abs(*nearest - mass) + kSameMass) continue;
     const auto& element = symbols[numbers_[type] - 1];
-    if (std::abs(*nearest - mass) <= std::max(kMassShare * *nearest, kMassNear))
+    if (!is_shifted && std::abs(*nearest - mass) <= std::max(kMassShare * *nearest, kMassNear))
       error->all(FLERR,
                  "pair_coeff calls type {} {}, but its mass is {:.6g}, that of {}; give the "
                  "elements in the order of the types", type, element, mass,
@@ -296,6 +314,7 @@ void PairEqcalc::check_masses() {
 
 void PairEqcalc::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
+  check_exclusions();
   if (is_new_) check_pairs();  // the list knows them by now
   check_positions();
   make_graph();

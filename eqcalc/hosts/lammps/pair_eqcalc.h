@@ -73,6 +73,7 @@ class PairEqcalc : public Pair {
   std::string models_in_words() const;
   void check_masses();
   void check_pairs();
+  void check_exclusions();
   void check_positions();
   void make_graph();
   void add_edges_to(int row);

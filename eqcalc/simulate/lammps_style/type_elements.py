@@ -20,6 +20,7 @@ _SAME = 0.01
 # A mass this close to an element's is that element's: within a share of it, or so many amu. A
 # hydrogen that was made four times as heavy (4.032) is no helium.
 _SHARE, _NEAR = 0.005, 0.02
+_HEAVY_HYDROGEN = (2.2, 4.5)  # amu: no isotope in use, but mass taken from what it is bound to
 _DEUTERIUM = 2.014  # amu; a hydrogen by every potential here
 
 _MASSES = np.asarray(atomic_masses[:N_ELEMENTS])
@@ -63,7 +64,9 @@ def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None
     """Refuse elements whose masses are not those of the types, in their order.
 
     Where another element is nearer in mass than the one stated, its own mass is refused and what
-    is no element's, such as tritium's, is a warning. ``pair_style eqcalc`` has the same rule.
+    is no element's, such as tritium's, is a warning. Where mass was shifted to hydrogen from what
+    it is bound to (3.024, and water's oxygen 11.967, which is carbon's), all are warnings.
+    ``pair_style eqcalc`` has the same rule.
 
     Parameters
     ----------
@@ -79,13 +82,17 @@ def require_masses(elements: Sequence[str], masses: NDArray[np.float64]) -> None
             f"pair_coeff names {len(elements)} elements ({' '.join(map(str, elements))}), and the "
             f"data file has {len(masses)} atom types; name one element a type, in their order."
         )
+    is_shifted = "He" not in elements and any(
+        element == "H" and _HEAVY_HYDROGEN[0] < mass < _HEAVY_HYDROGEN[1]
+        for element, mass in zip(elements, masses, strict=True)
+    )
     for number, (element, mass) in enumerate(zip(elements, masses, strict=True), start=1):
         atomic_number(element)
         nearest = _nearest(float(mass))
         if element in nearest:
             continue
         expected = _MASSES[atomic_number(element)]
-        if _is_of(float(mass), nearest[0]):
+        if not is_shifted and _is_of(float(mass), nearest[0]):
             raise ConfigError(
                 f"pair_coeff says that type {number} is {element} (mass {expected:g}), and its "
                 f"mass in the data file is {mass:g}, that of {' or '.join(nearest)}; put the "
