@@ -37,6 +37,7 @@ _LONGEST_R_MAX = 10.0  # Å, without one that is asked for
 _SHORTEST_R_MAX = 5.0  # of small cells, whose images count
 _LONG_STEP = 0.4  # of the cell, between two frames
 _MANY = 20  # atoms, of which one that turns around does not cross the space of all
+_GOES_ON = 0.3  # of its line, which the msd must go on along after the fit
 _DIFFUSIVE = 0.2  # by which the exponent may differ from 1
 _DRIFTING = 0.05  # share of the MSD that the centre of mass has
 # cm⁻¹: about the fastest vibrations of elements up to an atomic number.
@@ -310,6 +311,22 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
         )
 
 
+def _of_the_rest(msd: MSD, element: str) -> list[str]:
+    """Doubt a line that the curve leaves behind its fit, as that of a solid in a short run does."""
+    end, last = msd.fit_ps[1], float(msd.time_ps[-1])
+    values, slope = msd.msd[element], 6.0 * msd.diffusion[element].value
+    if last < 2.0 * end or slope <= 0.0:
+        return []
+    grown = float(values[-1] - np.interp(end, msd.time_ps, values))
+    expected = slope * (last - end)
+    if grown >= _GOES_ON * expected:
+        return []
+    return [
+        f"the msd of {element} grows by {grown:.2g} Å² after the fit, where D would have "
+        f"{expected:.2g}: its slope is no diffusion coefficient; run longer."
+    ]
+
+
 def _of_the_msd(msd: MSD, worker: Worker, first: Atoms, is_drift_removed: bool) -> list[str]:
     notes = []
     n_periodic = int(first.pbc.sum())
@@ -352,11 +369,13 @@ def _of_the_msd(msd: MSD, worker: Worker, first: Atoms, is_drift_removed: bool) 
                 f"the msd of {element} grows as time to the power {found.exponent:.2f} in the fit, "
                 "not 1: its slope is no diffusion coefficient."
             )
+        else:
+            notes += _of_the_rest(msd, element)
     largest = max(float(values[-1]) for values in msd.msd.values())
     if not is_drift_removed and largest > 0 and msd.drift[-1] > _DRIFTING * largest:
         share = float(np.sqrt(msd.drift[-1]))
         notes.append(
             f"the centre of mass itself moves {share:.2g} Å in {msd.time_ps[-1]:.3g} ps, which is "
-            "in the msd of every atom; remove_drift takes it out."
+            "in the msd of every atom; --remove-drift takes it out (in Python remove_drift)."
         )
     return notes

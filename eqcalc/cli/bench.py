@@ -128,6 +128,10 @@ def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     if _names_structure(words[0]):
         return None, words
     if len(words) == 1:
+        from eqcalc.model_file import available_models
+
+        if words[0] not in available_models() and not Path(words[0]).exists():
+            raise ConfigError(f"'{words[0]}' is no structure and no model: there is no such file.")
         raise ConfigError(
             f"'{words[0]}' is a model; name a structure to time it on, such as ethanol or a file."
         )

@@ -26,8 +26,7 @@ def say_engine(calculator: EqCalculator, n_atoms: int, options: CalculatorOption
         say(f"  not {name}: {why}", style="yellow")
     for name in _faster(calculator, facts["not_used"]):
         say(
-            f"  not {name}: it is ready and faster, and {options.engine} was asked for "
-            "(--engine auto)",
+            f"  not {name}: it is ready and faster (a new run takes it with --engine auto)",
             style="yellow",
         )
     if "together" in facts:

@@ -35,9 +35,9 @@ OnAlarm = Annotated[
     typer.Option(
         metavar="ACTION",
         rich_help_panel=_PANEL,
-        help="When distances, forces, temperature or drift make no sense: stop, halve (go back to "
-        "the last checkpoint, halve the timestep), roll-back (go back, new random numbers) or "
-        "queue (keep the frame, go on). Default: stop.",
+        help="When distances, forces, temperature or drift make no sense: stop, queue (keep the "
+        "frame, go on) or, in dynamics, halve (go back to the last checkpoint, halve the "
+        "timestep) or roll-back (go back, new random numbers). Default: stop.",
         show_default=False,
     ),
 ]

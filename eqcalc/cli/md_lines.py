@@ -19,9 +19,10 @@ _UNCERTAIN = 0.1
 
 def tell_minimization(done: dict[str, Any], fmax: float) -> None:
     """Say how the minimization before a run ended; where it did not converge, as a note."""
-    change = done["energy_after_eV"] - done["energy_before_eV"]
+    gain = done["energy_before_eV"] - done["energy_after_eV"]
     steps = f"{done['steps']} step{'s' * (done['steps'] != 1)}"
-    line = f"in {steps}: energy {change:+.4g} eV, largest force {done['fmax_eV_per_A']:.3g} eV/Å"
+    force = f"largest force {done['fmax_eV_per_A']:.3g} eV/Å"
+    line = f"in {steps}: energy lower by {gain:.4g} eV, {force}"
     if done["converged"]:
         say(f"minimized {line}")
     else:

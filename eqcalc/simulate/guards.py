@@ -68,6 +68,7 @@ class Guards:
 
     def __init__(self, atoms: Atoms, settings: GuardSettings, motion: Motion | None = None):
         self.not_watched: dict[str, str] = {}
+        self._goes_on = settings.on_alarm == "queue"  # past an alarm, to what other guards say
         reach = Distance.reach(atoms, settings.min_distance)
         self._geometry = Geometry(atoms, max(reach, 0.1))
         self._guards: list[Guard] = []
@@ -156,7 +157,7 @@ class Guards:
             reason = guard.look()
             if reason is not None:
                 found.append(Alarm(guard.name, reason, guard.is_doubt))
-                if not guard.is_doubt:
+                if not (guard.is_doubt or self._goes_on):
                     break
         self._geometry.begin()
         return found

@@ -57,8 +57,8 @@ def composition(specimen: Specimen) -> Finding:
     formula = atoms.get_chemical_formula(mode="hill")
     if card.is_universal:
         limits = card.training_data.get("not good for")
-        scope = f"universal, {len(card.elements)} elements"
-        return Finding(name, Verdict.OK, scope + (f"; not good for {limits}" if limits else ""))
+        scope = f"universal, {len(card.elements)} elements, compositions not on its card"
+        return skipped(name, scope + (f"; not good for {limits}" if limits else ""))
     if not card.compositions:
         return skipped(name, "not recorded on the card")
     if trained_on(card.compositions, atoms):

@@ -649,6 +649,28 @@ def test_atoms_at_rest_have_no_diffusion_coefficient(tmp_path):
     assert found.notes == ["Cu does not move in all times of the fit: D means nothing."]
 
 
+def test_a_solid_whose_short_run_looks_diffusive_is_doubted(tmp_path):
+    """Vibrations rise as time in the fit, where the curve bends, and no further after it."""
+    rng, crystal, frames = np.random.default_rng(4), bulk("Si", cubic=True), []
+    waves = rng.uniform(0.05, 0.30, size=(24, 8, 3))  # per step of 5 fs
+    phases = rng.uniform(0, 2 * np.pi, size=(24, 8, 3))
+    for k in range(201):
+        moved = crystal.copy()
+        moved.positions += 0.03 * np.sin(waves * k + phases).sum(axis=0)
+        frames.append(moved)
+    ase.io.write(tmp_path / "f.traj", frames)
+    found = averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=5.0)
+    assert 0.8 < found.msd.diffusion["Si"].exponent < 1.3, found.msd.diffusion
+    assert any("after the fit, where D would have" in text for text in found.notes)
+    steps = rng.normal(scale=0.05, size=(201, 8, 3)).cumsum(axis=0)
+    frames = [crystal.copy() for _ in steps]
+    for frame, step in zip(frames, steps, strict=True):
+        frame.positions += step
+    ase.io.write(tmp_path / "f.traj", frames)
+    found = averages(tmp_path / "f.traj", quantities=("msd",), interval_fs=5.0)
+    assert not any("after the fit" in text for text in found.notes)
+
+
 def test_slabs_and_atoms_that_are_held_are_said(tmp_path):
     slab = fcc100("Al", (2, 2, 3), vacuum=5.0)
     slab.constraints = FixAtoms(range(4))

@@ -219,3 +219,5 @@ def test_bench_of_a_model_alone_asks_for_a_structure(models, folder, capsys):
     for model in ("painn-ethanol", models["double"]):
         assert bench(model) == 2
         assert "is a model; name a structure to time it on" in capsys.readouterr().err
+    assert bench("nix.xyz") == 2
+    assert "'nix.xyz' is no structure and no model: there is no" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_minimization_before_a_run_is_told(folder, capsys):
     words = "--minimize --minimize-steps 1 --minimize-fmax 0.001 --overwrite"
     assert run("md", "rattled.xyz", "-n", 2, *words.split()) == 0
     out = capsys.readouterr().out
-    assert "note: the minimization did not converge in 1 step: energy -" in out
+    assert "note: the minimization did not converge in 1 step: energy lower by" in out
     assert "and 0.001 was asked for; the run begins from there. More steps: --minim" in out
     ase.io.write("moving.xyz", ase.io.read("rattled-md/final.xyz"))
     assert run("md", "moving.xyz", "-n", 2, "--minimize") == 0

@@ -79,7 +79,7 @@ def test_compiled_engine_runs_where_it_is_said_and_is_missed_where_not(
     assert run(*words, "--engine", "torchscript") == 0
     out = capsys.readouterr().out
     assert "engine torchscript on cpu in float32, 1 thread\n" in out
-    assert "  not inductor: it is ready and faster, and torchscript was asked for (--eng" in out
+    assert "  not inductor: it is ready and faster (a new run takes it with --engine auto" in out
     assert calls[-5:] == [("torchscript", 9, 1)] * 5
 
 

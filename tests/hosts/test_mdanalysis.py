@@ -95,7 +95,7 @@ def test_frame_between_two_is_left_out_of_a_file_with_one_spacing(tmp_path, caps
     with pytest.raises(SystemExit):
         main(["convert", str(folder), "-o", str(tmp_path / "other.dcd")])
     out = capsys.readouterr().out
-    assert "note: the last frame is left out: .dcd has one spacing of frames" in out
+    assert "frames are left out: .dcd has one spacing of frames" in out
     assert f"in Python: MDAnalysis.Universe('{folder / 'final.xyz'}'" in out
 
 

@@ -34,7 +34,9 @@ from eqcalc.simulate import (
     run_relax,
 )
 from eqcalc.simulate.checkpoint import read_checkpoint, restore_previous
+from eqcalc.simulate.guard_kinds import Motion
 from eqcalc.simulate.guard_rails import GuardRails
+from eqcalc.simulate.guards import Guards
 from eqcalc.simulate.thermo import read_table
 from eqcalc.simulate.velocities import redraw_velocities
 
@@ -220,6 +222,16 @@ class Stirred(Springs):
         super().calculate(*arguments, **options)
         arms = self.atoms.positions - self.atoms.positions.mean(axis=0)
         self.results["forces"] = self.results["forces"] + np.cross([0.0, 0.0, self.strength], arms)
+
+
+@pytest.mark.parametrize(("action", "names"), [("stop", 1), ("queue", 2)])
+def test_an_alarm_that_is_queued_hides_no_other(action, names, tmp_path):
+    atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.9]])  # too close, and too hot
+    atoms.set_momenta([[0, 0, 100.0], [0, 0, -100.0]])
+    settings = GuardSettings(on_alarm=action, max_force=0)
+    atoms.calc = EMT()
+    found = Guards(atoms, settings, Motion(6, 300.0, None)).look()
+    assert [alarm.guard for alarm in found] == ["distance", "temperature"][:names]
 
 
 @pytest.mark.parametrize("ensemble", ["nve", rarely("nvt-nhc")])

@@ -207,8 +207,8 @@ def test_fitted_reference_energies_are_noted_and_not_judged(tmp_path):
         ({"compositions": ["H2O"]}, Verdict.NOTED, "C2H6O is none of those trained on: H2O"),
         (
             {"universal": True, "not good for": "molecules"},
-            Verdict.OK,
-            "universal, 3 elements; not good for molecules",
+            Verdict.SKIPPED,
+            "universal, 3 elements, compositions not on its card; not good for molecules",
         ),
     ],
 )
