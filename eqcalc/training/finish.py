@@ -39,6 +39,7 @@ from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
 from eqcalc.training.network import repulsion
 from eqcalc.training.randomness import seeded
 from eqcalc.training.replay import read_replay
+from eqcalc.training.resuming import shown_network
 from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file
 from eqcalc.training.training_folder import TrainingFolder
 
@@ -180,6 +181,8 @@ def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
             key.removeprefix("potential."): value for key, value in content["state_dict"].items()
         }
         known = torch.nonzero(~state["reference_energies"].isnan()).flatten().tolist()
+        if begun is None:
+            _require_own_network(config, content["architecture"])
         potential = begun or _built(config, content["architecture"], known)
         potential.load_state_dict(state)
     except FileNotFoundError as error:
@@ -196,6 +199,16 @@ def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:
             "and train again."
         )
     return potential.eval()
+
+
+def _require_own_network(config: TrainingConfig, found: Any) -> None:
+    """Refuse another run's network, which would be exported as this run's."""
+    own = config.architecture_arguments()
+    if any(found.get(name) != value for name, value in own.items()):
+        raise ValueError(
+            f"it is of another network, {shown_network(found)}, and this run's is "
+            f"{shown_network(own)}"
+        )
 
 
 def _built(config: TrainingConfig, architecture: Any, elements: list[int]) -> Potential:

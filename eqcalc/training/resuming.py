@@ -21,6 +21,7 @@ __all__ = [
     "refuse_another_network",
     "refuse_another_parent",
     "refuse_another_run",
+    "shown_network",
 ]
 
 
@@ -115,10 +116,8 @@ def refuse_another_network(run: TrainingFolder, job: Job) -> None:
     found = content.get("state_dict", {})
     if {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in built.items()}:
         return
-    theirs, own = (
-        f"{architecture.get('name', 'unknown')} ({_shown(architecture)})"
-        for architecture in (content.get("architecture", {}), job.start.architecture)
-    )
+    theirs = shown_network(content.get("architecture", {}))
+    own = shown_network(job.start.architecture)
     raise ModelFileError(
         f"'{run.last_checkpoint}' is of another network: {theirs}; this run's is {own}. Put back "
         "the run's own checkpoint, or start the run again with overwrite=True."
@@ -163,5 +162,7 @@ def _read_last(run: TrainingFolder) -> tuple[dict[str, Any], int]:
         ) from error
 
 
-def _shown(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items() if name != "name")
+def shown_network(architecture: Mapping[str, Any]) -> str:
+    """Return a network's name and options, for messages."""
+    options = [f"{name}={value}" for name, value in architecture.items() if name != "name"]
+    return f"{architecture.get('name', 'unknown')} ({', '.join(options)})"

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -1472,6 +1473,29 @@ def test_a_checkpoint_of_something_else_is_refused(content, finished_run, tmp_pa
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ModelFileError, match=r"other\.ckpt' is not a checkpoint of this run"):
         load_potential(TrainingFolder(finished_run), tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "schnet"}, r"of another network, schnet \(.*\), and this run's is painn"),
+        ({"num_blocks": 2}, r"of another network, painn \(.*num_blocks=2.*num_blocks=1"),
+    ],
+)
+def test_a_checkpoint_of_another_run_s_network_is_not_exported(
+    options, said, finished_run, tmp_path
+):
+    """It holds a whole network, which would be exported under this run's name."""
+    config = read_config(finished_run / "train.toml")
+    architecture = {} if "name" in options else config.architecture
+    other = dataclasses.replace(config, architecture={**architecture, **options})
+    train(other, tmp_path / "other")
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    shutil.copy(tmp_path / "other" / "best.ckpt", run / "best.ckpt")
+    with pytest.raises(ModelFileError, match=said):
+        export_run(TrainingFolder(run), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_missing_checkpoint_is_refused(finished_run, tmp_path):
