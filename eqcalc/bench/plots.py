@@ -26,7 +26,7 @@ def growth_plot(measurements: Sequence[Measurement], title: str) -> bytes:
     """
     import_extra("matplotlib.figure", "plot", "a plot of times")
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     figure = Figure(figsize=(6.0, 4.2), dpi=150, layout="constrained")
@@ -57,7 +57,9 @@ def growth_plot(measurements: Sequence[Measurement], title: str) -> bytes:
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain)
+    # Of more than a decade the labels between powers of ten would lie on each other.
+    between = plain if high * wider < 10.0 * low / wider else NullFormatter()
+    axes.yaxis.set_minor_formatter(between)
     axes.grid(which="both", alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)  # off the error bars

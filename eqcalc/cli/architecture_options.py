@@ -100,7 +100,11 @@ def print_architecture(name: str) -> None:
         options = [content["options"][option] for option in group.names]
         cells = ["\n".join(group.names)]
         cells += ["\n".join(_shown(o[key]) for o in options) for key in ("default", "published")]
-        also = [o["common_name"] for o in options if o["common_name"] is not None]
+        also = [
+            o["common_name"] + f" for {option}" * (len(group.names) > 1)
+            for option, o in zip(group.names, options, strict=True)
+            if o["common_name"] is not None
+        ]
         meaning = group.meaning + f" (also: {', '.join(also)})" * bool(also)
         table.add_row(*map(Text, [*cells, meaning.strip()]))
     say(content["title"])

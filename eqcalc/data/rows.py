@@ -18,7 +18,7 @@ Rows = Union[str, Path, Sequence[int], NDArray[np.integer], None]
 
 _FORMS = (
     "accepted are a slice 'start:stop' or 'start:stop:step' of numbers >= 0, a .csv or .txt file "
-    "with one row number a line, a list or range of integers, and None for all rows."
+    "with one row number a line and, in Python, a list or range of integers, or None for all rows."
 )
 _SLICE = re.compile(r"\s*(\d*)\s*:\s*(\d*)\s*(?::\s*(\d*)\s*)?")
 

@@ -216,7 +216,11 @@ def headline_of(record: RunRecord) -> str:
         parts.append(_from_to(settings, "temperature_K", "K"))
     if ensemble.startswith("npt"):
         parts.append(_from_to(settings, "pressure_gpa", "GPa"))
-    parts.append(f"{_value(settings.get('timestep_fs', '?'))} fs steps")
+    steps = f"{_value(settings.get('timestep_fs', '?'))} fs steps"
+    guards = record.manifest.get("guards")
+    if isinstance(guards, dict) and guards.get("halvings"):
+        steps += f", halved to {_value(guards.get('timestep_fs', '?'))} by a guard"
+    parts.append(steps)
     return ", ".join(parts)
 
 

@@ -94,8 +94,8 @@ class Guards:
             self.not_watched["drift"] = "nothing is conserved in this ensemble"
             if limit is not None:
                 raise ConfigError(
-                    "max_drift_mev_per_atom_ps watches what an ensemble conserves: that of "
-                    f"{', '.join(CONSERVING)}, whose energies the calculator has to give "
+                    "max_drift_mev_per_atom_ps (--max-drift) watches what an ensemble conserves: "
+                    f"that of {', '.join(CONSERVING)}, whose energies the calculator has to give "
                     "('free_energy'); here nothing is conserved. Leave it out."
                 )
             return

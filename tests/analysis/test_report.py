@@ -22,6 +22,7 @@ from eqcalc.analysis import Trajectory
 from eqcalc.errors import ConfigError, EqcalcError
 from eqcalc.report import write_report
 from eqcalc.report.charts import md_charts
+from eqcalc.report.findings import headline_of
 from eqcalc.report.page import VIEWER_SHA256, VIEWER_VERSION
 from eqcalc.report.record import read_record
 from eqcalc.report.scene import draw_scene
@@ -469,3 +470,8 @@ def test_molecule_that_comes_apart_is_put_back_atom_by_atom():
     hydrogen.positions[1, 2] += 43.0
     shown = wholes.place(hydrogen)
     assert ((shown >= 0) & (shown < 8)).all()
+
+
+def test_headline_names_the_timestep_that_a_guard_halved(npt_run, tmp_path):
+    run = copy_of(npt_run, tmp_path / "run", guards={"halvings": 1, "timestep_fs": 0.25})
+    assert headline_of(read_record(run)).endswith(" fs steps, halved to 0.25 by a guard")
