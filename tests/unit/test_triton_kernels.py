@@ -87,7 +87,9 @@ def test_kernels_hold_in_the_interpreter():
 
 def test_stretches_stay_where_captured_graphs_read_them():
     """A graph knows their address alone, and replays it however many other tables were met."""
-    edges = pytest.importorskip("eqcalc.triton_kernels.edges", exc_type=ImportError)
+    pytest.importorskip("triton")  # on Linux alone
+    from eqcalc.triton_kernels import edges
+
     place = (1.25,), (7,), torch.device("cpu")
     first = edges.stretches_on(*place)
     for k in range(600):
