@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,7 +17,7 @@ import torch
 
 from eqcalc.errors import ModelFileError
 
-__all__ = ["UNREADABLE", "damage", "read_checkpoint", "whole_epoch"]
+__all__ = ["UNREADABLE", "damage", "read_checkpoint", "shown_network", "whole_epoch"]
 
 UNREADABLE = (
     RuntimeError,
@@ -68,3 +69,9 @@ def whole_epoch(path: Path) -> Optional[int]:
         return int(read_checkpoint(path)["epoch"]) + 1
     except (FileNotFoundError, ModelFileError, KeyError, TypeError, ValueError):
         return None
+
+
+def shown_network(architecture: Mapping[str, Any]) -> str:
+    """Return a network's name and options, for messages."""
+    options = [f"{name}={value}" for name, value in architecture.items() if name != "name"]
+    return f"{architecture.get('name', 'unknown')} ({', '.join(options)})"

@@ -32,14 +32,13 @@ from eqcalc.model_file import MODEL_NAME, ModelCard
 from eqcalc.model_file.seen import seen_in
 from eqcalc.model_file.trained_frames import trained_among, trained_frames
 from eqcalc.potential import Potential
-from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, whole_epoch
+from eqcalc.training.checkpoints import UNREADABLE, read_checkpoint, shown_network, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.data import TrainingData, data_checksums, read_training_data
 from eqcalc.training.fine_tuning import CHANGED, OF_MANIFEST, read_start
 from eqcalc.training.network import repulsion
 from eqcalc.training.randomness import seeded
 from eqcalc.training.replay import read_replay
-from eqcalc.training.resuming import shown_network
 from eqcalc.training.trained_rows import TRAINED_ROWS, rows_by_file
 from eqcalc.training.training_folder import TrainingFolder
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Optional
 
 from eqcalc.errors import ConfigError, ModelFileError, OutputExistsError, UnknownModelError
-from eqcalc.training.checkpoints import read_checkpoint, whole_epoch
+from eqcalc.training.checkpoints import read_checkpoint, shown_network, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.early_stop import stopped_early
 from eqcalc.training.job import Job
@@ -21,7 +20,6 @@ __all__ = [
     "refuse_another_network",
     "refuse_another_parent",
     "refuse_another_run",
-    "shown_network",
 ]
 
 
@@ -160,9 +158,3 @@ def _read_last(run: TrainingFolder) -> tuple[dict[str, Any], int]:
             f"'{path}' is damaged or no checkpoint, so there is nothing to resume from: {reason}; "
             f"{other}start the run again with overwrite=True."
         ) from error
-
-
-def shown_network(architecture: Mapping[str, Any]) -> str:
-    """Return a network's name and options, for messages."""
-    options = [f"{name}={value}" for name, value in architecture.items() if name != "name"]
-    return f"{architecture.get('name', 'unknown')} ({', '.join(options)})"
