@@ -57,7 +57,7 @@ def compile_package(
             else:
                 compile_committee(files, package, *target)
         if exchanges:
-            compiled = ExchangePackage(package, files[0], target)
+            compiled = ExchangePackage(package, files[0])
             verify_exchange(files[0], compiled, target.dtype, "compiled")
     except EqcalcError:
         raise

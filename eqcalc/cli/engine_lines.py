@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eqcalc.cli.console import say
-from eqcalc.cli.options import CalculatorOptions
 from eqcalc.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["say_engine", "thread_advice"]
 
 
-def say_engine(calculator: EqCalculator, n_atoms: int, options: CalculatorOptions) -> None:
+def say_engine(calculator: EqCalculator, n_atoms: int) -> None:
     """Say which engine runs so many atoms, with how many threads, and why nothing faster does."""
     facts = calculator.engine_facts(n_atoms)
     names = facts["engine"] if isinstance(facts["engine"], list) else [facts["engine"]]

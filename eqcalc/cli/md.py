@@ -231,7 +231,7 @@ def _run_and_tell(
             print_json(stopped_run(folder))
         raise typer.Exit(128 + stop.signal_number) from stop
     if as_json:
-        print_json(_as_json(result, settings))
+        print_json(_as_json(result))
     else:
         _summarise(result, settings)
 
@@ -309,7 +309,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
     say_pairs(pairs)
 
 
-def _as_json(result: MDResult, settings: MDSettings) -> dict[str, Any]:
+def _as_json(result: MDResult) -> dict[str, Any]:
     return {
         "status": "complete",
         "folder": str(result.folder),

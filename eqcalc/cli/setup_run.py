@@ -128,7 +128,7 @@ def set_up_calculator(
         threads=options.threads,
         trust=options.trust,
     )
-    say_engine(calculator, max(map(len, structures)), options)
+    say_engine(calculator, max(map(len, structures)))
     source = {
         "model": _about(files),
         "calculator": {

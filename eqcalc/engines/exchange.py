@@ -36,7 +36,7 @@ class ExchangePackage:
     EngineError : torch cannot load the package, or the C++ library was not built.
     """
 
-    def __init__(self, path: Path, file: ModelFile, target: Target) -> None:
+    def __init__(self, path: Path, file: ModelFile) -> None:
         # Of the dummies: an element that the model knows, and a length beyond its cutoff.
         self._dummy = torch.tensor([atomic_number(file.card.elements[0])])
         self._reach = 2.0 * file.card.cutoff
@@ -58,7 +58,7 @@ class ExchangePackage:
         path = find_exchange_package(file, target)
         if path is None:
             raise EngineError(why_no_exchange_package(file, target))
-        return cls(path, file, target)
+        return cls(path, file)
 
     def __call__(
         self,

@@ -201,7 +201,7 @@ def _network(source: Source, length: float) -> tuple[nn.Module, list[str]]:
     dtype = source.take("representation.embedding.weight").dtype
     build_one = _painn if kind == "painn" else _schnet
     network = build_one(source, n_blocks, n_radial, cutoff, options).to(dtype)
-    _fill(network, _targets(source, kind, n_blocks, readout), source)
+    _fill(network, _targets(kind, n_blocks, readout), source)
     _fill_basis(network.radial_basis if kind == "painn" else network.stored_basis, basis, source)
     return network, [f"{n_blocks} blocks", f"{basis.removeprefix('stored_')} basis"]
 
@@ -292,7 +292,7 @@ def _require_dense(source: Source, name: str, activations: tuple[str, ...]) -> N
     source.require_class(f"{name}.activation", *activations)
 
 
-def _targets(source: Source, kind: str, n_blocks: int, readout: str) -> dict[str, str]:
+def _targets(kind: str, n_blocks: int, readout: str) -> dict[str, str]:
     """Return path in eqcalc's network -> path in schnetpack's, of the linear layers."""
     targets = {"readout.hidden": f"{readout}.outnet.0", "readout.out": f"{readout}.outnet.1"}
     for k in range(n_blocks):

@@ -78,7 +78,7 @@ def require_trusted(folder: Path, *, is_above: bool = False) -> None:
         ) from error
     for number, (path, found) in enumerate(way, start=1):
         is_last = number == len(way) and not is_above
-        why, remedy = _foreign(path, found, is_above=not is_last), _INSTEAD
+        why, remedy = _foreign(found, is_above=not is_last), _INSTEAD
         if why is None and not stat.S_ISLNK(found.st_mode):  # a link has no mode of its own
             if not stat.S_ISDIR(found.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "no folder", str(path))
@@ -103,7 +103,7 @@ def require_trusted_file(path: Path) -> None:
     if not hasattr(os, "geteuid"):
         return
     found = os.lstat(path)
-    why = _foreign(path, found, is_above=False)
+    why = _foreign(found, is_above=False)
     if why is None and not stat.S_ISREG(found.st_mode):
         why = "is no regular file"
     if why is None and _others_can_write(found):
@@ -143,7 +143,7 @@ def _stands_for_root(user_id: int) -> bool:
         return False
 
 
-def _foreign(path: Path, found: os.stat_result, *, is_above: bool) -> str | None:
+def _foreign(found: os.stat_result, *, is_above: bool) -> str | None:
     """Return whose a file or folder is, if neither this user's nor root's."""
     if found.st_uid in (0, os.geteuid()) or (is_above and _stands_for_root(found.st_uid)):
         return None

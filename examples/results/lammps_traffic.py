@@ -63,7 +63,7 @@ def traffic_of(model: str) -> Traffic:
     """Run the compiled package and note what it asks of its host."""
     file = open_potential(model)
     target = Target(torch.device("cpu"), torch.float32)
-    package = ExchangePackage(make_exchange_package(file, target), file, target)
+    package = ExchangePackage(make_exchange_package(file, target), file)
     traffic = Traffic([], [], file.card.cutoff)
     graph = build_graph(load_structure("water192"), traffic.cutoff, dtype=torch.float32)
     library = find_library()

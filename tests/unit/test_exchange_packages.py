@@ -114,7 +114,7 @@ def test_a_package_that_is_not_there_is_named(models):
 def test_a_package_without_the_library_is_not_loaded(models, monkeypatch, tmp_path):
     monkeypatch.setattr(engine, "load_library", lambda: False)
     with pytest.raises(EngineError, match=r"C\+\+ library, .* is not there; run eqcalc compile"):
-        ExchangePackage(tmp_path / "package", open_model_file(models["double"]), DOUBLE)
+        ExchangePackage(tmp_path / "package", open_model_file(models["double"]))
 
 
 @pytest.mark.parametrize(("n_owned", "n_ghosts"), [(0, 0), (0, 3), (1, 0), (1, 2), (3, 2)])
@@ -132,7 +132,7 @@ def test_a_rank_with_few_atoms_or_edges_has_two_dummies_before_its_ghosts(
     monkeypatch.setattr(engine, "load_package", lambda path: package)
     file = open_model_file(models["double"])
     index = torch.tensor([[n_owned], [0]])[:, :n_edges]  # the first ghost sends
-    energies, gradients = ExchangePackage(Path("package"), file, DOUBLE)(
+    energies, gradients = ExchangePackage(Path("package"), file)(
         torch.full((n_owned,), 6),
         torch.ones(n_edges, 3, dtype=torch.float64),
         index,
