@@ -32,7 +32,6 @@ __all__ = [
     "pairs_potential",
     "small_potential",
     "start_of",
-    "weights_of",
 ]
 
 DATA = Path(__file__).parent / "data"
@@ -89,10 +88,6 @@ def labelled_molecules(path: Path, potential: Potential, shift: dict[str, float]
         frames.append(atoms)
     ase.io.write(path, frames)
     return path
-
-
-def weights_of(checkpoint: Path, key: str = "state_dict") -> dict[str, torch.Tensor]:
-    return torch.load(checkpoint, weights_only=True)[key]
 
 
 PAIRS = '''

@@ -19,7 +19,7 @@ from eqcalc.dynamics.propagator_file import (
     verify_steps,
 )
 from eqcalc.errors import ConfigError, OutputError, did_you_mean
-from eqcalc.export import read_archive, write_archive
+from eqcalc.export.archive import default_name, read_archive, write_archive
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.nn.object_index import OBJECT_SIZES
 
@@ -87,7 +87,7 @@ def export_propagator(
     require_positive(timestep=timestep)
     _require_training(objects, charges)
     dynamics = copy.deepcopy(dynamics).cpu().eval().requires_grad_(False)
-    card = _card(dynamics, name or _default_name(path), timestep, objects, charges)
+    card = _card(dynamics, name or default_name(path), timestep, objects, charges)
     card = PropagatorCard(
         **{
             **vars(card),
@@ -145,10 +145,6 @@ def _card(
         objects=list(objects),
         charges=[float(charge) for charge in charges],
     )
-
-
-def _default_name(path: Path) -> str:
-    return path.resolve().parent.name if path.name == "model.pt" else path.stem
 
 
 def _random_state(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -21,7 +22,7 @@ from eqcalc.model_file.entries import (
 )
 from eqcalc.model_file.weight_records import share_weights
 
-__all__ = ["read_archive", "write_archive"]
+__all__ = ["default_name", "read_archive", "write_archive"]
 
 
 def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport: str) -> bytes:
@@ -57,6 +58,11 @@ def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport:
             stacklevel=3,
         )
     return content
+
+
+def default_name(path: Path) -> str:
+    """Return what a model is called that is given no name: as its file, or the file's folder."""
+    return path.resolve().parent.name if path.name == "model.pt" else path.stem
 
 
 def read_archive(content: bytes) -> torch.jit.ScriptModule:

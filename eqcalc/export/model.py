@@ -21,7 +21,7 @@ from eqcalc.concessions import declared
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, OutputError, listing
-from eqcalc.export.archive import read_archive, write_archive
+from eqcalc.export.archive import default_name, read_archive, write_archive
 from eqcalc.export.frames import element_clusters
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.graph import AtomicGraph
@@ -111,7 +111,7 @@ def export_model(
     are_exact = potential.exact_isolated_atoms
     potential = _prepared(potential, numbers)
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
-    card = _card(potential, numbers, dtype, name or _default_name(path), are_exact)
+    card = _card(potential, numbers, dtype, name or default_name(path), are_exact)
     card = _with_texts(card, description, licence, training_data, errors, origin)
     card = replace(card, seen=dict(seen or {}), trained_frames=trained_frames)
 
@@ -273,10 +273,6 @@ def _with_texts(
         "origin": dict(origin or {}),
     }
     return ModelCard(**content)
-
-
-def _default_name(path: Path) -> str:
-    return path.resolve().parent.name if path.name == "model.pt" else path.stem
 
 
 def _prove(content: bytes, passport: Passport, card: ModelCard, path: Path) -> None:

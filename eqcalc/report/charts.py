@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from eqcalc.analysis.rdf import RDF
 from eqcalc.report.labels import label_of
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN, running_mean
+from eqcalc.simulate.thermo import Table
 
 __all__ = ["Chart", "Curve", "audit_charts", "md_charts", "rdf_chart", "relaxation_charts"]
 
-Table = dict[str, NDArray[np.float64]]
 Curve = dict[str, Any]
 Chart = dict[str, Any]
 

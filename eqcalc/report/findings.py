@@ -12,6 +12,7 @@ from eqcalc.report.labels import label_of
 from eqcalc.report.record import RunRecord
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
 from eqcalc.simulate.settings import USED_BY
+from eqcalc.simulate.thermo import Table
 from eqcalc.units import GRAM_PER_CM3
 
 __all__ = ["doubts_of", "figures_of", "headline_of", "rows_of"]
@@ -123,7 +124,7 @@ def _of_the_guards(record: RunRecord) -> Rows:
     return found
 
 
-def _of_the_table(record: RunRecord, table: dict[str, NDArray[np.float64]]) -> Rows:
+def _of_the_table(record: RunRecord, table: Table) -> Rows:
     found: Rows = []
     settings, time_ps = record.settings, table["time_fs"] / 1000
     temperature = table["temperature_K"]
@@ -230,7 +231,7 @@ def _from_to(settings: dict[str, Any], name: str, unit: str) -> str:
     return f"{_value(begin)} {unit}" if end is None else f"{_value(begin)} to {_value(end)} {unit}"
 
 
-def _drift(table: dict[str, NDArray[np.float64]], n_atoms: int) -> float | None:
+def _drift(table: Table, n_atoms: int) -> float | None:
     """Return the slope of the total energy in meV/atom/ps."""
     time_ps = table["time_fs"] / 1000
     if len(time_ps) < ENOUGH_FOR_A_MEAN or time_ps[-1] - time_ps[0] < 1.0:

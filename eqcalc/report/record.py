@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eqcalc.analysis.rdf import RDF, PairDistances, half_cell
 from eqcalc.analysis.trajectory import Trajectory, trajectory_of_run
 from eqcalc.errors import ConfigError, GraphError, HalfFrameWarning, OutputError, StructureError
 from eqcalc.report.scene import MOST_ATOMS, Scene, draw_scene, evenly
-from eqcalc.simulate.thermo import read_table
+from eqcalc.simulate.thermo import Table, read_table
 
 __all__ = ["RunRecord", "read_record"]
-
-Table = dict[str, NDArray[np.float64]]
 
 _TABLES = {"md": "thermo.csv", "relax": "relax.csv"}
 

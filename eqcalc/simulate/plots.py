@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import import_extra
 from eqcalc.figures import BLUE, GREEN, GREY, ORANGE, legend_above, png_of, stacked_panels
 from eqcalc.files import write_whole
+from eqcalc.simulate.thermo import Table
 
 __all__ = [
     "ENOUGH_FOR_A_MEAN",
@@ -21,8 +22,6 @@ __all__ = [
 
 ENOUGH_FOR_A_MEAN = 20
 """Frames below which a mean temperature is mostly chance, and not shown."""
-
-Table = dict[str, NDArray[np.float64]]
 
 
 def require_plots() -> None:

@@ -37,7 +37,8 @@ OPTIMIZERS: tuple[str, ...] = ("bfgs", "lbfgs", "fire")
 TRAJECTORY_SUFFIXES: dict[str, str] = {"traj": "traj", "extxyz": "xyz"}
 """Format of a trajectory -> suffix of its file."""
 
-_LONGEST_TIMESTEP_FS = 10.0
+LONGEST_TIMESTEP_FS = 10.0
+"""Twenty of them are an oscillation of heavy metals, 200 fs: above, no motion is stable."""
 _ATMOSPHERE = {"bar": 1.01325, "kPa": 101.325, "hPa": 1013.25, "Pa": 101325.0}
 _HIGHEST_GPA = 10_000.0
 _STRONGEST = 0.5  # of a friction, per timestep
@@ -188,11 +189,11 @@ class MDSettings:
 
     def _require_timestep(self) -> None:
         require_positive(timestep_fs=self.timestep_fs)
-        if self.timestep_fs > _LONGEST_TIMESTEP_FS:
+        if self.timestep_fs > LONGEST_TIMESTEP_FS:
             raise ConfigError(
                 f"a timestep of {self.timestep_fs} fs is refused: atoms oscillate in 10 fs (C-H) "
                 f"to 200 fs (heavy metals) and each oscillation needs about 20 steps, so nothing "
-                f"above {_LONGEST_TIMESTEP_FS:g} fs is stable. The unit is the femtosecond; "
+                f"above {LONGEST_TIMESTEP_FS:g} fs is stable. The unit is the femtosecond; "
                 "0.5 suits molecules, 1 to 5 metals."
             )
 

@@ -32,6 +32,9 @@ __all__ = [
     "temperature_of",
 ]
 
+Table = dict[str, NDArray[np.float64]]
+"""The columns of a run's table, each (n_rows,), by their names."""
+
 
 class Thermo(NamedTuple):
     """One row of ``thermo.csv``.
@@ -154,7 +157,7 @@ def _spreads(atoms: Atoms) -> dict[str, float]:
     }
 
 
-def spread_summary(table: dict[str, NDArray[np.float64]]) -> dict[str, float] | None:
+def spread_summary(table: Table) -> dict[str, float] | None:
     """Return the largest spreads of a run and their mean, by name; None without a committee.
 
     Parameters
@@ -223,7 +226,7 @@ def read_columns(path: Path, known: Iterable[str]) -> list[str]:
     return names
 
 
-def read_table(path: Path) -> dict[str, NDArray[np.float64]]:
+def read_table(path: Path) -> Table:
     """Return the columns of a csv file written by a run, by name.
 
     A last line that a killed run left unfinished is left out, with a HalfFrameWarning.

@@ -22,9 +22,9 @@ from fine_tunings import (
     pairs_potential,
     small_potential,
     start_of,
-    weights_of,
 )
 from small_models import ETHANOL_FRAMES
+from trainings import interrupt_in_the_third_epoch, weights_of
 
 from eqcalc import architectures
 from eqcalc.data import read_dataset
@@ -262,17 +262,13 @@ def test_the_learning_rate_is_lower_by_default(tmp_path):
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
 def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(schedule, parent, tmp_path):
-    def interrupt(report) -> None:
-        if (report.epoch, report.batch) == (2, 1):
-            raise KeyboardInterrupt
-
     labelled_molecules(tmp_path / "old.xyz", small_potential(), dict.fromkeys("HCO", 0.0))
     text = '[replay]\npath = "old.xyz"\ntrust_data = true'
     options = {"max_epochs": "4", "schedule": f'"{schedule}"', "freeze": '["embedding"]'}
     config = config_of(tmp_path, text, **options)
     train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", progress=interrupt)
+        train(config, tmp_path / "parts", progress=interrupt_in_the_third_epoch)
     (tmp_path / "parent.pt").unlink()  # the run has what it needs
     train(config, tmp_path / "parts", resume=True)
     found, expected = (TrainingFolder(tmp_path / name) for name in ("parts", "whole"))

@@ -7,15 +7,10 @@ import re
 
 import pytest
 import torch
-from fine_tunings import (
-    config_of,
-    small_potential,
-    weights_of,
-)
+from fine_tunings import config_of, small_potential
+from trainings import weights_of
 
-from eqcalc.errors import (
-    ConfigError,
-)
+from eqcalc.errors import ConfigError
 from eqcalc.training.freezing import freeze
 from eqcalc.training.run import train
 

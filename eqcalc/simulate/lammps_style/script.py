@@ -21,10 +21,9 @@ from eqcalc.simulate.lammps_style.output_commands import OutputCommands
 from eqcalc.simulate.lammps_style.system_commands import SystemCommands
 from eqcalc.simulate.lammps_style.thermo_columns import n_dof_of
 from eqcalc.simulate.lammps_style.unit_system import unit_system
+from eqcalc.simulate.settings import LONGEST_TIMESTEP_FS
 
 __all__ = ["LammpsScript"]
-
-_LONGEST_TIMESTEP_FS = 10.0  # as MDSettings has it
 
 
 class LammpsScript(SystemCommands, OutputCommands):
@@ -76,8 +75,8 @@ class LammpsScript(SystemCommands, OutputCommands):
         ------
         ConfigError : not above 0, or longer than 10 fs.
         """
-        if not 0 < dt * self._system.time_fs <= _LONGEST_TIMESTEP_FS:
-            longest = _LONGEST_TIMESTEP_FS / self._system.time_fs
+        if not 0 < dt * self._system.time_fs <= LONGEST_TIMESTEP_FS:
+            longest = LONGEST_TIMESTEP_FS / self._system.time_fs
             raise ConfigError(
                 f"a timestep of {dt!r} {self._system.time_name} is refused: units "
                 f"{self._system.name} count in {self._system.time_name}, and nothing above "
