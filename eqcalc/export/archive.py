@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from eqcalc.model_file.archive import unknown_to_eqcalc
+from eqcalc.model_file.archive import MODEL_NAME, unknown_to_eqcalc
 from eqcalc.model_file.entries import (
     CARD,
     PASSPORT,
@@ -62,7 +62,7 @@ def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport:
 
 def default_name(path: Path) -> str:
     """Return what a model is called that is given no name: as its file, or the file's folder."""
-    return path.resolve().parent.name if path.name == "model.pt" else path.stem
+    return path.resolve().parent.name if path.name == MODEL_NAME else path.stem
 
 
 def read_archive(content: bytes) -> torch.jit.ScriptModule:

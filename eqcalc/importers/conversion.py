@@ -118,7 +118,6 @@ def import_model(
         _doubt_cutoff(imported.potential.cutoff, length_unit, file)
     licence = imported.licence if licence is None else licence
     level = imported.level_of_theory if level_of_theory is None else level_of_theory
-    default_name = target.resolve().parent.name if target.name == MODEL_NAME else target.stem
     numbers = [atomic_number(symbol) for symbol in imported.elements]
     known = list(trained_on)
     for k, frame in enumerate(known):
@@ -129,7 +128,7 @@ def import_model(
         target,
         frames=[*frames, *element_clusters(numbers)],
         elements=imported.elements,
-        name=name or default_name,
+        name=name,
         description=imported.description,
         licence=licence,
         training_data=training_data,
