@@ -154,10 +154,11 @@ def validate_graph(graph: AtomicGraph) -> None:
         )
     if bool((graph.structure_index.diff() < 0).any()):
         raise GraphError("structure_index must be sorted (non-decreasing); it is not.")
-    if int(graph.structure_index[-1]) >= graph.n_structures or int(graph.structure_index[0]) < 0:
+    low, high = int(graph.structure_index[0]), int(graph.structure_index[-1])
+    if low < 0 or high >= graph.n_structures:
         raise GraphError(
-            f"structure_index must lie in 0..{graph.n_structures - 1}, found values up to "
-            f"{int(graph.structure_index[-1])}."
+            f"structure_index must lie in 0..{graph.n_structures - 1}, found values from {low} to "
+            f"{high}."
         )
     joined = graph.structure_index[graph.edge_index]  # (2, n_edges)
     crossing = torch.nonzero(joined[0] != joined[1]).flatten().tolist()

@@ -99,11 +99,11 @@ REFUSALS = {
     ),
     "structure out of range": (
         lambda g: g._replace(structure_index=torch.tensor([0, 0, 1])),
-        r"structure_index must lie in 0\.\.0, found values up to 1",
+        r"structure_index must lie in 0\.\.0, found values from 0 to 1",
     ),
     "negative structure": (
         lambda g: g._replace(structure_index=torch.tensor([-1, 0, 0])),
-        r"structure_index must lie in 0\.\.0",
+        r"structure_index must lie in 0\.\.0, found values from -1 to 0",
     ),
     "cell without structures": (
         lambda g: g._replace(cell=g.cell[0]),
