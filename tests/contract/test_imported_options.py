@@ -47,7 +47,7 @@ def test_networks_with_imported_options_obey_the_contract_that_they_declare(kind
 def test_a_cosine_that_claims_two_vanishing_derivatives_breaks_the_contract(kind):
     network = _network(kind, {"envelope": "cosine"})
     network.vanishing_derivatives = 2
-    with pytest.raises(AssertionError, match="cutoff"):
+    with pytest.raises(AssertionError, match="smooth_at_cutoff"):
         check_contract(Potential(network), elements=ELEMENTS, exported=False)
 
 
@@ -82,3 +82,10 @@ def test_a_norm_without_rounding_breaks_what_a_declared_kink_leaves(monkeypatch)
 def test_imported_options_that_there_are_not_are_refused(kind, options, message):
     with pytest.raises(ConfigError, match=message):
         build(kind, **options)
+
+
+def test_bare_tensors_do_not_tell_a_stored_basis():
+    network = _network("schnet", {"radial_basis": "stored_gaussian", "radial_unit": 0.53})
+    pair = torch.tensor([[0, 1], [1, 0]])
+    with pytest.raises(ConfigError, match=r"has the basis 'stored_gaussian'.*call atomic_energies"):
+        network(torch.tensor([6, 8]), torch.eye(3)[:2], pair)

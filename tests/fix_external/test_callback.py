@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms, units
 from ase.calculators.emt import EMT
 
-from eqcalc.errors import ConfigError, MissingDependencyError
+from eqcalc.errors import ConfigError, EqcalcError, MissingDependencyError
 from eqcalc.hosts.lammps.fix_external import attach
 
 KCAL = units.kcal / units.mol
@@ -152,6 +152,17 @@ def test_what_gives_no_forces_ends_lammps(calculator, tags, positions, message):
 def test_lammps_that_a_model_cannot_serve_is_refused(settings, error, message):
     with pytest.raises(error, match=message):
         attach(StandIn(**settings), EMT(), ["Cu", "Ag"])
+
+
+def test_failure_of_the_first_rank_is_one_of_every_rank():
+    """Each would wait for the first one's forces for ever."""
+    lmp = StandIn(world_size=2)
+    said = "there is no model 'painn-ethanoll'"
+    second = types.SimpleNamespace(Get_rank=lambda: 1, bcast=lambda text: said)
+    lmp.get_mpi_comm = lambda: second
+    with pytest.raises(EqcalcError, match=f"the first rank failed: {said}"):
+        attach(lmp, "painn-ethanoll", ["Cu", "Ag"])
+    assert lmp.commands == []
 
 
 def test_options_beside_a_calculator_are_refused():

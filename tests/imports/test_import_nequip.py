@@ -295,6 +295,26 @@ def layer(network: Inert) -> Inert:
     return modules(network)["layer1_convnet"]
 
 
+def radial_network(network: Inert) -> Inert:
+    return modules(modules(layer(network))["conv"])["edge_mlp"]
+
+
+def widen(network: Inert) -> None:
+    """Give the radial network of one layer another width, and the factor that belongs to it."""
+    n_in, _, *others = radial_network(network).state["dims"]
+    radial_network(network).state["dims"] = [n_in, 28, *others]
+    second = modules(modules(radial_network(network))["mlp"])["2"]
+    second.state["_buffers"]["alpha"] = torch.tensor(28.0 / 2.0).rsqrt()
+
+
+def average_over_pairs(network: Inert) -> None:
+    """Give each layer two averages of neighbours, where there are three types."""
+    for name, module in modules(network).items():
+        if name.startswith("layer"):
+            norm = modules(modules(module)["conv"])["avg_num_neighbors_norm"]
+            norm.state["_buffers"]["norm_const"] = torch.ones(2, 1)
+
+
 def stranger(kind: str) -> Inert:
     return Inert(f"nequip.nn.{kind}", (), {"_modules": {}})
 
@@ -322,11 +342,10 @@ REFUSED_MODULES: dict[str, tuple[Callable[[Inert], object], str]] = {
         "activations .*ssp.* in its gate",
     ),
     "radial": (
-        lambda n: modules(modules(modules(modules(layer(n))["conv"])["edge_mlp"])["mlp"]).update(
-            {"1": stranger("Mish")}
-        ),
+        lambda n: modules(modules(radial_network(n))["mlp"]).update({"1": stranger("Mish")}),
         "multilayer network of .*Mish",
     ),
+    "widths": (widen, r"hidden layers of widths .*28.*; one width is expected"),
     "factor": (
         lambda n: modules(n)["factor"].state.update(factor=1.0),
         "ApplyFactor has factor = 1.0",
@@ -343,7 +362,7 @@ REFUSED_MODULES: dict[str, tuple[Callable[[Inert], object], str]] = {
     ),
     "gain": (
         lambda n: (
-            modules(modules(modules(modules(layer(n))["conv"])["edge_mlp"])["mlp"])["2"]
+            modules(modules(radial_network(n))["mlp"])["2"]
             .state["_buffers"]
             .update(alpha=torch.ones(()))
         ),
@@ -359,6 +378,15 @@ REFUSED_MODULES: dict[str, tuple[Callable[[Inert], object], str]] = {
         lambda n: layer(n).state.update(feature_irreps_hidden=stranger("Irreps")),
         "irreps are not written as e3nn",
     ),
+    "entries": (
+        lambda n: layer(n).state.update(
+            feature_irreps_hidden=Inert("e3nn.o3._irreps.Irreps", ((1,),), {})
+        ),
+        "irreps are not written as e3nn",
+    ),
+    "convolution": (lambda n: modules(layer(n)).pop("conv"), "ConvNetLayer has no module 'conv'"),
+    "range": (lambda n: modules(n)["edge_norm"].state.pop("r_max"), "has no 'r_max'"),
+    "averages": (average_over_pairs, "one number, or one of each of 3 types, found 2"),
     "features": (
         lambda n: layer(n).state.update(
             feature_irreps_hidden=modules(n)["spharm"].attribute("irreps_edge_sh")

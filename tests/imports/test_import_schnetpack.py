@@ -311,6 +311,13 @@ def test_what_eqcalc_does_not_have_is_refused_by_name(name, change, message):
         importer.read(file, IN_EV)
 
 
+def test_a_file_of_another_package_holds_no_model():
+    file = read_foreign(Path(__file__).parent / "sevennet" / "xplor.pth")
+    assert not importer.recognises(file)
+    with pytest.raises(ModelFileError, match=r"xplor\.pth' holds no model of schnetpack"):
+        importer.read(file, IN_EV)
+
+
 def test_a_model_without_reference_energies_needs_elements():
     file = changed("painn_gaussian.model", put("postprocessors.1", "add_atomrefs", False))
     with pytest.raises(ConfigError, match=r"does not say which elements it was trained on"):

@@ -71,6 +71,13 @@ def test_missing_mpirun_is_named(tmp_path: Path) -> None:
         command_line(lammps, Path("in"), 2)
 
 
+def test_lammps_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("")
+    gone = Lammps(tmp_path, "22 Jul 2025", tmp_path)
+    with pytest.raises(EngineError, match=r"cannot start '.*lmp': .*No such file"):
+        run_lammps(gone, tmp_path / "eqcalcplugin.so", tmp_path / "in", 1)
+
+
 def test_lammps_that_cannot_be_run_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

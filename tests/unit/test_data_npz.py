@@ -148,11 +148,17 @@ def test_npz_stress_is_refused():
         read_dataset(RMD17, stress_key="stress")
 
 
+def test_npz_groups_are_refused():
+    with pytest.raises(ConfigError, match="group_key='run' names an entry of a frame's info"):
+        read_dataset(RMD17, group_key="run")
+
+
 @pytest.mark.parametrize(
     ("option", "unit", "match"),
     [
         ("energy_unit", "eV", r"'eV' contradicts the file: .* rMD17's, which is in 'kcal/mol'"),
         ("length_unit", "Bohr", r"'Bohr' contradicts the file: .* which is in 'Angstrom'"),
+        ("forces_unit", "eV/Angstrom", r"'eV/Angstrom' contradicts .* rMD17 .* in kcal/mol/Ang"),
     ],
 )
 def test_npz_unit_against_rmd17_is_refused(option, unit, match):
