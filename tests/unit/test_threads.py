@@ -20,7 +20,7 @@ from eqcalc import EqCalculator
 from eqcalc.cli import main
 from eqcalc.engines import load_model, reload_model
 from eqcalc.engines.torchscript import TorchScriptEngine
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, GraphError
 from eqcalc.neighbours import build_graph
 from eqcalc.threads import UsingThreads, check_threads, threads_for
 
@@ -124,7 +124,7 @@ def test_torch_gets_its_threads_back_after_an_error(models):
     with pytest.raises(RuntimeError, match="inside"):
         fail()
     assert torch.get_num_threads() == 3
-    with pytest.raises(Exception, match="atom"):
+    with pytest.raises(GraphError, match="the structure has zero atoms"):
         EqCalculator(models["double"]).get_forces(Atoms())
     assert torch.get_num_threads() == 3
 
