@@ -56,7 +56,7 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         return atoms
     # ASE's readers give the first frame for an index before it, and some ignore the index.
     n_structures = count_structures(path)
-    if n_structures is None:  # unreadable, which this says, or large
+    if not n_structures:  # unreadable or without any, which this says, or large
         every = _read(path, ":", f" (index {index})")
         _require_frame(path, index, len(every))
         return every[index]
@@ -99,6 +99,8 @@ def _read(path: Path, index: int | str, which: str) -> list[Atoms]:
         found = _read_with_ase(path, index)
     except StructureError:
         raise
+    except StopIteration:  # ASE's readers, of a file that ends before its first frame
+        found = []
     except Exception as error:  # ASE's readers raise what they like: ParseError, zlib.error, ...
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if isinstance(error, KeyError) and error.args in (("D",), ("T",)):

@@ -8,6 +8,7 @@ from ase.build import bulk, molecule
 
 from eqcalc.errors import StructureError
 from eqcalc.simulate import read_structure
+from eqcalc.simulate.structures import read_structures
 
 
 def test_read_structure_takes_the_last_of_several(tmp_path):
@@ -74,6 +75,15 @@ def test_bad_structure_file_is_named(tmp_path, name, content, message):
         read_structure(tmp_path / name)
 
 
+def test_file_without_frames_holds_no_structure(tmp_path):
+    ase.io.Trajectory(tmp_path / "none.traj", "w").close()
+    for index in (-1, 0, 3):
+        with pytest.raises(StructureError, match=r"none\.traj' holds no structure"):
+            read_structure(tmp_path / "none.traj", index)
+    with pytest.raises(StructureError, match=r"none\.traj' holds no structure"):
+        read_structures(tmp_path / "none.traj")
+
+
 def test_folder_is_not_a_structure(tmp_path):
     with pytest.raises(StructureError, match="is a folder"):
         read_structure(tmp_path)
@@ -81,7 +91,7 @@ def test_folder_is_not_a_structure(tmp_path):
 
 def test_missing_frame_is_named(tmp_path):
     ase.io.write(tmp_path / "one.xyz", molecule("H2O"))
-    with pytest.raises(StructureError, match="index 5"):
+    with pytest.raises(StructureError, match="has one frame and none with the index 5"):
         read_structure(tmp_path / "one.xyz", index=5)
 
 
