@@ -39,7 +39,13 @@ from torch import Tensor
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import GraphError, listing
 
-__all__ = ["AtomicGraph", "batch_graphs", "sum_over_structures", "validate_graph"]
+__all__ = [
+    "AtomicGraph",
+    "batch_graphs",
+    "graph_of_atoms_alone",
+    "sum_over_structures",
+    "validate_graph",
+]
 
 
 class AtomicGraph(NamedTuple):
@@ -61,6 +67,20 @@ class AtomicGraph(NamedTuple):
     n_structures: int
     n_owned: int
     cell: Tensor
+
+
+def graph_of_atoms_alone(atomic_numbers: Sequence[int]) -> AtomicGraph:
+    """Return a graph of one open structure for each atomic number: an atom without neighbours."""
+    n_atoms = len(atomic_numbers)
+    return AtomicGraph(
+        atomic_numbers=torch.tensor(atomic_numbers),
+        edge_index=torch.zeros((2, 0), dtype=torch.int64),
+        edge_vectors=torch.zeros((0, 3), dtype=torch.float64),
+        structure_index=torch.arange(n_atoms),
+        n_structures=n_atoms,
+        n_owned=n_atoms,
+        cell=torch.zeros((n_atoms, 3, 3), dtype=torch.float64),
+    )
 
 
 def batch_graphs(graphs: Sequence[AtomicGraph]) -> AtomicGraph:

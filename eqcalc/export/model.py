@@ -24,7 +24,7 @@ from eqcalc.errors import ConfigError, OutputError, listing
 from eqcalc.export.archive import default_name, read_archive, write_archive
 from eqcalc.export.frames import element_clusters
 from eqcalc.files import refuse_existing, write_whole
-from eqcalc.graph import AtomicGraph
+from eqcalc.graph import AtomicGraph, graph_of_atoms_alone
 from eqcalc.model_file import ModelCard
 from eqcalc.model_file.execution import as_written
 from eqcalc.model_file.passport import Passport, record, verify
@@ -174,17 +174,7 @@ def _prepared(potential: Potential, numbers: list[int]) -> Potential:
 
 def _own_energies(potential: Potential, numbers: list[int]) -> Tensor:
     """Return what the network makes of an atom of each element alone, in float64."""
-    n = len(numbers)
-    alone = AtomicGraph(
-        torch.tensor(numbers),
-        torch.zeros((2, 0), dtype=torch.int64),
-        torch.zeros((0, 3), dtype=torch.float64),
-        torch.arange(n),
-        n,
-        n,
-        torch.zeros((n, 3, 3), dtype=torch.float64),
-    )
-    return copy.deepcopy(potential).double().own_energies(alone)
+    return copy.deepcopy(potential).double().own_energies(graph_of_atoms_alone(numbers))
 
 
 def _said_of_atoms(potential: Potential, numbers: list[int], are_exact: bool) -> list[str]:

@@ -43,7 +43,7 @@ from eqcalc.engines import Model, load_model
 from eqcalc.errors import ModelFileError, UnknownModelError, listing
 from eqcalc.evaluation import Comparison, evaluate
 from eqcalc.export import export_model, rebuild_potential
-from eqcalc.graph import AtomicGraph
+from eqcalc.graph import graph_of_atoms_alone
 from eqcalc.model_file import MODEL_NAME, ModelCard, ModelFile, open_model_file
 from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
@@ -247,16 +247,7 @@ def _new_references(
 
 def _energies_alone(potential: Potential, symbols: Sequence[str]) -> dict[str, float]:
     """Return the energy of an atom of each element alone, in eV by symbol."""
-    n = len(symbols)
-    alone = AtomicGraph(
-        torch.tensor([atomic_number(symbol) for symbol in symbols]),
-        torch.zeros((2, 0), dtype=torch.int64),
-        torch.zeros((0, 3), dtype=torch.float64),
-        torch.arange(n),
-        n,
-        n,
-        torch.zeros((n, 3, 3), dtype=torch.float64),
-    )
+    alone = graph_of_atoms_alone([atomic_number(symbol) for symbol in symbols])
     found = copy.deepcopy(potential).double().evaluate(alone).energies
     return dict(zip(symbols, found.tolist(), strict=True))
 

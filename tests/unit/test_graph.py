@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 
 from eqcalc.errors import GraphError
-from eqcalc.graph import AtomicGraph, batch_graphs, sum_over_structures, validate_graph
+from eqcalc.graph import (
+    AtomicGraph,
+    batch_graphs,
+    graph_of_atoms_alone,
+    sum_over_structures,
+    validate_graph,
+)
 from eqcalc.neighbours import build_graph
 
 
@@ -159,6 +166,14 @@ def test_batch_numbers_atoms_and_structures_on():
         batch.edge_vectors, torch.cat([g.edge_vectors for g in (water, salt, water)])
     )
     assert torch.equal(batch.cell, torch.cat([g.cell for g in (water, salt, water)]))
+
+
+def test_graph_of_atoms_alone_is_that_of_their_structures():
+    alone = graph_of_atoms_alone([1, 6, 8])
+    validate_graph(alone)
+    expected = batch_graphs([build_graph(Atoms(symbol), 3.0) for symbol in "HCO"])
+    for found, other in zip(alone, expected, strict=True):
+        assert found == other if isinstance(other, int) else torch.equal(found, other)
 
 
 def test_batches_can_be_batched_again():
