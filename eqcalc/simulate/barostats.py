@@ -15,9 +15,9 @@ import numpy as np
 from ase import Atoms, units
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, MaskedMTKNPT
-from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError
+from eqcalc.simulate.cell_state import widest_gaps
 from eqcalc.simulate.settings import MDSettings
 
 __all__ = ["build_barostat", "require_barostat_cell", "require_filled_cell"]
@@ -72,21 +72,14 @@ def require_filled_cell(atoms: Atoms, doing: str, advice: str) -> None:
     ------
     ConfigError : a layer of vacuum goes through the cell, as beside a slab or a molecule in a box.
     """
-    for axis, gap in zip("abc", _gaps(atoms), strict=True):
+    gaps = widest_gaps(atoms, atoms.get_scaled_positions(wrap=True))
+    for axis, gap in zip("abc", gaps, strict=True):
         if gap > _WIDEST_GAP:
             raise ConfigError(
                 f"{doing} changes the volume, and that of this structure means nothing: along "
                 f"{axis} there is a layer of {gap:.1f} Å without atoms, as beside a slab or around "
                 f"a molecule. {advice}"
             )
-
-
-def _gaps(atoms: Atoms) -> NDArray[np.float64]:
-    """Return the widest layer without atoms (3,), Å, along each axis of the cell."""
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
-    places = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)  # (n_atoms, 3)
-    between = np.diff(places, axis=0, append=places[:1] + 1.0)
-    return np.asarray(between.max(axis=0) * heights)
 
 
 def build_barostat(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from eqcalc.units import GRAM_PER_CM3
 
-__all__ = ["CellChange", "CellState", "cell_state", "density"]
+__all__ = ["CellChange", "CellState", "cell_state", "density", "widest_gaps"]
 
 
 class CellState(NamedTuple):
@@ -49,3 +51,16 @@ def cell_state(atoms: Atoms, pressure_gpa: float) -> CellState:
         pressure_gpa=pressure_gpa,
         cell=tuple(float(value) for value in atoms.cell.cellpar()),
     )
+
+
+def widest_gaps(atoms: Atoms, scaled_positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the widest layer without atoms (3,), Å, along each axis of the cell.
+
+    Parameters
+    ----------
+    scaled_positions : (n_atoms, 3), taken to repeat in steps of 1
+    """
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    places = np.sort(scaled_positions, axis=0)
+    between = np.diff(places, axis=0, append=places[:1] + 1.0)
+    return np.asarray(between.max(axis=0) * heights)

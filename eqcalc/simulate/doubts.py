@@ -18,6 +18,7 @@ from eqcalc.electrons import ELECTRONS
 from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
 from eqcalc.neighbours.nearest import is_as_in_bohr, typical_ratio
+from eqcalc.simulate.cell_state import widest_gaps
 from eqcalc.simulate.degrees_of_freedom import INTERNAL
 
 __all__ = ["doubts", "doubts_of_many", "timestep_doubt"]
@@ -115,12 +116,10 @@ def _is_filled(atoms: Atoms) -> bool:
     """Return whether atoms stand all over a cell, as those of a molecule in a box do not."""
     if atoms.cell.rank < 3 or len(atoms) < 2:
         return False
-    places = np.sort(atoms.get_scaled_positions(wrap=False), axis=0)
+    places = atoms.get_scaled_positions(wrap=False)
     if np.ptp(places, axis=0).max() > 1.0 + _OUTSIDE:
         return False
-    between = np.diff(places, axis=0, append=places[:1] + 1.0)
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
-    return bool((between.max(axis=0) * heights < _GAP).all())
+    return bool((widest_gaps(atoms, places) < _GAP).all())
 
 
 def _strange_lengths(atoms: Atoms, cutoff: float) -> list[str]:
