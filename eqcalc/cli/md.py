@@ -69,9 +69,6 @@ if TYPE_CHECKING:
 
 __all__ = ["md"]
 
-# A slope through less than this is the first swing of the vibrations.
-_SHORTEST_DRIFT_PS = 1.0
-
 
 def md(
     context: typer.Context,
@@ -284,6 +281,7 @@ def _run_with_progress(
 
 
 def _summarise(result: MDResult, settings: MDSettings) -> None:
+    from eqcalc.simulate.md_result import SHORTEST_DRIFT_PS
     from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
 
     length_ps = result.time_fs / 1000
@@ -295,7 +293,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
     pairs |= ramp_pairs(settings)
     if result.n_frames >= ENOUGH_FOR_A_MEAN:
         pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K over the second half"
-    if result.drift_mev_per_atom_ps is not None and length_ps >= _SHORTEST_DRIFT_PS:
+    if result.drift_mev_per_atom_ps is not None and length_ps >= SHORTEST_DRIFT_PS:
         pairs["energy drift"] = f"{result.drift_mev_per_atom_ps:.2g} meV/atom/ps"
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eqcalc.analysis.blocks import block_error
 from eqcalc.report.labels import label_of
 from eqcalc.report.record import RunRecord
+from eqcalc.simulate.md_result import SHORTEST_DRIFT_PS, energy_drift
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
 from eqcalc.simulate.settings import USED_BY
 from eqcalc.simulate.thermo import Table
@@ -232,12 +233,11 @@ def _from_to(settings: dict[str, Any], name: str, unit: str) -> str:
 
 
 def _drift(table: Table, n_atoms: int) -> float | None:
-    """Return the slope of the total energy in meV/atom/ps."""
+    """Return the drift in meV/atom/ps; None of a run that is too short to tell it."""
     time_ps = table["time_fs"] / 1000
-    if len(time_ps) < ENOUGH_FOR_A_MEAN or time_ps[-1] - time_ps[0] < 1.0:
+    if len(time_ps) < ENOUGH_FOR_A_MEAN or time_ps[-1] - time_ps[0] < SHORTEST_DRIFT_PS:
         return None
-    energy = 1000 * (table["total_energy_eV"] - table["total_energy_eV"][0]) / n_atoms
-    return float(np.polyfit(time_ps, energy, deg=1)[0])
+    return energy_drift(table, n_atoms)
 
 
 def _mean(values: NDArray[np.float64], unit: str) -> str:

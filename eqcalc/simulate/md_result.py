@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from eqcalc.simulate.cell_state import CellChange
 from eqcalc.simulate.thermo import Thermo
 
-__all__ = ["MDProgress", "MDResult", "energy_drift"]
+__all__ = ["SHORTEST_DRIFT_PS", "MDProgress", "MDResult", "energy_drift"]
+
+SHORTEST_DRIFT_PS = 1.0
+"""A slope through less than this is the first swing of the vibrations."""
 
 
 @dataclass(frozen=True)
