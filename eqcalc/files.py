@@ -111,6 +111,7 @@ class AppendFile:
         Raises
         ------
         OutputLostError : it was removed or cut, or another file stands in its place.
+        OutputError : the system does not tell.
         """
         try:
             own = os.fstat(self._file.fileno())

@@ -149,7 +149,13 @@ class Propagator:
             yield self.nsteps == last
 
     def step(self) -> None:
-        """Move the atoms of the present run by one step."""
+        """Move the atoms of the present run by one step.
+
+        Raises
+        ------
+        ConfigError : there is no run yet.
+        NonFiniteError : the model returned NaN or infinity; the atoms stay as they were.
+        """
         atoms = self.atoms
         if atoms is None:
             raise ConfigError("step needs the atoms of a run; call run or irun first.")

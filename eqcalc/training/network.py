@@ -143,7 +143,12 @@ def notes_on_neighbours(
     cutoff: float,
     config: TrainingConfig,
 ) -> list[str]:
-    """Refuse a cutoff below every distance; return what is odd about atoms without neighbours."""
+    """Refuse a cutoff below every distance; return what is odd about atoms without neighbours.
+
+    Raises
+    ------
+    DataError : there is one, and ``trust_data`` is not said.
+    """
     notes: list[str] = []
     for dataset, labelled in zip((data.train, data.validation), graphs, strict=True):
         found = neighbour_findings(dataset.frames, [item.graph for item in labelled], cutoff)
