@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from eqcalc.simulate.failures import (
     trusted_frame,
 )
 from eqcalc.simulate.frame_content import unkept_constraints
-from eqcalc.simulate.guard_rails import Clock, sizes_of_guards
+from eqcalc.simulate.guard_rails import Clock, GuardRails, sizes_of_guards
 from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
 from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
@@ -42,12 +42,7 @@ from eqcalc.simulate.restart import (
     restore_state,
     settings_to_go_on,
 )
-from eqcalc.simulate.rigid_motion import (
-    conserved_zero_momenta,
-    reach_of,
-    remove_rigid_motion,
-    rigid_share,
-)
+from eqcalc.simulate.rigid_motion import conserved_zero_momenta, reach_of
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
@@ -58,11 +53,7 @@ from eqcalc.simulate.thermo import (
     spread_summary,
     temperature_of,
 )
-from eqcalc.simulate.velocities import (
-    has_velocities,
-    project_velocities,
-    set_velocities,
-)
+from eqcalc.simulate.velocities import has_velocities
 from eqcalc.simulate.writers import (
     FrameWriter,
     TableWriter,
@@ -71,8 +62,6 @@ from eqcalc.simulate.writers import (
 )
 
 __all__ = ["MDProgress", "MDResult", "MDRun", "resume_md", "run_md"]
-
-_ALL = 1.0 - 1e-8  # of the kinetic energy; files keep 8 digits of a velocity
 
 
 def run_md(
@@ -116,6 +105,23 @@ class _Course(NamedTuple):
     progress: Callable[[MDProgress], None] | None
     start: CellState | None
     begun: float
+
+
+class _Files(NamedTuple):
+    """What a stretch of a run writes; its guards have files of their own."""
+
+    table: TableWriter
+    trajectory: FrameWriter
+    rails: GuardRails
+
+    def extents(self) -> dict[str, Any]:
+        """Return how far table and trajectory go, as a checkpoint keeps it."""
+        return {"table": self.table.size, "trajectory": self.trajectory.extent()}
+
+    def require_present(self) -> None:
+        """Refuse to go on where table or trajectory was removed or replaced."""
+        self.table.require_present()
+        self.trajectory.require_present()
 
 
 class MDRun(MDState):
@@ -162,14 +168,12 @@ class MDRun(MDState):
         source: dict[str, Any] | None = None,
     ):
         self._take(atoms, calculator, settings, source)
-        langevin = settings.ensemble == "nvt-langevin"
         self.kept_velocities = has_velocities(self.atoms)
         if not np.isfinite(self.atoms.get_momenta()).all():
             raise NonFiniteError(
                 "the velocities of the structure are NaN or infinite; remove them from the file "
                 "to have new ones drawn."
             )
-        self.projected_share = 0.0
         self.minimization: dict[str, Any] | None = None
         if settings.minimize:
             self.minimization = minimize_positions(
@@ -179,25 +183,9 @@ class MDRun(MDState):
             self.minimization["velocities_left_out"] = self.kept_velocities
             self.kept_velocities = False
         reach = reach_of(calculator)
-        self.rigid_share = 0.0
-        if self.kept_velocities:
-            self.projected_share = project_velocities(self.atoms)
-            if settings.ensemble == "nve":
-                self.rigid_share = rigid_share(self.atoms, reach)
-            elif not langevin:
-                self.rigid_share = remove_rigid_motion(self.atoms, reach)
-                if self.rigid_share > _ALL:
-                    raise ConfigError(
-                        "the velocities of the structure do nothing but move or turn it as a "
-                        "whole, which a chain of thermostats never changes; remove them to have "
-                        "new ones drawn."
-                    )
-        else:
-            set_velocities(
-                self.atoms, settings.temperature_K, self.rng, reach, keep_rotation=langevin
-            )
+        self._take_velocities(reach)
         self.n_dof = degrees_of_freedom(self.atoms)
-        if not langevin:
+        if settings.ensemble != "nvt-langevin":
             self.n_dof -= conserved_zero_momenta(self.atoms, reach)
         if self.n_dof < 1:
             raise ConfigError(
@@ -366,60 +354,73 @@ class MDRun(MDState):
 
     def _all_steps(self, course: _Course) -> Alarm | None:
         """Run until the end, a signal, or an alarm for which the run has to go back."""
-        target = course.target
-        settings, first = self.settings, 0 if self._begin is None else self._begin.step
-        trajectory_path = target / trajectory_name(settings.trajectory_format)
-        kept = {"table": None, "trajectory": None}
-        if self._begin is not None:
-            kept = self._begin.facts["files"]
-        pace = Pace(settings.n_steps)
+        first = 0 if self._begin is None else self._begin.step
+        pace = Pace(self.settings.n_steps)
         with (
-            closing(TableWriter(target / "thermo.csv", self._columns, kept["table"])) as table,
-            closing(
-                open_trajectory(trajectory_path, settings.trajectory_format, kept["trajectory"])
-            ) as trajectory,
-            closing(self._rails.open(target.path, kept)) as rails,
-            telling_where(self.dynamics, trajectory),
+            self._open_files(course.target) as files,
+            telling_where(self.dynamics, files.trajectory),
             # ASE's barostat overflows, and then takes inf times 0, where a structure
             # explodes; the checks below say so in words.
             np.errstate(over="ignore", invalid="ignore"),
         ):
-            for _ in self._steps(settings.n_steps - first):
-                step = self.dynamics.nsteps
-                if self._begin is not None and step == first:
+            for _ in self._steps(self.settings.n_steps - first):
+                if self._begin is not None and self.dynamics.nsteps == first:
                     continue  # it is in the files
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():
                     raise NonFiniteError("the velocities are NaN or infinite")
                 stopping = course.stop.is_due()
-                ending = stopping or step == settings.n_steps
-                regular = step % settings.log_every == 0
-                keeping = step % settings.checkpoint_every == 0
-                # Not where a signal has come: a run that goes on has to find the same.
-                at_end = step == settings.n_steps
-                if rails.is_due(step) or regular or keeping or at_end:
-                    now_fs, closely = self._clock.at(step), keeping or at_end
-                    alarm = rails.look(step, now_fs, self._frame, closely=closely)
-                    if alarm is not None:
-                        return alarm
-                # A row that is there only because the run ends here is none of a run that goes on.
-                files = {"table": table.size, "trajectory": trajectory.extent()}
-                if ending or regular:
-                    thermo = self._record(table, trajectory)
-                    course.manifest.update(steps_done=step)
-                    pace.mark(step)
-                    self._tell(course, thermo, pace, rails.said())
-                if regular:
-                    files = {"table": table.size, "trajectory": trajectory.extent()}
-                files |= rails.extents()
-                if ending or keeping:
-                    table.require_present()
-                    trajectory.require_present()
-                    self._keep_state(target, files, course.start)
+                alarm = self._after_step(course, files, pace, stopping=stopping)
+                if alarm is not None:
+                    return alarm
                 if stopping:
                     break
-            table.require_present()
-            trajectory.require_present()
+            files.require_present()
+        return None
+
+    @contextmanager
+    def _open_files(self, target: RunFolder) -> Iterator[_Files]:
+        """Open what a stretch writes, as it was at the checkpoint from which it goes on."""
+        kept = {"table": None, "trajectory": None}
+        if self._begin is not None:
+            kept = self._begin.facts["files"]
+        trajectory_format = self.settings.trajectory_format
+        path = target / trajectory_name(trajectory_format)
+        with (
+            closing(TableWriter(target / "thermo.csv", self._columns, kept["table"])) as table,
+            closing(open_trajectory(path, trajectory_format, kept["trajectory"])) as trajectory,
+            closing(self._rails.open(target.path, kept)) as rails,
+        ):
+            yield _Files(table, trajectory, rails)
+
+    def _after_step(
+        self, course: _Course, files: _Files, pace: Pace, *, stopping: bool
+    ) -> Alarm | None:
+        """Look at the present step and write what is due; return an alarm that takes it back."""
+        step, settings = self.dynamics.nsteps, self.settings
+        at_end = step == settings.n_steps
+        ending = stopping or at_end
+        regular = step % settings.log_every == 0
+        keeping = step % settings.checkpoint_every == 0
+        # Not where a signal has come: a run that goes on has to find the same.
+        if files.rails.is_due(step) or regular or keeping or at_end:
+            now_fs, closely = self._clock.at(step), keeping or at_end
+            alarm = files.rails.look(step, now_fs, self._frame, closely=closely)
+            if alarm is not None:
+                return alarm
+        # A row that is there only because the run ends here is none of a run that goes on.
+        extents = files.extents()
+        if ending or regular:
+            thermo = self._record(files.table, files.trajectory)
+            course.manifest.update(steps_done=step)
+            pace.mark(step)
+            self._tell(course, thermo, pace, files.rails.said())
+        if regular:
+            extents = files.extents()
+        extents |= files.rails.extents()
+        if ending or keeping:
+            files.require_present()
+            self._keep_state(course.target, extents, course.start)
         return None
 
     def _tell(self, course: _Course, thermo: Thermo, pace: Pace, said: Iterable[str]) -> None:

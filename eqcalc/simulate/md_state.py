@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from eqcalc.errors import NonFiniteError
+from eqcalc.errors import ConfigError, NonFiniteError
 from eqcalc.simulate.cell_state import CellState, cell_state
 from eqcalc.simulate.checkpoint import MDCheckpoint, restore_previous, write_checkpoint
 from eqcalc.simulate.guard_kinds import Motion
@@ -29,11 +29,11 @@ from eqcalc.simulate.integrators import (
 )
 from eqcalc.simulate.ramp import Ramp, targets_at
 from eqcalc.simulate.restart import restore_state, state_of
-from eqcalc.simulate.rigid_motion import reach_of
+from eqcalc.simulate.rigid_motion import reach_of, remove_rigid_motion, rigid_share
 from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import BAROSTATS, MDSettings
 from eqcalc.simulate.thermo import Thermo, observe, snapshot
-from eqcalc.simulate.velocities import redraw_velocities
+from eqcalc.simulate.velocities import project_velocities, redraw_velocities, set_velocities
 
 __all__ = ["KEPT", "MDState"]
 
@@ -49,6 +49,8 @@ KEPT = (
 
 # Far above any chemistry: only a structure that flies apart gets there.
 _HOTTEST_K = 1e5
+
+_ALL = 1.0 - 1e-8  # of the kinetic energy; files keep 8 digits of a velocity
 
 
 class MDState:
@@ -93,6 +95,31 @@ class MDState:
         self._clock = Clock(0, 0.0, float(settings.timestep_fs))
         check_fit(self.atoms, settings)
         hold_center_of_mass(self.atoms, settings)
+
+    def _take_velocities(self, reach: float | None) -> None:
+        """Keep the structure's velocities, as far as they can last, or draw new ones."""
+        ensemble = self.settings.ensemble
+        self.projected_share = self.rigid_share = 0.0
+        if not self.kept_velocities:
+            set_velocities(
+                self.atoms,
+                self.settings.temperature_K,
+                self.rng,
+                reach,
+                keep_rotation=ensemble == "nvt-langevin",
+            )
+            return
+        self.projected_share = project_velocities(self.atoms)
+        if ensemble == "nve":
+            self.rigid_share = rigid_share(self.atoms, reach)
+        elif ensemble != "nvt-langevin":
+            self.rigid_share = remove_rigid_motion(self.atoms, reach)
+            if self.rigid_share > _ALL:
+                raise ConfigError(
+                    "the velocities of the structure do nothing but move or turn it as a "
+                    "whole, which a chain of thermostats never changes; remove them to have "
+                    "new ones drawn."
+                )
 
     def _begin_dynamics(self, step: int) -> None:
         """Make the integrator with the targets of a step and the timestep of now.
