@@ -279,7 +279,9 @@ over_time.axhspan(melting - doubt, melting + doubt, color="grey", alpha=0.2, lab
 if measured:
     over_time.axhline(measured, color="grey", linestyle=":", label="measured")
 over_time.set(xlabel="time (ps)", ylabel="temperature (K)", title="constant energy")
-over_time.legend(frameon=False, fontsize="small")
+over_time.legend(
+    loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize="small"
+)
 shown = next(iter(found))
 orders = bond_orders(f"coexist-{shown:g}")
 with Trajectory(folder / f"coexist-{shown:g}") as frames:

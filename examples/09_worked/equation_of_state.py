@@ -69,6 +69,6 @@ axes.plot(volumes, 1e3 * (energies - energy), "o", label=options.model)
 for value, name, style in ((of_pbe, "PBE", "--"), (measured, "measured", ":")):
     axes.axvline(value, color="grey", linestyle=style, label=f"{name}: minimum")
 axes.set(xlabel="volume (Å³ an atom)", ylabel="energy (meV an atom)", title="silicon")
-axes.legend(frameon=False)
+axes.legend(loc="upper center", framealpha=1, edgecolor="none")  # over the lines
 figure.savefig(options.picture, dpi=150)
 print(f"picture: {options.picture}")
