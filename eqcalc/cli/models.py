@@ -59,7 +59,10 @@ def _rows(card: ModelCard) -> dict[str, str]:
     rows = {}
     if card.kind == "potential":
         rows["elements"] = ", ".join(card.elements)
-        rows["trained on"] = ", ".join(card.compositions) or "not stated"
+        if card.is_universal:
+            rows["universal"] = card.scope
+        else:
+            rows["trained on"] = ", ".join(card.compositions) or "not stated"
         reach = card.cutoff * card.n_hops
         rows["cutoff"] = f"{card.cutoff:g} Å, {card.n_hops} steps: atoms up to {reach:g} Å act"
         errors = [

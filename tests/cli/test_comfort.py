@@ -251,6 +251,13 @@ def test_models_lists_what_is_shipped(capsys):
     assert [card["name"] for card in cards] == available_models()
 
 
+def test_models_says_what_a_universal_model_was_trained_on(capsys):
+    assert run("models") == 0
+    _, _, universal = capsys.readouterr().out.partition("\nsevennet-0  ")
+    assert "universal     PBE (+U), MPtrj; 89 elements; not good for molecules" in universal
+    assert "trained on    not stated" not in universal
+
+
 # --- cells that change -------------------------------------------------------------------
 
 
