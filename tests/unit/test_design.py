@@ -80,3 +80,11 @@ def test_code_of_the_documents_imports_what_exists():
     names = {name for path in documents for name in _imported(path.read_text(encoding="utf-8"))}
     assert len(names) > 10
     assert [name for name in sorted(names) if not _exists(name)] == []
+
+
+def test_pages_of_results_end_with_their_notes():
+    notes = sorted((ROOT / "examples" / "results").glob("*_notes.md"))
+    assert len(notes) >= 2
+    for path in notes:
+        page = path.with_name(path.name.replace("_notes", "")).read_text(encoding="utf-8")
+        assert page.endswith(path.read_text(encoding="utf-8")), path.name
