@@ -26,6 +26,8 @@ _FOR = {
     "train": "training (eqcalc train)",
     "scatter": "forces on a GPU that repeat bit by bit",
     "lammps": "LAMMPS (eqcalc lammps)",
+    "hdf5": "frames in .h5",
+    "mdanalysis": "trajectories in .xtc, .trr and .dcd (eqcalc convert)",
     "plot": "pictures",
     "ipi": "i-PI itself (eqcalc ipi needs nothing of it)",
     "torchsim": "torch-sim",

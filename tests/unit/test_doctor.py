@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from importlib import metadata
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_extra_of_an_unsupported_version_is_noted(versions):
     versions["openmm"] = "7.0"
     (remark,) = environment.extras()
     says(remark, State.NOTE, "openmm 7.0; supported is", "pip install 'eqcalc[openmm]'")
+
+
+def test_every_extra_that_the_package_imports_is_looked_at(monkeypatch):
+    package = Path(environment.__file__).parents[1]
+    sources = "\n".join(path.read_text("utf-8") for path in package.rglob("*.py"))
+    named = set(re.findall(r'import_extra\(\s*"[\w.]+", "(\w+)"', sources))
+    assert {"plot", "hdf5", "mdanalysis"} <= named
+    wanted = [Requirement(f"no-{extra}", ">=1", extra) for extra in sorted(named)]
+    monkeypatch.setattr(environment, "requirements", lambda: wanted)
+    assert {remark.topic for remark in environment.extras()} == {f"[{extra}]" for extra in named}
 
 
 def test_eqcalc_that_is_not_installed_is_said(monkeypatch):
