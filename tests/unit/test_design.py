@@ -75,6 +75,12 @@ def test_reference_describes_what_exists():
     assert [name for name in names if not _exists(name)] == []
 
 
+def test_index_of_the_reference_lists_every_page():
+    folder = ROOT / "docs" / "api"
+    pages = {path.name for path in folder.glob("*.md")} - {"index.md"}
+    assert set(LINK.findall((folder / "index.md").read_text(encoding="utf-8"))) == pages
+
+
 def test_code_of_the_documents_imports_what_exists():
     documents = [path for path in DOCUMENTS if "results" not in path.parts]  # what was measured
     names = {name for path in documents for name in _imported(path.read_text(encoding="utf-8"))}
