@@ -196,8 +196,9 @@ def _page(numbers: dict[str, Any], device: str) -> str:
         f"ms per `VelocityVerlet` step, float32, neighbour list and forces included: "
         f"{where.get('gpu', where['cpu'])}, torch {where['torch']}; it copies "
         f"{numbers['copy_gb_per_s']:.0f} GB/s. Untrained networks of the widths of "
-        "[speed.md](speed.md). Medians with the smallest and largest of seven blocks. 'Limit': "
-        "copying each sender's row for each edge, once per layer and direction.",
+        "[speed.md](speed.md). Medians with the smallest and largest of seven blocks. 'Target', "
+        "for a GPU alone, is the time that was aimed at. 'Limit': copying each sender's row for "
+        "each edge, once per layer and direction.",
         "",
         "| network | structure | atoms | engine | ms | target | list | transfer | model | host | "
         "ASE | µs/atom | limit, ms | times the limit | nequip, ms |",

@@ -300,7 +300,8 @@ def _page(numbers: dict[str, Any]) -> str:
         "Medians over fresh processes in turn, with the smallest and largest block. Untrained "
         "networks of the same widths on the same structures. 'Error' is the largest deviation of a "
         "force from the float64 network, over the largest force. Peers ran twice: as they are, and "
-        "with glibc told to keep freed memory; ratios are to the faster of both. MACE is another "
+        "with glibc told to keep freed memory; ratios are to the faster of both, and 'target' is "
+        "the ratio that was aimed at. MACE is another "
         f"network ({MACE}, 2 layers, correlation 3) and stands beside NequIP for orientation. The "
         "shipped SevenNets have the weights of SevenNet's own.",
         "",

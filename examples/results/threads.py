@@ -96,8 +96,8 @@ def main() -> None:
         "",
         f"1029 atoms of water, compiled, float32: {where['cpu']}, {where['cores']} cores, torch "
         f"{where['torch']}. Steps per second of two runs with one thread each, side by side, and "
-        "of one run with two threads; medians of rounds in turn. Memory (MB) is the largest of a "
-        "process.",
+        "of one run with two threads; medians of rounds in turn. 'Target' is the ratio that was "
+        "aimed at. Memory (MB) is the largest of a process.",
         "",
         "| network | two runs, 1 thread each | one run, 2 threads | ratio | target | memory, 1 "
         "thread | 2 threads | 16 threads |",
