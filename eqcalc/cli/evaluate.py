@@ -47,14 +47,14 @@ def evaluate(
     model: Annotated[
         Optional[list[str]],
         typer.Argument(
-            help="A shipped model's name or a model file; several are a committee.",
+            help="Required: a shipped model's name or a model file; several are a committee.",
             show_default=False,
         ),
     ] = None,
     data: Annotated[
         Optional[Path],
         typer.Argument(
-            help='npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".',
+            help='Required: npz, extxyz, traj, db, OUTCAR, ... with labels, or "runs/*.xyz".',
             show_default=False,
         ),
     ] = None,

@@ -299,6 +299,12 @@ def test_evaluate_reads_an_npz_with_keys_of_its_own(models, folder, capsys):
     assert "own.npz, 2 frames" in capsys.readouterr().out
 
 
+def test_the_help_of_evaluate_says_that_it_takes_both(capsys):
+    # Its usage has them in brackets: it says itself what is missing.
+    assert run("evaluate", "--help") == 0
+    assert capsys.readouterr().out.count("Required: ") == 2
+
+
 def test_the_help_of_evaluate_lists_every_unit():
     for table, text in (
         (ENERGY_UNITS, data_options._ENERGY_UNITS),
