@@ -28,6 +28,7 @@ def cache() -> Remark:
         return Remark("cache", State.NOTE, str(error), remedy)
     except OSError as error:
         found = f"'{folder}' cannot be written: {error.strerror or error}"
+        remedy = "set EQCALC_CACHE to a folder of your own; until then no model can be compiled"
         return Remark("cache", State.NOTE, found, remedy)
     if not folder.exists():
         return Remark("cache", State.OK, f"{folder} (made when something is compiled)")

@@ -121,11 +121,12 @@ class PackageCache:
         Exception : whatever ``compile_to`` raises; nothing is left behind then.
         """
         path = self.path(key)
+        # Before the lock: a folder that can only be read has no place for one.
+        found = self._find_own(key)
+        if found is not None:
+            return found
         with self._locked(path):
-            try:
-                found = self.find(key)
-            except CacheError:  # the folder is this user's alone: an old file, made again
-                found = None
+            found = self._find_own(key)  # made while this process waited
             if found is not None:
                 return found
             _entry(path).unlink(missing_ok=True)
@@ -141,6 +142,13 @@ class PackageCache:
             write_whole(_entry(path), (json.dumps(entry, indent=1) + "\n").encode())
             _keep_others_from_writing(_entry(path))
         return path
+
+    def _find_own(self, key: dict[str, str]) -> Path | None:
+        """Return what :meth:`find` does, and None for what others could have put there."""
+        try:
+            return self.find(key)
+        except CacheError:  # the folder is refused when it is locked; an old file is made again
+            return None
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:

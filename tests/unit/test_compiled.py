@@ -30,6 +30,7 @@ from eqcalc.engines.packages import make_package
 from eqcalc.errors import ConfigError, EngineError, ModelFileError, OutputError
 from eqcalc.export import compile_model, rebuild_potential
 from eqcalc.model_file import open_model_file
+from eqcalc.native import package_cache
 from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.neighbours import build_graph
 
@@ -155,6 +156,18 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot keep compiled models in .*set EQCALC_CACHE"):
         PackageCache(tmp_path / "file" / "cache").make(KEY, lambda path: None)
+
+
+def test_a_package_of_a_folder_that_can_only_be_read_is_found(monkeypatch):
+    path = PackageCache().make(KEY, lambda path: path.write_bytes(b"code"))
+
+    def read_only(lock: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(lock))
+
+    monkeypatch.setattr(package_cache, "FileLock", read_only)
+    assert PackageCache().make(KEY, lambda path: None) == path
+    with pytest.raises(OutputError, match=r"Permission denied.*set EQCALC_CACHE"):
+        PackageCache().make({"model": "other"}, lambda path: None)
 
 
 def slow_make(folder: Path, log: Path) -> None:

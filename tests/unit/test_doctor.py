@@ -370,7 +370,7 @@ def test_cache_that_cannot_be_written_says_so(cache, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(engines.tempfile, "TemporaryFile", read_only)
-    says(engines.cache(), State.NOTE, "cannot be written: Read-only file", "set EQCALC_CACHE")
+    says(engines.cache(), State.NOTE, "cannot be written: Read-only file", "can be compiled")
     assert not cache.exists()
 
 
