@@ -93,24 +93,39 @@ def compile(
 
 def _make(name: str, files: list[ModelFile], target: Target) -> None:
     """Compile what is not found, and say where it lies."""
-    from eqcalc.engines.packages import find_package, make_package
+    from eqcalc.engines.packages import find_package, lacks_library, make_package
 
-    _find_or_make(name, lambda: find_package(files, target), lambda: make_package(files, target))
+    _find_or_make(
+        name,
+        lambda: find_package(files, target),
+        lambda: make_package(files, target),
+        lambda: lacks_library(target),
+    )
 
 
 def _make_exchange(file: ModelFile, target: Target) -> None:
     """Do the same for ranks that exchange features."""
-    from eqcalc.engines.packages import find_exchange_package, make_exchange_package
+    from eqcalc.engines.packages import (
+        find_exchange_package,
+        lacks_library,
+        make_exchange_package,
+    )
 
     _find_or_make(
         f"{file.card.name} for ranks that exchange features",
         lambda: find_exchange_package(file, target),
         lambda: make_exchange_package(file, target),
+        lambda: lacks_library(target, exchanges=True),
     )
 
 
-def _find_or_make(name: str, find: Callable[[], Optional[Path]], make: Callable[[], Path]) -> None:
-    if find() is None:
+def _find_or_make(
+    name: str,
+    find: Callable[[], Optional[Path]],
+    make: Callable[[], Path],
+    is_incomplete: Callable[[], bool],
+) -> None:
+    if find() is None or is_incomplete():
         start = time.perf_counter()
         with working(f"compiling {name}, a minute or so"):
             make()

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import torch
 
 from eqcalc.engines.engine import Engine, Target
-from eqcalc.engines.packages import find_package, make_package, why_no_package
+from eqcalc.engines.packages import find_package, lacks_library, make_package, why_no_package
 from eqcalc.engines.program import Call, Program
 from eqcalc.engines.traced import FusedEngine
 from eqcalc.errors import CacheError, EngineError
@@ -22,6 +22,10 @@ from eqcalc.native.private_folder import is_noexec
 __all__ = ["CompiledPackage", "InductorEngine", "load_package"]
 
 _loaded: dict[str, Call] = {}
+
+_NO_LIBRARY = (
+    "eqcalc's C++ library, which the package calls, is not there; run eqcalc compile again"
+)
 
 
 class CompiledPackage(Program):
@@ -37,12 +41,9 @@ class CompiledPackage(Program):
     """
 
     def __init__(self, path: Path, target: Target, *, reach: float) -> None:
-        has_kernels = load_library()
-        if not has_kernels and target.dtype == torch.float32:
-            raise EngineError(
-                "eqcalc's C++ library, which the package calls, is not there; run eqcalc compile "
-                "again"
-            )
+        load_library()
+        if lacks_library(target):
+            raise EngineError(_NO_LIBRARY)
         super().__init__(load_package(path), target, reach=reach)
 
 
@@ -55,11 +56,13 @@ class InductorEngine(CompiledPackage, Engine):
 
     @classmethod
     def can_run(cls, file: ModelFile, target: Target) -> Optional[str]:
-        """Return why not: another kind of device, or the model was not compiled for it."""
+        """Return why not: another kind of device, or what was compiled for it is not there."""
         why = super().can_run(file, target)
         try:
             if why is None and find_package([file], target) is None:
                 why = why_no_package([file], target)
+            if why is None and lacks_library(target):
+                why = _NO_LIBRARY
         except CacheError as error:
             why = str(error)
         return why

@@ -22,7 +22,7 @@ from eqcalc import __version__
 from eqcalc.engines.engine import Target
 from eqcalc.errors import EngineError
 from eqcalc.model_file import ModelFile, available_models, find_model
-from eqcalc.native.build import library_checksum
+from eqcalc.native.build import build_library, find_library, library_checksum
 from eqcalc.native.package_cache import PackageCache, machine_key
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "find_exchange_package",
     "find_package",
     "is_stale",
+    "lacks_library",
     "make_exchange_package",
     "make_package",
     "target_name",
@@ -126,7 +127,25 @@ def _make(files: Sequence[ModelFile], target: Target, *, exchanges: bool) -> Pat
     def compile_to(package: Path) -> None:
         _compiler()(files, package, target, exchanges)
 
-    return PackageCache().make(_key(files, target, exchanges=exchanges), compile_to)
+    path = PackageCache().make(_key(files, target, exchanges=exchanges), compile_to)
+    if _calls_library(target, exchanges):  # a package that was there may have lost it
+        build_library()
+    return path
+
+
+def lacks_library(target: Target, *, exchanges: bool = False) -> bool:
+    """Return whether the C++ library that packages of a target call is gone, or damaged.
+
+    Raises
+    ------
+    CacheError : others could have put it there.
+    """
+    return _calls_library(target, exchanges) and find_library() is None
+
+
+def _calls_library(target: Target, exchanges: bool) -> bool:
+    # In float64 networks have no tables, and nothing else is called but the exchange.
+    return target.device.type == "cpu" and (exchanges or target.dtype == torch.float32)
 
 
 def is_stale(key: Mapping[str, str]) -> bool:

@@ -26,11 +26,12 @@ from eqcalc.bench import BenchCalculator, measure, ready_engines
 from eqcalc.cli import main
 from eqcalc.engines import Target, cuda_graph, load_model, packages
 from eqcalc.engines.cuda_graph import CudaGraphEngine
+from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.packages import make_package
 from eqcalc.errors import ConfigError, EngineError, ModelFileError, OutputError
 from eqcalc.export import compile_model, rebuild_potential
 from eqcalc.model_file import open_model_file
-from eqcalc.native import package_cache
+from eqcalc.native import build, package_cache
 from eqcalc.native.package_cache import PackageCache, cache_folder
 from eqcalc.neighbours import build_graph
 
@@ -570,6 +571,31 @@ def test_the_verb_compiles_and_reports(models, package, capsys, monkeypatch):
         out = capsys.readouterr().out
         assert out.startswith(expected)
         assert "inductor on cpu in float64, passport reproduced" in out
+
+
+@pytest.mark.parametrize("damage", [os.unlink, lambda library: library.write_bytes(b"half")])
+def test_the_verb_builds_a_library_that_is_gone_beside_its_package(
+    damage, models, capsys, monkeypatch
+):
+    def quick(file: object, path: Path, *target: object) -> None:
+        path.write_bytes(b"code")
+
+    monkeypatch.setattr("eqcalc.compiling.compile_model", quick)
+    monkeypatch.setattr("eqcalc.compiling.load_library", lambda: True)
+    monkeypatch.setattr(build, "_loaded", [])  # this process may have another one
+    monkeypatch.setattr("eqcalc.engines.inductor.load_library", lambda: True)
+    file, target = open_model_file(models["single"]), Target(CPU, torch.float32)
+    make_package([file], target)
+    library = build.find_library()
+    assert InductorEngine.can_run(file, target) is None
+    damage(library)
+    why = "C++ library, which the package calls, is not there; run eqcalc compile again"
+    assert why in InductorEngine.can_run(file, target)
+    with pytest.raises(SystemExit, match="0"):
+        main(["compile", str(models["single"])])
+    assert capsys.readouterr().out.startswith("compiled in")
+    assert build.find_library() == library
+    assert InductorEngine.can_run(file, target) is None
 
 
 @pytest.mark.usefixtures("library_built")
