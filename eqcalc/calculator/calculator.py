@@ -49,6 +49,7 @@ from eqcalc.derivatives import resolve_reduction
 from eqcalc.device_use import evaluating_on, is_out_of_memory
 from eqcalc.elements import require_elements
 from eqcalc.engines import CommitteeEngine, Model, load_committee, load_model, reload_model
+from eqcalc.engines.full_precision import FullPrecision
 from eqcalc.errors import (
     ConfigError,
     GraphError,
@@ -512,7 +513,8 @@ class EqCalculator(ExactCache):
     def _outputs(self, graph: AtomicGraph, atoms: Atoms) -> list[tuple[Tensor, Tensor]]:
         """Return energies (n_atoms,) and edge gradients (n_edges, 3) of every member."""
         if self._together is not None and graph.edge_index.shape[1] <= self._most_together:
-            return list(zip(*self._together(graph), strict=True))
+            with FullPrecision(self.neighbours.device.type):  # as each model's own call
+                return list(zip(*self._together(graph), strict=True))
         return [
             blockwise(model, graph, lambda: box_coordinates(atoms))
             for model, blockwise in zip(self.models, self._blockwise, strict=True)

@@ -15,10 +15,11 @@ from small_models import REFERENCE_ENERGIES, crystal, ethanol, slab, small_optio
 from eqcalc import EqCalculator
 from eqcalc.architectures import build
 from eqcalc.cli import main
-from eqcalc.engines import CommitteeEngine, Target, load_committee, load_model
+from eqcalc.engines import CommitteeEngine, Target, full_precision, load_committee, load_model
 from eqcalc.engines.packages import _key, find_package
 from eqcalc.errors import ConfigError, DataWarning, EngineError, ModelFileError
 from eqcalc.export import compile_committee, export_model
+from eqcalc.graph import AtomicGraph
 from eqcalc.hosts.lammps.prepare import ticket
 from eqcalc.model_file import open_model_file
 from eqcalc.native.package_cache import PackageCache, cache_folder
@@ -152,6 +153,28 @@ def test_one_pass_calls_the_package_once_and_no_member(compiled, monkeypatch):
 def test_copies_run_in_one_pass_too(compiled):
     twin = copy.deepcopy(EqCalculator(compiled))
     assert last_line(twin).startswith("all 2 in one pass")
+
+
+def test_one_pass_is_made_outside_of_autocast_and_in_full_precision(members):
+    calculator, seen = EqCalculator(members), []
+    expected = calculator.get_forces(ethanol())
+
+    def together(graph: AtomicGraph) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((torch.is_autocast_enabled("cpu"), full_precision._get("cpu")))
+        energies, gradients = zip(*(model(graph) for model in calculator.models), strict=True)
+        return torch.stack(energies), torch.stack(gradients)
+
+    calculator._together = together  # type: ignore
+    calculator.reset()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            np.testing.assert_allclose(calculator.get_forces(ethanol()), expected, atol=1e-12)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen in ([(False, "ieee")], [(False, "highest")])  # since torch 2.9, and before
 
 
 # --- fallbacks ---------------------------------------------------------------------------
