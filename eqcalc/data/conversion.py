@@ -78,7 +78,7 @@ def convert(
             f"{whole.refused} complete_only=True leaves out {_counted(len(whole.unread))} that "
             "cannot be used."
         )
-    dataset, left_out = whole.dataset, [f"frame {row}" for row in whole.unread]
+    dataset, left_out = whole.dataset, [str(origin) for origin in whole.unread]
     if complete_only:
         dataset, left_out = _complete(whole)
     dataset = refuse_implausible(dataset, trust_data)
@@ -99,7 +99,7 @@ def _complete(whole: WholeFrames) -> tuple[Dataset, list[str]]:
             f"no frame of {whole.dataset.source} has every label that others have; leave "
             "complete_only out to keep what each frame has."
         )
-    left_out = [f"frame {row}" for row in whole.unread]
+    left_out = [str(origin) for origin in whole.unread]
     return whole.dataset.subset(kept), left_out + [
         str(frame.origin) for frame in frames if id(frame) in lacking
     ]

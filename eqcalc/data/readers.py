@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional
 
 from eqcalc.data.ase_reader import open_with_ase
 from eqcalc.data.data_files import DataPath, find_files
-from eqcalc.data.frames import DataFile, Dataset, LabelledFrame, LabelRequest
+from eqcalc.data.frames import DataFile, Dataset, LabelledFrame, LabelRequest, Origin
 from eqcalc.data.npz_reader import open_npz
 from eqcalc.data.plausibility import find_implausible
 from eqcalc.data.rows import Rows, parse_rows
@@ -37,12 +37,12 @@ class WholeFrames(NamedTuple):
     """What could be read of files.
 
     dataset : the frames that could, each with the labels it has
-    unread : numbers of those that could not, counted as ``dataset.rows``
+    unread : where those that could not stand
     refused : why not; None where all could
     """
 
     dataset: Dataset
-    unread: list[int]
+    unread: list[Origin]
     refused: Optional[str]
 
 
@@ -179,7 +179,17 @@ def read_whole_frames(
         units=next(part.units for part in parts if part.frames),
         notes=list(dict.fromkeys(notes)),
     )
-    return WholeFrames(whole, [row for row in asked if row not in found], str(refused))
+    unread = [_origin(files, opened, row) for row in asked if row not in found]
+    return WholeFrames(whole, unread, str(refused))
+
+
+def _origin(files: Sequence[Path], opened: Sequence[DataFile], row: int) -> Origin:
+    """Return the file of a row that counts through all files, and its number there."""
+    for path, file in zip(files[:-1], opened, strict=False):
+        if row < file.n_rows:
+            return Origin(path, row)
+        row -= file.n_rows
+    return Origin(files[-1], row)
 
 
 def _read_halves(opened: Sequence[DataFile], asked: list[int], n_rows: int) -> list[Dataset]:

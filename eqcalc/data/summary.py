@@ -260,7 +260,7 @@ def _look_at_pairs(frame: LabelledFrame, graph: AtomicGraph, found: _Geometry) -
 
 def _labels(read: WholeFrames) -> dict[str, LabelCount]:
     frames = read.dataset.frames
-    unread = [f"frame {row}" for row in read.unread]
+    unread = [str(origin) for origin in read.unread]
     periodic = [frame for frame in frames if frame.atoms.pbc.all()]
     bare = [_name(frame) for frame in frames if frame.forces is None]
     slack = [_name(frame) for frame in periodic if frame.stress is None]

@@ -230,7 +230,8 @@ def test_frames_without_energy_or_with_nan_are_refused_unless_they_are_left_out(
     assert "--complete-only leaves out the 2 frames that cannot be used." in said
     assert not out.exists()
     assert run("data", "convert", source, out, "--complete-only") == 0
-    assert "left out 2 of 6 frames: frame 1, frame 3." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out 2 of 6 frames: frame 1 of in.xyz, frame 3 of in.xyz." in said
     assert len(read_dataset(out)) == 4
 
 

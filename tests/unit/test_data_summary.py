@@ -67,8 +67,9 @@ def test_frames_without_a_label_are_counted_and_a_training_would_refuse_them(fra
     found = summarise(write(tmp_path / "some.xyz", frames))
     n = len(frames)
     assert found.n_frames == n
-    assert found.labels["energy"] == (n - 1, n, ["frame 2"])
-    assert found.labels["forces"] == (n - 2, n, ["frame 4 of some.xyz", "frame 2"])
+    assert found.labels["energy"] == (n - 1, n, ["frame 2 of some.xyz"])
+    bare = ["frame 4 of some.xyz", "frame 2 of some.xyz"]
+    assert found.labels["forces"] == (n - 2, n, bare)
     assert any("no energy 'energy' in 1 of" in said for said in found.refused)
     assert any("needs forces in every frame; there are none in frame 4" in s for s in found.refused)
 
@@ -78,8 +79,19 @@ def test_what_can_be_read_is_in_the_order_that_was_asked_for(frames, tmp_path):
     path = write(tmp_path / "some.xyz", frames)
     (tmp_path / "rows.csv").write_text("5\n3\n0\n4\n1\n")
     read = read_whole_frames(path, LabelRequest(), rows=str(tmp_path / "rows.csv"))
-    assert (read.dataset.rows, read.unread) == ([5, 0, 4, 1], [3])
+    assert (read.dataset.rows, read.unread) == ([5, 0, 4, 1], [(path, 3)])
     assert [frame.origin.row for frame in read.dataset.frames] == [5, 0, 4, 1]
+
+
+def test_frames_that_cannot_be_read_are_named_by_their_number_in_their_own_file(frames, tmp_path):
+    n, last = len(frames), without(frames[3], "energy", "free_energy")
+    files = [
+        write(tmp_path / "one.xyz", frames),
+        write(tmp_path / "two.xyz", [last, *frames[1:3], last]),
+    ]
+    found = summarise(files)
+    missing = ["frame 0 of two.xyz", "frame 3 of two.xyz"]
+    assert found.labels["energy"] == (n + 2, n + 4, missing)
 
 
 def test_files_of_which_no_frame_can_be_read_are_refused(frames, tmp_path):
