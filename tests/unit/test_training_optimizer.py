@@ -111,6 +111,14 @@ def test_a_second_stage_is_reached_before_a_training_stops(tmp_path, monkeypatch
     assert len(rows_of(tmp_path / "run")) == 4 + 2
 
 
+def test_the_learning_rate_falls_after_one_epoch_more_than_are_waited_for(tmp_path, monkeypatch):
+    worse_from(0, monkeypatch)
+    config = config_of(tmp_path, max_epochs=5, plateau_patience=2, plateau_factor=0.5)
+    train(config, tmp_path / "run")
+    rates = [float(row["learning_rate"]) for row in rows_of(tmp_path / "run")]
+    assert rates == pytest.approx([rates[0]] * 4 + [0.5 * rates[0]])
+
+
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
 def test_a_resumed_run_with_warm_up_and_patience_equals_an_uninterrupted_one(schedule, tmp_path):
     options = {"warmup_steps": 7, "early_stop_patience": 2, "amsgrad": False}
