@@ -160,7 +160,7 @@ def _write_extxyz(
         entries: dict[str, Any] = {}
         if atoms.cell.array.any():
             entries["Lattice"] = " ".join(map(repr, atoms.cell.array.ravel().tolist()))
-        free = {key: value for key, value in info.items() if key not in _OF_EXTXYZ}
+        free = {key: value for key, value in info.items() if _is_free(key, value)}
         entries |= {"Properties": columns, **free, "energy": frame.energy}
         if frame.stress is not None:
             entries["stress"] = voigt_6_to_full_3x3_stress(frame.stress)
@@ -177,6 +177,17 @@ def _write_extxyz(
         for symbol, row in zip(atoms.symbols, numbers.tolist(), strict=True):
             text.write(f"{symbol} {' '.join(map(repr, row))}\n")
     path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _is_free(key: str, value: Any) -> bool:
+    """Tell an entry that ASE reads again; as a virial it takes nine numbers and nothing else."""
+    if key != "virial":
+        return key not in _OF_EXTXYZ
+    try:
+        virial = np.asarray(value)
+    except ValueError:  # a list of lists of several lengths
+        return False
+    return virial.size == 9 and virial.dtype.kind in "if"
 
 
 def _breaks(value: Any) -> bool:

@@ -127,6 +127,22 @@ def test_no_frames_and_unknown_formats_are_refused(frames, tmp_path):
         write_frames(tmp_path / "a.tra", frames)
 
 
+@pytest.mark.parametrize(
+    ("virial", "is_kept"),
+    [
+        (np.arange(9.0).reshape(3, 3), True),
+        (np.arange(6.0), False),
+        ("none", False),
+        ([[1], []], False),
+    ],
+)
+def test_a_virial_that_extxyz_cannot_hold_is_left_out_and_named(virial, is_kept, frames, tmp_path):
+    frames[0] = replace(frames[0], info={"virial": virial, "id": 7})
+    path = tmp_path / "data.xyz"
+    assert write_frames(path, frames).lost_info == ([] if is_kept else ["virial"])
+    assert set(read(path)[0].info) == ({"virial", "id"} if is_kept else {"id"})
+
+
 def test_info_that_a_format_changes_is_left_out_and_named(frames, tmp_path):
     odd = {"number": "12", "broken": "two\nlines", "Lattice": "cubic", "kept": "word"}
     changed = [replace(frames[0], info=odd), *frames[1:]]
