@@ -185,7 +185,7 @@ def _write_with_mdanalysis(
     n_atoms = len(first_two[0])
     spacing_fs = first_two[-1].info["time_fs"] - first_two[0].info["time_fs"]
     options: dict[str, Any] = {"n_atoms": n_atoms}
-    has_times = path.suffix != ".dcd"
+    has_times = path.suffix.lower() != ".dcd"
     if not has_times:
         options |= {"dt": (spacing_fs or 1.0) / 1000, "nsavc": 1, "istart": 0}
     universe = mdanalysis.Universe.empty(n_atoms, trajectory=True, velocities=True)

@@ -44,7 +44,9 @@ def distances(atoms: Atoms) -> np.ndarray:
     return np.asarray(atoms.get_all_distances(mic=True))
 
 
-@pytest.mark.parametrize(("suffix", "accuracy"), [(".trr", 1e-5), (".xtc", 0.01), (".dcd", 1e-5)])
+@pytest.mark.parametrize(
+    ("suffix", "accuracy"), [(".trr", 1e-5), (".xtc", 0.01), (".dcd", 1e-5), (".DCD", 1e-5)]
+)
 def test_positions_cell_times_and_velocities_are_those_of_the_run(suffix, accuracy, tmp_path):
     folder = run_of(triclinic(), tmp_path / "run")
     done = convert_run(folder, tmp_path / f"out{suffix}")
