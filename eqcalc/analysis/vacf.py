@@ -110,11 +110,17 @@ class Velocities:
 
         Raises
         ------
-        StructureError : it has none.
+        StructureError : it has none, or some that are NaN or infinite.
         """
         if not frame.has("momenta"):
             raise StructureError(f"frame {self._n_added} of those looked at has no velocities.")
-        self._velocities[self._n_added] = frame.get_velocities()[self._kept]
+        velocities = frame.get_velocities()[self._kept]
+        if not np.isfinite(velocities).all():
+            raise StructureError(
+                f"velocities of frame {self._n_added} of those looked at are NaN or infinite; mend "
+                "the file, or choose a stretch without that frame."
+            )
+        self._velocities[self._n_added] = velocities
         self._n_added += 1
 
     def result(

@@ -489,6 +489,9 @@ def test_frames_without_velocities_are_refused(tmp_path):
     worker.add(frames[0])
     with pytest.raises(StructureError, match="frame 1 of those looked at has no velocities"):
         worker.add(bulk("Cu"))
+    moving.arrays["momenta"][0, 1] = np.nan
+    with pytest.raises(StructureError, match="velocities of frame 1 of those looked at are NaN"):
+        worker.add(moving)
     unknown = bulk("Cu")
     for name in ("vx", "vy", "vz"):
         unknown.set_array(name, np.ones(1))
