@@ -201,8 +201,8 @@ def _set_up(
         run = MDRun(atoms, calculator, settings, source)
     if has_stress(run.atoms) and not has_pressure(run.atoms):
         note(
-            "note: the pressure is left out: forces that keep bonds rigid have a virial of their "
-            "own, which no stress holds."
+            "note: the pressure is left out: forces that keep bonds rigid, and springs between "
+            "atoms, have a virial of their own, which no stress holds."
         )
     if run.minimization is not None:
         tell_minimization(run.minimization, settings.minimize_fmax)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixConstraint
 from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, OutputError, listing
@@ -96,11 +97,16 @@ def row_of(thermo: Thermo) -> dict[str, float]:
 def has_pressure(atoms: Atoms) -> bool:
     """Return whether a pressure is defined, the calculator gives a stress, and it is all of it.
 
-    Forces that keep bonds rigid have a virial of their own, which no stress of ASE holds: of
-    rigid water it is gigapascals.
+    Forces that keep bonds rigid, and springs between atoms, have a virial of their own, which no
+    stress of ASE holds: of rigid water it is gigapascals.
     """
-    is_rigid = any(isinstance(constraint, INTERNAL) for constraint in atoms.constraints)
-    return has_stress(atoms) and not is_rigid
+    return has_stress(atoms) and not any(map(_acts_between_atoms, atoms.constraints))
+
+
+def _acts_between_atoms(constraint: FixConstraint) -> bool:
+    """Return whether a constraint's forces, as they do between atoms, have a virial."""
+    is_spring = hasattr(constraint, "adjust_potential_energy")  # to another atom, or to a place
+    return isinstance(constraint, INTERNAL) or (is_spring and np.size(constraint.get_indices()) > 1)
 
 
 def has_stress(atoms: Atoms) -> bool:

@@ -401,7 +401,7 @@ def test_rigid_bonds_leave_no_pressure(data):
     script.fix_nve()
     assert "press" not in script.run(2)[0]
     script.thermo_style("custom", "step", "press")
-    with pytest.raises(ConfigError, match="no rigid bonds, whose own virial is not known"):
+    with pytest.raises(ConfigError, match="no rigid bonds or springs between atoms, whose own"):
         script.run(2)
 
 

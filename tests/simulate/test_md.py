@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixBondLengths
+from ase.constraints import FixAtoms, FixBondLengths, Hookean
 from springs import Springs, ethanol
 
 from eqcalc.errors import (
@@ -181,6 +181,17 @@ def test_pressure_of_rigid_bonds_is_left_out(tmp_path):
     assert "density_g_per_cm3" in table
     (frame, *_) = ase.io.read(result.folder / "trajectory.traj", ":")
     assert frame.get_stress().shape == (6,)  # what the potential says
+
+
+def test_pressure_of_springs_between_atoms_is_left_out(tmp_path):
+    """Their energy is in the table, and their virial would be missing beside it."""
+    crystal, settings = bulk("Cu", cubic=True) * (2, 2, 2), MDSettings("nve", n_steps=1)
+    crystal.set_constraint(Hookean(0, 1, k=10.0, rt=2.0))
+    result = run_md(crystal, EMT(), settings, tmp_path / "pair")
+    assert "pressure_gpa" not in read_table(result.folder / "thermo.csv")
+    crystal.set_constraint(Hookean(0, (0.0, 0.0, 0.0), k=10.0, rt=0.0))  # holds it, as FixAtoms
+    result = run_md(crystal, EMT(), settings, tmp_path / "tether")
+    assert "pressure_gpa" in read_table(result.folder / "thermo.csv")
 
 
 @pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin", "nvt-nhc"])

@@ -125,14 +125,14 @@ class ThermoTable:
         Raises
         ------
         ConfigError : there is one, and the box is not periodic, the calculator has no stress, or
-            bonds are rigid.
+            bonds are rigid or springs.
         """
         columns = [name for name in self.names if name in _OF_PRESSURE]
         if columns and not has_pressure(atoms):
             raise ConfigError(
                 f"thermo {', '.join(columns)} needs a box that is periodic in three directions, a "
-                "calculator with a stress, and no rigid bonds, whose own virial is not known; name "
-                "the other columns: "
+                "calculator with a stress, and no rigid bonds or springs between atoms, whose own "
+                "virial is not known; name the other columns: "
                 "thermo_style('custom', 'step', 'temp', 'pe', 'ke', 'etotal')."
             )
 
