@@ -244,7 +244,9 @@ def _mean(values: NDArray[np.float64], unit: str) -> str:
     """Return mean and error of the second half, as it is written."""
     half = values[len(values) // 2 :]
     mean, error = float(half.mean()), block_error(half)
-    if len(values) < ENOUGH_FOR_A_MEAN or error is None or error <= 1e-9 * abs(mean):
+    if len(values) < ENOUGH_FOR_A_MEAN or error is None or not np.isfinite(error):
+        return f"{mean:.4g} {unit}"
+    if error <= 1e-9 * abs(mean):
         return f"{mean:.4g} {unit}"
     # Two digits of an error that begins with 1, one of others.
     leading = f"{error:.0e}"

@@ -271,6 +271,18 @@ def test_table_without_steps_is_said(npt_run, tmp_path):
     assert "No table of the run" in Page(write_report(run)).text
 
 
+def test_pressures_that_are_nan_are_shown_as_they_are(npt_run, tmp_path):
+    run = copy_of(npt_run, tmp_path / "run")
+    header, *rows = (run / "thermo.csv").read_text().splitlines()
+    column = header.split(",").index("pressure_gpa")
+    cells = [row.split(",") for row in rows]
+    lines = [",".join([*row[:column], "nan", *row[column + 1 :]]) for row in cells]
+    (run / "thermo.csv").write_text("\n".join([header, *lines]) + "\n")
+    page = Page(write_report(run))
+    assert "pressurenan GPa" in page.text
+    assert page.data["charts"][2]["curves"][0]["y"][0] is None
+
+
 def test_settings_that_are_no_numbers_are_shown_as_they_are(npt_run, tmp_path):
     settings = {"ensemble": "npt", "temperature_K": "hot", "pressure_gpa": None, "timestep_fs": []}
     run = copy_of(npt_run, tmp_path / "run", settings=settings, n_atoms="many", formula=None)
