@@ -13,7 +13,7 @@ from eqcalc.report.record import RunRecord
 from eqcalc.simulate.md_result import SHORTEST_DRIFT_PS, energy_drift
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
 from eqcalc.simulate.settings import USED_BY
-from eqcalc.simulate.thermo import Table
+from eqcalc.simulate.thermo import Table, second_half
 from eqcalc.units import GRAM_PER_CM3
 
 __all__ = ["doubts_of", "figures_of", "headline_of", "rows_of"]
@@ -51,16 +51,16 @@ def figures_of(record: RunRecord) -> Rows:
             ("largest force", f"{table['fmax'][-1]:.3g} eV/Å"),
         ]
     figures.append(("simulated", _time(table["time_fs"][-1])))
-    figures.append(("temperature", _mean(table["temperature_K"], "K")))
+    figures.append(("temperature", _mean(table, table["temperature_K"], "K")))
     if settings.get("ensemble") == "nve":
         slope = _drift(table, record.n_atoms)
         if slope is not None:
             figures.append(("energy drift", f"{slope:.2g} meV/atom/ps"))
     if "pressure_gpa" in table:
-        figures.append(("pressure", _mean(table["pressure_gpa"], "GPa")))
+        figures.append(("pressure", _mean(table, table["pressure_gpa"], "GPa")))
     if "volume_A3" in table and record.masses is not None:
         density = record.masses / table["volume_A3"] / GRAM_PER_CM3
-        figures.append(("density", _mean(density, "g/cm³")))
+        figures.append(("density", _mean(table, density, "g/cm³")))
     if record.audit is not None:
         passed = record.audit["passed"]
         figures.append(("self-audits", f"{int(passed.sum())} of {len(passed)} passed"))
@@ -129,7 +129,7 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
     found: Rows = []
     settings, time_ps = record.settings, table["time_fs"] / 1000
     temperature = table["temperature_K"]
-    half = temperature[len(temperature) // 2 :]
+    half = temperature[second_half(table["time_fs"])]
     if len(temperature) < ENOUGH_FOR_A_MEAN:
         text = f"There are {len(temperature)} frames: means of so few are mostly chance."
         found.append(("note", text))
@@ -240,9 +240,9 @@ def _drift(table: Table, n_atoms: int) -> float | None:
     return energy_drift(table, n_atoms)
 
 
-def _mean(values: NDArray[np.float64], unit: str) -> str:
+def _mean(table: Table, values: NDArray[np.float64], unit: str) -> str:
     """Return mean and error of the second half, as it is written."""
-    half = values[len(values) // 2 :]
+    half = values[second_half(table["time_fs"])]
     mean, error = float(half.mean()), block_error(half)
     if len(values) < ENOUGH_FOR_A_MEAN or error is None or not np.isfinite(error):
         return f"{mean:.4g} {unit}"

@@ -14,7 +14,7 @@ from eqcalc.analysis.rdf import RDF, PairDistances, half_cell
 from eqcalc.analysis.trajectory import Trajectory, trajectory_of_run
 from eqcalc.errors import ConfigError, GraphError, HalfFrameWarning, OutputError, StructureError
 from eqcalc.report.scene import MOST_ATOMS, Scene, draw_scene, evenly
-from eqcalc.simulate.thermo import Table, read_table
+from eqcalc.simulate.thermo import Table, read_table, second_half
 
 __all__ = ["RunRecord", "read_record"]
 
@@ -142,7 +142,7 @@ def _read_frames(record: RunRecord) -> None:
             record.masses = float(trajectory.first.get_masses().sum())
             _read_scene(record, trajectory)
             if record.kind == "md":
-                record.rdf = _count_distances(trajectory)
+                record.rdf = _count_distances(trajectory, record.table)
     except (StructureError, GraphError) as error:
         for what in ("scene", "rdf"):
             if getattr(record, what) is None:
@@ -158,7 +158,7 @@ def _read_scene(record: RunRecord, trajectory: Trajectory) -> None:
         )
 
 
-def _count_distances(trajectory: Trajectory) -> RDF | None:
+def _count_distances(trajectory: Trajectory, table: Table | None) -> RDF | None:
     """Return g(r) over frames of the second half, in a second or two; None of a single atom."""
     first = trajectory.first
     n_atoms = len(first)
@@ -176,8 +176,11 @@ def _count_distances(trajectory: Trajectory) -> RDF | None:
         r_max = min(1.2 * float(np.linalg.norm(spread)) + 1.0, 12.0)
         n_pairs = min(n_atoms * _DENSITY * 4.2 * r_max**3, float(n_atoms) ** 2)
     n_frames = int(min(_MOST_FRAMES, max(1, _MOST_PAIRS // max(n_pairs, 1))))
-    half = len(trajectory) // 2
-    chosen = half + evenly(len(trajectory) - half, n_frames)
+    half = np.arange(len(trajectory) // 2, len(trajectory))
+    if table is not None:  # which has a row for each frame
+        rows = second_half(table["time_fs"])
+        half = rows[rows < len(trajectory)] if rows[0] < len(trajectory) else half
+    chosen = half[evenly(len(half), n_frames)]
     n_bins = _N_BINS if len(chosen) * n_atoms >= _ENOUGH else _N_BINS // 3
     pairs = PairDistances(first, len(chosen), r_max=r_max, n_bins=n_bins)
     for frame in trajectory.frames(chosen.tolist()):

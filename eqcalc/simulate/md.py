@@ -50,6 +50,7 @@ from eqcalc.simulate.thermo import (
     read_columns,
     read_table,
     row_of,
+    second_half,
     spread_summary,
     temperature_of,
 )
@@ -461,7 +462,7 @@ class MDRun(MDState):
         plot_md(target / "plot.png", table, n_atoms=len(self.atoms), goal_K=goal)
         temperature = table["temperature_K"]
         end = self._cell_state(self._measure())
-        second_half = slice(len(temperature) // 2, None)
+        half = second_half(table["time_fs"])
         return MDResult(
             folder=target.path,
             atoms=final,
@@ -471,7 +472,7 @@ class MDRun(MDState):
             time_fs=self._clock.at(self.dynamics.nsteps),
             ns_per_day=self._ns_per_day(wall_s, self.dynamics.nsteps),
             ms_per_step=1000 * wall_s / max(1, self.dynamics.nsteps - self._first_step),
-            mean_temperature_K=float(temperature[second_half].mean()),
+            mean_temperature_K=float(temperature[half].mean()),
             drift_mev_per_atom_ps=(
                 energy_drift(table, len(self.atoms)) if settings.ensemble == "nve" else None
             ),
@@ -479,9 +480,7 @@ class MDRun(MDState):
             minimization=self.minimization,
             spread=spread_summary(table),
             mean_pressure_gpa=(
-                float(table["pressure_gpa"][second_half].mean())
-                if "pressure_gpa" in table
-                else None
+                float(table["pressure_gpa"][half].mean()) if "pressure_gpa" in table else None
             ),
             guards=self.guard_summary(),
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import import_extra
 from eqcalc.figures import BLUE, GREEN, GREY, ORANGE, legend_above, png_of, stacked_panels
 from eqcalc.files import write_whole
-from eqcalc.simulate.thermo import Table
+from eqcalc.simulate.thermo import Table, second_half
 
 __all__ = [
     "ENOUGH_FOR_A_MEAN",
@@ -64,13 +64,13 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
     temperature = table["temperature_K"]
     panels[1].plot(time_ps, temperature, color=GREEN, linewidth=1.0, alpha=0.55)
     if len(temperature) >= ENOUGH_FOR_A_MEAN:
-        second_half = temperature[len(temperature) // 2 :].mean()
+        mean = temperature[second_half(table["time_fs"])].mean()
         panels[1].plot(
             time_ps,
             running_mean(temperature),
             color=GREEN,
             linewidth=1.8,
-            label=f"running mean (second half: {second_half:.0f} K)",
+            label=f"running mean (second half: {mean:.0f} K)",
         )
     if "target_temperature_K" in table:
         label = "thermostat {:g} to {:g} K".format(*table["target_temperature_K"][[0, -1]])

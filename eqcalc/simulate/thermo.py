@@ -28,6 +28,7 @@ __all__ = [
     "read_columns",
     "read_table",
     "row_of",
+    "second_half",
     "snapshot",
     "spread_summary",
     "temperature_of",
@@ -180,6 +181,23 @@ def spread_summary(table: Table) -> dict[str, float] | None:
         "mean_max_force_spread_eV_per_A": float(forces.mean()),
         "mean_energy_spread_eV": float(table["energy_spread_eV"].mean()),
     }
+
+
+def second_half(time_fs: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the numbers of the rows in the second half of a run's time, equally far apart.
+
+    Where a guard halved the timestep rows follow each other faster; those between are left out.
+
+    >>> second_half(np.array([0.0, 4.0, 8.0, 12.0, 14.0, 16.0])).tolist()
+    [2, 3, 5]
+    """
+    begin = int(np.searchsorted(time_fs, (time_fs[0] + time_fs[-1]) / 2 * (1 - 1e-9)))
+    apart = np.diff(time_fs[begin:]).max(initial=0.0) * (1 - 1e-6)
+    kept = [begin]
+    for row in range(begin + 1, len(time_fs)):
+        if time_fs[row] - time_fs[kept[-1]] >= apart:
+            kept.append(row)
+    return np.array(kept)
 
 
 def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:

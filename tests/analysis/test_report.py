@@ -22,7 +22,7 @@ from eqcalc.analysis import Trajectory
 from eqcalc.errors import ConfigError, EqcalcError
 from eqcalc.report import write_report
 from eqcalc.report.charts import md_charts
-from eqcalc.report.findings import headline_of
+from eqcalc.report.findings import figures_of, headline_of
 from eqcalc.report.page import VIEWER_SHA256, VIEWER_VERSION
 from eqcalc.report.record import read_record
 from eqcalc.report.scene import draw_scene
@@ -269,6 +269,22 @@ def test_table_without_steps_is_said(npt_run, tmp_path):
     run = copy_of(npt_run, tmp_path / "run")
     (run / "thermo.csv").write_text("step,time_fs\n")
     assert "No table of the run" in Page(write_report(run)).text
+
+
+def test_second_half_is_that_of_the_time_where_a_guard_halved_the_timestep(npt_run, tmp_path):
+    run = copy_of(npt_run, tmp_path / "run")
+    header, row, *_ = (run / "thermo.csv").read_text().splitlines()
+    times = [*range(0, 800, 20), *range(800, 1101, 5)]  # fs, and more rows in less time
+    lines = [header]
+    for k, time in enumerate(times):
+        cells = row.split(",")
+        cells[:3] = str(k), str(time), str(300 if time < 800 else 400)
+        lines.append(",".join(cells))
+    (run / "thermo.csv").write_text("\n".join(lines) + "\n")
+    record = read_record(run)
+    figures = dict(figures_of(record))
+    # 550 to 1100 fs, of which 250 are cold; by rows the mean would be 400 K.
+    assert float(figures["temperature"].split()[0]) == pytest.approx(354.5, abs=3)
 
 
 def test_pressures_that_are_nan_are_shown_as_they_are(npt_run, tmp_path):
