@@ -13,7 +13,8 @@ __all__ = ["even_frames", "require_time", "step_of", "time_of"]
 
 _SAME = 1e-3  # relative difference of two intervals that are taken for one
 _NUMBERS = (int, float, np.integer, np.floating)
-_STEPS = ("timestep", "Timestep")  # of LAMMPS's dumps, as ASE names what text and extxyz say
+# Of LAMMPS's dumps, as ASE names what text and extxyz say; the first also of i-PI and CP2K.
+_STEPS = ("timestep", "Timestep")
 
 
 def time_of(frame: Atoms) -> float | None:

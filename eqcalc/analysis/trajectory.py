@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ __all__ = ["Trajectory", "trajectory_of_run"]
 
 _PIECE = 1 << 24  # bytes of a text file that are looked through at a time
 _TRIED = 10  # frames from the end of a .traj, before it is called damaged
+
+# How i-PI and CP2K number their frames, in words that ASE does not look at.
+_STEP = re.compile(r"\bStep:\s+(\d+)\s+Bead:|^\s*i\s*=\s*(\d+),\s*time\s*=")
 
 # What ASE's readers raise for a damaged frame.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
@@ -245,6 +249,9 @@ class _Extxyz:
             raise StructureError(
                 f"frame {index} of '{self._path}' cannot be read: {type(error).__name__}: {error}."
             ) from error
+        step = _STEP.search(text.split(b"\n", 2)[1].decode())
+        if step is not None:
+            frame.info.setdefault("timestep", int(step[1] or step[2]))
         return frame
 
 

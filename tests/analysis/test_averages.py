@@ -583,6 +583,28 @@ def test_dumps_of_uneven_steps_are_refused(tmp_path, steps, words, name):
         averages(tmp_path / "f.xyz", quantities=("msd",), interval_fs=20.0)
 
 
+_OF_IPI = "# CELL(abcABC): 9 9 9 90 90 90  Step:  {:9d}  Bead:  0 {}  cell{{angstrom}}"
+_OF_IPI_WITH_ASE = (
+    'Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3 pbc="T T T" '
+    'ipi_comment="Step:  {:9d}  Bead:  0 {}"'
+)
+_OF_CP2K = " i = {0:8d}, time = {0:12.3f}, E = -17.1643447508"
+
+
+@pytest.mark.parametrize("comment", [_OF_IPI, _OF_IPI_WITH_ASE, _OF_CP2K])
+def test_frames_that_a_restart_of_another_program_repeats_are_refused(tmp_path, comment):
+    def write(steps) -> None:
+        said = "positions{angstrom}"
+        lines = [f"1\n{comment.format(step, said)}\nAr {0.01 * step} 0 0\n" for step in steps]
+        (tmp_path / "f.xyz").write_text("".join(lines))
+
+    write([*range(0, 100, 10), *range(60, 160, 10)])
+    with pytest.raises(StructureError, match="from 90 to 60 steps"):
+        averages(tmp_path / "f.xyz", quantities=("msd",), interval_fs=5.0)
+    write(range(0, 160, 10))
+    assert averages(tmp_path / "f.xyz", quantities=("msd",), interval_fs=5.0).msd is not None
+
+
 @pytest.mark.parametrize("steps", [range(5, 125, 10), [0.5] * 12])
 def test_dumps_of_even_steps_and_what_counts_none_are_taken(tmp_path, steps):
     frames = [
