@@ -21,6 +21,7 @@ from eqcalc.analysis.blocks import N_BLOCKS, error_of_blocks
 from eqcalc.analysis.correlations import mean_square_displacement, require_memory
 from eqcalc.analysis.rdf import require_elements
 from eqcalc.errors import ConfigError, StructureError
+from eqcalc.neighbours.lattice import complete
 
 __all__ = ["A2_PER_PS_IN_CM2_PER_S", "MSD", "Diffusion", "Displacements"]
 
@@ -155,10 +156,12 @@ class Displacements:
     def _short_vectors(self, frame: Atoms) -> NDArray[np.float64]:
         """Return the shortest vectors (3, 3) of the frame's lattice, in which images are near.
 
-        The image nearest along the vectors of a skewed cell is not the nearest in space.
+        The image nearest along the vectors of a skewed cell is not the nearest in space. An open
+        vector repeats nothing, and one aslant would make a step off a slab one along it.
         """
         if self._reduced is None or not np.array_equal(frame.cell.array, self._reduced[0]):
-            short, _ = minkowski_reduce(frame.cell.complete(), frame.pbc)
+            repeated = np.where(frame.pbc[:, None], frame.cell.array, 0.0)
+            short, _ = minkowski_reduce(complete(repeated, frame.pbc), frame.pbc)
             self._reduced = (frame.cell.array.copy(), np.asarray(short))
         return self._reduced[1]
 

@@ -214,6 +214,16 @@ def test_shortest_steps_in_a_very_skewed_cell_are_shortest_in_space(pbc):
     assert worker.longest_step < 0.3  # of short vectors, along which nothing is far
 
 
+def test_steps_off_a_slab_are_not_taken_for_steps_along_its_skewed_open_vector():
+    cell = np.array([[5.0, 0, 0], [0, 5.0, 0], [20.0, 0, 20.0]])
+    places = [[0.1, 0.2, 3.2 * (k % 2)] for k in range(20)]
+    worker = Displacements(Atoms("H", cell=cell, pbc=(1, 1, 0)), 20, is_unwrapped=False)
+    for place in places:
+        worker.add(Atoms("H", [place], cell=cell, pbc=(1, 1, 0)))
+    np.testing.assert_allclose(worker.result(10.0).msd["H"][:3], [0.0, 3.2**2, 0.0], atol=1e-9)
+    assert worker.longest_step == pytest.approx(0.0, abs=1e-9)
+
+
 def test_unwrapped_steps_longer_than_the_cell_are_taken_as_they_are():
     frames = [Atoms("Ar", [[7.0 * k, 0, 0]], cell=[5, 5, 5], pbc=True) for k in range(20)]
     np.testing.assert_allclose(msd_of(frames, unwrapped=True).msd["Ar"][1], 49.0)
