@@ -22,7 +22,7 @@ from eqcalc.analysis import Trajectory
 from eqcalc.errors import ConfigError, EqcalcError
 from eqcalc.report import write_report
 from eqcalc.report.charts import md_charts
-from eqcalc.report.findings import figures_of, headline_of
+from eqcalc.report.findings import doubts_of, figures_of, headline_of
 from eqcalc.report.page import VIEWER_SHA256, VIEWER_VERSION
 from eqcalc.report.record import read_record
 from eqcalc.report.scene import draw_scene
@@ -438,9 +438,19 @@ def test_hot_moment_and_wrong_temperature_are_doubts(npt_run, tmp_path):
     assert "The temperature reached 4000 K at 3.2 ps" in text
 
 
-def test_quiet_run_has_no_doubts(npt_run):
-    from eqcalc.report.findings import doubts_of
+@pytest.mark.parametrize(("hottest", "words"), [(1010, []), (2000, ["around 1000 K"])])
+def test_cooling_down_is_no_hot_moment(npt_run, hottest, words):
+    record = read_record(npt_run)
+    record.manifest["degrees_of_freedom"] = 300
+    goal = np.linspace(1000.0, 200.0, len(record.table["time_fs"]))
+    record.table |= {"target_temperature_K": goal, "temperature_K": goal.copy()}
+    record.table["temperature_K"][1] = hottest
+    found = [text for _, text in doubts_of(record) if "temperature reached" in text]
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))
 
+
+def test_quiet_run_has_no_doubts(npt_run):
     record = read_record(npt_run)
     record.settings["temperature_K"] = float(record.table["temperature_K"][15:].mean())
     record.manifest["degrees_of_freedom"] = 93
