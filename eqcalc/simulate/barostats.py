@@ -82,8 +82,13 @@ def require_filled_cell(atoms: Atoms, doing: str, advice: str) -> None:
             )
 
 
-def build_barostat(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
-    """Return the integrator of one of the ensembles at constant pressure."""
+def build_barostat(atoms: Atoms, settings: MDSettings, n_dof: int) -> MolecularDynamics:
+    """Return the integrator of one of the ensembles at constant pressure.
+
+    Parameters
+    ----------
+    n_dof : number of degrees of freedom that share the heat
+    """
     kind = _CLASSES[settings.ensemble]
     options: dict[str, Any] = {}
     if settings.ensemble == "npt-anisotropic":
@@ -97,6 +102,10 @@ def build_barostat(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
         pdamp=settings.barostat_time_fs * units.fs,
         **options,
     )
+    # What couples momenta to a growing cell is divided among the ways in which they move (1 + 3 /
+    # n_dof). ASE counts those of the whole, which is at rest: the mean pressure would lie k_B T /
+    # (n_atoms V) above the one asked for. It only ever uses three times this number.
+    dynamics._num_atoms_global = n_dof / 3  # type: ignore[attr-defined]
     if settings.ensemble == "npt-flexible":
         _count_a_symmetric_momentum(dynamics)
     return dynamics

@@ -164,7 +164,7 @@ def build_integrator(
     damping = settings.thermostat_time_fs * units.fs
     dynamics: Any
     if settings.ensemble in BAROSTATS:
-        dynamics = build_barostat(atoms, settings)
+        dynamics = build_barostat(atoms, settings, n_dof)
     else:
         dynamics = NoseHooverChainNVT(atoms, timestep, temperature_K=temperature, tdamp=damping)
     # ASE's chain drives the kinetic energy to 3 n_atoms k_B T / 2, also when the

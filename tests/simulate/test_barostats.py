@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from rarely import rarely
 
@@ -79,6 +80,57 @@ def blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and its error over ten blocks of what follows the first quarter."""
     means = np.array([part.mean(axis=0) for part in np.array_split(values[len(values) // 4 :], 10)])
     return means.mean(axis=0), means.std(axis=0, ddof=1) / np.sqrt(10)
+
+
+class IdealGas(Calculator):
+    """Atoms that do not act on each other."""
+
+    implemented_properties = ("energy", "free_energy", "forces", "stress")
+
+    def calculate(self, atoms, properties, system_changes):
+        self.results = {"energy": 0.0, "free_energy": 0.0}
+        self.results |= {"forces": np.zeros((len(atoms), 3)), "stress": np.zeros(6)}
+
+
+def test_volume_of_an_ideal_gas_is_that_of_its_pressure():
+    """Two atoms at rest as a whole move in three ways: p(V) ~ V exp(-pV/kT) has the mean 2 kT/p.
+
+    With the six ways that ASE counts where momenta follow the cell, it is 1.5 kT/p.
+    """
+    atoms = Atoms("He2", [[0, 0, 0], [3, 3, 3]], cell=[8, 8, 8], pbc=True)
+    pressure = 2 * units.kB * 300 / atoms.get_volume()
+    settings = MDSettings(
+        "npt",
+        timestep_fs=10.0,
+        pressure_gpa=pressure / units.GPa,
+        barostat_time_fs=400.0,
+        seed=2,
+    )
+    run = MDRun(atoms, IdealGas(), settings)
+    volumes = np.array([run.atoms.get_volume() for _ in run.dynamics.irun(6000)])
+    mean, error = blocks(volumes * pressure / (units.kB * 300))
+    assert abs(mean - 2.0) < 4 * error
+    assert error < 0.08
+
+
+@pytest.mark.parametrize("ensemble", BAROSTATS)
+def test_momenta_follow_a_growing_cell_in_the_ways_in_which_they_move(ensemble):
+    """What keeps the volume of phase space: each shrinks as the cube root of V^(1 + 3 / n_dof)."""
+    run = MDRun(copper(), EMT(), settings_of(ensemble))
+    dynamics, rate = run.dynamics, 1e-3
+    run.atoms.calc = IdealGas()
+    mass = dynamics._barostat.W
+    if ensemble == "npt":
+        dynamics._p_eps = rate * mass
+    elif ensemble == "npt-anisotropic":
+        dynamics._p_c = np.full(3, rate * mass)
+    else:
+        dynamics._p_g = rate * mass * np.eye(3)
+    before = dynamics._p.copy()
+    dynamics._integrate_p(1.0)
+    np.testing.assert_allclose(
+        dynamics._p, before * np.exp(-rate * (1 + 3 / run.n_dof)), rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.slow
