@@ -322,6 +322,10 @@ class GuardRails:
         self.n_roll_backs += 1
         self.n_halvings += action == "halve"
         self._gone_back_to = found.step
+        # What follows the checkpoint is another path, of which nothing has been queued yet.
+        self._queued_at = {
+            guard: queued for guard, queued in self._queued_at.items() if queued <= found.step
+        }
         before = found.facts.get("guards", {})  # older versions had none
         self.guards.restore(before.get("remembered", {}))
         self.n_audits = before.get("n_audits", 0)

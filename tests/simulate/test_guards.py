@@ -310,6 +310,18 @@ def test_no_more_frames_are_queued_than_allowed(models, ethanol, tmp_path):
     assert len(queued(tmp_path)) == 2
 
 
+def test_what_follows_after_going_back_is_queued_too(models, ethanol, tmp_path):
+    """Each path has its own frames, whatever was queued of steps that were taken back."""
+    guards = only(max_spread=0.01, max_temperature_K=420.0, on_alarm="roll-back", every=20)
+    settings = MDSettings(n_steps=240, log_every=20, guards=guards, seed=3)
+    run_md(ethanol, EqCalculator(models, engine="torchscript"), settings, tmp_path)
+    alarms = manifest(tmp_path)["guards"]["alarms"]
+    back = next(k for k, alarm in enumerate(alarms) if alarm.get("back_to_step") == 0)
+    assert alarms[back]["step"] > 100
+    following = [(alarm["guard"], alarm["step"]) for alarm in alarms[back + 1 :]]
+    assert following[0] == ("spread", 20)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
     """Two models of random weights, which agree on nothing."""
