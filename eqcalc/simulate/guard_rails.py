@@ -263,13 +263,15 @@ class GuardRails:
             self._keep(alarm, step, action)
             frame = snapshot(step=step, time_fs=time_fs, guard=alarm.guard, reason=alarm.reason)
             self._enqueue(frame)
+        elif all(alarm.guard != known["guard"] for known in self.alarms):
+            self._keep(alarm, step, action, "no frame queued any more, going on")
         return action
 
-    def _keep(self, alarm: Alarm, step: int, action: str) -> None:
+    def _keep(self, alarm: Alarm, step: int, action: str, done: str | None = None) -> None:
         self.alarms.append(
             {"step": step, "guard": alarm.guard, "reason": alarm.reason, "action": action}
         )
-        self._said.append(f"step {step}: {alarm.reason} ({_DONE[action]})")
+        self._said.append(f"step {step}: {alarm.reason} ({done or _DONE[action]})")
 
     def _enqueue(self, frame: Atoms) -> None:
         if self._queue is None:

@@ -49,7 +49,7 @@ class GuardSettings:
         training data, where the model's card has them
     max_roll_backs : in all, halvings among them; then the run stops
     max_halvings : of the timestep, in all
-    max_queued : frames; then only the reason is kept
+    max_queued : frames; then only the first reason of a guard that had said nothing yet is kept
     audit_every : steps between two self-audits; None: 5000 where the calculator has a float64
         reference (``EqCalculator``), else none
 

@@ -310,6 +310,23 @@ def test_no_more_frames_are_queued_than_allowed(models, ethanol, tmp_path):
     assert len(queued(tmp_path)) == 2
 
 
+def test_guard_that_comes_after_the_last_frame_of_the_queue_is_still_heard(ethanol, tmp_path):
+    guards = only(max_force=0.01, max_temperature_K=1.0, on_alarm="queue", max_queued=1)
+    said = []
+    run_md(
+        ethanol,
+        Springs(springy()),
+        MDSettings("nve", n_steps=250, guards=guards),
+        tmp_path,
+        progress=lambda now: said.extend(now.said),
+    )
+    assert len(queued(tmp_path)) == 1
+    alarms = manifest(tmp_path)["guards"]["alarms"]
+    assert sorted(alarm["guard"] for alarm in alarms) == ["force", "temperature"]
+    assert [line.endswith("(frame to queued.extxyz, going on)") for line in said] == [True, False]
+    assert said[1].endswith("(no frame queued any more, going on)")
+
+
 def test_what_follows_after_going_back_is_queued_too(models, ethanol, tmp_path):
     """Each path has its own frames, whatever was queued of steps that were taken back."""
     guards = only(max_spread=0.01, max_temperature_K=420.0, on_alarm="roll-back", every=20)
