@@ -36,6 +36,7 @@ from eqcalc.simulate.plots import plot_md, require_plots
 from eqcalc.simulate.restart import (
     RunLock,
     differences,
+    keep_settings,
     require_resumable,
     require_same_energy,
     require_unchanged,
@@ -290,6 +291,7 @@ class MDRun(MDState):
             if self._resumed is not None:
                 require_unchanged(target.path, self._resumed)
                 target.require_sizes(self._sizes(self._resumed))
+                keep_settings(target.path, self._resumed, self.settings)
                 self._columns = read_columns(target / "thermo.csv", self._columns)
                 target.remove("final.xyz", "plot.png")
                 target.remove_made_of_it()  # of an earlier end

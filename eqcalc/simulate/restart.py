@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from eqcalc.errors import CheckpointError, ConfigError
-from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint
+from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint, write_checkpoint
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.guard_settings import GuardSettings
 from eqcalc.simulate.integrators import integrator_state, restore_integrator
@@ -25,6 +25,7 @@ from eqcalc.versions import package_versions
 __all__ = [
     "RunLock",
     "differences",
+    "keep_settings",
     "require_resumable",
     "require_same_energy",
     "require_unchanged",
@@ -184,6 +185,20 @@ def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettin
             "to do. Give n_steps, the number that it shall have in all."
         )
     return settings
+
+
+def keep_settings(folder: Path, checkpoint: MDCheckpoint, settings: MDSettings) -> None:
+    """Put the settings with which a run goes on into its checkpoint, where they are others.
+
+    Else a run that was made longer would be as short as before if it were killed now.
+
+    Raises
+    ------
+    OutputError : it cannot be written.
+    """
+    if settings.n_steps != checkpoint.facts["settings"]["n_steps"]:
+        facts = {**checkpoint.facts, "settings": asdict(settings)}
+        write_checkpoint(folder, replace(checkpoint, facts=facts), instead=True)
 
 
 def state_of(

@@ -379,6 +379,30 @@ def test_steps_that_are_done_are_refused(stopped, models):
         resume_md(stopped, EqCalculator(models[0]), n_steps=12)
 
 
+@pytest.mark.parametrize("kind", ["free", "partly fixed"])
+def test_run_that_was_made_longer_stays_so_when_it_is_killed(kind, models, tmp_path):
+    """Before its next checkpoint; the one that there is says how long it is to be."""
+    atoms = ethanol()
+    if kind == "partly fixed":
+        atoms.set_constraint(FixCartesian([0, 1], [True, False, True]))
+    settings = MDSettings(n_steps=10, guards=LOOSE, log_every=5, checkpoint_every=1000)
+    longer = replace(settings, n_steps=30)
+    calculator = EqCalculator(models[0])
+    run_md(atoms, calculator, longer, tmp_path / "whole")
+    run_md(atoms, calculator, settings, tmp_path / "run")
+
+    def killed(now) -> None:
+        if now.thermo.step == 20:
+            raise MemoryError("as if killed")
+
+    with pytest.raises(MemoryError):
+        resume_md(tmp_path / "run", calculator, n_steps=30, progress=killed)
+    assert read_checkpoint(tmp_path / "run").step == 10
+    result = resume_md(tmp_path / "run", calculator)
+    assert result.n_steps == 30
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+
+
 def test_table_that_lost_rows_is_refused(stopped, models):
     (stopped / "thermo.csv").write_text("step,time_fs\n")
     with pytest.raises(OutputLostError, match=r"thermo\.csv' has 13 bytes, and had"):
