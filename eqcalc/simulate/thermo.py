@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixConstraint
 from numpy.typing import NDArray
 
 from eqcalc.errors import HalfFrameWarning, OutputError, listing
@@ -104,7 +103,7 @@ def has_pressure(atoms: Atoms) -> bool:
     return has_stress(atoms) and not any(map(_acts_between_atoms, atoms.constraints))
 
 
-def _acts_between_atoms(constraint: FixConstraint) -> bool:
+def _acts_between_atoms(constraint: Any) -> bool:
     """Return whether a constraint's forces, as they do between atoms, have a virial."""
     is_spring = hasattr(constraint, "adjust_potential_energy")  # to another atom, or to a place
     return isinstance(constraint, INTERNAL) or (is_spring and np.size(constraint.get_indices()) > 1)
