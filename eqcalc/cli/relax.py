@@ -46,12 +46,14 @@ if TYPE_CHECKING:
 
 __all__ = ["relax"]
 
+_FMAX = "eV/Å; all forces below it, and with --cell the virial per atom (eV)."
+
 
 def relax(
     context: typer.Context,
     structure: Structure,
     model: Model = None,
-    fmax: Annotated[float, typer.Option(help="eV/Å; all forces below it.")] = 0.01,
+    fmax: Annotated[float, typer.Option(help=_FMAX)] = 0.01,
     steps: Annotated[int, typer.Option("--steps", "-n", help="Steps at most.")] = 500,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell as well.")] = False,
     pressure: Annotated[float, typer.Option(help="GPa, with --cell.")] = 0.0,
@@ -130,7 +132,8 @@ def _run_with_progress(
 
         def show(now: RelaxStep) -> None:
             note_guards(tuple(run.said()))
-            display.show(now.step, f"E {now.energy:.4f} eV  fmax {now.fmax:.3g} eV/Å")
+            unit = "" if settings.cell else " eV/Å"
+            display.show(now.step, f"E {now.energy:.4f} eV  fmax {now.fmax:.3g}{unit}")
 
         result = run.run(folder, overwrite=overwrite, progress=show)
         note_guards(tuple(run.said()))
@@ -138,21 +141,24 @@ def _run_with_progress(
 
 
 def _note_unconverged(result: RelaxResult, settings: RelaxSettings) -> None:
+    from eqcalc.simulate.settings import criterion_of
+
     if not result.converged:
+        what, unit = criterion_of(cell=settings.cell)
         note(
-            f"not converged after {result.n_steps} steps: the largest force is "
-            f"{result.fmax:.3g} eV/Å and should be below {settings.fmax:g}. Continue from "
+            f"not converged after {result.n_steps} steps: the {what} is "
+            f"{result.fmax:.3g} {unit} and should be below {settings.fmax:g}. Continue from "
             f"{result.folder / 'relaxed.xyz'}, or allow more steps (--steps)."
         )
 
 
 def _summarise(result: RelaxResult) -> None:
+    from eqcalc.simulate.settings import criterion_of
+
     if result.converged:
         say(f"converged in {result.n_steps} steps")
-    pairs = {
-        "energy": f"{result.energy:.6f} eV",
-        "largest force": f"{result.fmax:.4g} eV/Å",
-    }
+    what, unit = criterion_of(cell=result.cell_change is not None)
+    pairs = {"energy": f"{result.energy:.6f} eV", what: f"{result.fmax:.4g} {unit}"}
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)
     elif (pressure := _pressure_gpa(result)) is not None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from eqcalc.analysis.rdf import RDF
 from eqcalc.report.labels import label_of
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN, running_mean
+from eqcalc.simulate.settings import criterion_of
 from eqcalc.simulate.thermo import Table
 
 __all__ = ["Chart", "Curve", "audit_charts", "md_charts", "rdf_chart", "relaxation_charts"]
@@ -130,11 +131,13 @@ def relaxation_charts(table: Table, n_atoms: int, *, fmax: float | None) -> list
     fmax : eV/Å; the criterion, None where it is not known
     """
     step = table["step"]
-    name = "enthalpy_eV" if "enthalpy_eV" in table else "energy_eV"
+    has_cell = "enthalpy_eV" in table
+    name = "enthalpy_eV" if has_cell else "energy_eV"
     change = 1000 * (table[name] - table[name][-1]) / n_atoms
     title = f"{name.removesuffix('_eV')} above the last"
     energy = _chart(title, "meV/atom", [_curve("", step, change, _BLUE)], x="step")
-    force = _chart("largest force", "eV/Å", [_curve("", step, table["fmax"], _ORANGE)], x="step")
+    what, unit = criterion_of(cell=has_cell)
+    force = _chart(what, unit, [_curve("", step, table["fmax"], _ORANGE)], x="step")
     if fmax is not None:
         force["lines"] = [{"y": fmax, "label": f"converged below {fmax:g}"}]
     force["log"] = bool((table["fmax"] > 0).all())

@@ -12,7 +12,7 @@ from eqcalc.report.labels import label_of
 from eqcalc.report.record import RunRecord
 from eqcalc.simulate.md_result import SHORTEST_DRIFT_PS, energy_drift
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
-from eqcalc.simulate.settings import USED_BY
+from eqcalc.simulate.settings import USED_BY, criterion_of
 from eqcalc.simulate.thermo import Table, second_half
 from eqcalc.units import GRAM_PER_CM3
 
@@ -44,11 +44,12 @@ def figures_of(record: RunRecord) -> Rows:
     if table is None:
         return figures
     if record.kind == "relax":
+        what, unit = criterion_of(cell="enthalpy_eV" in table)
         return [
             *figures,
             ("steps", f"{table['step'][-1]:.0f}"),
             ("energy", f"{table['energy_eV'][-1]:.4f} eV"),
-            ("largest force", f"{table['fmax'][-1]:.3g} eV/Å"),
+            (what, f"{table['fmax'][-1]:.3g} {unit}"),
         ]
     figures.append(("simulated", _time(table["time_fs"][-1])))
     figures.append(("temperature", _mean(table, table["temperature_K"], "K")))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import import_extra
 from eqcalc.figures import BLUE, GREEN, GREY, ORANGE, legend_above, png_of, stacked_panels
 from eqcalc.files import write_whole
+from eqcalc.simulate.settings import criterion_of
 from eqcalc.simulate.thermo import Table, second_half
 
 __all__ = [
@@ -98,7 +99,7 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
 
 
 def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> None:
-    """Draw energy and largest force over the steps of a relaxation.
+    """Draw energy, and what has to fall below the criterion, over the steps of a relaxation.
 
     Parameters
     ----------
@@ -114,7 +115,9 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
     from matplotlib.ticker import MaxNLocator  # present, where there is a figure
 
     step = table["step"]
-    name = "enthalpy_eV" if "enthalpy_eV" in table else "energy_eV"
+    has_cell = "enthalpy_eV" in table
+    name = "enthalpy_eV" if has_cell else "energy_eV"
+    what, unit = criterion_of(cell=has_cell)
     change = 1000 * (table[name] - table[name][-1]) / n_atoms
     panels[0].plot(step, change, color=BLUE, marker=".", markersize=4, linewidth=1.2)
     panels[0].set_ylabel(f"{name.removesuffix('_eV')} above the last\n(meV/atom)")
@@ -125,14 +128,14 @@ def plot_relaxation(path: Path, table: Table, *, n_atoms: int, fmax: float) -> N
         marker=".",
         markersize=4,
         linewidth=1.2,
-        label="largest force",
+        label=what,
     )
     panels[1].axhline(
         fmax, color=GREY, linestyle="--", linewidth=1.0, label=f"converged below {fmax:g}"
     )
     if (table["fmax"] > 0).all():  # a logarithm of an exact zero does not exist
         panels[1].set_yscale("log")
-    panels[1].set_ylabel("force (eV/Å)")
+    panels[1].set_ylabel(f"{what.removeprefix('largest ')}\n({unit})")
     legend_above(panels[1])
     panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].set_xlabel("step")

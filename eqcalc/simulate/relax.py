@@ -55,8 +55,8 @@ _LASTING = ("FixAtoms", "FixScaled", "FixSymmetry", "FixScaledParametricRelation
 class RelaxStep(NamedTuple):
     """One row of ``relax.csv``.
 
-    ``fmax`` (eV/Å) is what has to fall below the criterion: the largest force,
-    with a cell also the largest row of the virial per atom. ``enthalpy`` (eV),
+    ``fmax`` (eV/Å) is what has to fall below the criterion: the largest force, with a cell
+    the largest row (eV) of the virial per atom where that is larger. ``enthalpy`` (eV),
     ``volume`` (Å³) and ``pressure_gpa`` are None without a cell.
     """
 

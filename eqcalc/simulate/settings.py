@@ -17,6 +17,7 @@ __all__ = [
     "TRAJECTORY_SUFFIXES",
     "MDSettings",
     "RelaxSettings",
+    "criterion_of",
 ]
 
 BAROSTATS: tuple[str, ...] = ("npt", "npt-anisotropic", "npt-flexible")
@@ -204,7 +205,7 @@ class RelaxSettings:
 
     Parameters
     ----------
-    fmax : eV/Å; every force (with ``cell`` also the virial per atom) below it
+    fmax : eV/Å; every force (with ``cell`` also the virial per atom, in eV) below it
     max_steps : after which an unfinished relaxation ends
     cell : also relax the cell, through ASE's FrechetCellFilter
     pressure_gpa : external pressure, only with ``cell``; positive compresses
@@ -238,6 +239,17 @@ class RelaxSettings:
                 f"a pressure of {self.pressure_gpa} GPa acts on the cell, which stays fixed; "
                 "relax the cell too (cell=True) or leave the pressure out."
             )
+
+
+def criterion_of(*, cell: bool) -> tuple[str, str]:
+    """Return what a relaxation brings below its ``fmax``, and the unit of that.
+
+    >>> criterion_of(cell=True)
+    ('largest force or virial', 'eV/Å or eV/atom')
+    """
+    if cell:
+        return "largest force or virial", "eV/Å or eV/atom"
+    return "largest force", "eV/Å"
 
 
 def _steps_of(what: str, time_fs: float, timestep_fs: float) -> int:

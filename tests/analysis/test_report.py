@@ -251,6 +251,14 @@ def test_relaxation_has_a_page(tmp_path):
     assert page.data["charts"][1]["log"] is True
 
 
+def test_page_of_a_relaxation_with_its_cell_names_the_virial(tmp_path):
+    settings = RelaxSettings(cell=True, max_steps=2)
+    run_relax(bulk("Cu", cubic=True), EMT(), settings, tmp_path / "run")
+    page = Page(write_report(tmp_path / "run"))
+    assert "largest force or virial" in [chart["title"] for chart in page.data["charts"]]
+    assert "eV/Å or eV/atom" in page.text
+
+
 def test_missing_trajectory_is_said_and_the_viewer_left_out(npt_run, tmp_path):
     run = copy_of(npt_run, tmp_path / "run")
     (run / "trajectory.traj").unlink()

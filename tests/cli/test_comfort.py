@@ -15,6 +15,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.units import GPa
 from command_line import run
 from small_models import ETHANOL_FRAMES, crystal, ethanol
@@ -284,6 +285,17 @@ def test_summary_of_a_changing_cell_has_volume_density_pressure_cell(folder, cap
     )
     assert cell["end"]["volume_A3"] != cell["start"]["volume_A3"]
     assert cell["end"]["cellpar"] != cell["start"]["cellpar"]
+
+
+def test_relaxation_with_its_cell_is_not_said_to_have_that_force(folder, capsys):
+    atoms = bulk("C", a=3.9, cubic=True)  # by symmetry no atom has a force
+    ase.io.write("diamond.xyz", atoms)
+    assert run("relax", "diamond.xyz", "-m", "model.pt", "--cell", "-n", 1) == 1
+    out, err = capsys.readouterr()
+    assert "  largest force or virial  " in out
+    assert re.search(r"the largest force or virial is \S+ eV/Å or eV/atom and should be", err + out)
+    assert run("relax", "diamond.xyz", "-m", "model.pt", "-n", 1, "--overwrite") == 0
+    assert re.search(r"  largest force  +\S+ eV/Å\n", capsys.readouterr().out)
 
 
 # --- errors by the names of options ------------------------------------------------------
