@@ -85,13 +85,14 @@ class PairList:
 
     def _use(self, lattice: NDArray, cell: Tensor) -> None:
         """Make what depends on the lattice alone."""
-        self._lattice = lattice
+        self._lattice = None  # until all of it is made: memory may run out, a user may interrupt
         # The cell stays float64: only the volume is taken from it.
         self.cell = cell.unsqueeze(0)
         self.offsets = cell.new_empty((0, 3))  # (n_pairs, 3), Å; none without images
         for axis, column in self.shifts:
             term = column * cell[axis]
             self.offsets = term if len(self.offsets) == 0 else self.offsets.add_(term)
+        self._lattice = lattice
 
     def _on_cpu(
         self, positions: NDArray, cutoff: float, dtype: torch.dtype

@@ -519,6 +519,25 @@ def test_skin_list_graphs_do_not_change_with_later_steps():
     assert torch.equal(first.cell, cell)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_a_list_that_was_interrupted_at_a_new_cell_is_asked_again(error, monkeypatch):
+    atoms, skin_list = bulk("Cu", cubic=True), SkinList(3.0, 0.5)
+    skin_list.graph(atoms)
+    atoms.set_cell(1.001 * atoms.cell.array, scale_atoms=True)
+    shifts = skin_list._pairs.shifts
+
+    def interrupted():
+        yield shifts[0]
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(skin_list._pairs, "shifts", interrupted())
+        with pytest.raises(type(error)):
+            skin_list.graph(atoms)
+    assert_same(skin_list.graph(atoms), build_graph(atoms, 3.0))
+    assert skin_list.n_builds == 1
+
+
 def test_skin_list_reference_restores_the_list():
     atoms, skin_list = water(cell=[4.0, 5.0, 0.0], pbc=(True, True, False)), SkinList(3.0, 0.5)
     assert skin_list.reference is None
