@@ -89,10 +89,7 @@ class Buffers:
         self.edge_index = self._pad_edges.clone()
         self._pad_vector = torch.tensor([[reach, 0.0, 0.0]], dtype=dtype, device=device)
         self.edge_vectors = self._pad_vector.repeat(bucket.n_edges, 1)
-        # What the buffers hold.
-        self._edges: Optional[_State] = None
-        self._numbers: Optional[_State] = None
-        self._n_edges = self._n_owned = -1
+        self._held = _NOTHING
 
     @property
     def graph(self) -> AtomicGraph:
@@ -113,24 +110,36 @@ class Buffers:
         atomic_numbers, edge_index, edge_vectors = graph[:3]
         n_owned = graph.n_owned
         n_atoms, n_edges = atomic_numbers.shape[0], edge_index.shape[1]
+        held, self._held = self._held, _NOTHING  # until all is written: a user may interrupt
         self.edge_vectors[:n_edges].copy_(edge_vectors)
         # From step to step of a simulation the vectors alone change, and seldom the edges.
-        if not _is_unchanged(edge_index, self._edges):
+        if not _is_unchanged(edge_index, held.edges):
             self.edge_index[:, :n_edges].copy_(edge_index)
-        if n_edges != self._n_edges:
+        if n_edges != held.n_edges:
             self.edge_vectors[n_edges:].copy_(self._pad_vector)
             self.edge_index[:, n_edges:].copy_(self._pad_edges[:, n_edges:])
-        if not _is_unchanged(atomic_numbers, self._numbers) or n_owned != self._n_owned:
+        if not _is_unchanged(atomic_numbers, held.numbers) or n_owned != held.n_owned:
             self.atomic_numbers[:n_atoms].copy_(atomic_numbers)
             self.atomic_numbers[n_atoms:].copy_(atomic_numbers[0])  # an element that is known
             self.weights[:n_owned].fill_(1.0)
             self.weights[n_owned:].fill_(0.0)
-        self._edges, self._numbers = _state_of(edge_index), _state_of(atomic_numbers)
-        self._n_edges, self._n_owned = n_edges, n_owned
+        self._held = _Held(_state_of(edge_index), _state_of(atomic_numbers), n_edges, n_owned)
 
 
 _State = tuple[Tensor, int]
 """A tensor, held so that no other takes its place, and how often it was written to."""
+
+
+class _Held(NamedTuple):
+    """What buffers hold."""
+
+    edges: Optional[_State]
+    numbers: Optional[_State]
+    n_edges: int
+    n_owned: int
+
+
+_NOTHING = _Held(None, None, -1, -1)
 
 
 def _state_of(tensor: Tensor) -> Optional[_State]:

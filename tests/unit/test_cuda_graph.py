@@ -32,7 +32,7 @@ from eqcalc.architectures import build
 from eqcalc.bench import ready_engines
 from eqcalc.blockwise import evaluation
 from eqcalc.device_use import reason_of
-from eqcalc.engines import cuda_graph, load_model
+from eqcalc.engines import buckets, cuda_graph, load_model
 from eqcalc.engines.buckets import Bucket, Buffers, bucket_of
 from eqcalc.engines.cuda_graph import CudaGraphEngine, CudaRecorder, Recording
 from eqcalc.engines.torchscript import TorchScriptEngine
@@ -233,6 +233,25 @@ def test_filled_buffers_are_a_graph_whose_pads_touch_no_real_atom(n_edges):
         assert bool((pads[0] != pads[1]).all())
         assert bool((torch.linalg.vector_norm(graph.edge_vectors[n:], dim=1) == 8.0).all())
         assert buffers.weights.tolist() == [1.0] * (n_atoms // 2) + [0.0] * (40 - n_atoms // 2)
+
+
+def test_buffers_whose_filling_was_interrupted_are_filled_anew(monkeypatch):
+    buffers = Buffers(Bucket(40, 128, 40), 8.0, torch.float64, CPU)
+    first, other = build_graph(ethanol(), 4.0), build_graph(ethanol(), 2.0)
+    n = first.edge_index.shape[1]
+    assert 0 < other.edge_index.shape[1] < n <= 128
+    buffers.fill(first)
+
+    def interrupted(tensor: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buckets, "_state_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            buffers.fill(other)
+    buffers.fill(first)
+    assert torch.equal(buffers.edge_index[:, :n], first.edge_index)
+    assert torch.equal(buffers.edge_vectors[:n], first.edge_vectors)
 
 
 def test_pads_are_spread_over_the_pad_atoms():
