@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,16 @@ def reference_energies(
     frames: Sequence[LabelledFrame],
     method: str | Mapping[Any, float],
     isolated: Mapping[int, float] | None = None,
+    also: Collection[int] = (),
 ) -> dict[int, float]:
-    """Return atomic number -> reference energy in eV, for exactly the elements of ``frames``.
+    """Return atomic number -> reference energy in eV, for the elements of ``frames``.
 
     Parameters
     ----------
     method : "least_squares", "isolated_atoms", or the energies in eV themselves by
-        symbol or atomic number; those of elements not in ``frames`` are left out
+        symbol or atomic number; those of other elements are left out
     isolated : energies in eV by atomic number, for "isolated_atoms"
+    also : atomic numbers of further elements, whose energies are returned where they are known
 
     Raises
     ------
@@ -69,7 +71,7 @@ def reference_energies(
         )
     chosen = {z: known[z] for z in elements}
     _refuse_unbound(frames, chosen, missing_from)
-    return chosen
+    return chosen | {z: known[z] for z in also if z in known}
 
 
 def _refuse_unbound(

@@ -238,7 +238,8 @@ def _new_references(
         rest = [replace(f, energy=e) for f, e in zip(frames, missing, strict=True)]
         changes = reference_energies_by_least_squares(rest)
         return energies | {z: energies[z] + change for z, change in changes.items()}
-    new = reference_energies(frames, method, data.train.isolated_atoms)
+    # Elements that old frames alone have, or that shall stay, are at the level of the others.
+    new = reference_energies(frames, method, data.train.isolated_atoms, also=known)
     if method == "isolated_atoms":
         alone = _energies_alone(potential, symbols_of(new))
         new = {z: energies[z] + new[z] - alone[chemical_symbols[z]] for z in new}

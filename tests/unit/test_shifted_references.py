@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.data import chemical_symbols
 from fine_tunings import (
     DATA,
     REFERENCES,
@@ -83,6 +84,27 @@ def test_given_reference_energies_replace_those_of_the_file(parent, tmp_path):
     lacking = config_of(tmp_path, data_text(ETHANOL_FRAMES) + "\nreference_energies = {H = -14.0}")
     with pytest.raises(DataError, match="no reference energy for C, O in the given"):
         start_of(lacking)
+
+
+def test_elements_of_old_frames_take_given_energies_and_those_of_isolated_atoms(parent, tmp_path):
+    """N, of the replayed frames alone, is at the level of the others, which were given with it."""
+    bpa = DATA / "3bpa_frames.xyz"
+    replay = f'\n[replay]\npath = "{bpa}"\ntrust_data = true'
+    given = {"H": -14.0, "C": -1030.0, "N": -1490.0, "O": -2050.0}
+    atoms = {chemical_symbols[z]: e for z, e in read_dataset(bpa).isolated_atoms.items()}
+    table = ", ".join(f"{symbol} = {energy}" for symbol, energy in given.items())
+    files = ", ".join(f'"{path}"' for path in (ETHANOL_FRAMES.with_suffix(".xyz"), bpa))
+    rows = 'train_rows = "0:4"\nvalidation_rows = "4:6"'
+    for where, method, expected in (
+        (f'"{ETHANOL_FRAMES}"', f"{{{table}}}", given),
+        (f"[{files}]", '"isolated_atoms"', atoms),
+    ):
+        text = f"[data]\npath = {where}\n{rows}\nreference_energies = {method}{replay}"
+        start = start_of(config_of(tmp_path, text))
+        references = start.potential.reference_energies
+        assert {s: float(references[atomic_number(s)]) for s in given} == pytest.approx(expected)
+        change = start.parent["reference energies changed by (eV)"]["N"]
+        assert abs(change) > 1.0  # and the old energies with it
 
 
 def test_refitted_reference_energies_are_those_of_a_training_from_scratch(parent, tmp_path):
