@@ -152,8 +152,10 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
     n_dof = record.manifest.get("degrees_of_freedom")
     if isinstance(n_dof, int) and n_dof > 0 and mean > 0:
         highest = int(temperature.argmax())
-        goals = table.get("target_temperature_K")  # where it falls, the second half is colder
-        around = mean if goals is None else max(mean, float(goals.max()))
+        # The second half is colder where the target falls, and after a start from a minimum,
+        # of whose heat half goes into the bonds.
+        goals = table.get("target_temperature_K", temperature[:1])
+        around = max(mean, float(goals.max()), float(temperature[0]))
         if temperature[highest] > around * (1 + _SPIKE * np.sqrt(2 / n_dof)):
             found.append(
                 (

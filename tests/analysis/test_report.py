@@ -446,6 +446,15 @@ def test_hot_moment_and_wrong_temperature_are_doubts(npt_run, tmp_path):
     assert "The temperature reached 4000 K at 3.2 ps" in text
 
 
+def test_start_from_a_minimum_is_no_hot_moment(tmp_path):
+    """Half of what the velocities bring goes into the bonds: 300 K become 150."""
+    crystal = bulk("Cu", cubic=True) * (3, 2, 2)
+    settings = MDSettings("nve", timestep_fs=4.0, n_steps=200, log_every=5)
+    record = read_record(run_md(crystal, EMT(), settings, tmp_path / "run").folder)
+    assert record.table["temperature_K"][20:].mean() < 170
+    assert not any("temperature reached" in text for _, text in doubts_of(record))
+
+
 @pytest.mark.parametrize(("hottest", "words"), [(1010, []), (2000, ["around 1000 K"])])
 def test_cooling_down_is_no_hot_moment(npt_run, hottest, words):
     record = read_record(npt_run)
