@@ -204,7 +204,7 @@ def print_calibrations(calibrations: Calibrations) -> None:
     first = calibrations.quantities[0]
     one, two = (100 * first.expected_share(n) for n in (1, 2))
     say(
-        f"of {first.n_members} members, {first.n_members - 1} degrees of freedom; a calibrated "
+        f"of {first.n_members} members (degrees of freedom: {first.n_members - 1}) a calibrated "
         f"spread has the scale 1 and {one:.0f} and {two:.0f} % of the errors within 1 and 2 spreads"
     )
 

@@ -106,7 +106,8 @@ def has_pressure(atoms: Atoms) -> bool:
 def _acts_between_atoms(constraint: Any) -> bool:
     """Return whether a constraint's forces, as they do between atoms, have a virial."""
     is_spring = hasattr(constraint, "adjust_potential_energy")  # to another atom, or to a place
-    return isinstance(constraint, INTERNAL) or (is_spring and np.size(constraint.get_indices()) > 1)
+    held = getattr(constraint, "get_indices", tuple)()
+    return isinstance(constraint, INTERNAL) or (is_spring and np.size(held) > 1)
 
 
 def has_stress(atoms: Atoms) -> bool:

@@ -101,7 +101,7 @@ def test_md_of_a_model_twice_is_refused(folder, capsys):
 def test_evaluate_of_a_committee_writes_its_calibration(folder, capsys):
     assert run("evaluate", "a.pt", "b.pt", ETHANOL_FRAMES, "-o", "out") == 0
     said = capsys.readouterr().out
-    assert "of 2 members, 1 degrees of freedom" in said
+    assert "of 2 members (degrees of freedom: 1) a calibrated spread" in said
     assert "spread of" in said
     content = json.loads(Path("out/errors.json").read_text())
     assert len(content["members"]) == 2
