@@ -27,6 +27,7 @@ from eqcalc.cli.guard_options import (
 )
 from eqcalc.cli.md_lines import (
     TimeLimit,
+    note_pressure_left_out,
     ramp_pairs,
     spread_pairs,
     tell_minimization,
@@ -191,7 +192,6 @@ def _set_up(
     from eqcalc.cli.setup_run import set_up_run
     from eqcalc.simulate import MDRun
     from eqcalc.simulate.doubts import timestep_doubt
-    from eqcalc.simulate.thermo import has_pressure, has_stress
 
     atoms, calculator, source = set_up_run(structure, options, index)
     doubt = timestep_doubt(atoms, settings.timestep_fs)
@@ -199,11 +199,7 @@ def _set_up(
         note(f"note: {doubt}")
     with working("minimizing") if settings.minimize else nullcontext():
         run = MDRun(atoms, calculator, settings, source)
-    if has_stress(run.atoms) and not has_pressure(run.atoms):
-        note(
-            "note: the pressure is left out: forces that keep bonds rigid, and springs between "
-            "atoms, have a virial of their own, which no stress holds."
-        )
+    note_pressure_left_out(run.atoms)
     if run.minimization is not None:
         tell_minimization(run.minimization, settings.minimize_fmax)
     if run.kept_velocities:

@@ -1,4 +1,4 @@
-"""Lines that ``eqcalc md`` prints around a run."""
+"""Lines that ``eqcalc md`` prints around a run, and ``eqcalc relax`` some of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from eqcalc.cli.console import note, say
 from eqcalc.cli.duration import duration
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from eqcalc.simulate import MDProgress, MDSettings
 
-__all__ = ["TimeLimit", "ramp_pairs", "spread_pairs", "tell_minimization", "tell_pressure"]
+__all__ = [
+    "TimeLimit",
+    "note_pressure_left_out",
+    "ramp_pairs",
+    "spread_pairs",
+    "tell_minimization",
+    "tell_pressure",
+]
 
 # A pace varies by this: closer to the limit than that, nobody knows.
 _UNCERTAIN = 0.1
@@ -38,6 +47,17 @@ def tell_pressure(pressure_gpa: float) -> None:
     """Say the pressure from outside in bar too: whoever means bar and types it for GPa sees it."""
     if pressure_gpa != 0.0:
         say(f"pressure from outside: {pressure_gpa:g} GPa, that is {pressure_gpa * 1e4:g} bar")
+
+
+def note_pressure_left_out(atoms: Atoms) -> None:
+    """Say where constraints leave a periodic structure without a pressure."""
+    from eqcalc.simulate.thermo import has_pressure, has_stress
+
+    if has_stress(atoms) and not has_pressure(atoms):
+        note(
+            "note: the pressure is left out: forces that keep bonds rigid, and springs between "
+            "atoms, have a virial of their own, which no stress holds."
+        )
 
 
 def ramp_pairs(settings: MDSettings) -> dict[str, str]:

@@ -21,7 +21,7 @@ from eqcalc.cli.guard_options import (
     note_guards,
     say_guards,
 )
-from eqcalc.cli.md_lines import tell_pressure
+from eqcalc.cli.md_lines import note_pressure_left_out, tell_pressure
 from eqcalc.cli.options import (
     AsJson,
     CalculatorOptions,
@@ -104,6 +104,7 @@ def relax(
     atoms, calculator, source = set_up_run(structure, options, index)
     run = RelaxRun(atoms, calculator, settings, source)
     tell_pressure(settings.pressure_gpa)
+    note_pressure_left_out(run.atoms)
     say_guards(run.guard_summary())
     if run.velocities_left_out:
         say("velocities of the file belong to other positions: they are left out")
@@ -169,10 +170,11 @@ def _summarise(result: RelaxResult) -> None:
 
 def _pressure_gpa(result: RelaxResult) -> float | None:
     """Return what presses on the cell in the end; None where no pressure is defined."""
+    from eqcalc.simulate.thermo import has_inner_constraints
     from eqcalc.units import pressure_gpa
 
     stress = result.atoms.calc.results.get("stress")
-    if stress is None or not result.atoms.pbc.all():
+    if stress is None or not result.atoms.pbc.all() or has_inner_constraints(result.atoms):
         return None
     return pressure_gpa(stress)
 

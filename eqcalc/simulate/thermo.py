@@ -21,6 +21,7 @@ from eqcalc.units import pressure_gpa
 
 __all__ = [
     "Thermo",
+    "has_inner_constraints",
     "has_pressure",
     "has_stress",
     "observe",
@@ -100,11 +101,15 @@ def has_pressure(atoms: Atoms) -> bool:
     Forces that keep bonds rigid, and springs between atoms, have a virial of their own, which no
     stress of ASE holds: of rigid water it is gigapascals.
     """
-    return has_stress(atoms) and not any(map(_acts_between_atoms, atoms.constraints))
+    return has_stress(atoms) and not has_inner_constraints(atoms)
+
+
+def has_inner_constraints(atoms: Atoms) -> bool:
+    """Return whether constraints act between atoms: rigid bonds or angles, and springs."""
+    return any(map(_acts_between_atoms, atoms.constraints))
 
 
 def _acts_between_atoms(constraint: Any) -> bool:
-    """Return whether a constraint's forces, as they do between atoms, have a virial."""
     is_spring = hasattr(constraint, "adjust_potential_energy")  # to another atom, or to a place
     held = getattr(constraint, "get_indices", tuple)()
     return isinstance(constraint, INTERNAL) or (is_spring and np.size(held) > 1)

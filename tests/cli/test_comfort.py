@@ -16,6 +16,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixBondLength
 from ase.units import GPa
 from command_line import run
 from small_models import ETHANOL_FRAMES, crystal, ethanol
@@ -123,6 +124,20 @@ def test_relax_of_a_crystal_says_what_presses_on_its_cell(folder, capsys):
     atoms.calc = EqCalculator("model.pt", device="cpu")
     assert found["pressure_gpa"] == pytest.approx(-atoms.get_stress()[:3].mean() / GPa, rel=1e-4)
     assert found["cell"] is None
+
+
+@pytest.mark.parametrize("verb", ["relax", "md"])
+def test_pressure_of_rigid_bonds_is_left_out_and_said(verb, folder, capsys):
+    """Their virial is in no stress: what is left of it would be read as the pressure."""
+    atoms = crystal()
+    atoms.set_constraint(FixBondLength(0, 1))
+    ase.io.write("rigid.traj", atoms)
+    run(verb, "rigid.traj", "-m", "model.pt", "-n", 1, *["--no-guards"] * (verb == "md"))
+    out = capsys.readouterr().out
+    assert "note: the pressure is left out: forces that keep bonds rigid" in out
+    assert "GPa" not in out
+    run("relax", "rigid.traj", "-m", "model.pt", "-n", 1, "--overwrite", "--json")
+    assert json.loads(capsys.readouterr().out)["pressure_gpa"] is None
 
 
 def test_pressure_from_outside_is_said_in_bar(folder, capsys):
