@@ -1,9 +1,9 @@
 """The motion of a structure as a whole: what is conserved of it, and holds no heat.
 
 Total momentum is conserved where nothing acts from outside, and so is the angular momentum of a
-structure that no image of it touches. A thermostat that only scales velocities (Nosé-Hoover
-chains) never changes the share of such a motion: counted as heat, it would keep the vibrations
-colder, or hotter, than the temperature that is reported.
+structure that no image of it touches, and of a wire that about its axis. A thermostat that only
+scales velocities (Nosé-Hoover chains) never changes the share of such a motion: counted as heat, it
+would keep the vibrations colder, or hotter, than the temperature that is reported.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def conserved_zero_momenta(atoms: Atoms, reach: float | None = None) -> int:
     Returns
     -------
     0, 3 (at rest), 5 or 6 (an isolated molecule, linear or not, that does not
-    rotate either). Always 0 for one atom, and with constraints that exert forces from
-    outside; rigid bonds do not.
+    rotate either) or 4 (nor does a wire, periodic along its axis alone). Always 0 for one atom,
+    and with constraints that exert forces from outside; rigid bonds do not.
     """
     if _is_bound(atoms):
         return 0
@@ -59,11 +59,11 @@ def conserved_zero_momenta(atoms: Atoms, reach: float | None = None) -> int:
     count = 0
     if total @ total / (2 * atoms.get_masses().sum()) <= _ABSENT * kinetic:
         count += 3
-    places = _free_places(atoms, reach)
-    if places is not None:
-        arms, inertia, n_axes = _inertia(atoms, places)
+    free = _free_places(atoms, reach)
+    if free is not None:
+        arms, inverse, n_axes = _inertia(atoms, *free)
         angular = np.cross(arms, momenta).sum(axis=0)
-        if angular @ _inverse(inertia) @ angular / 2 <= _ABSENT * kinetic:
+        if angular @ inverse @ angular / 2 <= _ABSENT * kinetic:
             count += n_axes
     return count
 
@@ -87,12 +87,12 @@ def remove_rigid_motion(
         return 0.0
     masses, momenta = atoms.get_masses()[:, None], atoms.get_momenta()
     momenta = momenta - masses * momenta.sum(axis=0) / masses.sum()
-    places = None if keep_rotation else _free_places(atoms, reach)
-    if places is not None:
-        arms, inertia, _ = _inertia(atoms, places)
+    free = None if keep_rotation else _free_places(atoms, reach)
+    if free is not None:
+        arms, inverse, _ = _inertia(atoms, *free)
         # ASE's ZeroRotation divides by the moment about the axis of a linear
-        # molecule, which is zero up to rounding; the pseudo-inverse leaves it out.
-        spin = _inverse(inertia) @ np.cross(arms, momenta).sum(axis=0)
+        # molecule, which is zero up to rounding; here it is left out.
+        spin = inverse @ np.cross(arms, momenta).sum(axis=0)
         momenta = momenta - masses * np.cross(spin[None, :], arms)
     atoms.set_momenta(momenta)
     return 1.0 - atoms.get_kinetic_energy() / before
@@ -107,17 +107,22 @@ def _is_bound(atoms: Atoms) -> bool:
     return len(atoms) == 1 or is_held(atoms)
 
 
-def _free_places(atoms: Atoms, reach: float | None) -> NDArray[np.float64] | None:
-    """Return positions (n_atoms, 3) of a structure that turns freely; None where images hold it.
+def _free_places(atoms: Atoms, reach: float | None) -> tuple[NDArray, NDArray] | None:
+    """Return positions (n_atoms, 3) of a structure that turns freely, and about which axes (k, 3).
 
     One in a periodic box does if it is one molecule and a gap wider than the reach parts it from
     its images; it is put together across the faces. Several molecules would meet their images.
+    What has images along one direction alone, as a wire, turns about that in any case; None where
+    nothing turns.
     """
     if not atoms.pbc.any():
-        return np.asarray(atoms.get_positions())
-    if reach is None:
-        return None
+        return atoms.get_positions(), np.eye(3)
     cell = atoms.cell.complete().array
+    in_line = None
+    if atoms.pbc.sum() == 1:
+        in_line = atoms.get_positions(), cell[atoms.pbc] / np.linalg.norm(cell[atoms.pbc])
+    if reach is None:
+        return in_line
     heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     shares = np.linalg.solve(cell.T, atoms.get_positions().T).T
     for axis in np.flatnonzero(atoms.pbc):
@@ -126,11 +131,11 @@ def _free_places(atoms: Atoms, reach: float | None) -> NDArray[np.float64] | Non
         gaps = np.diff(ordered, append=ordered[0] + 1.0)
         widest = int(gaps.argmax())
         if gaps[widest] * heights[axis] <= reach:
-            return None
+            return in_line
         begin = ordered[(widest + 1) % len(ordered)]
         shares[:, axis] = share - begin - np.floor(share - begin)
     places = shares @ cell
-    return places if _is_one_molecule(atoms.numbers, places) else None
+    return (places, np.eye(3)) if _is_one_molecule(atoms.numbers, places) else in_line
 
 
 def _is_one_molecule(numbers: NDArray, places: NDArray) -> bool:
@@ -140,15 +145,18 @@ def _is_one_molecule(numbers: NDArray, places: NDArray) -> bool:
     return bool((connected_parts(len(numbers), i[bonded], j[bonded]) == 0).all())
 
 
-def _inertia(atoms: Atoms, places: NDArray) -> tuple[NDArray, NDArray, int]:
-    """Return arms from the centre of mass, the inertia tensor (3, 3) and its number of axes."""
+def _inertia(atoms: Atoms, places: NDArray, axes: NDArray) -> tuple[NDArray, NDArray, int]:
+    """Return arms from the centre of mass, the inverse inertia (3, 3) and its number of axes.
+
+    Parameters
+    ----------
+    axes : (k, 3), unit vectors at right angles; of others the inverse holds nothing
+    """
     masses = atoms.get_masses()
     arms = places - masses @ places / masses.sum()
     squares = (arms**2).sum(axis=1)
     inertia = (masses * squares).sum() * np.eye(3) - (masses[:, None] * arms).T @ arms
-    moments = np.linalg.eigvalsh(inertia)
-    return arms, inertia, int((moments > _LINEAR * moments[-1]).sum())
-
-
-def _inverse(inertia: NDArray) -> NDArray:
-    return np.linalg.pinv(inertia, rcond=_LINEAR, hermitian=True)
+    moments, ways = np.linalg.eigh(axes @ inertia @ axes.T)
+    turns = moments > _LINEAR * np.linalg.eigvalsh(inertia)[-1]
+    ways = ways[:, turns].T @ axes  # (n_axes, 3)
+    return arms, (ways.T / moments[turns]) @ ways, int(turns.sum())

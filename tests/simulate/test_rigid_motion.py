@@ -61,6 +61,48 @@ def test_a_molecule_in_a_box_turns_like_one_in_the_open():
         assert conserved_zero_momenta(box) == 3  # how far the interactions reach is not known
 
 
+def wire() -> Atoms:
+    """Return copper that is periodic along z alone."""
+    atoms = bulk("Cu", cubic=True) * (1, 1, 3)
+    atoms.rattle(0.05, seed=2)
+    atoms.set_cell([0, 0, atoms.cell[2, 2]])
+    atoms.pbc = [False, False, True]
+    return atoms
+
+
+def test_a_wire_turns_about_its_axis_alone():
+    line = turning(wire())
+    lying = Atoms(line.numbers, np.roll(line.positions, 1, axis=1), pbc=[True, False, False])
+    lying.set_cell([line.cell[2, 2], 0, 0])
+    lying.set_momenta(np.roll(line.get_momenta(), 1, axis=1))
+    before = line.copy()
+    remove_rigid_motion(before, keep_rotation=True)
+    share = rigid_share(line)
+    assert share > 1.0 - before.get_kinetic_energy() / line.get_kinetic_energy() + 1e-3
+    for atoms, reach in ((line, None), (lying, None), (lying, 5.0)):
+        twin = atoms.copy()
+        assert remove_rigid_motion(twin, reach) == pytest.approx(share)
+        assert conserved_zero_momenta(twin, reach) == 4
+    remove_rigid_motion(line)
+    assert abs(line.get_angular_momentum()[2]) < 1e-10
+    moved = line.get_momenta() - before.get_momenta()
+    assert np.abs(moved[:, 2]).max() < 1e-12  # nothing else is taken
+    slab = line.copy()
+    slab.set_cell([3.6, 0, line.cell[2, 2]])
+    slab.pbc = [True, False, True]
+    assert conserved_zero_momenta(slab, 3.0) == 3
+    chain = turning(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]], cell=[0, 0, 4.8], pbc=[0, 0, 1]))
+    remove_rigid_motion(chain)
+    assert conserved_zero_momenta(chain) == 3
+
+
+@pytest.mark.parametrize("ensemble", ["nvt-nhc", "nve", "nvt-langevin"])
+def test_heat_of_a_wire_is_none_of_its_rotation(ensemble):
+    run = MDRun(wire(), EMT(), MDSettings(ensemble, guards=QUIET))
+    assert run.n_dof == 36 - (3 if ensemble == "nvt-langevin" else 4)
+    assert run.start_temperature_K == pytest.approx(300.0)
+
+
 def test_what_meets_its_images_keeps_its_rotation():
     two = molecule("H2O")
     other = molecule("H2O")
