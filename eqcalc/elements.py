@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Optional
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Optional
 
 import numpy as np
 from ase import Atoms
@@ -17,6 +17,7 @@ from eqcalc.errors import ConfigError, UnsupportedElementError, did_you_mean, li
 __all__ = [
     "N_ELEMENTS",
     "atomic_number",
+    "by_atomic_number",
     "first_other_mass",
     "require_elements",
     "symbols_of",
@@ -47,6 +48,28 @@ def atomic_number(element: str | int) -> int:
         hint = did_you_mean(str(element), chemical_symbols[1:])
         raise ConfigError(f"'{element}' is no element's symbol or atomic number.{hint}")
     return int(element)
+
+
+def by_atomic_number(values: Mapping[Any, float]) -> dict[int, float]:
+    """Return values of elements, given by symbol or atomic number, by atomic number.
+
+    >>> by_atomic_number({"H": -13.6, 8: -2040.0})
+    {1: -13.6, 8: -2040.0}
+
+    Raises
+    ------
+    ConfigError : not an element, or one that is given twice.
+    """
+    found: dict[int, float] = {}
+    for element, value in values.items():
+        number = atomic_number(element)
+        if number in found:
+            raise ConfigError(
+                f"{chemical_symbols[number]} is given twice, with {found[number]} and {value}; "
+                "keep one of them."
+            )
+        found[number] = float(value)
+    return found
 
 
 def symbols_of(numbers: Collection[int]) -> list[str]:

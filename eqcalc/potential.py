@@ -4,6 +4,7 @@ Every force and stress in eqcalc starts here, as ONE gradient with respect to th
 edge vectors; :mod:`eqcalc.derivatives` turns it into forces and stress.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Optional
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eqcalc.derivatives import forces_from_edge_gradients, stress_from_edge_gradients, volumes
-from eqcalc.elements import N_ELEMENTS, atomic_number, require_elements, symbols_of
+from eqcalc.elements import N_ELEMENTS, by_atomic_number, require_elements, symbols_of
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph, sum_over_structures, validate_graph
 from eqcalc.nn.zbl import ZBL
@@ -85,11 +86,12 @@ class Potential(nn.Module):
         energies = torch.zeros(N_ELEMENTS, dtype=torch.float64)
         if reference_energies is not None:
             energies.fill_(torch.nan)
-            for element, energy in reference_energies.items():
-                energies[atomic_number(element)] = float(energy)
-                if not torch.isfinite(energies[atomic_number(element)]):
+            for number, energy in by_atomic_number(reference_energies).items():
+                energies[number] = energy
+                if not math.isfinite(energy):
                     raise ConfigError(
-                        f"the reference energy of {element} must be finite, found {energy}."
+                        f"the reference energy of {symbols_of([number])[0]} must be finite, found "
+                        f"{energy}."
                     )
         if not 0.0 < scale < torch.inf:  # zero is a constant energy, whatever the network says
             raise ConfigError(f"the scale of {name} must be positive and finite, found {scale}.")

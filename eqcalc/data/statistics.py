@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 from ase.units import Hartree
 
 from eqcalc.data.frames import LabelledFrame
-from eqcalc.elements import atomic_number
+from eqcalc.elements import by_atomic_number
 from eqcalc.errors import ConfigError, DataError, did_you_mean, listing
 from eqcalc.graph import AtomicGraph
 
@@ -45,7 +45,7 @@ def reference_energies(
 
     Raises
     ------
-    ConfigError : an unknown method or element symbol.
+    ConfigError : an unknown method or element, or an element that is given twice.
     DataError : no frames, or an element of them has no energy; energies that no bonds explain
         are left beside the reference energies.
     """
@@ -60,7 +60,7 @@ def reference_energies(
             )
         known, missing_from = dict(isolated or {}), "the isolated atoms of the data set"
     else:
-        known = {atomic_number(element): float(energy) for element, energy in method.items()}
+        known = by_atomic_number(method)
         missing_from = "the given reference energies"
     missing = [chemical_symbols[z] for z in elements if z not in known]
     if missing:

@@ -129,7 +129,9 @@ def write(
         "",
         f"    {command()}",
         "",
-        f"64 molecules at 997 kg/m³, {options.temperature:g} K, {options.picoseconds:g} ps of "
+        "64 molecules of heavy hydrogen, as closely packed as light ones at 997 kg/m³ (averages of "
+        f"classical nuclei do not depend on masses), {options.temperature:g} K, "
+        f"{options.picoseconds:g} ps of "
         f"which the first {EQUILIBRATION_PS:g} are left out; {rdf.n_frames} frames.",
         "",
         f"- {molecules}",

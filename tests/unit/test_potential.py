@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from eqcalc.architectures import PaiNN, SchNet, build
 from eqcalc.derivatives import forces_from_edge_gradients
+from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, GraphError, UnsupportedElementError
 from eqcalc.graph import AtomicGraph, batch_graphs
 from eqcalc.neighbours import build_graph
-from eqcalc.potential import Potential, atomic_number
+from eqcalc.potential import Potential
 from eqcalc.tabulated import exact_form
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -62,6 +63,11 @@ def test_reference_energies_may_be_given_by_symbol_or_number():
     torch.testing.assert_close(
         by_symbol.reference_energies, by_number.reference_energies, equal_nan=True, **EXACT
     )
+
+
+def test_reference_energy_of_an_element_that_is_given_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"H is given twice, with -13\.6 and -1\.0; keep one"):
+        Potential(build("schnet", cutoff=4.0), {"H": -13.6, "1": -1.0})
 
 
 def test_no_reference_energies_mean_zero_for_every_element():
