@@ -17,7 +17,7 @@ from eqcalc.files import json_default, write_whole
 from eqcalc.simulate.interrupts import StopRequested
 from eqcalc.versions import package_versions
 
-__all__ = ["RunManifest", "earlier_parts", "engine_fields"]
+__all__ = ["RunManifest", "earlier_parts", "engine_fields", "has_broken_off"]
 
 
 _RESERVE = 1000  # bytes, for what the end of a run adds where the disk is full by then
@@ -120,13 +120,29 @@ def earlier_parts(path: Path) -> list[dict[str, Any]]:
 
     Nothing of a manifest that is missing or damaged.
     """
+    before = _read(path)
+    if not before:
+        return []
     try:
-        before = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         parts = list(before.get("earlier_parts", []))
-    except (OSError, ValueError, AttributeError, TypeError):
+    except TypeError:
         return []
     names = ("status", "steps_done", "versions", "engine", "started", "ended")
     return [*parts, {name: before[name] for name in names if name in before}]
+
+
+def has_broken_off(path: Path) -> bool:
+    """Return whether a run says that it did not come to its end, killed or failed as it was."""
+    return _read(path).get("status") in ("running", "failed", "interrupted")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a manifest, empty where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def engine_fields(atoms: Atoms) -> dict[str, Any]:

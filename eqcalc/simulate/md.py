@@ -27,7 +27,7 @@ from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.guard_rails import Clock, GuardRails, sizes_of_guards
 from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
-from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields
+from eqcalc.simulate.manifest import RunManifest, earlier_parts, engine_fields, has_broken_off
 from eqcalc.simulate.md_result import MDProgress, MDResult, energy_drift
 from eqcalc.simulate.md_state import KEPT, MDState
 from eqcalc.simulate.minimization import minimize_positions
@@ -205,7 +205,8 @@ class MDRun(MDState):
         """Return the run of a folder as it was at its last checkpoint; ``run(folder)`` goes on.
 
         With the same calculator on the same machine the trajectory and the table are, bit for
-        bit, those of a run that was never interrupted.
+        bit, those of a run that was never interrupted. One that was killed after its last step
+        writes what is missing of its end.
 
         Parameters
         ----------
@@ -218,7 +219,8 @@ class MDRun(MDState):
         ConfigError : no steps are left.
         """
         checkpoint = read_checkpoint(Path(folder))
-        settings = settings_to_go_on(checkpoint, n_steps)
+        has_ended = not has_broken_off(Path(folder) / "manifest.json")
+        settings = settings_to_go_on(checkpoint, n_steps, has_ended=has_ended)
         facts = checkpoint.facts
         run = cls.__new__(cls)
         run._take(checkpoint.atoms, calculator, settings, facts["source"])
@@ -368,6 +370,8 @@ class MDRun(MDState):
         ):
             for _ in self._steps(self.settings.n_steps - first):
                 if self._begin is not None and self.dynamics.nsteps == first:
+                    if first == self.settings.n_steps and first % self.settings.log_every:
+                        self._record(files.table, files.trajectory)  # the end of a run alone has it
                     continue  # it is in the files
                 # Positions follow momenta, so a NaN is caught before a step is built on it.
                 if not np.isfinite(self.atoms.arrays["momenta"]).all():

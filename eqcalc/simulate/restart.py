@@ -165,8 +165,14 @@ def differences(atoms: Atoms, checkpoint: MDCheckpoint) -> list[str]:
     ]
 
 
-def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettings:
+def settings_to_go_on(
+    checkpoint: MDCheckpoint, n_steps: int | None, *, has_ended: bool
+) -> MDSettings:
     """Return the settings of the run, with another number of steps in all where it is given.
+
+    Parameters
+    ----------
+    has_ended : nothing that a run writes at its end is missing, where all steps are done
 
     Raises
     ------
@@ -178,7 +184,7 @@ def settings_to_go_on(checkpoint: MDCheckpoint, n_steps: int | None) -> MDSettin
         "guards": GuardSettings.of_stored(stored.get("guards")),
     }
     settings = MDSettings(**{**stored, **changed})
-    if settings.n_steps <= checkpoint.step:
+    if settings.n_steps < checkpoint.step + has_ended:
         asked = f" of {n_steps}" if n_steps is not None else ""
         raise ConfigError(
             f"the run is at step {checkpoint.step} of {stored['n_steps']}: nothing{asked} is left "

@@ -403,6 +403,37 @@ def test_run_that_was_made_longer_stays_so_when_it_is_killed(kind, models, tmp_p
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("n_steps", [20, 23])
+@pytest.mark.parametrize("end", ["killed", "failed"])
+def test_run_that_ended_before_its_last_files_were_written_writes_them(
+    end, n_steps, models, tmp_path, monkeypatch
+):
+    """The last row of one that ends between two rows is none of the run's checkpoint."""
+    settings = MDSettings(n_steps=n_steps, guards=LOOSE, log_every=5, checkpoint_every=10)
+    calculator = EqCalculator(models[0])
+    run_md(ethanol(), calculator, settings, tmp_path / "whole")
+    with pytest.raises(ConfigError, match="nothing is left to do"):
+        resume_md(tmp_path / "whole", calculator)
+
+    def full(path: Path, *table: object, **options: object) -> None:
+        (path.parent / "final.xyz").unlink()
+        shutil.copytree(path.parent, tmp_path / "killed")
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("eqcalc.simulate.md.plot_md", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            run_md(ethanol(), calculator, settings, tmp_path / "failed")
+    assert json.loads((tmp_path / "killed" / "manifest.json").read_text())["status"] == "running"
+    result = resume_md(tmp_path / end, calculator)
+    assert (result.n_steps, result.n_frames) == (n_steps, 5 + (n_steps % 5 > 0))
+    assert files_of(tmp_path / end) == files_of(tmp_path / "whole")
+    assert (tmp_path / end / "plot.png").exists()
+    assert json.loads((tmp_path / end / "manifest.json").read_text())["status"] == "complete"
+    with pytest.raises(ConfigError, match="nothing is left to do"):
+        resume_md(tmp_path / end, calculator)
+
+
 def test_table_that_lost_rows_is_refused(stopped, models):
     (stopped / "thermo.csv").write_text("step,time_fs\n")
     with pytest.raises(OutputLostError, match=r"thermo\.csv' has 13 bytes, and had"):
