@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -23,6 +23,7 @@ from eqcalc.elements import require_elements
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.selection.candidates import Candidate
 from eqcalc.selection.descriptor import closest_pair, descriptor, distances_to
+from eqcalc.selection.displacement import Places, displacements, places_of
 from eqcalc.simulate.frame_content import drop_stale
 
 if TYPE_CHECKING:
@@ -33,6 +34,18 @@ __all__ = ["Selected", "Selection", "SelectionSettings", "frames_to_label", "sel
 _AT_ONCE = 32  # structures between two reports of progress
 _N_FRAMES = 50
 _ROUNDING = 1e-5  # of a score: what float32 leaves of two that are equal
+_COPY = 1e-4  # Å; a structure whose atoms are in another order is no other one
+
+
+class _Points(NamedTuple):
+    """What frames are compared by.
+
+    descriptors : (n, n_features), Å
+    places : of each, where its atoms are
+    """
+
+    descriptors: NDArray
+    places: list[Places | None]
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,9 @@ class SelectionSettings:
     min_spread : eV/Å; force spread of the worst atom (length of its three components' sample
         standard deviations) from which a frame is worth a label
     max_spread : eV/Å; above it a frame is taken to be beyond use; None: no limit
-    min_distance : Å; frames nearer than this to one that is taken are near-duplicates, see
-        :mod:`eqcalc.selection.descriptor` for what is measured
+    min_distance : Å; frames nearer than this to one that is taken are near-duplicates: by the
+        distance of :mod:`eqcalc.selection.descriptor`, and where atoms can be compared one by one
+        (:mod:`eqcalc.selection.displacement`) by how far they moved too
     min_contact : of the sum of two atoms' covalent radii; a frame with a pair nearer than that is
         broken and left out
     seed : of the order in which equals are taken
@@ -148,8 +162,8 @@ def select_frames(
     wanted = np.random.default_rng(settings.seed).permutation(wanted)
     elements = sorted({int(z) for a in [*(c.atoms for c in whole), *known] for z in a.numbers})
     cutoff = calculator.neighbours.cutoff
-    points = np.array([descriptor(whole[k].atoms, elements, cutoff) for k in wanted])
-    fixed = np.array([descriptor(atoms, elements, cutoff) for atoms in known])
+    points = _points([whole[k].atoms for k in wanted], elements, cutoff)
+    fixed = _points(known, elements, cutoff)
     taken: list[int] = []
     n_duplicates = 0
     if len(wanted) > 0:
@@ -157,9 +171,11 @@ def select_frames(
     selected = []
     for place in taken:
         k = int(wanted[place])
-        others = [points[t] for t in taken if t != place]
+        others = points.descriptors[[t for t in taken if t != place]]
         near = [
-            float(distances_to(np.array(p), points[place]).min()) for p in (others, fixed) if len(p)
+            float(distances_to(rows, points.descriptors[place]).min())
+            for rows in (others, fixed.descriptors)
+            if len(rows)
         ]
         selected.append(
             Selected(
@@ -276,32 +292,48 @@ def _spreads(
     return np.array(forces, dtype=float), np.array(energies, dtype=float), np.array(worst)
 
 
+def _points(structures: Sequence[Atoms], elements: Sequence[int], cutoff: float) -> _Points:
+    return _Points(
+        np.array([descriptor(atoms, elements, cutoff) for atoms in structures]),
+        [places_of(atoms) for atoms in structures],
+    )
+
+
 def _farthest(
-    points: NDArray, spreads: NDArray, fixed: NDArray, settings: SelectionSettings
+    points: _Points, spreads: NDArray, fixed: _Points, settings: SelectionSettings
 ) -> tuple[list[int], int]:
     """Return the rows that are taken, in order, and how many are near-duplicates of them.
 
     Parameters
     ----------
-    points : (n, n_features); spreads : (n,), which decide about the first
-    fixed : descriptors of what has labels
+    points : n frames; spreads : (n,), which decide about the first
+    fixed : what has labels
     """
-    distance = np.full(len(points), np.inf)
-    for one in fixed:
-        distance = np.minimum(distance, distances_to(points, one))
-    free = np.ones(len(points), dtype=bool)
+    distance = np.full(len(spreads), np.inf)
+    is_near = np.zeros(len(spreads), dtype=bool)
+
+    def look_at(descriptor: NDArray, places: Places | None) -> None:
+        apart = distances_to(points.descriptors, descriptor)
+        np.minimum(distance, apart, out=distance)
+        rows = np.flatnonzero((apart < settings.min_distance) & ~is_near)
+        moved = displacements([points.places[row] for row in rows], places)
+        is_near[rows] = (moved < settings.min_distance) | (apart[rows] < _COPY)
+
+    for one in zip(*fixed, strict=True):
+        look_at(*one)
+    free = np.ones(len(spreads), dtype=bool)
     taken: list[int] = []
     n_wanted = _N_FRAMES if settings.n_frames is None else settings.n_frames
     while len(taken) < n_wanted:
-        open_ = free & (distance >= settings.min_distance)
+        open_ = free & ~is_near
         if not open_.any():
             break
         score = spreads if not taken else distance
         best = _first_of_the_highest(np.where(open_, score, -np.inf))
         taken.append(best)
         free[best] = False
-        distance = np.minimum(distance, distances_to(points, points[best]))
-    return taken, int((free & (distance < settings.min_distance)).sum())
+        look_at(points.descriptors[best], points.places[best])
+    return taken, int((free & is_near).sum())
 
 
 def _first_of_the_highest(score: NDArray) -> int:

@@ -111,8 +111,8 @@ def has_inner_constraints(atoms: Atoms) -> bool:
 
 def _acts_between_atoms(constraint: Any) -> bool:
     is_spring = hasattr(constraint, "adjust_potential_energy")  # to another atom, or to a place
-    held = getattr(constraint, "get_indices", tuple)()
-    return isinstance(constraint, INTERNAL) or (is_spring and np.size(held) > 1)
+    n_held = np.size(constraint.get_indices()) if hasattr(constraint, "get_indices") else 0
+    return isinstance(constraint, INTERNAL) or (is_spring and n_held > 1)
 
 
 def has_stress(atoms: Atoms) -> bool:

@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES, crystal, ethanol
 
@@ -18,9 +19,11 @@ from eqcalc.selection import (
     SelectionSettings,
     frames_to_label,
     read_candidates,
+    select,
     select_frames,
 )
 from eqcalc.selection.descriptor import closest_pair, descriptor, distances_to
+from eqcalc.selection.displacement import displacements, places_of
 
 ELEMENTS = [1, 6, 8]
 
@@ -143,6 +146,58 @@ def test_near_duplicates_of_each_other_and_of_labelled_frames_are_left_out(commi
     known = select_frames(given, committee, SelectionSettings(n_frames=8), known=structures[:3])
     assert [each.candidate.frame % 4 for each in known.selected] == [3]
     assert known.n_duplicates == 7
+
+
+def copper(n: int, scale: float = 0.08) -> list[Atoms]:
+    """Return moments of a crystal, which averages over its atoms hardly tell apart."""
+    frames = [bulk("Cu", cubic=True) * (3, 3, 3) for _ in range(n)]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(scale, seed=k)
+    return frames
+
+
+def taken_of(structures: list[Atoms], known: list[Atoms], min_distance: float = 0.05) -> list[int]:
+    points, fixed = (select._points(each, [29], 5.0) for each in (structures, known))
+    settings = SelectionSettings(len(structures), min_distance=min_distance)
+    taken, n_near = select._farthest(points, np.ones(len(structures)), fixed, settings)
+    assert len(taken) + n_near == len(structures)
+    return sorted(taken)
+
+
+def test_moments_of_a_crystal_are_no_duplicates_of_each_other():
+    moments = copper(6)
+    points = select._points(moments, [29], 5.0).descriptors
+    assert max(distances_to(points, one).max() for one in points) < 0.05
+    shaken = [atoms.copy() for atoms in moments[:3]]
+    for k, atoms in enumerate(shaken):
+        atoms.rattle(5e-3, seed=100 + k)
+        atoms.translate([40.0, 2.0, -0.3])
+        atoms.wrap()
+    permuted = moments[3][np.random.default_rng(0).permutation(len(moments[3]))]
+    taken = taken_of([*moments, *shaken, permuted], [])
+    assert sorted(k % 6 for k in taken) == [0, 1, 2, 3, 4, 5]  # one of each, or its copy
+    assert taken_of([*shaken, permuted, moments[4]], moments[:4]) == [4]
+    assert len(taken_of(moments, [], min_distance=0.5)) == 1
+    slabs = [atoms.copy() for atoms in moments]
+    for atoms in slabs:
+        atoms.center(vacuum=5.0, axis=2)
+        atoms.pbc = [True, True, False]
+    assert len(taken_of(slabs, [])) == 6
+
+
+def test_displacements_are_beyond_a_shift_by_the_nearest_images_in_the_order_of_the_atoms():
+    one, moved = copper(2)
+    there = moved.copy()
+    there.translate([100.0, -7.0, 3.0])
+    there.wrap()
+    plain = moved.positions - one.positions
+    expected = np.sqrt(np.square(plain - plain.mean(axis=0)).sum(axis=1).mean())
+    molecule, other = ethanol(), moved.copy()
+    other.numbers[0] = 28
+    frames = [one, moved, there, other, molecule]
+    found = displacements([places_of(atoms) for atoms in frames], places_of(one))
+    np.testing.assert_allclose(found, [0, expected, expected, 0, 0], atol=1e-12)
+    assert list(displacements([places_of(one)], places_of(molecule))) == [0.0]
 
 
 def test_limits_of_the_spread_leave_frames_out(committee):
