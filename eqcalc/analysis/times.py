@@ -104,7 +104,7 @@ def _n_even(places: Sequence[float], unit: str) -> int:
         k = int(odd[0])
         raise StructureError(
             f"the frames are not evenly spaced: {own:g} {unit} at first, but from {places[k]:g} to "
-            f"{places[k + 1]:g} {unit}; what depends on time needs even ones: choose a stretch of "
-            "them."
+            f"{places[k + 1]:g} {unit}; what depends on time needs even ones: skip what is "
+            "before, or write a stretch of them into a file of its own (ase convert -n 0:500)."
         )
     return len(places) - len(odd)

@@ -117,8 +117,8 @@ class Velocities:
         velocities = frame.get_velocities()[self._kept]
         if not np.isfinite(velocities).all():
             raise StructureError(
-                f"velocities of frame {self._n_added} of those looked at are NaN or infinite; mend "
-                "the file, or choose a stretch without that frame."
+                f"velocities of frame {self._n_added} of those looked at are NaN or infinite; skip "
+                "what is before, or write the frames without it into a file of their own."
             )
         self._velocities[self._n_added] = velocities
         self._n_added += 1
