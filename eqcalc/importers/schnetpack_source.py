@@ -121,8 +121,17 @@ def tensors_of(file: ForeignFile, model: Inert) -> dict[str, Tensor]:
     saved = file.content.get("state_dict")
     if not isinstance(saved, dict):
         raise ModelFileError(f"'{file.path}' was not imported: the key 'state_dict' is missing.")
-    for key, tensor in saved.items():
-        name = str(key).removeprefix("model.")
-        if key != name and isinstance(tensor, Tensor):
-            tensors[name] = tensor
-    return tensors
+    trained = {
+        str(key).removeprefix("model."): tensor
+        for key, tensor in saved.items()
+        if str(key).startswith("model.") and isinstance(tensor, Tensor)
+    }
+    # The module in the hyperparameters is as it was before the training.
+    missing = [name for name in tensors if name not in trained]
+    if missing:
+        raise ModelFileError(
+            f"'{file.path}' was not imported: its state_dict has no 'model.{missing[0]}' "
+            f"({len(missing)} such tensors in all), so their trained values are not known; was "
+            "the checkpoint cut, or changed?"
+        )
+    return trained

@@ -158,6 +158,11 @@ def lose(path: str, name: str) -> Any:
     return change
 
 
+def strip_names(content: Any) -> None:
+    saved = content["state_dict"]
+    content["state_dict"] = {name.removeprefix("model."): saved[name] for name in saved}
+
+
 def scale_of(key: str, factor: float = 2.5) -> Any:
     """Return a function that appends a scale of a property."""
     buffers = {"scale": torch.tensor(factor)}
@@ -297,6 +302,16 @@ DENSE = "representation.interactions.0.interatomic_context_net.0"
             "painn_gaussian.ckpt",
             lambda content: content.pop("state_dict"),
             r"the key 'state_dict' is missing",
+        ),
+        (
+            "painn_gaussian.ckpt",
+            lambda content: content["state_dict"].pop("model.representation.filter_net.weight"),
+            r"no 'model.representation.filter_net.weight' \(1 such .*trained values are not known",
+        ),
+        (
+            "painn_gaussian.ckpt",
+            strip_names,
+            r"its state_dict has no 'model\..* \(\d\d such tensors",
         ),
         (
             "painn_gaussian.ckpt",
