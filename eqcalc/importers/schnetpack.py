@@ -188,7 +188,10 @@ def _network(source: Source, length: float) -> tuple[nn.Module, list[str]]:
     kind = _REPRESENTATIONS[source.require_class("representation", *_REPRESENTATIONS)]
     source.require_class("representation.cutoff_fn", "schnetpack.nn.cutoff.CosineCutoff")
     basis = _BASES[source.require_class("representation.radial_basis", *_BASES)]
-    source.require_class("representation.embedding", "torch.nn.modules.sparse.Embedding")
+    name = "representation.embedding"
+    source.require_class(name, "torch.nn.modules.sparse.Embedding")
+    # torch would shorten longer rows when they are looked up.
+    source.require(f"{name}.max_norm", source.object(name).attribute("max_norm"), None)
     if source.children("representation.electronic_embeddings"):
         source.refuse("'representation.electronic_embeddings'", "not empty", "none")
     for path, child in source.children("input_modules"):

@@ -187,6 +187,11 @@ DENSE = "representation.interactions.0.interatomic_context_net.0"
             put("representation", "share_filters", True),
             r"'representation.share_filters' is True, where .* False",
         ),
+        (
+            "painn_gaussian.model",
+            put("representation.embedding", "max_norm", 1.0),
+            r"'representation.embedding.max_norm' is 1.0, where eqcalc's network has None",
+        ),
         ("painn_gaussian.model", share_blocks, r"shares its weights between blocks"),
         (
             "painn_gaussian.model",
