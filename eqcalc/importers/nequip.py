@@ -414,6 +414,11 @@ def _pair_cutoffs(shape: Shape, tensors: Tensors, rows: Tensor) -> Optional[list
             f"{shape.cutoff:g} Å."
         )
     if not shape.has_pair_cutoffs:
+        if abs(cutoffs.item() / shape.cutoff - 1.0) > 1e-6:  # float32 rounds it
+            raise ModelFileError(
+                f"'edge_norm._rmax_recip' is the inverse of {cutoffs.item():g} Å, where r_max = "
+                f"{shape.cutoff:g} Å is expected."
+            )
         return None
     return cutoffs.clamp(max=shape.cutoff).view(n, n)[rows][:, rows].tolist()
 

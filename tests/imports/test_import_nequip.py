@@ -264,6 +264,11 @@ DAMAGED: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor | None], str
     ),
     "shifts": ("per_type_energy_scale_shift.shifts", lambda t: t[1:], "one of each of 3 types"),
     "cutoffs": ("edge_norm._rmax_recip", lambda t: t.expand(2), "holds 2 inverse cutoffs"),
+    "cutoff": (
+        "edge_norm._rmax_recip",
+        lambda t: 1.25 * t,
+        r"is the inverse of 3.2 Å, where r_max = 4 Å",
+    ),
 }
 
 
