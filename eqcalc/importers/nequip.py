@@ -36,6 +36,7 @@ from ase.calculators.calculator import Calculator
 from torch import Tensor
 
 from eqcalc.architectures.nequip import NequIP, feature_layouts
+from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, ModelFileError
 from eqcalc.importers.assembly import (
     chosen_elements,
@@ -359,6 +360,8 @@ def potential_of(
     scales = _of_types(tensors, "scales", 1.0, n_types)[rows]
     shifts = _of_types(tensors, "shifts", 0.0, n_types)[rows]
     zbl = _zbl(shape, tensors, symbols, pair_cutoffs, unit)
+    if zbl is not None:
+        _require_charges(state.get("pair_potential.atomic_numbers"), shape.type_names)
     tensors.require_empty()
     return scaled_potential(network, symbols, unit * scales, unit * shifts, zbl)
 
@@ -462,3 +465,14 @@ def _zbl(
         pair_cutoffs=pair_cutoffs,
         coulomb=coulomb,
     )
+
+
+def _require_charges(found: Optional[Tensor], type_names: Sequence[str]) -> None:
+    """Refuse a ZBL that takes a type for another element than its name says."""
+    expected = [atomic_number(symbol) for symbol in type_names]
+    numbers = None if found is None else found.flatten().tolist()
+    if numbers != expected:
+        raise ModelFileError(
+            f"ZBL's atomic numbers ('pair_potential.atomic_numbers') must be {expected}, those of "
+            f"the types {', '.join(type_names)}, found {numbers}."
+        )

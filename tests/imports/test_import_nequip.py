@@ -398,6 +398,14 @@ REFUSED_MODULES: dict[str, tuple[Callable[[Inert], object], str]] = {
         ),
         "layers have features",
     ),
+    "charges": (
+        lambda n: (
+            modules(n)["pair_potential"]
+            .state["_buffers"]
+            .update(atomic_numbers=torch.tensor([1, 8, 12]))
+        ),
+        r"atomic_numbers'\) must be \[8, 1, 12\], .* O, H, Mg, found \[1, 8, 12\]",
+    ),
     "no layers": (
         lambda n: [modules(n).pop(f"layer{k}_convnet") for k in range(3)],
         "no common avg_num_neighbors",
