@@ -222,12 +222,10 @@ def potential_of(
         network.radial_basis.frequencies.copy_(waves)
         factors = dict.fromkeys(theirs[0], 1.0)
         for t, layer in enumerate(network.interactions):
-            factors = fill_interaction(
-                layer,
-                _layer_layouts(shape, ours, t),
-                _convolution(shape, tensors, t, rows, denominators[0] / denominators[t]),
-                factors,
-            )
+            layouts = _layer_layouts(shape, ours, t)
+            given = _convolution(shape, tensors, t, rows, denominators[0] / denominators[t])
+            _require_signs(layouts, given)
+            factors = fill_interaction(layer, layouts, given, factors)
         _fill_readout(network, shape, tensors, next(iter(factors.values())))
     scales, shifts = _scales_and_shifts(shape, tensors, rows)
     tensors.require_empty()
@@ -343,6 +341,18 @@ def _convolution(
         extra=shape.extra[:2],
         chosen=shape.modality or 0,
     )
+
+
+def _require_signs(layouts: LayerLayouts, given: Convolution) -> None:
+    """Refuse a layer whose signs of 3j symbols are not known; with a scalar they have one."""
+    degrees = [(source.l, l2, target.l) for source, l2, target in layouts.paths()]
+    missing = [d for d in degrees if 0 not in d and d not in given.signs]
+    if missing:
+        raise ModelFileError(
+            f"{given.name}: the Wigner 3j symbols of {missing[0]} (_w3j_"
+            f"{'_'.join(map(str, missing[0]))}) are missing, and with them the sign that e3nn had "
+            "in the training. Save the checkpoint again with the sevenn that wrote it."
+        )
 
 
 def _fill_readout(network: NequIP, shape: Shape, tensors: Tensors, factor: float) -> None:

@@ -209,6 +209,12 @@ def test_damaged_tensors_of_a_checkpoint_are_refused_by_name(case: str) -> None:
         read(altered("xplor", change), Choices())
 
 
+def test_missing_3j_symbols_are_refused_as_their_sign_is_not_known() -> None:
+    name = "1_convolution.convolution._compiled_main_left_right._w3j_1_2_3"
+    with pytest.raises(ModelFileError, match=r"layer 1: the Wigner 3j symbols of \(1, 2, 3\)"):
+        read(altered("polynomial", state(lambda s: s.pop(name))), Choices())
+
+
 def test_flipped_signs_of_3j_symbols_flip_the_weights_of_their_paths() -> None:
     # As between versions of e3nn: the stored symbols say with which sign a path was trained.
     def flip(content: dict[str, Any]) -> None:
