@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from numbers import Real
+from typing import Any
 
 from eqcalc.errors import ConfigError, did_you_mean
 
 __all__ = [
     "require_at_least",
+    "require_bools",
     "require_choice",
     "require_fraction",
     "require_positive",
@@ -26,6 +29,19 @@ def require_at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ConfigError(f"{name} must be an integer >= {minimum}, found {value!r}.")
+
+
+def require_bools(config: Any) -> None:
+    """Check that every option of a dataclass that is True or False is that.
+
+    Raises
+    ------
+    ConfigError : one is not.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type in (bool, "bool") and not isinstance(value, bool):
+            raise ConfigError(f"{field.name} must be True or False, found {value!r}.")
 
 
 def require_choice(options: Iterable[str], **values: str) -> None:

@@ -20,7 +20,6 @@ weights is exactly the one that was trained, where weights times a factor would 
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
@@ -39,7 +38,6 @@ __all__ = [
     "check_variants",
     "elements_of",
     "pair_factors",
-    "require_bools",
     "scale_edges",
     "sender_factors",
 ]
@@ -63,19 +61,6 @@ def elements_of(elements: Optional[Sequence[Union[str, int]]]) -> Optional[tuple
     if isinstance(elements, str) or len(elements) == 0:
         raise ConfigError(f"elements must be a list such as ['H', 'C'], found {elements!r}.")
     return tuple(symbols_of([atomic_number(element) for element in elements]))
-
-
-def require_bools(config: "Config") -> None:
-    """Check that every option that is True or False is that.
-
-    Raises
-    ------
-    ConfigError : one is not.
-    """
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.type in (bool, "bool") and not isinstance(value, bool):
-            raise ConfigError(f"{field.name} must be True or False, found {value!r}.")
 
 
 def check_variants(config: "Config") -> dict[str, Any]:

@@ -46,7 +46,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from eqcalc.arguments import require_at_least, require_positive
+from eqcalc.arguments import require_at_least, require_bools, require_positive
 from eqcalc.elements import N_ELEMENTS
 from eqcalc.errors import ConfigError
 from eqcalc.graph import AtomicGraph
@@ -84,6 +84,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_at_least(1, hidden_dim=self.hidden_dim, num_layers=self.num_layers)
+        require_bools(self)
         require_positive(
             cutoff=self.cutoff,
             swish_beta=self.swish_beta,

@@ -52,7 +52,7 @@ from eqcalc.architectures._gmn_kinematics import (
     StickKinematics,
     perceptron,
 )
-from eqcalc.arguments import require_at_least
+from eqcalc.arguments import require_at_least, require_bools
 from eqcalc.errors import ConfigError, GraphError
 from eqcalc.nn.bare_inputs import refuse_self_loops, require_edge_index, require_shape
 from eqcalc.nn.object_index import require_objects, require_rods
@@ -81,6 +81,7 @@ class Config:
             1, in_dim=self.in_dim, hidden_dim=self.hidden_dim, num_layers=self.num_layers
         )
         require_at_least(0, edge_attr_dim=self.edge_attr_dim)
+        require_bools(self)
 
 
 class GMN(nn.Module):

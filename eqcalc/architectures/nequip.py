@@ -62,11 +62,10 @@ from eqcalc.architectures._nequip_variants import (
     check_variants,
     elements_of,
     pair_factors,
-    require_bools,
     scale_edges,
     sender_factors,
 )
-from eqcalc.arguments import require_at_least, require_positive
+from eqcalc.arguments import require_at_least, require_bools, require_positive
 from eqcalc.elements import N_ELEMENTS, atomic_number
 from eqcalc.errors import ConfigError, did_you_mean
 from eqcalc.graph import AtomicGraph

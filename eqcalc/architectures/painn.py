@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from eqcalc.arguments import (
     require_at_least,
+    require_bools,
     require_choice,
     require_positive,
 )
@@ -97,6 +98,7 @@ class Config:
         require_at_least(2, embedding_dim=self.embedding_dim)
         require_positive(cut_off=self.cut_off, radial_unit=self.radial_unit)
         require_choice(NORMS, vector_norm=self.vector_norm)
+        require_bools(self)
         require_choice(ENVELOPES, envelope=self.envelope)
         require_basis("sine", self.radial_basis, self.radial_unit)
 
