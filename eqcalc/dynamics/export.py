@@ -19,7 +19,12 @@ from eqcalc.dynamics.propagator_file import (
     verify_steps,
 )
 from eqcalc.errors import ConfigError, OutputError, did_you_mean
-from eqcalc.export.archive import default_name, read_archive, write_archive
+from eqcalc.export.archive import (
+    default_name,
+    read_archive,
+    require_readable,
+    write_archive,
+)
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.nn.object_index import OBJECT_SIZES
 
@@ -76,8 +81,8 @@ def export_propagator(
 
     Raises
     ------
-    ConfigError : a timestep that is not positive, no or unknown objects or charges, or a
-        dynamics that TorchScript cannot run.
+    ConfigError : a timestep that is not positive, no or unknown objects or charges, texts that
+        the card cannot hold, or a dynamics that TorchScript cannot run.
     OutputExistsError : the file exists and ``overwrite`` is False.
     OutputError : the file cannot be written.
     ModelFileError : the scripted dynamics does not reproduce the eager one.
@@ -97,6 +102,7 @@ def export_propagator(
             "errors": dict(errors or {}),
         }
     )
+    require_readable(card)
     states = [_random_state(counts, charges, objects) for counts in ((1, 1, 1), (0, 3, 3))]
     reference = ExportedPropagator(copy.deepcopy(dynamics).double())
     passport = record_steps(states, reference)

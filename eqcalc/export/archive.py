@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from eqcalc.errors import ConfigError
 from eqcalc.model_file.archive import MODEL_NAME, unknown_to_eqcalc
+from eqcalc.model_file.card import ModelCard
 from eqcalc.model_file.entries import (
     CARD,
     PASSPORT,
@@ -22,7 +26,7 @@ from eqcalc.model_file.entries import (
 )
 from eqcalc.model_file.weight_records import share_weights
 
-__all__ = ["default_name", "read_archive", "write_archive"]
+__all__ = ["default_name", "read_archive", "require_readable", "write_archive"]
 
 
 def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport: str) -> bytes:
@@ -58,6 +62,22 @@ def write_archive(module: nn.Module, weights_of: nn.Module, card: str, passport:
             stacklevel=3,
         )
     return content
+
+
+def require_readable(card: ModelCard) -> None:
+    """Refuse a card that could not be read again, before a file is written or replaced.
+
+    Raises
+    ------
+    ConfigError : it holds something that JSON does not, or that no card has.
+    """
+    try:
+        json.dumps(asdict(card), allow_nan=False)
+        type(card).from_json(card.to_json())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the model's card cannot hold what is to be said on it: {error}."
+        ) from error
 
 
 def default_name(path: Path) -> str:

@@ -21,7 +21,12 @@ from eqcalc.concessions import declared
 from eqcalc.devices import resolve_dtype
 from eqcalc.elements import atomic_number
 from eqcalc.errors import ConfigError, OutputError, listing
-from eqcalc.export.archive import default_name, read_archive, write_archive
+from eqcalc.export.archive import (
+    default_name,
+    read_archive,
+    require_readable,
+    write_archive,
+)
 from eqcalc.export.frames import element_clusters
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.graph import AtomicGraph, graph_of_atoms_alone
@@ -98,7 +103,7 @@ def export_model(
     Raises
     ------
     ConfigError : no elements, or one without a reference energy, or no frames; parameters of
-        several precisions.
+        several precisions; texts or numbers that the card cannot hold.
     OutputExistsError : the file exists and ``overwrite`` is False.
     OutputError : the file cannot be written.
     ModelFileError : the scripted model does not reproduce the eager one.
@@ -111,9 +116,11 @@ def export_model(
     are_exact = potential.exact_isolated_atoms
     potential = _prepared(potential, numbers)
     dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
+    resolve_dtype(dtype)  # refuses what no engine runs
     card = _card(potential, numbers, dtype, name or default_name(path), are_exact)
     card = _with_texts(card, description, licence, training_data, errors, origin)
     card = replace(card, seen=dict(seen or {}), trained_frames=trained_frames)
+    require_readable(card)
 
     reference = copy.deepcopy(potential).double()
     passport = record(
@@ -126,7 +133,6 @@ def export_model(
         ExportedModel(_fast(potential)), potential, card.to_json(), passport.to_json()
     )
     _prove(content, passport, card, path)
-    _require_readable(card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -234,17 +240,6 @@ def _as_read_back(config: Any) -> dict[str, Any]:
     if not is_dataclass(config) or isinstance(config, type):
         return {}
     return json.loads(json.dumps(asdict(config)))
-
-
-def _require_readable(card: ModelCard) -> None:
-    """Refuse a card that could not be read again, before a file is written or replaced."""
-    try:
-        json.dumps(asdict(card), allow_nan=False)
-        ModelCard.from_json(card.to_json())
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the model's card cannot hold what is to be said on it: {error}."
-        ) from error
 
 
 def _with_texts(

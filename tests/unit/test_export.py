@@ -94,6 +94,13 @@ def test_a_passport_frame_of_another_element_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_card_cannot_hold_is_refused(tmp_path):
+    content = {"n_frames": np.int64(3)}
+    with pytest.raises(ConfigError, match=r"card cannot hold .* int64 is not JSON serializable"):
+        export_model(potential(), tmp_path / "model.pt", elements="H", training_data=content)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dtype_that_no_engine_runs_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="unknown dtype 'bfloat16'; known: float32, float64"):
         export_model(potential(torch.bfloat16), tmp_path / "model.pt", elements="H")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import zipfile
@@ -589,6 +590,8 @@ def test_a_passport_with_nan_is_not_reproduced(path):
         ({"objects": []}, r"objects must name some of isolated, stick, hinge, found \[\]"),
         ({"objects": ["sticks"]}, r"found \['sticks'\]\. Did you mean 'stick'\?"),
         ({"charges": []}, r"charges must hold at least one value"),
+        ({"licence": None}, r"card cannot hold .* licence: expected a text, found 'None'"),
+        ({"errors": {"mse": math.nan}}, r"card cannot hold .* not JSON compliant"),
     ],
 )
 def test_export_refuses_options_out_of_range(tmp_path, options, match):
