@@ -256,7 +256,8 @@ def _register_shapes(name: str, width_of: Callable[[int], int]) -> None:
         ends: list[float],
         counts: list[int],
     ) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(features), torch.empty_like(vectors)
+        # Rows without gaps, however those of the arguments lie.
+        return features.new_empty(features.shape), vectors.new_empty(vectors.shape)
 
 
 def _register_path_shapes() -> None:
@@ -289,7 +290,11 @@ def _register_path_shapes() -> None:
         ends: list[float],
         counts: list[int],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(features), torch.empty_like(harmonics), torch.empty_like(vectors)
+        return (
+            features.new_empty(features.shape),
+            harmonics.new_empty(harmonics.shape),
+            vectors.new_empty(vectors.shape),
+        )
 
 
 def _register_row_products() -> None:

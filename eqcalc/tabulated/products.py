@@ -150,4 +150,5 @@ def _register() -> None:
 
 
 def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(tensor) for tensor in tensors)
+    # Rows without gaps, however those of the arguments lie.
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)

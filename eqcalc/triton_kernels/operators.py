@@ -68,7 +68,8 @@ def _register_shapes() -> None:
         def gradients(
             gradient: Tensor, features: Tensor, table: Tensor, vectors: Tensor, *_: object
         ) -> tuple[Tensor, Tensor]:
-            return torch.empty_like(features), torch.empty_like(vectors)
+            # Rows without gaps, however those of the arguments lie.
+            return features.new_empty(features.shape), vectors.new_empty(vectors.shape)
 
         torch.library.register_fake(f"{_LIBRARY}::{name}_convolution_backward", gradients)
 
@@ -85,7 +86,11 @@ def _register_shapes() -> None:
         vectors: Tensor,
         *_: object,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(features), torch.empty_like(harmonics), torch.empty_like(vectors)
+        return (
+            features.new_empty(features.shape),
+            harmonics.new_empty(harmonics.shape),
+            vectors.new_empty(vectors.shape),
+        )
 
     def products(x: Tensor, weights: Tensor, bias: Optional[Tensor]) -> Tensor:
         return x.new_empty((*x.shape[:-1], weights.shape[1]))

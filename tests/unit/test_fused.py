@@ -500,6 +500,42 @@ def test_the_kernel_of_paths_refuses_what_would_read_outside(change, message):
         kernels.path_convolution_backward(gradient, *given.values(), *edges)
 
 
+def by_columns(matrix):
+    """Return a matrix whose columns lie one after the other in memory."""
+    return matrix.t().contiguous().t()
+
+
+def test_torch_knows_how_derivatives_lie_in_memory_whatever_the_arguments_do():
+    """A program that torch compiles stops where they lie otherwise than it was told."""
+    vectors, index, n_atoms = graph_of(ethanol())
+    couplings, irreps = EdgeCouplings(1, False), irreps_up_to(1, False)
+    product = TensorProduct(dict.fromkeys(irreps, 2), irreps, couplings)
+    rows, constants, shapes = path_table(product, couplings)
+    paths, width = torch.tensor(rows), sum(a * b for a, b in shapes)
+    n_features = sum(irrep.dim * 2 for irrep in irreps)
+    v = by_columns(vectors)
+
+    def ones(*shape):
+        return by_columns(vectors.new_ones(shape))
+
+    def of_edges(n):
+        filters = fit_table(waves(n), CUTOFF, torch.float64, 1e-3)
+        return filters.table, v, index, filters.ends, filters.counts
+
+    y = by_columns(couplings.harmonics(vectors))
+    kernels = torch.ops.eqcalc
+    x, g = ones(n_atoms, n_features), ones(n_atoms, width)
+    for kernel, arguments in (
+        (kernels.scalar_convolution_backward, (ones(n_atoms, 4), ones(n_atoms, 4), *of_edges(4))),
+        (kernels.vector_convolution_backward, (ones(n_atoms, 8), ones(n_atoms, 10), *of_edges(6))),
+        (
+            kernels.path_convolution_backward,
+            (g, x, y, constants, paths, *of_edges(product.n_weights)),
+        ),
+    ):
+        torch.library.opcheck(kernel.default, arguments, test_utils="test_faketensor")
+
+
 def test_kernels_refuse_what_would_read_outside():
     vectors, index, n_atoms = graph_of(ethanol())
     x = torch.zeros(n_atoms, 4, dtype=torch.float64)

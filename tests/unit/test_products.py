@@ -222,6 +222,23 @@ def test_what_would_be_read_outside_is_refused(place, change, message):
         kernel(*factors)
 
 
+def test_torch_knows_how_derivatives_lie_in_memory_whatever_the_arguments_do():
+    """A program that torch compiles stops where they lie otherwise than it was told."""
+    _, _, factors = case(torch.float64, ethanol(), 2)
+    graph = build_graph(ethanol(), CUTOFF)
+    couplings, irreps = EdgeCouplings(2, True), irreps_up_to(2, True)
+    table = path_table(TensorProduct(dict.fromkeys(irreps, 2), irreps, couplings), couplings)
+    where = (table.constants, torch.tensor(table.rows), graph.edge_index)
+    sums = torch.ones(9, sum(a * b for a, b in table.shapes), dtype=torch.float64)
+    columns = [matrix.t().contiguous().t() for matrix in (sums, *factors)]
+    rest = (*columns, *where, graph.edge_index.new_empty(0))
+    for kernel, arguments in (
+        (torch.ops.eqcalc.path_products_backward, rest),
+        (torch.ops.eqcalc.path_products_second, (*columns[1:], *rest)),
+    ):
+        torch.library.opcheck(kernel.default, arguments, test_utils="test_faketensor")
+
+
 def test_derivatives_that_do_not_fit_are_refused():
     _, _, factors = case(torch.float64, ethanol(), 2)
     graph = build_graph(ethanol(), CUTOFF)

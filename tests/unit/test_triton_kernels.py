@@ -85,6 +85,21 @@ def test_kernels_hold_in_the_interpreter():
     assert " passed" in done.stdout
 
 
+def test_torch_knows_how_derivatives_lie_in_memory_whatever_the_arguments_do():
+    """A program that torch compiles stops where they lie otherwise than it was told."""
+    pytest.importorskip("triton")  # on Linux alone
+    assert enable_gpu_kernels()
+    features, vectors = torch.empty(10, 7, device="meta").t(), torch.empty(3, 20, device="meta").t()
+    table, index = torch.empty(14, 6, device="meta"), torch.empty(2, 20, device="meta").long()
+    edges = (vectors, index, *[index[0]] * 3, [4.0], [6])
+    kernels, inputs = torch.ops.eqcalc_gpu, (features, features)
+    for found in (
+        kernels.scalar_convolution_backward(*inputs, table, *edges),
+        kernels.path_convolution_backward(*inputs, vectors, table, table, *edges, [0] * 10),
+    ):
+        assert all(each.is_contiguous() for each in found)
+
+
 def test_stretches_stay_where_captured_graphs_read_them():
     """A graph knows their address alone, and replays it however many other tables were met."""
     pytest.importorskip("triton")  # on Linux alone
