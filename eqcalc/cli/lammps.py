@@ -40,7 +40,7 @@ def check(
     arguments: Words = None,
     ranks: Ranks = 1,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also where a run has left its log.lammps.")
+        bool, typer.Option("--overwrite", help="Also where a run has left its log.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

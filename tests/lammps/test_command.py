@@ -11,7 +11,7 @@ import pytest
 from lammps_runs import run_input
 from small_models import crystal
 
-from eqcalc.errors import DataError, EngineError
+from eqcalc.errors import DataError, EngineError, OutputExistsError
 from eqcalc.hosts.lammps import build
 from eqcalc.hosts.lammps.build import Lammps, find_lammps
 from eqcalc.hosts.lammps.launch import command_line, run_lammps
@@ -57,6 +57,24 @@ def test_run_and_check_pass_words_on_and_keep_the_exit_status(
     (tmp_path / "log.lammps").unlink()
     for _ in range(2):  # a check leaves no log that would be taken for a run's
         assert eqcalc_lammps(tmp_path, "check", *words).returncode == 0
+
+
+@pytest.mark.parametrize("word", ["-log", "-l"])
+def test_check_beside_a_log_of_another_name_is_refused(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.lammps").write_text("print 'new' file left.txt\n")
+    Path("of_a_run.log").write_text("old\n")
+    lammps, words = find_lammps(), [word, "of_a_run.log"]
+    with pytest.raises(OutputExistsError, match=r"'of_a_run\.log' says that a run or a check"):
+        run_lammps(lammps, Path("none"), Path("in.lammps"), 1, words, is_check=True)
+    assert Path("of_a_run.log").read_text() == "old\n"
+    assert not Path("left.txt").exists()
+    for options in ({"overwrite": True}, {"is_check": False}):  # what is asked for, and a run
+        options = {"is_check": True, **options}
+        assert run_lammps(lammps, Path("none"), Path("in.lammps"), 1, words, **options) == 0
+        assert "new" in Path("of_a_run.log").read_text()
 
 
 def test_input_that_is_not_there_is_named(plugin: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from eqcalc.errors import DataError, EngineError, OutputExistsError
@@ -59,13 +60,16 @@ def run_lammps(
 
 def _log_of_check(arguments: Sequence[str], overwrite: bool) -> list[str]:
     """Return words by which a check leaves no log; refuse one where a run has left its own."""
-    if _LOG.exists() and not overwrite:
-        raise OutputExistsError(
-            f"'{_LOG}' says that a run was made here, and a check writes the files of its input "
-            "anew: dumps, data, restarts, of the first step. Check in a copy of the folder, or "
-            "pass --overwrite."
-        )
-    return [] if {"-log", "-l"} & {*arguments} else ["-log", "none"]
+    named = [Path(name) for word, name in pairwise(arguments) if word in ("-log", "-l")]
+    for log in (_LOG, *named):
+        if log.exists() and not overwrite:
+            kind = "run" if log == _LOG else "run or a check"
+            raise OutputExistsError(
+                f"'{log}' says that a {kind} was made here, and a check writes the files of its "
+                "input anew: dumps, data, restarts, of the first step. Check in a copy of the "
+                "folder, or pass --overwrite."
+            )
+    return [] if named else ["-log", "none"]
 
 
 def command_line(
