@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eqcalc.errors import import_extra
 from eqcalc.evaluation.calibration import Calibration, Calibrations
@@ -14,6 +15,7 @@ from eqcalc.figures import LABEL_COLOURS, panels_in_rows, png_of
 __all__ = ["calibration_plot", "parity_plot"]
 
 _COLOURS = {"energy_per_atom": LABEL_COLOURS["energy"], **LABEL_COLOURS}
+_WIDTH, _HEIGHT = 0.45, 0.15  # of a panel, that its two lines of errors take
 _TITLES = {"energy_per_atom": "Energy per atom", "forces": "Force components", "stress": "Stress"}
 
 
@@ -61,17 +63,29 @@ def _panel(axes: Any, quantity: Quantity) -> None:
         ylabel=f"model{about_y} ({quantity.unit})",
     )
     errors = quantity.errors
+    is_above = _is_emptier_above((x - limits[0]) / np.ptp(limits), (y - limits[0]) / np.ptp(limits))
     axes.text(
-        0.96,
-        0.04,
+        0.04 if is_above else 0.96,
+        0.96 if is_above else 0.04,
         f"MAE {_three_digits(1e3 * errors.mae)} m{quantity.unit}\n"
         f"RMSE {_three_digits(1e3 * errors.rmse)} m{quantity.unit}",
         transform=axes.transAxes,
-        ha="right",
-        va="bottom",
+        ha="left" if is_above else "right",
+        va="top" if is_above else "bottom",
         fontsize=9,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
     )
+
+
+def _is_emptier_above(x: NDArray, y: NDArray) -> bool:
+    """Return whether fewer points lie in the upper left corner than in the lower right.
+
+    Parameters
+    ----------
+    x, y : (n,), from 0 to 1 across the panel
+    """
+    below, above = (x > 1 - _WIDTH) & (y < _HEIGHT), (x < _WIDTH) & (y > 1 - _HEIGHT)
+    return int(above.sum()) < int(below.sum())
 
 
 def _three_digits(value: float) -> str:

@@ -181,6 +181,17 @@ def test_a_parity_plot_is_a_png_with_a_panel_per_quantity(model):
     assert 0.7 < width / height < 1.3
 
 
+@pytest.mark.parametrize(
+    ("outlier", "corner"), [((4.0, -4.0), (0.04, 0.96)), ((-4.0, 4.0), (0.96, 0.04))]
+)
+def test_the_errors_of_a_parity_plot_stand_where_no_points_are(outlier, corner):
+    expected = np.append(np.linspace(-4.0, 4.0, 30), outlier[0])
+    predicted = np.append(np.linspace(-4.0, 4.0, 30), outlier[1])
+    axes = Figure().subplots()
+    _panel(axes, Quantity("forces", "eV/Å", expected, predicted))
+    assert axes.texts[0].get_position() == corner
+
+
 def test_a_parity_plot_survives_equal_values():
     same = np.full(4, -3.5)
     energy = Quantity("energy_per_atom", "eV/atom", same, same)
