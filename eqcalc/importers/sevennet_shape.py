@@ -76,10 +76,9 @@ def read_shape(config: Mapping[str, Any], modality: Optional[str]) -> Shape:
                 f"config['{key}'] is {found!r} ({meaning}); of SevenNet only networks with "
                 f"{known!r} are imported."
             )
-    if not isinstance(config.get("is_parity", True), bool):
-        raise ModelFileError(
-            f"config['is_parity'] must be True or False, found {config['is_parity']!r}."
-        )
+    for key in ("is_parity", "_normalize_sph"):
+        if not isinstance(config.get(key, True), bool):
+            raise ModelFileError(f"config['{key}'] must be True or False, found {config[key]!r}.")
     if _is_used(config.get("cuequivariance_config")):
         raise ModelFileError(
             "config['cuequivariance_config'] is in use: weights are in the layout of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import re
 import sys
@@ -24,7 +25,8 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 def with_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return the content of a training file with keys set, each as ``section.key=value``.
 
-    A value is read as TOML; what is none, such as a bare word, is a string.
+    A value is read as TOML; what is none, such as a bare word, is a string, and so is a date or
+    a time, which no key takes: ``10:50:20`` are rows.
 
     Raises
     ------
@@ -65,7 +67,9 @@ def _value(text: str) -> Any:
         content = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    return content["value"] if len(content) == 1 else text  # a line break may begin another key
+    if len(content) > 1 or isinstance(content["value"], (datetime.date, datetime.time)):
+        return text  # a line break may begin another key
+    return content["value"]
 
 
 def to_toml(content: Mapping[str, Any]) -> str:

@@ -110,6 +110,7 @@ def setting(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 REFUSED = {
     "parity": (setting("is_parity", "yes"), "is_parity'] must be True or False, found 'yes'"),
+    "norm": (setting("_normalize_sph", "x"), "_normalize_sph'] must be True or False, found 'x'"),
     "even": (setting("is_parity", True), "not those of any network here.*1o has 0 channels"),
     "readout": (setting("readout_as_fcn", True), "readout_as_fcn'] is True"),
     "bias": (setting("use_bias_in_linear", True), "use_bias_in_linear'] is True"),

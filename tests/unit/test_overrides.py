@@ -43,6 +43,11 @@ def test_values_are_read_as_toml_and_bare_words_as_strings(file):
     assert config.data.reference_energies == {"H": -13.6}
 
 
+def test_what_toml_takes_for_a_date_or_a_time_is_a_string(file):
+    config = read_config(file, overrides=["name=2026-11-30", "data.train_rows=10:50:20"])
+    assert (config.name, config.data.train_rows) == ("2026-11-30", "10:50:20")
+
+
 def test_the_last_of_two_settings_counts(file):
     config = read_config(file, overrides=["seed=1", "seed=2"])
     assert config.seed == 2
