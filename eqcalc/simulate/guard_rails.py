@@ -180,8 +180,14 @@ class GuardRails:
     # --- looking
 
     def is_due(self, step: int) -> bool:
-        """Tell whether every run of this kind looks at a step, interrupted or not."""
+        """Tell whether every run of this kind looks at or audits a step, interrupted or not."""
+        return self._all_look(step) or self._is_audited(step)
+
+    def _all_look(self, step: int) -> bool:
         return step % self._every == 0
+
+    def _is_audited(self, step: int) -> bool:
+        return self._audit is not None and step > 0 and step % self.audit_every == 0
 
     def look(
         self, step: int, time_fs: float, snapshot: Callable[..., Atoms], *, closely: bool = False
@@ -204,14 +210,14 @@ class GuardRails:
         ------
         GuardError : an audit failed.
         """
-        if self.is_due(step):
+        if self._all_look(step):
             found = self.guards.look(time_fs)
         else:
             found = self.guards.glance(cheap=not closely)
         for alarm in found:
             if self._note(alarm, step, time_fs, snapshot) != "queue":
                 return alarm
-        if self._audit is not None and step > 0 and step % self.audit_every == 0:
+        if self._audit is not None and self._is_audited(step):
             audit = self._audit.audit(step)
             self._write_audit(audit, step, time_fs)
             if audit.failures:

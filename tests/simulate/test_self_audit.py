@@ -73,6 +73,14 @@ def test_audits_of_a_right_run_pass_and_are_written(dtype, ethanol, tmp_path):
     assert np.isnan(table["stress_error_gpa"]).all()  # of a molecule there is none
 
 
+def test_audits_are_made_at_their_steps_whatever_else_is_due_there(tmp_path):
+    atoms = springy()
+    guards = replace(GuardSettings(), audit_every=7)
+    settings = MDSettings("nve", temperature_K=50.0, n_steps=40, log_every=10, guards=guards)
+    run_md(atoms, Springs(atoms), settings, tmp_path)
+    assert read_table(tmp_path / "audit.csv")["step"].tolist() == [7, 14, 21, 28, 35]
+
+
 def test_audits_do_not_change_the_run(ethanol, tmp_path):
     settings = MDSettings("nvt-langevin", n_steps=60)
     run_md(ethanol, painn(), replace(settings, guards=AUDITED), tmp_path / "audited")
