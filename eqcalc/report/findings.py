@@ -179,6 +179,9 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
 def rows_of(record: RunRecord) -> list[tuple[str, Rows]]:
     """Return the tables at the end of the page: title and rows of names and values."""
     manifest, settings = record.manifest, record.settings
+    if manifest.get("status") == "running" and record.table is not None:
+        # Until its end the manifest says where this part began.
+        manifest = {**manifest, "steps_done": int(record.table["step"][-1])}
     unused = {k for k, ensembles in USED_BY.items() if settings.get("ensemble") not in ensembles}
     plain = {
         k: v

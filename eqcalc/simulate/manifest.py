@@ -115,10 +115,14 @@ class RunManifest:
                     file.write(self._content().ljust(size))
 
 
-def earlier_parts(path: Path) -> list[dict[str, Any]]:
+def earlier_parts(path: Path, step: int) -> list[dict[str, Any]]:
     """Return when, how far and with which versions a run got that now goes on, part by part.
 
     Nothing of a manifest that is missing or damaged.
+
+    Parameters
+    ----------
+    step : from which it goes on, and so far the last part got where its process was killed
     """
     before = _read(path)
     if not before:
@@ -128,7 +132,10 @@ def earlier_parts(path: Path) -> list[dict[str, Any]]:
     except TypeError:
         return []
     names = ("status", "steps_done", "versions", "engine", "started", "ended")
-    return [*parts, {name: before[name] for name in names if name in before}]
+    last = {name: before[name] for name in names if name in before}
+    if last.get("status") == "running":  # its manifest still says where it began
+        last["steps_done"] = step
+    return [*parts, last]
 
 
 def has_broken_off(path: Path) -> bool:

@@ -314,7 +314,7 @@ class MDRun(MDState):
         progress: Callable[[MDProgress], None] | None,
     ) -> MDResult:
         path = target / "manifest.json"
-        parts = [] if self._resumed is None else earlier_parts(path)
+        parts = [] if self._resumed is None else earlier_parts(path, self._first_step)
         if self._resumed is not None and self._resumed.facts["start"] is not None:
             start = CellState(**self._resumed.facts["start"])
         manifest = RunManifest(path, self._manifest_fields(parts))

@@ -22,7 +22,7 @@ from eqcalc.analysis import Trajectory
 from eqcalc.errors import ConfigError, EqcalcError
 from eqcalc.report import write_report
 from eqcalc.report.charts import md_charts
-from eqcalc.report.findings import doubts_of, figures_of, headline_of
+from eqcalc.report.findings import doubts_of, figures_of, headline_of, rows_of
 from eqcalc.report.page import VIEWER_SHA256, VIEWER_VERSION
 from eqcalc.report.record import read_record
 from eqcalc.report.scene import draw_scene
@@ -189,10 +189,11 @@ def test_run_that_stopped_early_says_so(npt_run, tmp_path):
 
 
 def test_run_that_was_killed_has_a_page_of_what_is_whole(npt_run, tmp_path):
-    run = copy_of(npt_run, tmp_path / "run", status="running")
+    run = copy_of(npt_run, tmp_path / "run", status="running", steps_done=0)
     table = (run / "thermo.csv").read_bytes()
     (run / "thermo.csv").write_bytes(table[:-7])
     page = Page(write_report(run))
+    assert dict(dict(rows_of(read_record(run)))["Run"])["steps done"] == "116"
     assert "or its process was killed" in page.text
     assert "ends within a line" in page.text
     assert len(page.data["charts"][0]["curves"][0]["x"]) == 30

@@ -301,6 +301,21 @@ def test_run_that_is_killed_again_and_again_loses_nothing(models, tmp_path):
     assert files_of(folder) == files_of(tmp_path / "whole")
 
 
+def test_part_that_was_killed_ended_at_the_checkpoint_from_which_the_run_goes_on(tmp_path):
+    off = GuardSettings.off()
+    settings = MDSettings("nve", n_steps=40, guards=off, log_every=5, checkpoint_every=10)
+
+    def kill(now) -> None:  # what is there then is what a kill would leave
+        if now.thermo.step == 25:
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+
+    run_md(crystal(), EMT(), settings, tmp_path / "run", progress=kill)
+    resume_md(tmp_path / "killed", EMT())
+    manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
+    (part,) = manifest["earlier_parts"]
+    assert (part["status"], part["steps_done"]) == ("running", 20)
+
+
 def checkpoint_step(folder: Path) -> int:
     try:
         return read_checkpoint(folder).step
