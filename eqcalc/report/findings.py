@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from eqcalc.analysis.blocks import block_error
 from eqcalc.report.labels import label_of
@@ -22,6 +23,7 @@ Rows = list[tuple[str, str]]
 
 _MOST_ALARMS = 8
 _SPIKE = 8.0  # standard deviations of a temperature in equilibrium
+_NEVER = 1e-12  # chance of a temperature, in one row; a week has some 1e7
 _FAR_OFF = 0.03  # of the goal
 _ERRORS = 4.0  # of a mean, that it may lie from the goal
 _DRIFT = 1.0  # meV/atom/ps
@@ -156,7 +158,9 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
         # of whose heat half goes into the bonds.
         goals = table.get("target_temperature_K", temperature[:1])
         around = max(mean, float(goals.max()), float(temperature[0]))
-        if temperature[highest] > around * (1 + _SPIKE * np.sqrt(2 / n_dof)):
+        # That of few degrees of freedom is often many standard deviations above its mean.
+        by_chance = float(chdtri(n_dof, _NEVER)) / n_dof
+        if temperature[highest] > around * max(1 + _SPIKE * np.sqrt(2 / n_dof), by_chance):
             found.append(
                 (
                     "warn",

@@ -447,6 +447,17 @@ def test_hot_moment_and_wrong_temperature_are_doubts(npt_run, tmp_path):
     assert "The temperature reached 4000 K at 3.2 ps" in text
 
 
+@pytest.mark.parametrize(("hottest", "n_doubts"), [(3400.0, 0), (9000.0, 1)])
+def test_what_chance_heats_three_degrees_of_freedom_to_is_no_hot_moment(npt_run, hottest, n_doubts):
+    """A diatomic molecule at 300 K gets to 3400 K in one row of a million or so."""
+    record = read_record(npt_run)
+    record.manifest["degrees_of_freedom"] = 3
+    record.table["temperature_K"] = np.full(len(record.table["time_fs"]), 300.0)
+    record.table["temperature_K"][5] = hottest
+    found = [text for _, text in doubts_of(record) if "temperature reached" in text]
+    assert len(found) == n_doubts
+
+
 def test_start_from_a_minimum_is_no_hot_moment(tmp_path):
     """Half of what the velocities bring goes into the bonds: 300 K become 150."""
     crystal = bulk("Cu", cubic=True) * (3, 2, 2)
