@@ -43,8 +43,12 @@ _CARRIED = {
 }
 
 
-def check_fit(atoms: Atoms, settings: MDSettings) -> None:
+def check_fit(atoms: Atoms, settings: MDSettings, *, goes_on: bool = False) -> None:
     """Refuse an ensemble that the structure or its calculator does not allow.
+
+    Parameters
+    ----------
+    goes_on : the structure is where the run got; what a barostat made of its cell is the run's own
 
     Raises
     ------
@@ -57,7 +61,8 @@ def check_fit(atoms: Atoms, settings: MDSettings) -> None:
     _check_constraints(atoms)
     if settings.ensemble in BAROSTATS:
         require_cell(atoms, f"ensemble '{settings.ensemble}'")
-        require_barostat_cell(atoms, settings.ensemble)
+        if not goes_on:
+            require_barostat_cell(atoms, settings.ensemble)
     if settings.ensemble in CHAINS and atoms.constraints:
         held = ", ".join(sorted({type(c).__name__ for c in atoms.constraints}))
         raise ConfigError(

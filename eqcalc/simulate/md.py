@@ -223,7 +223,7 @@ class MDRun(MDState):
         settings = settings_to_go_on(checkpoint, n_steps, has_ended=has_ended)
         facts = checkpoint.facts
         run = cls.__new__(cls)
-        run._take(checkpoint.atoms, calculator, settings, facts["source"])
+        run._take(checkpoint.atoms, calculator, settings, facts["source"], goes_on=True)
         require_resumable(run.atoms, checkpoint)
         run.not_exact = differences(run.atoms, checkpoint)
         for name in KEPT:

@@ -74,8 +74,10 @@ class MDState:
         calculator: Calculator,
         settings: MDSettings,
         source: dict[str, Any] | None,
+        *,
+        goes_on: bool = False,
     ) -> None:
-        """Take what a new run and a resumed one are given."""
+        """Take what a new run and a resumed one, which ``goes_on``, are given."""
         self.settings = settings
         self.source = dict(source or {})
         self.rng = np.random.default_rng(settings.seed)
@@ -93,7 +95,7 @@ class MDState:
         self._folder: Path | None = None  # in which a resumed run goes on
         self._is_regular = True  # the last checkpoint is one of a run that is not interrupted
         self._clock = Clock(0, 0.0, float(settings.timestep_fs))
-        check_fit(self.atoms, settings)
+        check_fit(self.atoms, settings, goes_on=goes_on)
         hold_center_of_mass(self.atoms, settings)
 
     def _take_velocities(self, reach: float | None) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.mixing import SumCalculator
@@ -104,6 +105,20 @@ def test_run_that_was_stopped_goes_on_bit_for_bit(ensemble, trajectory_format, m
     assert result.n_steps == N_STEPS
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
     assert result.n_frames == 1 + N_STEPS // 5
+
+
+def test_gas_whose_cell_has_grown_goes_on(tmp_path):
+    """A gap that no run may begin with is no reason to leave one where it is."""
+    atoms = bulk("Ar", cubic=True, a=10.2)
+    settings = MDSettings("npt", timestep_fs=5.0, barostat_time_fs=100.0, n_steps=200, guards=LOOSE)
+    run_md(atoms, LennardJones(), settings, tmp_path / "whole")
+    with pytest.raises(StopRequested):
+        run_md(atoms, LennardJones(), settings, tmp_path / "parts", progress=stop_at(180))
+    grown = ase.io.read(tmp_path / "parts" / "final.xyz")
+    with pytest.raises(ConfigError, match=r"layer of .* without atoms"):
+        MDRun(grown, LennardJones(), settings)
+    resume_md(tmp_path / "parts", LennardJones())
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
 def run_in_parts(atoms, settings, folder, make, *, stops=(15,)):
