@@ -258,7 +258,7 @@ class MDRun(MDState):
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
         ConfigError : a resumed run is given another folder, or another process goes on with it
-            or has done so meanwhile; the hours are no time.
+            or has done so meanwhile; another one runs in the folder; the hours are no time.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN; final.xyz is the
@@ -288,9 +288,12 @@ class MDRun(MDState):
         start, self._columns = self._cell_state(first), list(row_of(first))
         if self._resumed is None:
             self._rails.require_start()
-            target.claim()
-        with closing(RunLock(target.path, required=self._resumed is not None)):
-            if self._resumed is not None:
+            target.make()
+        takes_over = overwrite and self._resumed is None
+        with closing(RunLock(target.path, required=not takes_over)):
+            if self._resumed is None:
+                target.claim()  # once no other that begins at the same time can do so
+            else:
                 require_unchanged(target.path, self._resumed)
                 target.require_sizes(self._sizes(self._resumed))
                 keep_settings(target.path, self._resumed, self.settings)

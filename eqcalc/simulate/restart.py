@@ -41,10 +41,10 @@ _ORDER = "atom_order"  # among the arrays of a checkpoint
 
 
 class RunLock:
-    """Held by a run while it writes its folder, so that no second process goes on from it.
+    """Held by a run while it writes its folder, so that no second process does.
 
-    A file system without locks has none. A new run in a folder that another one still holds goes
-    without: it has been told to take the folder.
+    A file system without locks has none. A new run that has been told to take the folder of
+    another one goes without where that still holds it.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from eqcalc.errors import ConfigError, OutputError, OutputExistsError, OutputLostError
@@ -84,13 +84,18 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, overwrite: bool = False):
         self.path = Path(path)
-        existing = self._existing()
-        self.holds_run = bool(existing)
-        if existing and not overwrite:
-            raise OutputExistsError(
-                f"'{self.path}' already holds a run ({', '.join(p.name for p in existing)}); "
-                "pass overwrite=True to replace it, or choose another output."
-            )
+        self._overwrite = overwrite
+        self.holds_run = bool(self._replaceable())
+
+    def make(self) -> None:
+        """Create the folder, and leave what is in it.
+
+        Raises
+        ------
+        OutputError : it cannot be created.
+        """
+        with self._using():
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def claim(self) -> None:
         """Create the folder, empty of any run.
@@ -98,15 +103,13 @@ class RunFolder:
         Raises
         ------
         OutputError : it cannot be created or emptied.
+        OutputExistsError : a run has begun in it meanwhile, and ``overwrite`` is false.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for old in self._existing():
+        self.make()
+        existing = self._replaceable()
+        with self._using():
+            for old in existing:
                 old.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
-            ) from error
         self.remove_made_of_it()
 
     def remove(self, *names: str) -> None:
@@ -172,5 +175,21 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def _existing(self) -> list[Path]:
-        return [self.path / name for name in _RUN_FILES if (self.path / name).is_file()]
+    def _replaceable(self) -> list[Path]:
+        """Return the files of the run that is there; refuse one that is not to be replaced."""
+        existing = [self.path / name for name in _RUN_FILES if (self.path / name).is_file()]
+        if existing and not self._overwrite:
+            raise OutputExistsError(
+                f"'{self.path}' already holds a run ({', '.join(p.name for p in existing)}); "
+                "pass overwrite=True to replace it, or choose another output."
+            )
+        return existing
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
+            ) from error

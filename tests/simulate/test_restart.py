@@ -34,7 +34,13 @@ from small_models import crystal, ethanol, potential
 
 from eqcalc import EqCalculator
 from eqcalc.engines.loading import Model
-from eqcalc.errors import CheckpointError, ConfigError, OutputError, OutputLostError
+from eqcalc.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    OutputExistsError,
+    OutputLostError,
+)
 from eqcalc.export import export_model
 from eqcalc.simulate import GuardSettings, MDRun, MDSettings, StopRequested, resume_md, run_md
 from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint, write_checkpoint
@@ -550,6 +556,29 @@ def test_run_that_still_goes_on_is_left_alone(stopped, models):
         pytest.raises(ConfigError, match="is still going on in another process"),
     ):
         resume_md(stopped, EqCalculator(models[0]))
+
+
+def test_run_that_has_begun_in_the_folder_meanwhile_is_left_alone(tmp_path):
+    """As of two jobs that begin at once, with the same name for their folder."""
+    settings = MDSettings("nve", n_steps=20, guards=LOOSE)
+
+    class Slow(EMT):
+        def calculate(self, *arguments, **options):
+            super().calculate(*arguments, **options)
+            if not (tmp_path / "manifest.json").exists():
+                run_md(crystal(), EMT(), settings, tmp_path)
+
+    with pytest.raises(OutputExistsError, match=r"already holds a run \(manifest\.json, traj"):
+        run_md(crystal(), Slow(), settings, tmp_path)
+    assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 3
+
+
+def test_new_run_begins_where_another_one_is_only_if_it_is_told_to(tmp_path):
+    settings = MDSettings("nve", n_steps=20, guards=LOOSE)
+    with closing(RunLock(tmp_path, required=True)):
+        with pytest.raises(ConfigError, match="is still going on in another process"):
+            run_md(crystal(), EMT(), settings, tmp_path)
+        assert run_md(crystal(), EMT(), settings, tmp_path, overwrite=True).n_steps == 20
 
 
 def test_constraint_that_no_file_can_hold_is_named(models, tmp_path):
