@@ -109,10 +109,14 @@ class Displacements:
         self._elements = present if elements is None else list(dict.fromkeys(elements))
         require_elements(self._elements, present)
         self._elements.sort(key=chemical_symbols.index)
-        self._symbols = np.array(list(first.symbols))
-        self._masses = first.get_masses()
-        require_memory(n_frames, len(first), "the positions")
-        self._path = np.zeros((n_frames, len(first), 3))
+        symbols = np.array(list(first.symbols))
+        self._kept = np.flatnonzero(np.isin(symbols, self._elements))
+        self._symbols = symbols[self._kept]
+        self._weights = first.get_masses() / first.get_masses().sum()
+        require_memory(n_frames, len(self._kept), "the positions")
+        self._path = np.zeros((n_frames, len(self._kept), 3))
+        self._centres = np.zeros((n_frames, 3))  # of all atoms
+        self._places = np.zeros((len(first), 3))  # of all atoms in the last frame
         self._is_unwrapped = is_unwrapped
         self._first_cell = first.cell.array.copy()
         self._n_added = 0
@@ -136,10 +140,10 @@ class Displacements:
                 # What was taken as it is so far is the same by shortest steps.
                 self._is_unwrapped = False
         if self._last is None:
-            self._path[k] = frame.positions
+            self._places = frame.positions.copy()
         elif self._is_unwrapped or not frame.pbc.any():
             moved = frame.positions - self._last
-            self._path[k] = self._path[k - 1] + moved
+            self._places += moved
             if not frame.pbc.any():
                 extent = np.maximum(np.ptp(frame.positions, axis=0), _FLAT)
                 self.longest_jump = max(self.longest_jump, float(np.abs(moved / extent).max()))
@@ -147,7 +151,8 @@ class Displacements:
             step = (_inside(frame, inverse, cell) - self._last_inside) @ inverse
             step -= np.round(step) * frame.pbc
             self.longest_step = max(self.longest_step, float(np.abs(step[:, frame.pbc]).max()))
-            self._path[k] = self._path[k - 1] + step @ cell
+            self._places += step @ cell
+        self._path[k], self._centres[k] = self._places[self._kept], self._weights @ self._places
         self._last = frame.positions.copy()
         if frame.pbc.any():
             self._last_inside = _inside(frame, inverse, cell)
@@ -187,13 +192,11 @@ class Displacements:
         ------
         ConfigError : the fit has fewer than three points, or is longer than half the trajectory.
         """
-        path = self._path[: self._n_added if n_even is None else n_even]
-        n_frames = len(path)
+        n_frames = self._n_added if n_even is None else n_even
+        path, centre = self._path[:n_frames], self._centres[:n_frames]
         n_lags = n_frames // 2 + 1
         time_ps = np.arange(n_lags) * interval_fs / 1000
         first, last = _fit_range(time_ps, n_frames * interval_fs / 1000, fit_ps)
-        weights = self._masses / self._masses.sum()
-        centre = np.einsum("a,tax->tx", weights, path)
         is_held = (path == path[0]).all(axis=(0, 2))
         if remove_drift:
             path = path - centre[:, None]

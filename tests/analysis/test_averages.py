@@ -259,6 +259,25 @@ def test_memory_is_looked_at_before_frames_are_read(monkeypatch):
         Displacements(Atoms("Ar10"), 100, is_unwrapped=True)
 
 
+@pytest.mark.parametrize("is_unwrapped", [True, False])
+def test_fewer_elements_need_less_memory_and_move_as_among_all(is_unwrapped, monkeypatch):
+    rng = np.random.default_rng(2)
+    path = np.cumsum(rng.normal(0.0, 0.2, (100, 10, 3)), axis=0)
+    frames = [Atoms("OAr9", places, cell=[9.0] * 3, pbc=True) for places in path]
+
+    def found(elements):
+        worker = Displacements(frames[0], 100, elements=elements, is_unwrapped=is_unwrapped)
+        for frame in frames:
+            worker.add(frame)
+        return worker.result(1.0, remove_drift=True).msd["O"]
+
+    of_all = found(None)
+    monkeypatch.setattr("eqcalc.blockwise.memory.available_memory", lambda device: 10_000)
+    np.testing.assert_allclose(found(["O"]), of_all, rtol=1e-9)
+    with pytest.raises(NotEnoughMemoryError, match=r"of 9 atoms .*fewer elements"):
+        found(["Ar"])
+
+
 # Velocities
 
 
