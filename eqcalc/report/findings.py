@@ -81,9 +81,8 @@ def doubts_of(record: RunRecord) -> Rows:
     if isinstance(kept, list) and kept:
         names = ", ".join(map(str, kept))
         found.append(("warn", f"The files cannot hold the constraints {names}."))
-    if isinstance(manifest.get("not_exact"), list):
-        for reason in manifest["not_exact"]:
-            found.append(("note", f"Not bit for bit the run that was interrupted: {reason}."))
+    for reason in _not_exact(manifest):
+        found.append(("note", f"Not bit for bit the run that was interrupted: {reason}."))
     found += _of_the_guards(record)
     found += [("note", text[:1].upper() + text[1:]) for text in record.notes]
     if record.table is None:
@@ -91,6 +90,16 @@ def doubts_of(record: RunRecord) -> Rows:
     elif record.kind == "md":
         found += _of_the_table(record, record.table)
     return found
+
+
+def _not_exact(manifest: dict[str, Any]) -> list[str]:
+    """Return why some part of a run did not go on bit for bit, each reason once."""
+    before = manifest.get("earlier_parts")
+    parts = [*before, manifest] if isinstance(before, list) else [manifest]
+    reasons = [part.get("not_exact") for part in parts if isinstance(part, dict)]
+    return list(
+        dict.fromkeys(str(r) for found in reasons if isinstance(found, list) for r in found)
+    )
 
 
 def _of_the_end(record: RunRecord) -> Rows:

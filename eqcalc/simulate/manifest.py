@@ -131,7 +131,8 @@ def earlier_parts(path: Path, step: int) -> list[dict[str, Any]]:
         parts = list(before.get("earlier_parts", []))
     except TypeError:
         return []
-    names = ("status", "steps_done", "versions", "engine", "started", "ended")
+    told = ("status", "resumed_at_step", "not_exact", "steps_done")
+    names = (*told, "versions", "engine", "started", "ended")
     last = {name: before[name] for name in names if name in before}
     if last.get("status") == "running":  # its manifest still says where it began
         last["steps_done"] = step

@@ -200,11 +200,15 @@ def test_run_that_was_killed_has_a_page_of_what_is_whole(npt_run, tmp_path):
 
 
 def test_run_that_was_resumed_says_when(npt_run, tmp_path):
-    parts = [{"status": "interrupted", "steps_done": 40}]
+    parts = [
+        {"status": "interrupted", "steps_done": 40},
+        {"status": "interrupted", "steps_done": 80, "not_exact": ["other threads", "torch 1"]},
+    ]
     run = copy_of(npt_run, tmp_path / "run", earlier_parts=parts, not_exact=["other threads"])
     text = Page(write_report(run)).text
-    assert "1 times, after step 40" in text
-    assert "Not bit for bit the run that was interrupted: other threads." in text
+    assert "2 times, after step 40, 80" in text
+    assert text.count("Not bit for bit the run that was interrupted: other threads.") == 1
+    assert "Not bit for bit the run that was interrupted: torch 1." in text
 
 
 def test_failed_run_has_a_page_with_the_reason(tmp_path):

@@ -607,6 +607,18 @@ def test_other_precision_is_said_to_be_not_exact(stopped, models):
     assert run.not_exact == ["dtype float64, now float32"]
 
 
+def test_part_that_was_not_exact_is_still_told_of_when_the_next_one_is(stopped, models):
+    with pytest.raises(StopRequested):
+        resume_md(stopped, EqCalculator(models[0], dtype="float32"), progress=stop_at(25))
+    resume_md(stopped, EqCalculator(models[0], dtype="float32"))
+    manifest = json.loads((stopped / "manifest.json").read_text())
+    assert manifest["not_exact"] == []
+    first, second = manifest["earlier_parts"]
+    assert "not_exact" not in first
+    assert second["resumed_at_step"] == first["steps_done"]
+    assert "dtype float64, now float32" in second["not_exact"]
+
+
 def test_a_gpu_is_said_to_be_not_exact(stopped, models, monkeypatch):
     run = MDRun.resume(stopped, EqCalculator(models[0], dtype="float64", threads=1))
     checkpoint = read_checkpoint(stopped)
