@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ase.md.md import MolecularDynamics
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from eqcalc.errors import CheckpointError, ConfigError
+from eqcalc.errors import CheckpointError, ConfigError, listing
 from eqcalc.simulate.checkpoint import MDCheckpoint, read_checkpoint, write_checkpoint
 from eqcalc.simulate.frame_content import unkept_constraints
 from eqcalc.simulate.guard_settings import GuardSettings
@@ -177,8 +177,15 @@ def settings_to_go_on(
     Raises
     ------
     ConfigError : there are no steps left.
+    CheckpointError : the run has settings that this version does not know.
     """
     stored = checkpoint.facts["settings"]
+    unknown = sorted(stored.keys() - {field.name for field in fields(MDSettings)})
+    if unknown:
+        raise CheckpointError(
+            f"the run has the settings {listing(unknown)}, which this version of eqcalc does not "
+            "know; go on with the version that wrote them."
+        )
     changed = {
         "n_steps": stored["n_steps"] if n_steps is None else n_steps,
         "guards": GuardSettings.of_stored(stored.get("guards")),

@@ -485,6 +485,14 @@ def test_file_that_was_removed_is_refused_and_the_other_is_not_touched(name, sto
     assert files_of(stopped) == before
 
 
+def test_settings_of_another_version_are_named(stopped, models):
+    checkpoint = read_checkpoint(stopped)
+    checkpoint.facts["settings"]["wind"] = 3.0
+    write_checkpoint(stopped, checkpoint)
+    with pytest.raises(CheckpointError, match=r"has the settings wind, .* does not know"):
+        resume_md(stopped, EqCalculator(models[0]))
+
+
 def test_run_goes_on_in_its_own_folder_only(stopped, models, tmp_path):
     shutil.copytree(stopped, tmp_path / "other")
     before = files_of(tmp_path / "other")
