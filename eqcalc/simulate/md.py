@@ -295,9 +295,11 @@ class MDRun(MDState):
                 target.claim()  # once no other that begins at the same time can do so
             else:
                 require_unchanged(target.path, self._resumed)
-                target.require_sizes(self._sizes(self._resumed))
-                keep_settings(target.path, self._resumed, self.settings)
+                sizes = self._sizes(self._resumed)
+                target.require_sizes(sizes)
                 self._columns = read_columns(target / "thermo.csv", self._columns)
+                target.require_whole_lines(sizes)
+                keep_settings(target.path, self._resumed, self.settings)
                 target.remove("final.xyz", "plot.png")
                 target.remove_made_of_it()  # of an earlier end
                 self._last_frame = self._frame(step=first.step, time_fs=first.time_fs)

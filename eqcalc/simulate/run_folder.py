@@ -159,6 +159,23 @@ class RunFolder:
                     f"missing is lost. A new run can begin from the last whole frame."
                 )
 
+    def require_whole_lines(self, sizes: dict[str, int]) -> None:
+        """Check, before files are cut to these bytes, that no line is cut.
+
+        Raises
+        ------
+        OutputLostError : one would be.
+        """
+        for name, size in sizes.items():
+            path = self.path / name
+            # A spreadsheet that has saved a table writes other digits and other ends of lines.
+            if path.suffix != ".traj" and not _ends_a_line(path, size):
+                raise OutputLostError(
+                    f"'{path}' is not what it was at the checkpoint: its first {size} bytes end "
+                    "within a line, where the run would be gone on with. Put back the file as the "
+                    "run wrote it."
+                )
+
     def require_files(self, *names: str) -> None:
         """Check at the end of a run that what it wrote is there.
 
@@ -193,3 +210,11 @@ class RunFolder:
             raise OutputError(
                 f"cannot use '{self.path}' as the folder of a run: {error.strerror or error}."
             ) from error
+
+
+def _ends_a_line(path: Path, size: int) -> bool:
+    if size == 0:
+        return True
+    with open(path, "rb") as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"

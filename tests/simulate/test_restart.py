@@ -485,6 +485,18 @@ def test_file_that_was_removed_is_refused_and_the_other_is_not_touched(name, sto
     assert files_of(stopped) == before
 
 
+@pytest.mark.parametrize(
+    ("was", "now"), [(b"\n", b"\r\n"), (b"5,2.5,", b"5.0,2.50,")], ids=["ends", "digits"]
+)
+def test_table_that_was_saved_in_another_way_is_refused_before_it_is_cut(was, now, stopped, models):
+    table = stopped / "thermo.csv"
+    table.write_bytes(table.read_bytes().replace(was, now))
+    before = table.read_bytes()
+    with pytest.raises(OutputLostError, match=r"thermo\.csv' is not what it was .*within a line"):
+        resume_md(stopped, EqCalculator(models[0]))
+    assert table.read_bytes() == before
+
+
 def test_settings_of_another_version_are_named(stopped, models):
     checkpoint = read_checkpoint(stopped)
     checkpoint.facts["settings"]["wind"] = 3.0
