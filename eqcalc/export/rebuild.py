@@ -31,8 +31,13 @@ def rebuild_potential(file: ModelFile) -> Potential:
     ------
     ModelFileError : this eqcalc has no such architecture, or another version of it.
     """
-    # Whatever device the process makes its own tensors on, and casts its own networks to.
-    with torch.device("cpu"), torch.autocast("cpu", enabled=False):
+    # Whatever device the process makes its own tensors on, and casts its own networks to. Weights
+    # are drawn, to be replaced by those of the file: not from the caller's random numbers.
+    with (
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.random.fork_rng(devices=[]),
+    ):
         return _rebuilt(file)
 
 

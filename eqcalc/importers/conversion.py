@@ -110,7 +110,8 @@ def import_model(
     chosen = None if elements is None else _symbols(elements)
     choices = Choices(energy_unit, length_unit, modality, chosen)
     try:
-        imported = importer.read(file, choices)
+        with torch.random.fork_rng(devices=[]):  # weights that are drawn, to be replaced
+            imported = importer.read(file, choices)
     except ConfigError as error:
         raise ConfigError(f"'{file.path}' was not imported: {error}") from error
     _require_finite(imported.potential, file)

@@ -145,6 +145,12 @@ def test_elements_can_be_restricted(tmp_path):
         import_model(SOURCE, tmp_path / "n.pt", **UNITS, elements=[])
 
 
+def test_an_import_draws_none_of_the_callers_random_numbers(tmp_path):
+    state = torch.get_rng_state()
+    import_model(SOURCE, tmp_path / "mine", **UNITS)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_without_an_output_the_model_goes_into_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = import_model(SOURCE, **UNITS)

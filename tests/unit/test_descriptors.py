@@ -144,6 +144,12 @@ def test_descriptors_leave_atoms_and_results_as_they_are(models):
     assert calculator.results is results
 
 
+def test_a_network_that_is_rebuilt_draws_none_of_the_callers_random_numbers(models):
+    state = torch.get_rng_state()
+    EqCalculator(models["double"], device="cpu").get_descriptors(ethanol())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_precision_is_that_of_the_calculator(models):
     double = EqCalculator(models["single"], device="cpu", dtype="float64").get_descriptors(
         ethanol()
