@@ -267,6 +267,7 @@ class EqCalculator(ExactCache):
 
     def _begin_after_fork(self) -> None:
         """Start anew where a thread that this process does not have was calculating."""
+        self._descriptors.begin_after_fork()
         if self._lock.acquire(blocking=False):
             self._lock.release()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Optional
 
@@ -31,6 +32,11 @@ class Descriptors:
     def __init__(self, models: Sequence[Model]) -> None:
         self._models = models
         self._network: Optional[Callable[[AtomicGraph], Tensor]] = None
+        self.begin_after_fork()
+
+    def begin_after_fork(self) -> None:
+        """Wait for no thread that a forked process does not have."""
+        self._lock = threading.Lock()  # the network takes one call at a time
 
     @torch.inference_mode(False)
     def __call__(self, atoms: Atoms) -> NDArray:
@@ -45,7 +51,8 @@ class Descriptors:
         model = self._models[0]
         graph = build_graph(atoms, model.card.cutoff, dtype=model.dtype, device=model.device)
         require_elements(atoms.numbers, set(model.card.elements), f"model '{model.card.name}'")
-        with model.using_threads(len(atoms)), FullPrecision(model.device.type):
+        precise = FullPrecision(model.device.type)
+        with self._lock, model.using_threads(len(atoms)), precise:
             if self._network is None:
                 self._network = _rebuilt(model)
             found = self._network(graph)

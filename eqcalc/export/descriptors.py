@@ -5,7 +5,6 @@ Shapes: n_atoms, n_features.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,6 +23,8 @@ __all__ = ["DescriptorNetwork", "readouts_of"]
 class DescriptorNetwork:
     """The network of a model file, rebuilt; a call returns its atoms' descriptors.
 
+    One call at a time: the inputs of modules are caught on their way.
+
     They are what enters the modules that the architecture names as its ``readout_modules``
     (:mod:`eqcalc.architectures`), side by side.
 
@@ -37,7 +38,6 @@ class DescriptorNetwork:
         potential = rebuild_potential(file)
         self._network = potential.architecture.to(dtype=dtype, device=device)
         self._name = file.card.architecture
-        self._lock = threading.Lock()  # one call at a time: the inputs are caught on their way
         self._caught: dict[str, Tensor] = {}
         for name, module in readouts_of(self._network, self._name).items():
             module.register_forward_pre_hook(self._catcher(name))
@@ -58,17 +58,16 @@ class DescriptorNetwork:
         ConfigError : what enters a readout has no row for each atom.
         """
         n_atoms = graph.atomic_numbers.shape[0]
-        with self._lock:
-            self._network.atomic_energies(graph)  # type: ignore[operator]
-            for name, values in self._caught.items():
-                if values.shape[:1] != (n_atoms,):
-                    raise ConfigError(
-                        f"what enters '{name}' of {self._name} should have a row for each of "
-                        f"{n_atoms} atoms, found the shape {tuple(values.shape)}; readout_modules "
-                        "must name modules that read atoms."
-                    )
-            parts = [values.reshape(n_atoms, -1) for values in self._caught.values()]
-            self._caught = dict.fromkeys(self._caught, torch.empty(0))  # gives memory back
+        self._network.atomic_energies(graph)  # type: ignore[operator]
+        for name, values in self._caught.items():
+            if values.shape[:1] != (n_atoms,):
+                raise ConfigError(
+                    f"what enters '{name}' of {self._name} should have a row for each of "
+                    f"{n_atoms} atoms, found the shape {tuple(values.shape)}; readout_modules "
+                    "must name modules that read atoms."
+                )
+        parts = [values.reshape(n_atoms, -1) for values in self._caught.values()]
+        self._caught = dict.fromkeys(self._caught, torch.empty(0))  # gives memory back
         return torch.cat(parts, dim=1)
 
 

@@ -284,17 +284,17 @@ def test_forked_processes_do_not_wait_for_threads_that_are_not_there(models):
     assert done.stdout.split() == ["done", "2"], done.stderr[-800:]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_process_that_is_forked_while_a_thread_calculates_does_not_wait_for_it(models):
-    """The thread holds the calculator, and is not there in the forked process."""
-    script = """
+HELD = """
 import os, signal, sys, threading
 from ase.build import molecule
 from eqcalc import EqCalculator
-calculator = EqCalculator(sys.argv[1], device="cpu")
+atoms, calculator = molecule("CH3OH"), EqCalculator(sys.argv[1], device="cpu")
+ask = getattr(calculator, sys.argv[2])
+ask(atoms)
+owner = {"get_forces": calculator, "get_descriptors": calculator._descriptors}[sys.argv[2]]
 held, done = threading.Event(), threading.Event()
 def hold():
-    with calculator._lock:
+    with owner._lock:
         held.set()
         done.wait()
 thread = threading.Thread(target=hold)
@@ -303,12 +303,19 @@ held.wait()
 child = os.fork()
 if child == 0:
     signal.alarm(60)
-    calculator.get_forces(molecule("CH3OH"))
+    atoms.rattle(0.01)
+    ask(atoms)
     os._exit(0)
 status = os.waitpid(child, 0)[1]
 done.set()
 thread.join()
 sys.exit(0 if status == 0 else 1)
 """
-    words = [sys.executable, "-W", "ignore", "-c", script, str(models["single"])]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("what", ["get_forces", "get_descriptors"])
+def test_a_process_that_is_forked_while_a_thread_calculates_does_not_wait_for_it(what, models):
+    """The thread holds the calculator or its network, and is not there in the forked process."""
+    words = [sys.executable, "-W", "ignore", "-c", HELD, str(models["single"]), what]
     assert subprocess.run(words, check=False, timeout=300).returncode == 0
