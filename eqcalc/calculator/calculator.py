@@ -70,6 +70,26 @@ _alive: WeakSet[EqCalculator] = WeakSet()
 
 _PERIODIC = bytes([1, 1, 1])  # as State keeps pbc
 
+_NOT_PICKLED = frozenset(
+    {
+        "_arguments",
+        "_blockwise",
+        "_checked_numbers",
+        "_descriptors",
+        "_elements",
+        "_lock",
+        "_most_together",
+        "_order",
+        "_sum_forces",
+        "_together",
+        "_why_together",
+        "get_spin_polarized",  # a method that ASE binds
+        "models",
+        "neighbours",
+    }
+)
+"""Attributes that are made of the arguments where a pickle is read."""
+
 
 class EqCalculator(ExactCache):
     """Energies, forces and stress of a model file.
@@ -254,7 +274,8 @@ class EqCalculator(ExactCache):
         return self.__copy__()
 
     def __reduce__(self) -> Any:
-        state = {"results": self.results, "_last": self._last}
+        # The results, and whatever a subclass or the user keeps in it.
+        state = {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
         return _restored, (type(self), self._arguments, self._files()), state
 
     def _files(self) -> list[tuple[str, str]]:

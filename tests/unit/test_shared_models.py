@@ -116,6 +116,23 @@ def test_a_subclass_and_a_committee_are_duplicated_as_they_are(models):
         assert [a is b for a, b in zip(twin.models, mine.models, strict=True)] == [True, True]
 
 
+class Shifted(EqCalculator):
+    """A calculator of a package that builds on eqcalc, with arguments of its own."""
+
+    def __init__(self, model, shift):
+        super().__init__(model, device="cpu")
+        self.shift = shift
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
+def test_what_a_subclass_keeps_is_duplicated(duplicate, models):
+    calculator = Shifted(models["double"], shift=2.0)
+    calculator.label_of_mine = "kept"
+    twin = duplicate(calculator)
+    assert (type(twin), twin.shift, twin.label_of_mine) == (Shifted, 2.0, "kept")
+    assert twin.get_potential_energy(ethanol()) == calculator.get_potential_energy(ethanol())
+
+
 def test_one_calculator_gives_each_thread_its_own_results(models):
     calculator = EqCalculator(models["double"], device="cpu")
     structures = []
