@@ -9,6 +9,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
+from eqcalc.neighbours.structure import check_structure
+
 __all__ = ["ExactCache", "State"]
 
 
@@ -22,7 +24,15 @@ class State(NamedTuple):
 
     @classmethod
     def of(cls, atoms: Atoms) -> State:
-        """Return the state of a structure."""
+        """Return the state of a structure.
+
+        Raises
+        ------
+        GraphError : numbers or positions of another kind, which are refused: see
+            :func:`eqcalc.neighbours.structure.check_structure`.
+        """
+        if atoms.numbers.dtype.kind not in "iu" or atoms.positions.dtype.kind != "f":
+            check_structure(atoms)  # a cast would make those of 8.9 and 8+1j those of 8
         return cls(
             np.asarray(atoms.numbers, dtype=int).tobytes(),
             np.asarray(atoms.positions, dtype=np.float64).tobytes(),

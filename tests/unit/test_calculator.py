@@ -922,6 +922,22 @@ def test_atomic_numbers_that_are_not_whole_are_refused(calculator):
         calculator.get_potential_energy(atoms)
 
 
+@pytest.mark.parametrize(
+    ("name", "added", "message"),
+    [
+        ("numbers", 0.9, "atomic numbers must be whole"),
+        ("positions", 1j, "positions must be real numbers"),
+    ],
+)
+def test_what_is_refused_is_not_taken_for_the_last_structure(name, added, message, calculator):
+    """As bytes of the usual type it would be the same."""
+    atoms = ethanol()
+    calculator.get_potential_energy(atoms)
+    atoms.arrays[name] = atoms.arrays[name] + added
+    with pytest.raises(GraphError, match=message):
+        calculator.get_potential_energy(atoms)
+
+
 def test_whole_atomic_numbers_of_any_type_are_taken(calculator):
     expected = calculator.get_potential_energy(ethanol())
     for kind in (np.int32, np.uint8, np.float64):
