@@ -97,6 +97,13 @@ class ImageCalculator(ExactCache):
         """Return the arguments of the shared calculator."""
         return self.calculator.todict(skip_default)
 
+    def get_property(
+        self, name: str, atoms: Optional[Atoms] = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a result, as ASE asks for it; one thread at a time for all images."""
+        with self.calculator._lock:  # else that of another image could take it away meanwhile
+            return super().get_property(name, atoms, allow_calculation)
+
     def calculate(
         self,
         atoms: Optional[Atoms] = None,
@@ -122,12 +129,14 @@ class ImageCalculator(ExactCache):
         self._evaluate(moved if asked_for else [(self, self.image)])
 
     def _evaluate(self, asked: list[tuple[ImageCalculator, Atoms]]) -> None:
+        # The thread of another image may move it while it is evaluated here.
+        states = [State.of(atoms) for _, atoms in asked]
         for member, _ in asked:
             member.results, member._last = {}, None
         found = self.calculator.calculate_many(
-            [atoms for _, atoms in asked],
+            [state.atoms() for state in states],
             max_edges=self.max_edges,
             names=[member.image_label for member, _ in asked],
         )
-        for (member, atoms), results in zip(asked, found, strict=True):
-            member.results, member._last = results, State.of(atoms)
+        for (member, _), state, results in zip(asked, states, found, strict=True):
+            member.results, member._last = results, state

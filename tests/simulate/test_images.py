@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 
 import ase.io
 import numpy as np
@@ -206,6 +207,38 @@ def test_a_bad_image_is_named_and_no_old_result_is_returned(calculator):
         assert band[3].calc.results == band[2].calc.results == {}
     band[3].positions = good
     assert np.isfinite(band[2].get_forces()).all()
+
+
+def test_an_image_that_its_thread_moves_meanwhile_has_no_results_of_before(
+    calculator, models, monkeypatch
+):
+    band = images()
+    share_calculator(band, calculator)
+    evaluate = calculator.calculate_many
+
+    def evaluate_and_move(structures, **options):
+        found = evaluate(structures, **options)
+        band[1].rattle(0.1, seed=3)
+        return found
+
+    monkeypatch.setattr(calculator, "calculate_many", evaluate_and_move)
+    band[0].get_forces()
+    monkeypatch.undo()
+    expected = EqCalculator(models["double"], device="cpu").get_forces(band[1])
+    np.testing.assert_allclose(band[1].get_forces(), expected, atol=1e-11)
+
+
+def test_an_image_waits_for_the_thread_of_another(calculator):
+    """Each evaluates both: what one of them reads, the other would be writing."""
+    band = images()
+    share_calculator(band, calculator)
+    band[0].get_forces()
+    with ThreadPoolExecutor(1) as pool:
+        with calculator._lock:
+            asked = pool.submit(band[0].get_forces)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=0.3)
+        assert asked.result(timeout=60).shape == (9, 3)
 
 
 def test_the_same_structure_twice_is_refused(calculator):
