@@ -70,17 +70,21 @@ class AtomicGraph(NamedTuple):
 
 
 def graph_of_atoms_alone(atomic_numbers: Sequence[int]) -> AtomicGraph:
-    """Return a graph of one open structure for each atomic number: an atom without neighbours."""
+    """Return a graph of one open structure for each atomic number: an atom without neighbours.
+
+    On the CPU.
+    """
     n_atoms = len(atomic_numbers)
-    return AtomicGraph(
-        atomic_numbers=torch.tensor(atomic_numbers),
-        edge_index=torch.zeros((2, 0), dtype=torch.int64),
-        edge_vectors=torch.zeros((0, 3), dtype=torch.float64),
-        structure_index=torch.arange(n_atoms),
-        n_structures=n_atoms,
-        n_owned=n_atoms,
-        cell=torch.zeros((n_atoms, 3, 3), dtype=torch.float64),
-    )
+    with torch.device("cpu"):  # whatever device the process makes its own tensors on
+        return AtomicGraph(
+            atomic_numbers=torch.tensor(atomic_numbers),
+            edge_index=torch.zeros((2, 0), dtype=torch.int64),
+            edge_vectors=torch.zeros((0, 3), dtype=torch.float64),
+            structure_index=torch.arange(n_atoms),
+            n_structures=n_atoms,
+            n_owned=n_atoms,
+            cell=torch.zeros((n_atoms, 3, 3), dtype=torch.float64),
+        )
 
 
 def batch_graphs(graphs: Sequence[AtomicGraph]) -> AtomicGraph:

@@ -80,15 +80,13 @@ def collate(samples: Sequence[LabelledGraph]) -> LabelledGraph:
 
 def _labelled(frame: LabelledFrame, cutoff: float, dtype: torch.dtype) -> LabelledGraph:
     n_atoms = len(frame.atoms)
-    forces = torch.full((n_atoms, 3), torch.nan, dtype=torch.float64)
-    if frame.forces is not None:
-        forces = torch.tensor(frame.forces, dtype=torch.float64)
-    stress = torch.full((1, 6), torch.nan, dtype=torch.float64)
-    if frame.stress is not None:
-        stress = torch.tensor(frame.stress, dtype=torch.float64).reshape(1, 6)
-    return LabelledGraph(
-        graph=build_graph(frame.atoms, cutoff, dtype=dtype),
-        energy=torch.tensor([frame.energy], dtype=torch.float64),
-        forces=forces,
-        stress=stress,
-    )
+    graph = build_graph(frame.atoms, cutoff, dtype=dtype)
+    with torch.device("cpu"):  # whatever device the process makes its own tensors on
+        forces = torch.full((n_atoms, 3), torch.nan, dtype=torch.float64)
+        if frame.forces is not None:
+            forces = torch.tensor(frame.forces, dtype=torch.float64)
+        stress = torch.full((1, 6), torch.nan, dtype=torch.float64)
+        if frame.stress is not None:
+            stress = torch.tensor(frame.stress, dtype=torch.float64).reshape(1, 6)
+        energy = torch.tensor([frame.energy], dtype=torch.float64)
+    return LabelledGraph(graph, energy, forces, stress)

@@ -113,26 +113,27 @@ def export_model(
     if frames is not None and len(frames) == 0:
         raise ConfigError("a passport needs at least one frame, found none.")
     numbers = sorted({atomic_number(element) for element in elements})
-    are_exact = potential.exact_isolated_atoms
-    potential = _prepared(potential, numbers)
-    dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
-    resolve_dtype(dtype)  # refuses what no engine runs
-    card = _card(potential, numbers, dtype, name or default_name(path), are_exact)
-    card = _with_texts(card, description, licence, training_data, errors, origin)
-    card = replace(card, seen=dict(seen or {}), trained_frames=trained_frames)
-    require_readable(card)
+    with torch.autocast("cpu", enabled=False):  # within the caller's the proof would be rounded
+        are_exact = potential.exact_isolated_atoms
+        potential = _prepared(potential, numbers)
+        dtype = str(next(potential.parameters()).dtype).removeprefix("torch.")
+        resolve_dtype(dtype)  # refuses what no engine runs
+        card = _card(potential, numbers, dtype, name or default_name(path), are_exact)
+        card = _with_texts(card, description, licence, training_data, errors, origin)
+        card = replace(card, seen=dict(seen or {}), trained_frames=trained_frames)
+        require_readable(card)
 
-    reference = copy.deepcopy(potential).double()
-    passport = record(
-        frames if frames is not None else element_clusters(numbers),
-        potential.cutoff,
-        reference.evaluate,
-        potential.reference_energies,
-    )
-    content = write_archive(
-        ExportedModel(_fast(potential)), potential, card.to_json(), passport.to_json()
-    )
-    _prove(content, passport, card, path)
+        reference = copy.deepcopy(potential).double()
+        passport = record(
+            frames if frames is not None else element_clusters(numbers),
+            potential.cutoff,
+            reference.evaluate,
+            potential.reference_energies,
+        )
+        content = write_archive(
+            ExportedModel(_fast(potential)), potential, card.to_json(), passport.to_json()
+        )
+        _prove(content, passport, card, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -110,7 +110,13 @@ def import_model(
     chosen = None if elements is None else _symbols(elements)
     choices = Choices(energy_unit, length_unit, modality, chosen)
     try:
-        with torch.random.fork_rng(devices=[]):  # weights that are drawn, to be replaced
+        # Whatever device the process makes its own tensors on, and casts its own networks to; of
+        # the caller's random numbers no weights are drawn, to be replaced by those of the file.
+        with (
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            torch.random.fork_rng(devices=[]),
+        ):
             imported = importer.read(file, choices)
     except ConfigError as error:
         raise ConfigError(f"'{file.path}' was not imported: {error}") from error

@@ -151,6 +151,19 @@ def test_an_import_draws_none_of_the_callers_random_numbers(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(
+    "context",
+    [lambda: torch.autocast("cpu", dtype=torch.bfloat16), lambda: torch.device("meta")],
+    ids=["autocast", "default device"],
+)
+def test_an_import_needs_nothing_of_the_caller(context, imported, tmp_path):
+    with context():
+        again = import_model(SOURCE, tmp_path / "mine", **UNITS)
+    expected = rebuild_potential(open_model_file(imported.path)).state_dict()
+    found = rebuild_potential(open_model_file(again.path)).state_dict()
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0, equal_nan=True)
+
+
 def test_without_an_output_the_model_goes_into_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = import_model(SOURCE, **UNITS)

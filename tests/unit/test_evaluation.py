@@ -131,7 +131,11 @@ def test_progress_counts_every_frame(model):
     assert done == sorted(done)
 
 
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")],  # stands for a GPU
+    ids=["no_grad", "inference_mode", "default device"],
+)
 def test_evaluation_needs_nothing_of_the_caller(context, model):
     expected = evaluate(model, frames()).forces.predicted
     with context():

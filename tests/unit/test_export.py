@@ -205,9 +205,18 @@ def test_folders_are_created_and_name_the_model(tmp_path):
     assert named.name == "painn-h"
 
 
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "context",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),  # stands for a GPU
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default device"],
+)
 def test_export_needs_nothing_of_the_caller(context, tmp_path):
-    network = potential()
+    network = potential(torch.float32)
     with context():
         export_model(network, tmp_path / "model.pt", elements="H")
     assert load_model(tmp_path / "model.pt").card.elements == ["H"]
