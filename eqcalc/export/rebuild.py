@@ -20,6 +20,7 @@ from eqcalc.potential import Potential
 __all__ = ["rebuild_potential"]
 
 
+@torch.inference_mode(False)  # what is made there can never be differentiated
 def rebuild_potential(file: ModelFile) -> Potential:
     """Return the eager potential of a model file, from its card, weights and constants.
 

@@ -222,6 +222,15 @@ def test_export_needs_nothing_of_the_caller(context, tmp_path):
     assert load_model(tmp_path / "model.pt").card.elements == ["H"]
 
 
+def test_a_network_is_rebuilt_in_inference_mode_too(models):
+    file = open_model_file(models["double"])
+    with torch.inference_mode():
+        network = rebuild_potential(file)
+    graph = build_graph(ethanol(), network.cutoff)
+    expected = EqCalculator(models["double"], device="cpu").get_forces(ethanol())
+    np.testing.assert_allclose(network.evaluate(graph).forces, expected, atol=1e-11)
+
+
 # --- the file ----------------------------------------------------------------------------
 
 
