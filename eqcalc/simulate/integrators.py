@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.constraints import FixCom
+from ase.constraints import FixCom, FixConstraint
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import NoseHooverChainNVT, NoseHooverChainThermostat
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from eqcalc.errors import ConfigError, listing
 from eqcalc.simulate.barostats import build_barostat, require_barostat_cell
-from eqcalc.simulate.degrees_of_freedom import is_held
+from eqcalc.simulate.degrees_of_freedom import INTERNAL, is_held
 from eqcalc.simulate.settings import BAROSTATS, CHAINS, MDSettings
 
 __all__ = [
@@ -42,6 +42,9 @@ _CARRIED = {
     "": ("_eps", "_p_eps", "_cell0", "_volume0", "_h", "_p_g", "_p_c", "_h0_basis"),
 }
 
+_STEP = 1e-3  # Å, about; of atoms, by which constraints are tried
+_OTHERWISE = 1e-3  # of a step; cells that files round are skewed by less
+
 
 def check_fit(atoms: Atoms, settings: MDSettings, *, goes_on: bool = False) -> None:
     """Refuse an ensemble that the structure or its calculator does not allow.
@@ -54,8 +57,8 @@ def check_fit(atoms: Atoms, settings: MDSettings, *, goes_on: bool = False) -> N
     ------
     ConfigError : constant pressure without three periodic directions, without a stress or for a
         cell that it cannot change (:func:`require_barostat_cell`); a Nosé-Hoover chain with
-        constraints; masses that are not positive; constraints that push, or that hold atoms that
-        are not there.
+        constraints; masses that are not positive; constraints that push, that take from steps
+        something else than from momenta, or that hold atoms that are not there.
     """
     _check_masses(atoms)
     _check_constraints(atoms)
@@ -83,7 +86,11 @@ def _check_masses(atoms: Atoms) -> None:
 
 
 def _check_constraints(atoms: Atoms) -> None:
-    """Refuse constraints that change the momenta of atoms at rest: ASE adds their force to them."""
+    """Refuse constraints of ASE's with which no energy is conserved.
+
+    Some add their force to the momenta of atoms at rest, others take something else from a step
+    than from the momenta that make it.
+    """
     require_atoms_of_constraints(atoms)
     for constraint in atoms.constraints:
         at_rest = np.zeros((len(atoms), 3))
@@ -94,6 +101,25 @@ def _check_constraints(atoms: Atoms) -> None:
                 "adds its force to the momenta as well, and no energy is conserved; remove it, or "
                 "put the force into the calculator (ase.calculators.mixing.SumCalculator)."
             )
+        if not isinstance(constraint, INTERNAL) and not _takes_one_thing(constraint, atoms):
+            raise ConfigError(
+                f"the constraint {type(constraint).__name__} takes something else from the steps "
+                "of atoms than from their momenta, and no energy is conserved: in ASE FixScaled "
+                "does where vectors that it holds are not at right angles to the others, FixedMode "
+                "with unequal masses, and FixSubsetCom, which takes all other atoms along; remove "
+                "it, or hold atoms by FixAtoms, FixedLine or FixedPlane."
+            )
+
+
+def _takes_one_thing(constraint: FixConstraint, atoms: Atoms) -> bool:
+    """Whether a constraint leaves of a step what it leaves of the momenta that make it."""
+    masses = atoms.get_masses()[:, None]
+    momenta = np.random.default_rng(0).standard_normal((len(atoms), 3)) * masses
+    places = atoms.positions + _STEP * momenta / masses
+    constraint.adjust_positions(atoms, places)
+    getattr(constraint, "adjust_momenta", _nothing)(atoms, momenta)
+    off = places - atoms.positions - _STEP * momenta / masses
+    return not (np.abs(off) > _OTHERWISE * _STEP).any()
 
 
 def require_atoms_of_constraints(atoms: Atoms) -> None:

@@ -7,7 +7,8 @@ import csv
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.constraints import (
     ExternalForce,
     FixAtoms,
@@ -15,8 +16,10 @@ from ase.constraints import (
     FixCartesian,
     FixCom,
     FixedLine,
+    FixedMode,
     FixedPlane,
     FixScaled,
+    FixSubsetCom,
     Hookean,
 )
 from ase.io import read, write
@@ -225,6 +228,28 @@ def test_a_constraint_whose_force_ase_adds_to_momenta_is_refused(force, tmp_path
     atoms.set_constraint([FixAtoms([3]), ExternalForce(0, 1, force)])
     with pytest.raises(ConfigError, match="ExternalForce moves atoms that are at rest"):
         run_md(atoms, Springs(ethanol()), SHORT, tmp_path / "run")
+
+
+def test_a_constraint_that_takes_other_steps_than_momenta_is_refused(tmp_path):
+    skewed = bulk("Cu") * (2, 2, 2)
+    right = bulk("Cu", cubic=True)
+    two_masses = right.copy()
+    two_masses.set_masses([60.0, 60.0, 30.0, 30.0])
+    mode = FixedMode(np.random.default_rng(0).standard_normal((4, 3)))
+    for atoms, constraint in (
+        (skewed, FixScaled([1, 2], (True, False, False))),
+        (two_masses, mode),
+        (two_masses, FixSubsetCom([0, 1])),
+    ):
+        atoms.set_constraint(constraint)
+        with pytest.raises(ConfigError, match=f"{type(constraint).__name__} takes something else"):
+            run_md(atoms, EMT(), SHORT, tmp_path / "run")
+    kept = (FixScaled([1, 2], (True, False, False)), mode, FixedLine([1], (1, 2, 3)), FixCom())
+    for constraint in kept:
+        right.set_constraint(constraint)
+        run_md(right, EMT(), SHORT, tmp_path / "run", overwrite=True)
+    skewed.set_constraint(FixScaled([1, 2]))  # whole, as FixAtoms
+    run_md(skewed, EMT(), SHORT, tmp_path / "run", overwrite=True)
 
 
 @pytest.mark.parametrize("verb", ["md", "relax"])
