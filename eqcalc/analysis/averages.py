@@ -178,6 +178,7 @@ Worker = PairDistances | Displacements | Velocities | DensityProfile
 def _workers(trajectory: Trajectory, found: Averages) -> dict[str, Worker]:
     """Return what collects each quantity, from the first frame that is taken."""
     settings, first = found.settings, trajectory[found.settings.skip]
+    _require_sound(first, settings.skip, trajectory)
     elements = None if settings.elements is None else list(settings.elements)
 
     def rdf() -> PairDistances:

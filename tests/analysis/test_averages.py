@@ -557,6 +557,14 @@ def test_distances_beyond_half_of_the_cell_are_said(tmp_path):
     assert "beyond half of the smallest cell (4.5 Å)" in found.notes[0]
 
 
+@pytest.mark.parametrize("quantity", ["rdf", "msd", "vacf", "density"])
+def test_a_flat_cell_is_refused_with_its_frame(quantity, tmp_path):
+    atoms = Atoms("Cu", cell=[[5.0, 0.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 5.0]], pbc=True)
+    ase.io.write(tmp_path / "f.traj", [atoms] * 3)
+    with pytest.raises(GraphError, match=r"frame 1 of .*f\.traj.*linearly dependent"):
+        averages(tmp_path / "f.traj", quantities=(quantity,), skip=1)
+
+
 def test_interval_that_contradicts_the_file_is_refused(tmp_path):
     write_gas(tmp_path / "f.traj")
     with pytest.raises(ConfigError, match=r"interval_fs=0.5 is said, but the file has a frame"):
