@@ -16,10 +16,12 @@ from itertools import combinations_with_replacement
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from eqcalc.analysis.blocks import N_BLOCKS, error_of_blocks
 from eqcalc.errors import ConfigError, StructureError
+from eqcalc.neighbours.lattice import complete
 from eqcalc.neighbours.search import distances_of
 from eqcalc.neighbours.structure import check_structure
 
@@ -73,15 +75,19 @@ class RDF:
 
 
 def half_cell(atoms: Atoms) -> float:
-    """Return half of the smallest height of the cell along its periodic directions (Å).
+    """Return half of the shortest lattice vector (Å), within which no atom meets two images.
 
-    Infinite where there is none.
+    However skewed the cell is that states the lattice. Infinite where nothing repeats.
+
+    Raises
+    ------
+    GraphError : the structure has no meaningful distances.
     """
     if not atoms.pbc.any():
         return float("inf")
-    box = atoms.cell.complete().array
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
-    return float(heights[atoms.pbc].min() / 2)
+    lattice = check_structure(atoms).lattice
+    short, _ = minkowski_reduce(complete(lattice, atoms.pbc), atoms.pbc)
+    return float(np.linalg.norm(short[atoms.pbc], axis=1).min() / 2)
 
 
 class PairDistances:

@@ -557,6 +557,23 @@ def test_distances_beyond_half_of_the_cell_are_said(tmp_path):
     assert "beyond half of the smallest cell (4.5 Å)" in found.notes[0]
 
 
+def test_half_of_a_skewed_cell_is_half_of_its_shortest_lattice_vector(tmp_path):
+    shear = np.array([[1, 0, 0], [5, 1, 0], [-3, 4, 1]])
+    hexagonal = np.array([[9.0, 0.0, 0.0], [-4.5, 9.0 * np.sqrt(0.75), 0.0], [0.0, 0.0, 20.0]])
+    rng = np.random.default_rng(0)
+    for cell in (hexagonal, shear @ hexagonal, -shear @ hexagonal):
+        ase.io.write(tmp_path / "f.traj", [gas(rng, 5, cell)])
+        found = averages(tmp_path / "f.traj", quantities=("rdf",), r_max=4.5)
+        assert found.notes == []
+        found = averages(tmp_path / "f.traj", quantities=("rdf",))  # 5 Å
+        assert "beyond half of the smallest cell (4.5 Å)" in found.notes[0]
+    sheet = gas(rng, 5, np.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [30.0, 20.0, 20.0]]))
+    sheet.pbc = (True, True, False)
+    ase.io.write(tmp_path / "f.traj", [sheet])
+    options = {"quantities": ("rdf",), "volume": 500.0}
+    assert averages(tmp_path / "f.traj", r_max=4.5, **options).notes == []
+
+
 @pytest.mark.parametrize("quantity", ["rdf", "msd", "vacf", "density"])
 def test_a_flat_cell_is_refused_with_its_frame(quantity, tmp_path):
     atoms = Atoms("Cu", cell=[[5.0, 0.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 5.0]], pbc=True)
