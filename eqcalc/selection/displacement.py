@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.cell import Cell
 from numpy.typing import NDArray
 
 __all__ = ["Places", "displacements", "places_of"]
@@ -20,7 +21,8 @@ __all__ = ["Places", "displacements", "places_of"]
 class Places(NamedTuple):
     """Where the atoms of a frame are.
 
-    fractions : (n_atoms, 3), of the vectors of ``cell`` (3, 3), Å
+    fractions : (n_atoms, 3), of the vectors of ``cell`` (3, 3), Å; an open one is of length 1, at
+        right angles to the others
     """
 
     numbers: NDArray
@@ -33,7 +35,8 @@ def places_of(atoms: Atoms) -> Places | None:
     """Return where atoms are; None of what can turn, periodic in one direction or none."""
     if atoms.pbc.sum() < 2:
         return None
-    cell = atoms.cell.complete()
+    # An open vector repeats nothing: whichever a file gives, a slab's atoms are where they are.
+    cell = Cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)).complete()
     return Places(atoms.numbers, atoms.pbc, cell.array, cell.scaled_positions(atoms.positions))
 
 

@@ -200,6 +200,21 @@ def test_displacements_are_beyond_a_shift_by_the_nearest_images_in_the_order_of_
     assert list(displacements([places_of(one)], places_of(molecule))) == [0.0]
 
 
+@pytest.mark.parametrize("open_vector", [(0, 0, 40.0), (9.0, 4.0, 20.0), (0, 0, 0)])
+def test_a_slab_is_the_same_whatever_vector_its_open_direction_has(open_vector):
+    slab, moved = (atoms.copy() for atoms in copper(2))
+    for atoms in (slab, moved):
+        atoms.pbc = [True, True, False]
+    expected = displacements([places_of(moved)], places_of(slab))
+    for atoms in (slab.copy(), moved.copy()):
+        atoms.cell[2] = open_vector
+        found = displacements([places_of(slab), places_of(moved)], places_of(atoms))
+        order = (
+            [0.0, expected[0]] if (atoms.positions == slab.positions).all() else [expected[0], 0]
+        )
+        np.testing.assert_allclose(found, order, atol=1e-12)
+
+
 def test_limits_of_the_spread_leave_frames_out(committee):
     structures = moved(6)
     spreads = np.sort(worst_spreads(committee, structures))
