@@ -114,7 +114,7 @@ def _ignored(atoms: Atoms) -> list[str]:
 
 def _is_filled(atoms: Atoms) -> bool:
     """Return whether atoms stand all over a cell, as those of a molecule in a box do not."""
-    if atoms.cell.rank < 3 or len(atoms) < 2:
+    if atoms.cell.rank < 3:
         return False
     places = atoms.get_scaled_positions(wrap=False)
     if np.ptp(places, axis=0).max() > 1.0 + _OUTSIDE:

@@ -158,6 +158,10 @@ def test_a_filled_cell_without_periodic_directions_is_named():
     assert not any("cluster" in text for text in doubts(crystal, 5.0))
     crystal.pbc = False
     assert any("taken for a cluster" in text for text in doubts(crystal, 5.0))
+    primitive = bulk("Cu")  # one atom
+    primitive.pbc = False
+    assert any("taken for a cluster" in text for text in doubts(primitive, 5.0))
     boxed = molecule("CH3CH2OH", cell=[12.0] * 3)
     boxed.center()
     assert doubts(boxed, 5.0) == []
+    assert doubts(Atoms("Cu", cell=[12.0] * 3), 5.0) == []
