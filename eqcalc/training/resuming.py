@@ -23,13 +23,16 @@ __all__ = [
 ]
 
 
-def check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
-    """Refuse to begin a run where one is, and to go on where none is.
+def check_folder(
+    run: TrainingFolder, config: TrainingConfig, resume: bool, overwrite: bool
+) -> None:
+    """Refuse to begin a run where one or files of its names are, and to go on where none is.
 
     Raises
     ------
     ConfigError : resume where there is no checkpoint, or with overwrite.
-    OutputExistsError : the folder holds a run, and neither resume nor overwrite.
+    OutputExistsError : the folder holds a run, and neither resume nor overwrite; or files of a
+        run's names, and not overwrite.
     """
     if resume and overwrite:
         raise ConfigError(
@@ -50,6 +53,8 @@ def check_folder(run: TrainingFolder, resume: bool, overwrite: bool) -> None:
             f"'{run.path}' already holds a training run; pass resume=True to continue it, "
             "overwrite=True to replace it, or another output."
         )
+    if not resume:
+        run.refuse_files_of_others(config, overwrite)
 
 
 def refuse_another_run(run: TrainingFolder, config: TrainingConfig) -> None:

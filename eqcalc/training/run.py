@@ -63,8 +63,8 @@ def train(
 
     Raises
     ------
-    OutputExistsError : the folder holds a run, and neither resume nor overwrite; or another
-        training is running there.
+    OutputExistsError : the folder holds a run, or files of its names, and neither resume nor
+        overwrite; or another training is running there.
     ConfigError : resume where there is no checkpoint, with overwrite, or with a
         configuration that does not continue the folder's run; rows that are both
         trained on and validated on; options of which no network can be built.
@@ -81,7 +81,7 @@ def train(
     KeyboardInterrupt : Ctrl-C; the last finished epoch can be resumed from.
     """
     run = TrainingFolder(folder)
-    check_folder(run, resume, overwrite)
+    check_folder(run, config, resume, overwrite)
     if resume:
         refuse_another_run(run, config)
         refuse_another_parent(run, config, trust)

@@ -18,7 +18,7 @@ from eqcalc.errors import (
     OutputLostError,
     listing,
 )
-from eqcalc.files import json_default, remove_files, write_whole
+from eqcalc.files import json_default, refuse_existing, remove_files, write_whole
 from eqcalc.training.config import OF_NO_FILE, TrainingConfig, read_config
 from eqcalc.versions import package_versions
 
@@ -65,6 +65,25 @@ class TrainingFolder:
     def exists(self) -> bool:
         """Tell whether a run was ever started here."""
         return (self.path / _MANIFEST).exists() or self.last_checkpoint.exists()
+
+    def refuse_files_of_others(self, config: TrainingConfig, overwrite: bool) -> None:
+        """Refuse to begin a run where none is and files of its names are a user's.
+
+        The training file may stand there, and that of its network: they would stay what they are.
+
+        Raises
+        ------
+        OutputExistsError : there are some, and ``overwrite`` is False.
+        """
+        if self.exists():
+            return
+        network = b"" if config.network_file is None else config.network_file.read_bytes()
+        stay = {_CONFIG: config.text.encode(), _NETWORK: network}
+        found = [self.path / name for name in (*_OF_A_RUN, EVENTS)]
+        refuse_existing(
+            [p for p in found if not (p.is_file() and stay.get(p.name) == p.read_bytes())],
+            overwrite,
+        )
 
     @contextmanager
     def held(self) -> Iterator[None]:

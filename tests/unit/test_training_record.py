@@ -181,6 +181,31 @@ def test_a_training_file_beside_no_run_has_paths_of_its_own_folder(manifest, tmp
     assert read_config_of_run(path).folder == tmp_path
 
 
+@pytest.mark.parametrize(
+    "name", ["train.toml", "network.py", "start.pt", "metrics.csv", "best.ckpt", "tensorboard/old"]
+)
+def test_files_of_a_user_where_a_run_would_begin_are_refused(name, tmp_path):
+    """They are no run's: without a word they would be removed or replaced."""
+    file = tmp_path / "here" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    config = read_config(write_config(tmp_path, training__max_epochs=1))
+    first = name.partition("/")[0]
+    with pytest.raises(OutputExistsError, match=rf"here/{first}' exists; pass overwrite=True"):
+        train(config, tmp_path / "here")
+    assert file.read_text() == "mine"
+
+
+def test_a_run_begins_beside_its_training_file_which_stays_as_it_is(tmp_path):
+    path = write_config(tmp_path, training__max_epochs=1)
+    text = path.rename(tmp_path / "train.toml").read_text()
+    changed = read_config(tmp_path / "train.toml", overrides=["training.max_epochs=2"])
+    with pytest.raises(OutputExistsError, match=r"train\.toml' exists; pass overwrite=True"):
+        train(changed, tmp_path)
+    train(read_config(tmp_path / "train.toml"), tmp_path)
+    assert (tmp_path / "train.toml").read_text() == text
+
+
 def test_a_finished_run_without_its_best_checkpoint_is_not_called_done(tmp_path):
     config = config_of(tmp_path, max_epochs=1)
     train(config, tmp_path / "run")
