@@ -145,7 +145,10 @@ class ModelCard:
     @property
     def has_fitted_energies(self) -> bool:
         """Whether reference energies are a fit to total energies: no atom alone has them."""
-        return self.training_data.get("reference energies by") in ("least_squares", "shifted")
+        key = "reference energies by"
+        while self.training_data.get(key) == "kept":  # those of the model that it comes from
+            key = f"parent's {key}"
+        return self.training_data.get(key) in ("least_squares", "shifted")
 
     @property
     def is_universal(self) -> bool:

@@ -190,13 +190,31 @@ def test_lone_atom_that_differs_where_the_card_says_nothing_fails(tmp_path, monk
     assert found.advice.startswith("Atomisation and dissociation energies")
 
 
-def test_fitted_reference_energies_are_noted_and_not_judged(tmp_path):
-    texts = {"training_data": {"reference energies by": "least_squares"}}
-    path = wrong.exported(wrong.OwnEnergy, tmp_path, **texts)
+KEPT = {
+    "reference energies by": "kept",
+    "parent's reference energies by": "kept",
+    "parent's parent's reference energies by": "shifted",
+}
+
+
+@pytest.mark.parametrize("training_data", [{"reference energies by": "least_squares"}, KEPT])
+def test_fitted_reference_energies_are_noted_and_not_judged(training_data, tmp_path):
+    """Also those that a fine-tuning has kept of a model before it."""
+    path = wrong.exported(wrong.OwnEnergy, tmp_path, training_data=training_data)
     calculator = EqCalculator(path, device="cpu", dtype="float64", engine="torchscript")
     found = card.reference_energies(specimen_of(calculator, ethanol()))
     assert found.verdict is Verdict.NOTED
     assert "a fit to totals: a single one means nothing" in found.detail
+    assert "(a fit to totals; a single one means nothing)" in calculator.card.to_markdown()
+
+
+@pytest.mark.parametrize("by", ["isolated_atoms", None])
+def test_kept_reference_energies_that_were_no_fit_are_judged(by, tmp_path):
+    texts = {"reference energies by": "kept", "parent's reference energies by": by}
+    path = wrong.exported(wrong.OwnEnergy, tmp_path, training_data=texts)
+    calculator = EqCalculator(path, device="cpu", dtype="float64", engine="torchscript")
+    found = card.reference_energies(specimen_of(calculator, ethanol()))
+    assert found.verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(
