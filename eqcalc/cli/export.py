@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eqcalc.cli.console import say
+from eqcalc.cli.console import note, say
 from eqcalc.cli.options import Quiet
 from eqcalc.errors import ConfigError, did_you_mean
 
@@ -48,3 +48,8 @@ def export(
     say(f"{finished.card.name}, {finished.judged_on}")
     print_errors(finished.comparison, finished.before)
     say(f"written: {finished.path}")
+    kept, beside = run / "train.toml", folder / "train.toml"
+    if beside.is_file() and beside.read_bytes() != kept.read_bytes():
+        note(
+            f"note: {beside} was there and stays as it is; what the model was trained by is {kept}."
+        )

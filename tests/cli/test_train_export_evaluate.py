@@ -409,6 +409,12 @@ def test_train_then_export_gives_a_model_that_evaluate_confirms(folder, capsys):
     assert run("export", "runs/tiny", "mine") == 2
     assert "card.md' exists; pass --overwrite" in capsys.readouterr().err
     assert [path.name for path in Path("mine").iterdir()] == ["card.md"]
+    Path("mine/card.md").rename("mine/train.toml")
+    assert "stays as it is" not in capsys.readouterr().out
+    assert run("export", "runs/tiny", "mine") == 0
+    expected = "mine/train.toml was there and stays as it is; what the model was trained by is runs"
+    assert expected in " ".join(capsys.readouterr().out.split())
+    assert Path("mine/train.toml").read_text() == "a card of my own"
 
 
 FINE_TUNING_FILE = f"""
