@@ -17,7 +17,7 @@ from eqcalc.data import read_dataset
 from eqcalc.data.frames import LabelRequest
 from eqcalc.data.readers import read_whole_frames
 from eqcalc.errors import ConfigError, DataError, DataWarning
-from eqcalc.units import force_unit, stress_unit
+from eqcalc.units import STRESS_UNITS, force_unit, stress_unit
 
 SMALL = Path(__file__).parents[1] / "data"
 ETHANOL = SMALL / "ethanol_rmd17_frames.xyz"
@@ -156,22 +156,37 @@ def test_units_of_forces_and_stress_have_their_values():
     assert force_unit("Ha/Bohr") == pytest.approx(51.42206747, rel=1e-8)
     assert force_unit("Ry/Bohr") == pytest.approx(51.42206747 / 2, rel=1e-8)
     assert force_unit("kcal/mol/Angstrom") == pytest.approx(0.0433641, rel=1e-6)
-    assert stress_unit("kbar") == pytest.approx(1 / 1602.1766, rel=1e-6)
     assert stress_unit("eV/Å^3") == 1.0
+    gpa = {
+        "eV/Angstrom^3": 160.21766,
+        "GPa": 1.0,
+        "MPa": 1e-3,
+        "kbar": 0.1,
+        "bar": 1e-4,
+        "atm": 1.01325e-4,
+        "Hartree/Bohr^3": 29421.016,
+        "Rydberg/Bohr^3": 14710.508,
+        "kcal/mol/Angstrom^3": 6.9476955,
+    }
+    assert {name: stress_unit(name) * 160.21766 for name in STRESS_UNITS} == pytest.approx(
+        gpa, rel=1e-6
+    )
 
 
-@pytest.mark.parametrize(("energy", "per_bohr"), [("Hartree", True), ("eV", False)])
-def test_forces_beside_hartree_are_per_bohr(energy, per_bohr, tmp_path):
-    frames, factor = images(), units.Hartree if per_bohr else 1.0
+@pytest.mark.parametrize(
+    ("energy", "factor"), [("Hartree", units.Hartree), ("Rydberg", units.Rydberg), ("eV", 1.0)]
+)
+def test_forces_beside_hartree_and_rydberg_are_per_bohr(energy, factor, tmp_path):
+    frames, per_bohr = images(), energy != "eV"
     for atoms in frames:
         atoms.calc.results["energy"] /= factor
-        atoms.calc.results["forces"] /= HARTREE_PER_BOHR if per_bohr else 1.0
+        atoms.calc.results["forces"] /= factor / units.Bohr if per_bohr else 1.0
     data = read_dataset(write(tmp_path / "data.xyz", frames), energy_unit=energy)
     expected = read_dataset(ETHANOL).frames[0]
     assert data.frames[0].energy == pytest.approx(expected.energy, rel=1e-9)
     np.testing.assert_allclose(data.frames[0].forces, expected.forces, rtol=0, atol=1e-6)
-    assert ("forces in Hartree/Bohr" in data.units) is per_bohr
-    assert any("forces are taken to be in Hartree/Bohr" in n for n in data.notes) is per_bohr
+    assert (f"forces in {energy}/Bohr" in data.units) is per_bohr
+    assert any(f"forces are taken to be in {energy}/Bohr" in n for n in data.notes) is per_bohr
 
 
 def test_a_unit_of_forces_that_is_given_is_obeyed(tmp_path):

@@ -313,6 +313,14 @@ def test_npz_sgdml_obeys_its_units(tmp_path, e_unit):
     )
 
 
+def test_npz_sgdml_forces_beside_a_length_that_it_does_not_state_are_those_of_codes(tmp_path):
+    path = save(tmp_path / "data.npz", md17(e_unit="Hartree", code_version="0.4.10"))
+    data = read_dataset(path, length_unit="Angstrom", trust_data=True)
+    expected = arrays()["forces"][0] * units.Hartree / units.Bohr
+    np.testing.assert_allclose(data.frames[0].forces, expected, **EXACT)
+    assert any("forces are taken to be in Hartree/Bohr" in note for note in data.notes)
+
+
 def test_npz_explicit_keys_and_units_are_obeyed(tmp_path):
     raw = arrays()
     entries = {"Z": raw["nuclear_charges"], "xyz": raw["coords"], "U": raw["energies"]}
