@@ -24,6 +24,7 @@ from eqcalc.analysis import (
     write_averages,
 )
 from eqcalc.analysis.correlations import autocorrelation, mean_square_displacement
+from eqcalc.analysis.rdf import half_cell
 from eqcalc.errors import ConfigError, GraphError, NotEnoughMemoryError, StructureError
 
 SKEWED = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 10.0]])
@@ -186,6 +187,19 @@ def test_random_walk_has_its_diffusion_coefficient(kind):
     assert msd.changing_cell is ("changing" in kind)
     short = slice(1, 40)
     np.testing.assert_allclose(msd.msd["Ar"][short], 6 * expected * msd.time_ps[short], rtol=0.05)
+
+
+def test_drift_is_that_of_the_centre_of_mass():
+    light = walk(np.random.default_rng(0), 40, 1, 0.5)
+    frames = [Atoms("HAr", [place, place * (-1.008 / 39.948)]) for place in light[:, 0]]
+    plain, still = msd_of(frames), msd_of(frames, remove_drift=True)
+    assert plain.drift.max() < 1e-12
+    np.testing.assert_allclose(still.msd["H"], plain.msd["H"], atol=1e-9)
+    moving = [Atoms("HAr", frame.positions + k) for k, frame in enumerate(frames)]
+    np.testing.assert_allclose(
+        msd_of(moving, remove_drift=True).msd["H"], plain.msd["H"], atol=1e-9
+    )
+    assert msd_of(moving).drift[1] == pytest.approx(3.0)
 
 
 def test_error_of_a_diffusion_coefficient_is_the_spread_of_its_estimates():
@@ -459,6 +473,8 @@ def test_all_quantities_are_averaged_and_written(tmp_path):
     assert content["settings"]["skip"] == 5
     assert content["trajectory"] == str(tmp_path / "gas.traj")
     assert set(content["diffusion"]) == {"Ne", "Ar"}
+    for each in content["diffusion"].values():  # 1 Å²/ps is 1e-16 cm² in 1e-12 s
+        assert each["D_cm2_per_s"] == pytest.approx(1e-4 * each["D_A2_per_ps"])
     assert (tmp_path / "out" / "analysis.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -580,6 +596,11 @@ def test_a_flat_cell_is_refused_with_its_frame(quantity, tmp_path):
     ase.io.write(tmp_path / "f.traj", [atoms] * 3)
     with pytest.raises(GraphError, match=r"frame 1 of .*f\.traj.*linearly dependent"):
         averages(tmp_path / "f.traj", quantities=(quantity,), skip=1)
+
+
+def test_half_of_a_cell_counts_where_it_repeats():
+    assert half_cell(Atoms(cell=[4.0, 6.0, 8.0], pbc=[False, True, True])) == pytest.approx(3.0)
+    assert half_cell(Atoms(cell=[4.0, 6.0, 8.0])) == np.inf
 
 
 def test_interval_that_contradicts_the_file_is_refused(tmp_path):
