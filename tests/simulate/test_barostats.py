@@ -10,7 +10,7 @@ from rarely import rarely
 
 from eqcalc.errors import ConfigError
 from eqcalc.simulate import MDRun, MDSettings, run_md
-from eqcalc.simulate.settings import BAROSTATS
+from eqcalc.simulate.settings import BAROSTATS, CHAINS
 from eqcalc.simulate.thermo import read_table
 
 NEW = ["npt-anisotropic", "npt-flexible"]
@@ -131,6 +131,20 @@ def test_momenta_follow_a_growing_cell_in_the_ways_in_which_they_move(ensemble):
     np.testing.assert_allclose(
         dynamics._p, before * np.exp(-rate * (1 + 3 / run.n_dof)), rtol=1e-12, atol=1e-14
     )
+
+
+@pytest.mark.parametrize("ensemble", CHAINS)
+def test_thermostat_and_barostat_have_the_times_that_were_set(ensemble):
+    """Their masses are n k_B T τ², where the first link of a chain holds n ways to move."""
+    times = {"thermostat_time_fs": 30.0, "barostat_time_fs": 400.0}
+    run = MDRun(copper(), EMT(), settings_of(ensemble, temperature_K=200.0, **times))
+    thermostat, barostat = (units.kB * 200.0 * (t * units.fs) ** 2 for t in times.values())
+    chain = run.dynamics._thermostat._Q / thermostat
+    assert chain == pytest.approx([run.n_dof, 1.0, 1.0], rel=1e-12)
+    if ensemble in BAROSTATS:
+        assert run.dynamics._barostat._R[1:] / barostat == pytest.approx([1.0, 1.0], rel=1e-12)
+        n_ways = (3 if ensemble == "npt" else 1) * (len(run.atoms) + 1)  # as ASE weighs a cell
+        assert run.dynamics._barostat.W / barostat == pytest.approx(n_ways, rel=1e-12)
 
 
 @pytest.mark.slow
