@@ -46,7 +46,7 @@ from eqcalc.simulate import GuardSettings, MDRun, MDSettings, StopRequested, res
 from eqcalc.simulate.checkpoint import CHECKPOINT, PREVIOUS, read_checkpoint, write_checkpoint
 from eqcalc.simulate.integrators import restore_integrator
 from eqcalc.simulate.restart import RunLock, differences
-from eqcalc.simulate.settings import BAROSTATS
+from eqcalc.simulate.settings import BAROSTATS, CHAINS
 
 N_STEPS = 40
 
@@ -127,6 +127,18 @@ def test_gas_whose_cell_has_grown_goes_on(tmp_path):
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("ensemble", CHAINS)
+def test_conserved_energy_of_a_chain_goes_on_where_the_run_does(ensemble, models, tmp_path):
+    """Nothing in a trajectory needs all of it, but the guard that watches for drift does."""
+    times = {"thermostat_time_fs": 10.0, "barostat_time_fs": 20.0}
+    settings = MDSettings(ensemble, n_steps=N_STEPS, guards=LOOSE, **times)
+    run = MDRun(start_of(ensemble), EqCalculator(models[0]), settings)
+    run.run(tmp_path / "run")
+    resumed = MDRun.resume(tmp_path / "run", EqCalculator(models[0]), n_steps=2 * N_STEPS)
+    energies = [each.dynamics.get_conserved_energy() for each in (run, resumed)]
+    assert energies[1] == pytest.approx(energies[0], abs=1e-9)
+
+
 def run_in_parts(atoms, settings, folder, make, *, stops=(15,)):
     """Run, stop at steps and go on, each time with a new calculator."""
     with pytest.raises(StopRequested):
@@ -147,6 +159,7 @@ KINDS = [
     "no skin",
     "numbers of numpy",
     "names of atoms",
+    "origin of a cell",
 ]
 
 
@@ -161,6 +174,9 @@ def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
         atoms.set_array(
             "label", np.array(["C1", "C2", None, *"OHHHHH"][: len(atoms)], dtype=object)
         )
+    if kind == "origin of a cell":
+        atoms.set_cell([9.0, 9.0, 9.0])
+        atoms.set_celldisp([-4.5, 1.0, 0.25])
     if kind == "rigid bond":
         atoms.set_constraint(FixBondLength(0, 1))
     if kind == "linear molecule":
