@@ -346,6 +346,12 @@ def test_a_model_without_reference_energies_needs_elements():
     assert float(found.potential.reference_energies[1]) == pytest.approx(-3.1, abs=1e-6)
 
 
+def test_a_mean_that_is_not_added_is_in_no_reference_energy():
+    file = changed("painn_gaussian.model", put("postprocessors.1", "add_mean", False))
+    found = importer.read(file, IN_EV).potential.reference_energies
+    assert float(found[1]) == pytest.approx(-13.6, abs=1e-6)
+
+
 def test_a_scale_of_energies_that_have_no_forces_is_taken():
     def change(content: Any) -> None:
         strain = Inert("schnetpack.atomistic.response.Strain")
@@ -355,3 +361,6 @@ def test_a_scale_of_energies_that_have_no_forces_is_taken():
     plain = importer.read(changed("painn_gaussian.model", lambda content: None), IN_EV)
     scaled = importer.read(changed("painn_gaussian.model", change), IN_EV)
     assert float(scaled.potential.scale) == 2.5 * float(plain.potential.scale)
+    # It comes after mean and references have been added, and is one of them too.
+    expected = 2.5 * plain.potential.reference_energies
+    torch.testing.assert_close(scaled.potential.reference_energies, expected, equal_nan=True)
