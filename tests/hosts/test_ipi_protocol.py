@@ -182,6 +182,10 @@ def test_batch_is_answered_in_the_order_of_i_pi(path, calculator):
         np.testing.assert_allclose(
             forces * units.Hartree / units.Bohr, result["forces"], rtol=0, atol=1e-10
         )
+    for virial, atoms, result in zip(found[2], (first, second), expected, strict=True):
+        products = atoms.positions.T @ result["forces"]
+        np.testing.assert_allclose(virial * units.Hartree, products, rtol=0, atol=1e-4)
+        assert np.abs(products).max() > 0.1
 
 
 def test_virial_of_a_slab_is_no_number(path, calculator):
