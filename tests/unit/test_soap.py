@@ -100,8 +100,8 @@ def test_vectors_and_long_sides_are_moved_as_by_adam(monkeypatch):
     monkeypatch.setattr(soap, "LARGEST_SIDE", 3)
     weights, gradients = weights_and_gradients(SHAPES, 6)
     others = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
-    run(Soap(weights, 0.01), weights, gradients)
-    adam = torch.optim.Adam(others, 0.01, betas=(0.95, 0.95))
+    run(Soap(weights, 0.01, betas=(0.9, 0.99)), weights, gradients)
+    adam = torch.optim.Adam(others, 0.01, betas=(0.9, 0.99))
     run(adam, others, gradients[1:])  # the first step of SOAP learns the covariances alone
     for weight, other in zip(weights, others, strict=True):
         torch.testing.assert_close(weight, other, rtol=1e-9, atol=1e-11)
