@@ -75,6 +75,8 @@ def test_forces_that_are_small_beside_all_else_are_the_scale_where_nothing_else_
     assert scale_of(frames, references, LossOptions()).value > 0.01
     virials = scale_of(frames, references, LossOptions(energy_weight=0.0, stress_weight=1.0))
     assert "RMS of virials" in virials.note
+    per_atom = [frame.stress * frame.atoms.get_volume() / 4 for frame in frames.frames]
+    assert virials.value == pytest.approx(np.sqrt(np.mean(np.square(per_atom))))
 
 
 def test_frames_that_say_nothing_are_refused(tmp_path):
