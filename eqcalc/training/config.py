@@ -67,6 +67,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require_types(type(self), vars(self), "the training file")
         self._complete()
+        if Path(self.name).is_absolute() or not {"", ".."}.isdisjoint(self.name.split("/")):
+            raise ConfigError(
+                "name must be one that folders can have, as those of the run and of the model do, "
+                f"found '{self.name}'."
+            )
         require_at_least(0, seed=self.seed)
         if self.seed > _LARGEST_SEED:
             raise ConfigError(f"seed must be at most 2**62, found {self.seed}.")

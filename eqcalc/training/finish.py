@@ -101,7 +101,8 @@ def export_run(
     refuse_existing([path], overwrite)
     refuse_texts_of_others(path, overwrite)
     config = run.read_config()
-    potential = _load(run, config, checkpoint or run.best_checkpoint)
+    weights = checkpoint or run.best_checkpoint
+    potential = _load(run, config, weights)
     # Rows of another file may be those that were trained on, and the card would not know.
     run.refuse_changed_data(_data_checksums(run, config), done="exported")
     data = read_training_data(config)
@@ -111,6 +112,7 @@ def export_run(
     trained = [*data.train.frames, *([] if replay is None else replay.train.frames)]
     about = _training_data(config, data, trained)
     about[TRAINED_ROWS] = rows_by_file(trained)
+    about["weights"] = f"{weights.name}, after {whole_epoch(weights)} epochs"
     before, of_parents = None, ""
     if config.is_fine_tuning:
         begun = load_model(run.start_model, device="cpu", trust=True)

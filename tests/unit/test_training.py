@@ -217,6 +217,9 @@ def test_a_value_of_the_wrong_type_is_refused(place, value, message, tmp_path):
         ("seed", -1, "seed must be an integer >= 0, found -1"),
         ("seed", 2**62 + 1, r"seed must be at most 2\*\*62, found 46116860"),
         ("dtype", "float16", "dtype must be float32 or float64, found 'float16'"),
+        ("name", "", r"name must be one that folders can have, .* found ''"),
+        ("name", "../mine", r"name must be one that folders can have, .* found '\.\./mine'"),
+        ("name", "/mine", r"name must be one that folders can have, .* found '/mine'"),
         ("training__batch_size", 0, "batch_size must be an integer >= 1, found 0"),
         ("training__max_epochs", -3, "max_epochs must be an integer >= 1, found -3"),
         ("training__plateau_patience", -1, "plateau_patience must be an integer >= 0"),
@@ -1336,6 +1339,9 @@ def test_export_writes_a_model_whose_card_states_its_measured_errors(finished_ru
     assert (card.name, card.licence, card.description) == ("tiny", "CC0-1.0", "a test")
     assert card.compositions == ["C2H6O"]
     assert card.training_data["training rows"] == "0:1"
+    losses = np.loadtxt(finished_run / "metrics.csv", delimiter=",", skiprows=1, usecols=3)
+    best = int(np.argmin(losses)) + 1
+    assert card.training_data["weights"] == f"best.ckpt, after {best} epochs"
     assert card.seen == seen_in([ase.io.read(ETHANOL_FRAMES, 0)], card.cutoff)
     frames = json.loads(open_model_file(tmp_path / "tiny").passport)["frames"]
     assert len(frames) == 2  # the validation frames
