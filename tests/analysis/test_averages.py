@@ -332,6 +332,17 @@ def test_oscillator_has_a_cosine_and_a_peak_at_its_wavenumber():
     assert (half[-1] - half[0] + 1) * width == pytest.approx(vacf.resolution, rel=0.15)
 
 
+def test_error_of_an_autocorrelation_is_that_of_its_form():
+    frames = []
+    for k in range(500):  # five blocks of five oscillations, each of another amplitude
+        velocity = (1 + k // 100) * np.cos(2 * np.pi * k / 20)
+        frames.append(Atoms("H", velocities=[[velocity, 0, 0]]))
+    found = vacf_of(frames, 1.0)
+    known = np.isfinite(found.error["H"])
+    assert known.sum() > 20
+    assert np.abs(found.error["H"][known]).max() < 1e-9
+
+
 def test_spectrum_weights_atoms_with_their_masses():
     vacf = vacf_of(oscillators({"H": 3000.0, "C": 1000.0}, 4000, 1.0), 1.0)
     assert vacf.peaks(2) == pytest.approx([1000.0, 3000.0], abs=2.0)
@@ -393,6 +404,16 @@ def test_even_gas_has_an_even_density():
     assert profile.mass.mean() == pytest.approx(grams / (volume * 1e-24), rel=1e-6)
     height = volume / np.linalg.norm(np.cross(SKEWED[2], SKEWED[0]))
     assert profile.place[-1] == pytest.approx(height * 0.95)
+
+
+def test_error_of_a_density_is_that_of_the_means_of_blocks():
+    rng = np.random.default_rng(0)
+    frames = [gas(rng, 6, np.eye(3) * 9.0) for _ in range(10)]
+    profile = density_of(frames, n_bins=3)
+    blocks = np.array([density_of([frame], n_bins=3).mass for frame in frames]).reshape(5, 2, 3)
+    np.testing.assert_allclose(profile.mass, blocks.mean(axis=(0, 1)), rtol=1e-12)
+    expected = blocks.mean(axis=1).std(axis=0, ddof=1) / np.sqrt(5)
+    np.testing.assert_allclose(profile.error, expected, rtol=1e-9)
 
 
 def test_layer_is_where_it_is_and_elements_are_told_apart():
@@ -476,6 +497,21 @@ def test_all_quantities_are_averaged_and_written(tmp_path):
     for each in content["diffusion"].values():  # 1 Å²/ps is 1e-16 cm² in 1e-12 s
         assert each["D_cm2_per_s"] == pytest.approx(1e-4 * each["D_A2_per_ps"])
     assert (tmp_path / "out" / "analysis.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_columns_of_neighbours_and_the_mean_density_are_those_that_they_name(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [gas(rng, 9, np.eye(3) * 9.0, "ArNe2" * 3) for _ in range(2)]
+    ase.io.write(tmp_path / "gas.traj", frames)
+    found = averages(tmp_path / "gas.traj", quantities=("rdf", "density"), r_max=4.5)
+    write_averages(tmp_path / "out", found)
+    table = np.genfromtxt(tmp_path / "out" / "rdf.csv", delimiter=",", names=True)
+    around_argon, around_neon = table["neighbours_Ne_around_Ar"], table["neighbours_Ar_around_Ne"]
+    assert around_argon[-1] > 0
+    np.testing.assert_allclose(around_argon, 2 * around_neon, rtol=1e-6)
+    content = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    expected = frames[0].get_masses().sum() / 9.0**3 * 1.66053907  # amu/Å³ in g/cm³
+    assert content["mean_density_g_per_cm3"] == pytest.approx(expected, rel=1e-7)
 
 
 def test_files_of_an_older_analysis_do_not_stay(tmp_path):
@@ -803,7 +839,7 @@ def test_motion_of_the_whole_and_coarse_frames_are_said(tmp_path):
     assert any("the centre of mass itself moves" in text for text in notes)
     assert any("time to the power 2.00" in text for text in notes)
     for k, frame in enumerate(frames):
-        frame.positions[0, 0] = 4.0 * k
+        frame.positions[0, 0] = 4.0 * (k >= 20)  # once, and neither first nor last
     ase.io.write(tmp_path / "f.traj", frames)
     notes = averages(tmp_path / "f.traj", quantities=("msd",)).notes
     assert any("moves 0.44 of the cell between two frames" in text for text in notes)
