@@ -10,6 +10,7 @@ from rarely import rarely
 
 from eqcalc.errors import ConfigError
 from eqcalc.simulate import MDRun, MDSettings, run_md
+from eqcalc.simulate.cell_state import widest_gaps
 from eqcalc.simulate.settings import BAROSTATS, CHAINS
 from eqcalc.simulate.thermo import read_table
 
@@ -215,6 +216,15 @@ def test_layer_across_the_end_of_the_cell_is_no_vacuum():
     atoms = bulk("Cu", cubic=True) * (1, 1, 8)  # 29 Å, and an edge within the crystal
     atoms.positions[:, 2] += 1.0
     MDRun(atoms, EMT(), settings_of("npt-anisotropic"))
+
+
+def test_gap_of_an_aslant_cell_is_that_of_its_height():
+    atoms = bulk("Cu", cubic=True) * (1, 1, 2)
+    cell = atoms.cell.array.copy()
+    cell[2] += 6 * cell[0]  # 23 Å long, of the same lattice
+    atoms.set_cell(cell)
+    gaps = widest_gaps(atoms, atoms.get_scaled_positions())
+    assert gaps[2] == pytest.approx(3.61 / 2, abs=1e-9)  # between planes
 
 
 def test_axes_that_are_not_at_right_angles_are_refused():
