@@ -463,9 +463,12 @@ def test_structure_with_every_atom_fixed_is_refused():
 def test_progress_is_told_every_logged_step(tmp_path):
     atoms = ethanol()
     seen = []
-    run_md(atoms, Springs(atoms), MDSettings(n_steps=30), tmp_path / "run", progress=seen.append)
+    settings = MDSettings(n_steps=30)
+    result = run_md(atoms, Springs(atoms), settings, tmp_path / "run", progress=seen.append)
     assert [now.thermo.step for now in seen] == [0, 10, 20, 30]
     assert seen[-1].ns_per_day > 0
+    assert result.ns_per_day == pytest.approx(15e-6 / (result.wall_s / 86400), rel=1e-9)
+    assert result.ms_per_step == pytest.approx(1000 * result.wall_s / 30, rel=1e-9)
 
 
 def test_zero_kelvin_starts_at_rest(tmp_path):
