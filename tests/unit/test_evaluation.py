@@ -112,6 +112,11 @@ def test_a_model_is_exact_on_its_own_results(model, models):
     assert comparison.stress is None
 
 
+def test_an_offset_is_a_mean_and_a_standard_deviation():
+    quantity = Quantity("energy", "eV", np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 6.0]))
+    assert quantity.offset == pytest.approx((4.0 / 3.0, np.sqrt(14.0) / 3.0))
+
+
 def test_frames_without_forces_compare_energies_alone(model):
     labelled = [LabelledFrame(ethanol(), -4200.0), LabelledFrame(water(), -2070.0)]
     comparison = evaluate(model, labelled)
