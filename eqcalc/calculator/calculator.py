@@ -476,13 +476,15 @@ class EqCalculator(ExactCache):
         GraphError, UnsupportedElementError, NonFiniteError : as :meth:`calculate` does; the
             message begins with the name of the structure.
         NotEnoughMemoryError, DeviceError : as :meth:`calculate` does.
-        ConfigError : something else than structures, too few names, ``max_edges`` below 1.
+        ConfigError : something else than structures, too few names, ``max_edges`` below 1; a
+            subclass has a :meth:`calculate` of its own, which would be passed by.
         """
         if isinstance(structures, Atoms):
             raise ConfigError(
                 "calculate_many needs a list of structures, found a single ase.Atoms; "
                 "pass [atoms], or use get_forces()."
             )
+        self._require_own_many()
         check_max_edges(max_edges)
         largest = MAX_EDGES if max_edges is None else max_edges
         largest = min(largest, self._arguments["max_edges"] or largest)
@@ -495,6 +497,18 @@ class EqCalculator(ExactCache):
             for group in grouped(graphs, lambda named: size_of(named.graph), largest):
                 results += evaluate_group(group, self.models, self._blockwise, self._sum_forces)
         return results
+
+    def _require_own_many(self) -> None:
+        """Refuse to pass by what a subclass has added to :meth:`calculate`."""
+        own = type(self)
+        if own.calculate is EqCalculator.calculate:
+            return
+        if own.calculate_many is EqCalculator.calculate_many:
+            raise ConfigError(
+                f"{own.__name__} has a calculate of its own, which calculate_many would pass by "
+                "(get_hessian and shared calculators call it): give it a calculate_many as well, "
+                "or add to the energy with ase.calculators.mixing.SumCalculator."
+            )
 
     def get_hessian(
         self,

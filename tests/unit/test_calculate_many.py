@@ -245,3 +245,32 @@ def test_something_else_than_a_structure_is_refused(calculator):
 def test_a_budget_below_one_edge_is_refused(calculator):
     with pytest.raises(ConfigError, match="max_edges must be at least 1, found 0"):
         calculator.calculate_many([ethanol()], max_edges=0)
+
+
+class Lifted(EqCalculator):
+    """What a user may do to add a term of her own."""
+
+    def calculate(self, *arguments, **options):
+        super().calculate(*arguments, **options)
+        self.results["energy"] += 1.0
+
+
+class LiftedOften(Lifted):
+    """The same for many structures too."""
+
+    def calculate_many(self, *arguments, **options):
+        found = super().calculate_many(*arguments, **options)
+        return [results | {"energy": results["energy"] + 1.0} for results in found]
+
+
+def test_what_a_subclass_adds_is_not_passed_by(models):
+    """Hessians and shared images would lack it, in silence."""
+    lifted = Lifted(models["double"], device="cpu")
+    for ask in (lifted.calculate_many, lambda both: lifted.get_hessian(both[0])):
+        with pytest.raises(ConfigError, match=r"Lifted has a calculate of its own, .*SumCalculat"):
+            ask([water(), ethanol()])
+    often = LiftedOften(models["double"], device="cpu")
+    found = [results["energy"] for results in often.calculate_many([water(), ethanol()])]
+    expected = [often.get_potential_energy(atoms) for atoms in (water(), ethanol())]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert often.get_hessian(water()).shape == (9, 9)
