@@ -81,10 +81,12 @@ class Team:
         known = torch.tensor([float(p.grad is not None) for p in trained], device=device)
         known = self.total(known)
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        total = self.total(torch.cat([part.flatten() for part in parts]))
-        pieces = total.split([part.numel() for part in parts])
+        together = self.total(torch.cat([part.flatten() for part in parts]))
+        pieces = together.split([part.numel() for part in parts])
         for parameter, piece, is_known in zip(trained, pieces, known.tolist(), strict=True):
-            parameter.grad = piece.view_as(parameter) if is_known else None
+            # In the order in memory of the weight: AdamW's fused step takes it for that.
+            total = torch.empty_like(parameter).copy_(piece.view_as(parameter))
+            parameter.grad = total if is_known else None
 
 
 ALONE = Team()

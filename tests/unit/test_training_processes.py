@@ -96,6 +96,18 @@ def test_shares_of_a_batch_are_together_the_batch_and_no_frame_comes_twice(bound
     assert n_empty > 0
 
 
+def test_added_gradients_lie_in_memory_as_their_weights_do(monkeypatch):
+    """Of a weight that is a transpose, AdamW's fused step would move others than it should."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: None)
+    weight = torch.nn.Parameter(torch.zeros(3, 2).T)
+    gradient = torch.tensor([[-1.0, 1.0, -1.0], [1.0, 1.0, -1.0]])
+    weight.grad = torch.empty_like(weight).copy_(gradient)
+    optimizer = torch.optim.AdamW([weight], 1.0, weight_decay=0.0, fused=True)
+    Team(0, 2).add_gradients([weight])
+    optimizer.step()
+    assert torch.equal(weight.detach().sign(), -gradient)
+
+
 # --- with two processes on the CPU ------------------------------------------------------
 
 
