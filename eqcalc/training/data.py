@@ -223,8 +223,9 @@ def refuse_missing_labels(config: TrainingConfig, datasets: Sequence[Dataset]) -
             continue
         if not any(frame.atoms.pbc.all() for frame in dataset.frames):
             raise DataError(
-                f"stress_weight > 0 needs frames that are periodic in all three directions; "
-                f"{dataset.source} has none. Set stress_weight = 0."
+                f"stress_weight > 0 needs frames that are periodic in all three directions to "
+                f"train on and to judge by: none of {named(dataset.frames, dataset)} is. Choose "
+                "other frames, or set stress_weight = 0."
             )
         # A periodic frame without stress is refused by the reader where any other has one.
         if all(frame.stress is None for frame in dataset.frames):

@@ -52,6 +52,20 @@ def test_crystals_with_stress_train_beside_molecules_without(tmp_path):
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
 
+def test_frames_none_of_which_is_periodic_are_named_and_not_their_whole_file(tmp_path):
+    mixed(tmp_path)
+    path = write_config(
+        tmp_path,
+        data__path="mixed.xyz",
+        data__train_rows="0:3",
+        data__validation_rows="3:4",
+        training__stress_weight=10.0,
+    )
+    match = r"needs frames that are periodic in all three .*: none of frames 3 of mixed\.xyz is\."
+    with pytest.raises(DataError, match=match):
+        check(path)
+
+
 def test_periodic_frames_without_stress_are_named(tmp_path):
     path = mixed(tmp_path)
     frames = ase.io.read(tmp_path / "mixed.xyz", index=":")
