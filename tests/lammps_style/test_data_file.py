@@ -112,6 +112,20 @@ def test_positions_in_the_file_lie_in_the_box(tmp_path):
     assert ((fractions > -1e-12) & (fractions < 1 + 1e-12)).all()
 
 
+@pytest.mark.parametrize("angle", [0.0, 35.0])
+def test_box_begins_where_the_cell_does(tmp_path, angle):
+    """Along an open direction LAMMPS takes no atom that lies outside of its box."""
+    places = [[1.0, 2.0, 3.0], [2.0, 5.0, 9.0]]
+    rows = Atoms("H6", [*places, *np.diag([7.0, 8.0, 10.0]), (-3.0, 4.0, -6.0)])
+    rows.rotate(angle, (1, 2, 3))
+    positions, cell, origin = np.split(rows.positions, [2, 5])
+    atoms = Atoms("Cu2", positions + origin, cell=cell, pbc=(1, 1, 0), celldisp=origin)
+    write_data(tmp_path / "cu.data", atoms, ["Cu"])
+    data = read_data_file(tmp_path / "cu.data", "atomic", METAL)
+    assert np.allclose(data.atoms.positions - data.origin, places, rtol=0, atol=1e-12)
+    assert angle > 0 or data.origin.tolist() == [-3.0, 4.0, -6.0]
+
+
 def test_turned_cell_keeps_energy_forces_and_kinetic_energy(tmp_path):
     atoms = bulk("Cu") * (2, 2, 3)
     atoms.rattle(0.1, seed=2)

@@ -125,8 +125,8 @@ def write_data_file(path: str | Path, data: DataFile, system: UnitSystem) -> Non
     OutputError : the file cannot be written; an older one stays as it was.
     """
     atoms = data.atoms
-    cell, positions, velocities = _lammps_frame(atoms)
-    inside = np.linalg.solve(cell.T, (positions - data.origin).T).T  # (n_atoms, 3) fractions
+    cell, corner, positions, velocities = _lammps_frame(atoms, data.origin)
+    inside = np.linalg.solve(cell.T, (positions - corner).T).T  # (n_atoms, 3) fractions
     flags = np.where(atoms.pbc, np.floor(inside), 0.0).astype(int)
     positions = positions - flags @ cell
     lines = [
@@ -138,7 +138,7 @@ def write_data_file(path: str | Path, data: DataFile, system: UnitSystem) -> Non
     ]
     lines += [
         f"{_numbers(np.array([low, low + length]))} {names}"
-        for low, length, names in zip(data.origin, np.diag(cell), _BOUNDS, strict=True)
+        for low, length, names in zip(corner, np.diag(cell), _BOUNDS, strict=True)
     ]
     tilt = cell[[1, 2, 2], [0, 0, 1]]
     if tilt.any():
@@ -173,7 +173,7 @@ def write_data(
     """Write an ASE structure as a LAMMPS data file with masses and velocities.
 
     A cell that is no LAMMPS box is turned, and positions and velocities with it: energies stay,
-    directions in space do not.
+    directions in space do not. The box begins where the cell does (``atoms.get_celldisp()``).
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def write_data(
                 "LAMMPS type has one mass: set one with atoms.set_masses()."
             )
         masses[number - 1] = found[0] if len(found) else masses[number - 1]
-    data = DataFile(atoms, types, masses, np.zeros(3), atom_style)
+    data = DataFile(atoms, types, masses, atoms.get_celldisp().ravel(), atom_style)
     write_data_file(path, data, system)
 
 
@@ -226,8 +226,8 @@ def _require_atom_style(atom_style: str) -> None:
         )
 
 
-def _lammps_frame(atoms: Atoms) -> tuple[Any, Any, Any]:
-    """Return cell, positions and velocities, turned if the cell is no LAMMPS box."""
+def _lammps_frame(atoms: Atoms, corner: NDArray[np.float64]) -> tuple[Any, Any, Any, Any]:
+    """Return cell, its corner, positions and velocities, turned if the cell is no LAMMPS box."""
     cell = np.asarray(atoms.cell)
     volume = np.linalg.det(cell)
     if abs(volume) < 1e-9:
@@ -241,10 +241,11 @@ def _lammps_frame(atoms: Atoms) -> tuple[Any, Any, Any]:
             "the structure; exchange two of its vectors first."
         )
     if not cell[[0, 0, 1], [1, 2, 2]].any() and (np.diag(cell) > 0).all():
-        return cell, atoms.positions, atoms.get_velocities()
+        return cell, corner, atoms.positions, atoms.get_velocities()
     prism = Prism(cell)
     return (
         prism.cell,
+        prism.vector_to_lammps(corner),
         prism.vector_to_lammps(atoms.positions),
         prism.vector_to_lammps(atoms.get_velocities()),
     )
