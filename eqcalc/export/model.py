@@ -191,7 +191,8 @@ def _said_of_atoms(potential: Potential, numbers: list[int], are_exact: bool) ->
     return [
         "An atom alone has another energy than its reference energy "
         f"(by up to {float(own.abs().max()):.2g} eV)"
-        + (f", that of the data: {_energies_alone(potential, numbers, own)}." if are_exact else ".")
+        + (f", held in training at {_energies_alone(potential, numbers, own)}" * are_exact)
+        + "."
     ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from fine_tunings import (
     DATA,
@@ -25,6 +27,7 @@ from eqcalc.errors import (
     DataError,
 )
 from eqcalc.evaluation import evaluate
+from eqcalc.export import export_model
 from eqcalc.neighbours import build_graph
 from eqcalc.training.data import read_training_data
 from eqcalc.training.finish import export_run
@@ -134,3 +137,24 @@ def test_an_isolated_atom_has_the_energy_of_the_data_set(parent, tmp_path):
         graph = build_graph(Atoms([number], [[0.0, 0.0, 0.0]]), model.card.cutoff)
         assert float(model(graph)[0]) == pytest.approx(energy, abs=1e-9)
         assert float(begun(graph)[0]) == pytest.approx(energy, abs=1e-9)
+
+
+def test_a_card_calls_no_energy_of_an_atom_that_of_the_data_which_have_no_such_atom(
+    parent, tmp_path
+):
+    """N, of the replayed frames alone, keeps the energy that the parent gives its atom."""
+    bpa = DATA / "3bpa_frames.xyz"
+    energies = {z: e for z, e in read_dataset(bpa).isolated_atoms.items() if z != 7}
+    frames = ase.io.read(ETHANOL_FRAMES.with_suffix(".xyz"), index=":6")
+    for number, energy in energies.items():
+        atom = Atoms([number], info={"config_type": "IsolatedAtom"})
+        atom.calc = SinglePointCalculator(atom, energy=energy, forces=np.zeros((1, 3)))
+        frames.append(atom)
+    ase.io.write(tmp_path / "new.xyz", frames)
+    text = data_text(tmp_path / "new.xyz", reference_energies="isolated_atoms")
+    start = start_of(config_of(tmp_path, f'{text}\n[replay]\npath = "{bpa}"\ntrust_data = true'))
+    card = export_model(start.potential, tmp_path / "model.pt", elements="HCNO")
+    alone = small_potential().evaluate(build_graph(Atoms("N"), 4.0)).energy
+    energies[7] = float(alone)
+    said = ", ".join(f"{chemical_symbols[z]} {energies[z]:.6f}" for z in (1, 6, 7, 8))
+    assert f"eV), held in training at {said} eV." in card.gives_up[-1]

@@ -1414,7 +1414,7 @@ def test_a_model_trained_on_isolated_atoms_gives_their_energies_exactly(given, t
     calculator = EqCalculator(tmp_path / "tiny")
     found = {symbol: calculator.get_potential_energy(Atoms(symbol)) for symbol in ISOLATED}
     differences = [abs(found[symbol] - energy) for symbol, energy in ISOLATED.items()]
-    said = "that of the data: H -13.500000, C -1030.000000, O -2042.500000 eV."
+    said = "held in training at H -13.500000, C -1030.000000, O -2042.500000 eV."
     assert any(said in sentence for sentence in finished.card.gives_up) is is_exact
     assert (max(differences) < 2e-6) is is_exact
     energies = trained.evaluate(build_graph(frames[0], 4.0, dtype=torch.float32)).energy
