@@ -29,8 +29,8 @@ def check(path: Path) -> list[str]:
     return refuse_unfit_data(config, read_training_data(config))
 
 
-def mixed(folder: Path) -> Path:
-    """Write crystals with stress and molecules without, by turns."""
+def mixed(folder: Path, train: str = "0:5", validation: str = "5:8") -> Path:
+    """Write crystals with stress and molecules without, by turns; rows of them are chosen."""
     frames = []
     for crystal, molecule in zip(crystals(4), ethanol(), strict=False):
         frames += [crystal, molecule]
@@ -38,8 +38,8 @@ def mixed(folder: Path) -> Path:
     return write_config(
         folder,
         data__path="mixed.xyz",
-        data__train_rows="0:5",
-        data__validation_rows="5:8",
+        data__train_rows=train,
+        data__validation_rows=validation,
         training__stress_weight=10.0,
     )
 
@@ -53,14 +53,7 @@ def test_crystals_with_stress_train_beside_molecules_without(tmp_path):
 
 
 def test_frames_none_of_which_is_periodic_are_named_and_not_their_whole_file(tmp_path):
-    mixed(tmp_path)
-    path = write_config(
-        tmp_path,
-        data__path="mixed.xyz",
-        data__train_rows="0:3",
-        data__validation_rows="3:4",
-        training__stress_weight=10.0,
-    )
+    path = mixed(tmp_path, train="0:3", validation="3:4")
     match = r"needs frames that are periodic in all three .*: none of frames 3 of mixed\.xyz is\."
     with pytest.raises(DataError, match=match):
         check(path)
