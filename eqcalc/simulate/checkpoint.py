@@ -61,7 +61,7 @@ class MDCheckpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: MDCheckpoint, *, instead: bool = False) -> None:
-    """Write a checkpoint; the one before becomes the previous one.
+    """Write a checkpoint; the one before becomes the previous one, unless it is damaged.
 
     Where ``facts["regular"]`` is false, the previous one stays as an earlier one: the last two
     regular ones are there, with those that a run has which was never interrupted.
@@ -86,10 +86,11 @@ def write_checkpoint(folder: Path, checkpoint: MDCheckpoint, *, instead: bool = 
     new = folder / f"{CHECKPOINT}.new"
     write_whole(new, _FIRST_LINE + digest + content)
     try:
-        is_regular = checkpoint.facts.get("regular", True)
-        if not is_regular and not instead and (folder / PREVIOUS).exists():
-            os.replace(folder / PREVIOUS, folder / EARLIER)
-        if (folder / CHECKPOINT).exists() and not instead:
+        # A damaged one takes nobody's place: the previous one is all there is to go back to.
+        if not instead and _is_whole(folder / CHECKPOINT):
+            is_regular = checkpoint.facts.get("regular", True)
+            if not is_regular and (folder / PREVIOUS).exists():
+                os.replace(folder / PREVIOUS, folder / EARLIER)
             os.replace(folder / CHECKPOINT, folder / PREVIOUS)
         os.replace(new, folder / CHECKPOINT)
     except OSError as error:
@@ -150,6 +151,23 @@ def restore_previous(folder: Path) -> None:
 
 
 def _read(path: Path) -> MDCheckpoint:
+    arrays = _checked_content(path)
+    try:
+        return _checkpoint_of(arrays)
+    except ARRAY_DAMAGE as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _checked_content(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _checked_content(path: Path) -> bytes:
+    """Return what follows the checksum of a checkpoint, which must be that of it."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -160,10 +178,7 @@ def _read(path: Path) -> MDCheckpoint:
     digest, _, arrays = rest.partition(b"\n")
     if hashlib.sha256(arrays).hexdigest().encode() != digest:
         raise CheckpointError(f"'{path}' is damaged: its checksum is another one")
-    try:
-        return _checkpoint_of(arrays)
-    except ARRAY_DAMAGE as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+    return arrays
 
 
 def _checkpoint_of(content: bytes) -> MDCheckpoint:

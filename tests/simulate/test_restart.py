@@ -389,6 +389,18 @@ def test_previous_checkpoint_takes_the_place_of_a_damaged_one(damage, stopped, m
     assert files_of(stopped) == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("regular", [True, False])
+def test_damaged_checkpoint_does_not_replace_the_one_before(regular, stopped):
+    good = read_checkpoint(stopped)
+    before = (stopped / PREVIOUS).read_bytes()
+    content = bytearray((stopped / CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (stopped / CHECKPOINT).write_bytes(content)
+    write_checkpoint(stopped, replace(good, facts={**good.facts, "regular": regular}))
+    assert (stopped / PREVIOUS).read_bytes() == before
+    assert read_checkpoint(stopped).step == good.step
+
+
 def test_damaged_checkpoints_are_named(stopped, models):
     for name in (CHECKPOINT, PREVIOUS):
         (stopped / name).write_bytes(b"nothing")
