@@ -126,6 +126,16 @@ def test_relax_of_a_crystal_says_what_presses_on_its_cell(folder, capsys):
     assert found["cell"] is None
 
 
+def test_relax_of_a_cell_as_json_tells_forces_from_the_virial(folder, capsys):
+    ase.io.write("crystal.xyz", crystal())
+    run("relax", "crystal.xyz", "-m", "model.pt", "--cell", "--pressure", 50, "-n", 2, "--json")
+    found = json.loads(capsys.readouterr().out)
+    atoms = ase.io.read("crystal-relax/relaxed.xyz")
+    largest = np.linalg.norm(atoms.get_forces(), axis=1).max()
+    assert found["fmax_eV_per_A"] == pytest.approx(largest, abs=1e-6)
+    assert found["fmax"] > 2 * largest  # what presses on the cell counts too
+
+
 @pytest.mark.parametrize("verb", ["relax", "md"])
 def test_pressure_of_rigid_bonds_is_left_out_and_said(verb, folder, capsys):
     """Their virial is in no stress: what is left of it would be read as the pressure."""
