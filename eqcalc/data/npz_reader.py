@@ -254,13 +254,15 @@ def _label_keys(
 
 def _units(layout: _Layout, file: NpzFile, path: Path, request: LabelRequest) -> FileUnits:
     entries = {name: _text(file, name, path) for name in sorted(_UNITS & set(file.files))}
+    # Forces of a known layout are in its units, and in e_unit/r_unit where it states both.
+    own = layout in _LAYOUTS and {"e_unit", "r_unit"} <= set(entries)
+    if _departs(layout, obey_stated_units(entries, LabelRequest(), path)):
+        layout = replace(layout, units=None)
     asked = request if layout.units is None else replace(request, forces_unit=None)
     stated = obey_stated_units(entries, asked, path)
     energy = _unit("energy", 0, layout, stated.energy_unit, "e_unit", entries, path)
     length = _unit("length", 1, layout, stated.length_unit, "r_unit", entries, path)
     plain = f"{energy}/{length}"
-    # sGDML's forces are in e_unit/r_unit where it states them, as MD17's are in their layout's.
-    own = layout is _SGDML and {"e_unit", "r_unit"} <= set(entries)
     asked_forces = request.forces_unit
     known = layout.units is not None and asked_forces is not None
     if known and force_unit(str(asked_forces)) != force_unit(plain):
@@ -269,6 +271,16 @@ def _units(layout: _Layout, file: NpzFile, path: Path, request: LabelRequest) ->
             f"forces are in {plain}. Leave forces_unit out."
         )
     return file_units(energy, length, stated, as_stated=own or layout.units is not None)
+
+
+def _departs(layout: _Layout, stated: LabelRequest) -> bool:
+    """Return whether a file states another unit than its layout's, which then says no unit."""
+    if layout.units is None:
+        return False
+    energy, length = stated.energy_unit, stated.length_unit
+    return (energy is not None and energy_unit(energy) != energy_unit(layout.units[0])) or (
+        length is not None and length_unit(length) != length_unit(layout.units[1])
+    )
 
 
 def _unit(

@@ -321,6 +321,29 @@ def test_npz_sgdml_forces_beside_a_length_that_it_does_not_state_are_those_of_co
     assert any("forces are taken to be in Hartree/Bohr" in note for note in data.notes)
 
 
+@pytest.mark.parametrize(
+    ("stated", "missing"),
+    [({"e_unit": "Hartree"}, "length"), ({"r_unit": "Bohr"}, "energy")],
+)
+def test_npz_md17_that_states_another_unit_is_asked_for_the_other(stated, missing, tmp_path):
+    path = save(tmp_path / "data.npz", md17(**stated))
+    with pytest.raises(DataError, match=f"does not state its {missing} unit; give {missing}_unit"):
+        read_dataset(path)
+
+
+def test_npz_md17_in_hartree_has_forces_as_codes_print_them_and_says_so(tmp_path):
+    path = save(tmp_path / "data.npz", md17(e_unit="Hartree"))
+    data = read_dataset(path, length_unit="Angstrom", trust_data=True)
+    expected = arrays()["forces"][0] * units.Hartree / units.Bohr
+    np.testing.assert_allclose(data.frames[0].forces, expected, **EXACT)
+    assert any("forces are taken to be in Hartree/Bohr" in note for note in data.notes)
+
+
+def test_npz_md17_may_state_one_of_its_own_units(tmp_path):
+    data = read_dataset(save(tmp_path / "data.npz", md17(e_unit="kcal/mol")))
+    assert data.frames[0].energy == read_dataset(RMD17).frames[0].energy
+
+
 def test_npz_explicit_keys_and_units_are_obeyed(tmp_path):
     raw = arrays()
     entries = {"Z": raw["nuclear_charges"], "xyz": raw["coords"], "U": raw["energies"]}
