@@ -279,12 +279,12 @@ class EqCalculator(ExactCache):
         return _restored, (type(self), self._arguments, self._files()), state
 
     def _files(self) -> list[tuple[str, str]]:
-        """Return path and checksum of every member.
+        """Return the source and the checksum of every member.
 
         Where they are read, the path may hold another model, and another folder be the present
         one: the checksum says which model was meant.
         """
-        return [(os.path.abspath(m.file.path), m.file.sha256) for m in self.models]
+        return [(m.file.lasting_source, m.file.sha256) for m in self.models]
 
     def _begin_after_fork(self) -> None:
         """Start anew where a thread that this process does not have was calculating."""
@@ -578,20 +578,20 @@ class EqCalculator(ExactCache):
 
 
 def _restored(
-    kind: type[EqCalculator], arguments: dict[str, Any], models: list[tuple[str, str]]
+    kind: type[EqCalculator], arguments: dict[str, Any], files: list[tuple[str, str]]
 ) -> EqCalculator:
-    """Return a pickled calculator: its models are those in memory, else those of the paths.
+    """Return a pickled calculator: its models are those in memory, else those of the files.
 
     Raises
     ------
-    ModelFileError : a path holds another model now, or none.
+    ModelFileError : a file holds another model now, or is not there.
     """
     calculator = kind.__new__(kind)
     Calculator.__init__(calculator)
     calculator._arguments = arguments
     options: dict[str, Any] = {name: arguments.get(name) for name in _OF_MODELS}
     options["trust"] = bool(arguments.get("trust"))
-    calculator._use([reload_model(path, sha256, **options) for path, sha256 in models])
+    calculator._use([reload_model(source, sha256, **options) for source, sha256 in files])
     return calculator
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from eqcalc import __version__
 from eqcalc.engines.engine import Target
 from eqcalc.errors import EngineError
-from eqcalc.model_file import ModelFile, available_models, find_model
+from eqcalc.model_file import ModelFile
 from eqcalc.native.build import build_library, find_library, library_checksum
 from eqcalc.native.package_cache import PackageCache, machine_key
 
@@ -223,17 +223,10 @@ def _why_none(files: Sequence[ModelFile], target: Target, *, exchanges: bool) ->
 
 
 def _compile_command(files: Sequence[ModelFile], target: Target) -> str:
-    words = ["eqcalc compile", *map(_name, files)]
+    words = ["eqcalc compile", *(shlex.quote(file.lasting_source) for file in files)]
     words += [f"--dtype {target.precision}"] * (target.precision != files[0].card.dtype)
     words += [f"--device {target.device}"] * (target.device.type != "cpu")
     return " ".join(words)
-
-
-def _name(file: ModelFile) -> str:
-    """Return what the command line knows a model by: the name of a shipped one, else its path."""
-    name = file.card.name
-    is_shipped = name in available_models() and find_model(name) == file.path
-    return name if is_shipped else shlex.quote(str(file.path))
 
 
 def _key(files: Sequence[ModelFile], target: Target, *, exchanges: bool = False) -> dict[str, str]:

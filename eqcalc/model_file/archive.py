@@ -92,6 +92,15 @@ class ModelFile:
     sha256: str
     trusted: bool = False
 
+    @property
+    def lasting_source(self) -> str:
+        """What finds the file from any folder: a shipped model's name, else the whole path.
+
+        The name finds it on another machine too, where eqcalc lies elsewhere.
+        """
+        name = self.path.parent.name
+        return name if _shipped().get(name) == self.path else os.path.abspath(self.path)
+
     def weights(self) -> bytes:
         """Return the content of ``weights.safetensors``.
 

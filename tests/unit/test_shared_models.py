@@ -96,6 +96,20 @@ def test_another_process_takes_the_file_and_refuses_a_changed_one(file, models, 
     assert "holds another model than when this calculator was stored" in done.stderr
 
 
+def test_a_shipped_model_is_pickled_by_its_name(tmp_path):
+    """On another machine eqcalc lies elsewhere, and so does what it ships."""
+    calculator = EqCalculator("painn-ethanol", device="cpu")
+    energy = calculator.get_potential_energy(ethanol())
+    content = pickle.dumps(calculator)
+    assert str(calculator.models[0].file.path.parent.parent).encode() not in content
+    (tmp_path / "c.pkl").write_bytes(content)
+    command = [sys.executable, "-c", READER, str(tmp_path / "c.pkl")]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == [repr(energy), "painn-ethanol"]
+
+
 def test_a_pickle_whose_model_is_gone_is_refused(file, models):
     from eqcalc.engines import reload_model
 
