@@ -72,6 +72,8 @@ _KNOWN = re.compile(
     rf"(code/.*\.debug_pkl|\.data/serialization_id|extra/({CARD}|{PASSPORT}|{WEIGHTS}|{INDEX}))",
     re.ASCII,
 )
+_FOREIGN = "a network that nequip, SevenNet or schnetpack trained comes in by 'eqcalc import'"
+
 _passed: set[str] = set()
 """Checksums of the files whose program was checked by this process."""
 
@@ -250,7 +252,8 @@ def open_model_file(source: Source, *, trust: bool = False) -> ModelFile:
     if card_text is None or passport is None:
         raise ModelFileError(
             f"'{path}' is an archive but not a model of eqcalc: it has no {CARD} and {PASSPORT} "
-            "inside. Export a potential with eqcalc.export.export_model or 'eqcalc export'."
+            "inside. Export a potential with eqcalc.export.export_model or 'eqcalc export'; "
+            f"{_FOREIGN}."
         )
     card = _read_card_text(card_text, path)
     if card.digest and digest_of(entries) != card.digest:
@@ -359,7 +362,7 @@ def _not_an_archive(path: Path) -> str:
     if start[:1] == b"\x80":
         return (
             f"'{path}' is a Python pickle, which eqcalc never loads (it could run any code); "
-            "export the potential with eqcalc.export.export_model."
+            f"export the potential with eqcalc.export.export_model; {_FOREIGN}."
         )
     if start == b"PK":
         return f"the model file '{path}' is truncated or damaged; copy or export it again."

@@ -174,14 +174,16 @@ def test_an_opened_model_is_found_again_from_another_folder(models, tmp_path, mo
 def test_a_pickle_is_refused_unread(tmp_path):
     path = tmp_path / "old.pt"
     torch.save({"weights": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ModelFileError, match=r"'.*old\.pt' is a Python pickle.*never loads"):
+    with pytest.raises(
+        ModelFileError, match=r"'.*old\.pt' is a Python pickle.*never loads.* import'"
+    ):
         open_model_file(path)
 
 
 def test_a_zipped_pickle_is_refused_unread(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save({"weights": torch.ones(2)}, path)
-    with pytest.raises(ModelFileError, match=r"weights\.pt' is an archive but not a model"):
+    with pytest.raises(ModelFileError, match=r"weights\.pt' is an archive but not .* import'"):
         open_model_file(path)
 
 
