@@ -44,7 +44,10 @@ def engine_report(models: Sequence[Model], together: str) -> str:
     """
     if len(models) == 1:
         return models[0].engine_report()
-    members = [f"{model.card.name}: {model.engine_report()}" for model in models]
+    members = [
+        f"{name}: {model.engine_report()}"
+        for name, model in zip(_told_apart(models), models, strict=True)
+    ]
     return "\n".join([*members, together])
 
 
@@ -61,9 +64,18 @@ def engine_facts(models: Sequence[Model], together: str, n_atoms: int) -> dict[s
     if len(models) > 1:
         facts["engine"] = [model.engine.report() for model in models]
         facts["not_used"] = {
-            f"{name} of {model.card.name}": why
-            for model in models
-            for name, why in model.not_used.items()
+            f"{engine} of {name}": why
+            for name, model in zip(_told_apart(models), models, strict=True)
+            for engine, why in model.not_used.items()
         }
         facts["together"] = together
     return facts
+
+
+def _told_apart(models: Sequence[Model]) -> list[str]:
+    """Return what messages call the members: their names, of two alike with their files."""
+    names = [model.card.name for model in models]
+    return [
+        name if names.count(name) == 1 else f"{name} ({model.file.lasting_source})"
+        for name, model in zip(names, models, strict=True)
+    ]

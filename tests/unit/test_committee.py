@@ -41,13 +41,17 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EQCALC_CACHE", str(tmp_path / "cache"))
 
 
+def export_schnet(path: Path, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build("schnet", **small_options("schnet"))
+    export_model(Potential(network.double(), REFERENCE_ENERGIES), path, elements=REFERENCE_ENERGIES)
+
+
 @pytest.fixture(scope="module")
 def members(models, tmp_path_factory) -> list[Path]:
     path = tmp_path_factory.mktemp("members") / "schnet.pt"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        network = build("schnet", **small_options("schnet"))
-    export_model(Potential(network.double(), REFERENCE_ENERGIES), path, elements=REFERENCE_ENERGIES)
+    export_schnet(path, seed=3)
     return [models.get(name, path) for name in NAMES]
 
 
@@ -189,6 +193,17 @@ def test_members_that_were_not_compiled_together_run_one_by_one(members):
         f"run: eqcalc compile {paths} --dtype float32"
     )
     assert not cache_folder().exists()
+
+
+def test_members_of_one_name_are_told_apart_by_their_files(tmp_path):
+    paths = [tmp_path / seed / "water.pt" for seed in ("1", "2")]
+    for path in paths:
+        path.parent.mkdir()
+        export_schnet(path, seed=int(path.parent.name))
+    calculator = EqCalculator(paths, dtype="float32")
+    for path in paths:
+        assert f"water ({path}): torchscript on cpu" in calculator.engine_report()
+    assert f"inductor of water ({paths[1]})" in calculator.engine_facts(9)["not_used"]
 
 
 @pytest.mark.slow
