@@ -29,7 +29,7 @@ def export(
     """Export a checkpoint; leaves model.pt, card.md, metrics.json and train.toml.
 
     The errors on the card are those of the exported file, measured on the
-    training file's test rows.
+    training file's test rows, or where it names none on its validation frames.
 
     Example: [bold]eqcalc export runs/painn-ethanol models/painn-ethanol[/bold]
     """
