@@ -58,7 +58,8 @@ def train(
         Optional[int], typer.Option(help="CPU threads. Default: torch's own.", min=1)
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run in that folder.")
+        bool,
+        typer.Option("--overwrite", help="Replace a run in that folder, or files of a run's names."),
     ] = False,
     trust: Trust = False,
     quiet: Quiet = False,

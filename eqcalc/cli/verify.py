@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from eqcalc.cli.console import note, print_json, say, show
-from eqcalc.cli.options import AsJson, Overwrite, Quiet, Threads, Trust
+from eqcalc.cli.options import AsJson, Quiet, Threads, Trust
 from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def verify(
     ] = None,
     threads: Threads = None,
     trust: Trust = False,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace these files.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
