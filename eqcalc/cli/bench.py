@@ -27,8 +27,8 @@ def bench(
         list[str],
         typer.Argument(
             metavar="[MODEL] STRUCTURE",
-            help="A shipped model's name or a model file (without, the shipped one for the first "
-            "structure), then structure files or names: ethanol, water192 (3 n³ atoms), cu108 "
+            help="A shipped model's name or a model file (without, the shipped one that fits all "
+            "structures), then structure files or names: ethanol, water192 (3 n³ atoms), cu108 "
             "(4 n³).",
         ),
     ],
