@@ -93,7 +93,7 @@ def evaluate(
 
     Of several models also whether their spread tells the error of their mean, with a picture.
 
-    Example: [bold]eqcalc evaluate painn-ethanol rmd17_ethanol.npz --rows 1000:2000[/bold]
+    Example: [bold]eqcalc evaluate painn-ethanol examples/data/ethanol_rmd17_test.npz[/bold]
     """
     from eqcalc.data import read_dataset
     from eqcalc.evaluation import breakdown

@@ -75,9 +75,9 @@ def train(
 ) -> None:
     """Train a potential; leaves a folder with metrics.csv, best.ckpt and last.ckpt.
 
-    Example: [bold]eqcalc train models/painn-ethanol/train.toml[/bold]
+    Example: [bold]eqcalc train train.toml --set training.max_epochs=5[/bold]
 
-    With one key set: [bold]eqcalc train train.toml --set training.max_epochs=5[/bold]
+    docs/training.md explains the file; models/painn-ethanol/train.toml is one, without its data.
 
     Ctrl-C ends the training after the present step; --resume goes on from the last epoch.
     """
