@@ -59,7 +59,9 @@ def train(
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace a run in that folder, or files of a run's names."),
+        typer.Option(
+            "--overwrite", help="Replace a run in that folder, or files that are called as its own."
+        ),
     ] = False,
     trust: Trust = False,
     quiet: Quiet = False,
