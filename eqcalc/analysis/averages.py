@@ -54,7 +54,7 @@ class AverageSettings:
     skip : frames left out at the beginning, while the structure finds its equilibrium
     every : take every so many frames
     elements : symbols; all by default
-    r_max : Å, of the rdf; by default half of the cell, within 5 and 10 Å
+    r_max : Å, of the rdf; by default half of the shortest lattice vector, from 5 to 10 Å
     n_bins : of rdf and density
     volume : Å³, of a structure that is not periodic in three directions, for its rdf
     axis : vector of the cell along which the density is taken: "a", "b" or "c"

@@ -40,7 +40,9 @@ def analyse(
     ] = None,
     r_max: Annotated[
         Optional[float],
-        typer.Option(help="Å, of --rdf. Default: half of the cell, within 5 and 10 Å."),
+        typer.Option(
+            help="Å, of --rdf. Default: half of the shortest lattice vector, from 5 to 10 Å."
+        ),
     ] = None,
     bins: Annotated[int, typer.Option(help="Of --rdf and --density.")] = 200,
     volume: Annotated[
