@@ -145,10 +145,12 @@ def chosen_guards(parameters: dict[str, Any]) -> GuardSettings:
     return GuardSettings.off()
 
 
-def say_guards(summary: dict[str, Any]) -> None:
-    """Say in a line what is watched, and what is not."""
+def say_guards(summary: dict[str, Any], n_steps: int) -> None:
+    """Say in a line what is watched in so many steps, and what is not."""
     parts = [", ".join(dict.fromkeys(summary["watched"])) or "nothing"]
-    if summary["audit_every"] > 0:
+    if summary["audit_every"] > n_steps:
+        parts.append(f"no self-audit before step {summary['audit_every']}")
+    elif summary["audit_every"] > 0:
         parts.append(f"self-audit every {summary['audit_every']} steps")
     if summary["not_watched"]:
         parts.append(f"not {', '.join(summary['not_watched'])} (manifest.json says why)")

@@ -215,7 +215,7 @@ def _run_and_tell(
 
     settings = run.settings
     tell_pressure(settings.pressure_gpa)
-    say_guards(run.guard_summary())
+    say_guards(run.guard_summary(), settings.n_steps)
     try:
         result = _run_with_progress(run, settings, folder, overwrite, max_hours)
     except StopRequested as stop:

@@ -105,7 +105,7 @@ def relax(
     run = RelaxRun(atoms, calculator, settings, source)
     tell_pressure(settings.pressure_gpa)
     note_pressure_left_out(run.atoms)
-    say_guards(run.guard_summary())
+    say_guards(run.guard_summary(), settings.max_steps)
     if run.velocities_left_out:
         say("velocities of the file belong to other positions: they are left out")
     try:

@@ -61,6 +61,8 @@ def test_run_says_what_is_watched_and_what_is_not(folder, capsys):
     assert "self-audit every 10 steps" in out
     assert "self-audits 2 passed" in " ".join(out.split())
     assert (folder / "ethanol-md" / "audit.csv").read_text().count("\n") == 3
+    assert run("md", ETHANOL, *COMMON, "-n", 5, "-o", "short", "--audit-every", 10) == 0
+    assert "no self-audit before step 10" in capsys.readouterr().out
 
 
 def test_run_without_guards_leaves_no_files_of_theirs(folder, capsys):
