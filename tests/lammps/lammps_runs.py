@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from numpy.typing import NDArray
 from eqcalc.hosts.lammps.build import build_plugin, find_lammps
 from eqcalc.hosts.lammps.launch import command_line
 
-__all__ = ["BAR", "EXCHANGE", "EXCHANGING", "HALO", "Run", "frames_of", "run_input", "run_text"]
+__all__ = [
+    "BAR",
+    "EXCHANGE",
+    "EXCHANGING",
+    "HALO",
+    "Run",
+    "frames_of",
+    "run_input",
+    "run_script",
+    "run_text",
+]
 
 BAR = 1.602176634e6  # of one eV/Å³
 
@@ -96,12 +107,21 @@ def run_input(
 def run_text(folder: Path, text: str, ranks: int = 1) -> Run:
     """Run an input as it is."""
     (folder / "in.lammps").write_text(text)
+    return _run(folder, command_line(find_lammps(), Path("in.lammps"), ranks))
+
+
+def run_script(folder: Path, text: str) -> Run:
+    """Run Python that drives LAMMPS."""
+    return _run(folder, [sys.executable, "-c", text])
+
+
+def _run(folder: Path, command: list[str]) -> Run:
     lammps = find_lammps()
     environment = lammps.environment()
     environment["LAMMPS_PLUGIN_PATH"] = str(build_plugin(lammps).parent)
     environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(
-        command_line(lammps, Path("in.lammps"), ranks),
+        command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

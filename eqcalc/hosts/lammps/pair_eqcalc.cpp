@@ -93,11 +93,8 @@ PairEqcalc::~PairEqcalc() {
 }
 
 void PairEqcalc::settings(int n, char** words) {
+  forget_coefficients();  // of a style that was there before: what was loaded is another
   wish_ = {};
-  // Of a style that was there before LAMMPS asks for new coefficients: what was loaded is another.
-  if (allocated)
-    for (int i = 1; i <= atom->ntypes; ++i)
-      for (int j = i; j <= atom->ntypes; ++j) setflag[i][j] = 0;
   for (int k = 0; k < n; k += 2) {
     const std::string key = words[k];
     if (k + 1 == n) error->all(FLERR, "pair_style eqcalc: nothing stands behind '{}'", key);
@@ -122,7 +119,23 @@ void PairEqcalc::settings(int n, char** words) {
     error->all(FLERR, "pair_style eqcalc needs units metal or real, not {}", units);
 }
 
+// Until a pair_coeff has succeeded there are none: whoever catches LAMMPS's errors, as Python can,
+// would else run with what one that failed has left, half of it of the model before.
+void PairEqcalc::forget_coefficients() {
+  numbers_.clear();
+  if (!allocated) return;
+  for (int i = 1; i <= atom->ntypes; ++i)
+    for (int j = i; j <= atom->ntypes; ++j) setflag[i][j] = 0;
+}
+
+// LAMMPS looks at setflag; of a hybrid style at its own, and in "run pre no" at none.
+void PairEqcalc::check_coefficients() {
+  if (numbers_.empty())
+    error->all(FLERR, "pair_style eqcalc has no model: its last pair_coeff failed or is missing");
+}
+
 void PairEqcalc::coeff(int n, char** words) {
+  forget_coefficients();
   const int n_types = atom->ntypes;
   if (n < 2 || std::strcmp(words[0], "*") != 0 || std::strcmp(words[1], "*") != 0)
     error->all(FLERR, "pair_coeff of eqcalc begins with * *: one model for all types");
@@ -138,7 +151,7 @@ void PairEqcalc::coeff(int n, char** words) {
       error->all(FLERR, "pair_coeff of eqcalc has more elements than the {} atom types: '{}' would "
                  "be a model", n_types, model);
   load();
-  numbers_.assign(n_types + 1, 0);
+  std::vector<int> numbers(n_types + 1, 0);
   const auto symbols = utils::split_words(ticket_->text("elements"));
   const auto known = utils::split_words(ticket_->text("numbers"));
   for (int type = 1; type <= n_types; ++type) {
@@ -148,8 +161,9 @@ void PairEqcalc::coeff(int n, char** words) {
     if (found == symbols.end())
       error->all(FLERR, "{} knows {}; it does not know '{}', the element of type {}",
                  models_in_words(), utils::join_words(symbols, " "), symbol, type);
-    numbers_[type] = std::stoi(known[found - symbols.begin()]);
+    numbers[type] = std::stoi(known[found - symbols.begin()]);
   }
+  numbers_ = numbers;
   if (!allocated) {
     allocated = 1;
     memory->create(setflag, n_types + 1, n_types + 1, "pair:setflag");
@@ -221,6 +235,7 @@ std::string PairEqcalc::models_in_words() const {
 }
 
 void PairEqcalc::init_style() {
+  check_coefficients();
   if (force->newton_pair == 0) error->all(FLERR, "pair_style eqcalc needs newton on");
   check_exclusions();
   if (neighbor->includegroup)
@@ -314,6 +329,7 @@ void PairEqcalc::check_masses() {
 
 void PairEqcalc::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
+  check_coefficients();
   check_exclusions();
   if (is_new_) check_pairs();  // the list knows them by now
   check_positions();

