@@ -69,3 +69,24 @@ assert energy("{coeff} {model_of()} H C O", "run 0") == before
 """,
     )
     assert run.status == 0, run.text
+
+
+def test_what_python_has_set_for_its_own_networks_changes_no_number(
+    model_of: Export, tmp_path: Path
+) -> None:
+    """Autocast would round to bfloat16: 7 meV."""
+    run = drive(
+        tmp_path,
+        str(model_of()),
+        f"""
+before = energy("run 0")
+for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu")):
+    with mode:
+        assert energy("run 0") == before, mode
+with torch.inference_mode():
+    lmp.command("pair_coeff * * {model_of()} H C O")
+assert energy("run 0") == before
+""",
+        options="engine torchscript precision float32",
+    )
+    assert run.status == 0, run.text

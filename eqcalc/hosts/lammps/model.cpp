@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -18,6 +19,14 @@ namespace eqcalc_lammps {
 namespace {
 
 constexpr int64_t kFewest = 2;  // atoms and edges: the compiler takes sizes 0 and 1 for constants
+
+// LAMMPS may run within Python: what that has set for networks of its own, such as torch.no_grad()
+// or autocast, changes nothing here while this lives.
+struct OwnModes {
+  const c10::InferenceMode no_inference{false};
+  const at::AutoGradMode gradients{true};  // TorchScript differentiates inside
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
 
 // What torch.jit.load leaves in the file's precision, see eqcalc/engines/torchscript.py.
 bool stays_double(const std::string& name) {
@@ -94,6 +103,7 @@ std::vector<at::Tensor> Model::Parts::run(torch::inductor::AOTIModelPackageLoade
 }
 
 Model::Model(const Ticket& ticket) : parts_(std::make_unique<Parts>()) {
+  const OwnModes modes;
   keep_freed_memory();
   parts_->precision = ticket.text("dtype") == "float32" ? at::kFloat : at::kDouble;
   parts_->reach = 2.0 * ticket.number("cutoff");
@@ -159,6 +169,7 @@ int64_t Model::widest_exchange() {
 }
 
 void Model::call(const Graph& graph, Answer& answer) {
+  const OwnModes modes;
   const int64_t n_atoms = graph.numbers.size(), n_edges = graph.senders.size();
   const bool is_compiled = !parts_->packages.empty();
   const bool is_small = is_compiled && (n_atoms < kFewest || n_edges < kFewest);
