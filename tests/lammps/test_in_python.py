@@ -90,26 +90,3 @@ assert energy("run 0") == before
         options="engine torchscript precision float32",
     )
     assert run.status == 0, run.text
-
-
-def test_one_model_after_a_committee_has_no_spread(model_of: Export, tmp_path: Path) -> None:
-    """Computes and fixes that were made of the committee read on."""
-    run = drive(
-        tmp_path,
-        f"{model_of()} {model_of('painn', 1)}",
-        f"""
-def spreads():
-    return [*lmp.extract_compute("all", 0, 1)[:2], *lmp.extract_fix("each", 1, 1)[:8]]
-
-energy(
-    "compute all all pair eqcalc",
-    "fix each all pair 1 eqcalc spread 0",
-    "thermo_style custom step pe c_all[1] c_all[2]",
-    "run 0",
-)
-assert min(spreads()) > 0.0, spreads()
-energy("pair_coeff * * {model_of()} H C O", "run 0")
-assert all(spread != spread for spread in spreads()), spreads()
-""",
-    )
-    assert run.status == 0, run.text

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
-#include <limits>
 
 #include "atom.h"
 #include "comm.h"
@@ -27,7 +26,6 @@ using namespace LAMMPS_NS;
 namespace {
 
 constexpr double kCoincident = 1e-3;     // Å; as eqcalc.neighbours.structure has it
-constexpr double kNoSpread = std::numeric_limits<double>::quiet_NaN();  // of a single model
 // Masses, amu: so near to two elements that it tells neither; and close enough to be an element's.
 constexpr double kSameMass = 0.01, kMassShare = 0.005, kMassNear = 0.02;
 constexpr double kHeavyHydrogen[2] = {2.2, 4.5};  // amu: no isotope in use, mass of its neighbour
@@ -178,11 +176,9 @@ void PairEqcalc::coeff(int n, char** words) {
       cutsq[i][j] = cutoff_ * cutoff_;
       cutghost[i][j] = cutoff_;  // a length
     }
-  // Computes and fixes that were made of a committee read on when one model follows it.
+  delete[] pvector;
   nextra = n_members_ > 1 ? 2 : 0;
-  if (nextra > 0 && pvector == nullptr) pvector = new double[nextra];
-  if (pvector != nullptr) std::fill_n(pvector, 2, kNoSpread);
-  if (!spread_.empty()) allocate_spread();
+  pvector = nextra > 0 ? new double[nextra]() : nullptr;
 }
 
 // Have Python prepare the model on rank 0, and load on every rank what it says.
@@ -642,12 +638,10 @@ void PairEqcalc::add_member_forces() {
   pvector[1] = comm->me == 0 ? all_largest : 0.0;
 }
 
-void PairEqcalc::allocate_spread() {
-  spread_.assign(std::max(atom->nmax, 1), n_members_ > 1 ? 0.0 : kNoSpread);
-}
+void PairEqcalc::allocate_spread() { spread_.assign(std::max(atom->nmax, 1), 0.0); }
 
 void* PairEqcalc::extract_peratom(const char* name, int& n_columns) {
-  if (std::strcmp(name, "spread") != 0 || (n_members_ < 2 && spread_.empty())) return nullptr;
+  if (std::strcmp(name, "spread") != 0 || n_members_ < 2) return nullptr;
   n_columns = 0;
   if (spread_.size() < static_cast<size_t>(atom->nmax)) allocate_spread();
   return spread_.data();
