@@ -90,3 +90,24 @@ assert energy("run 0") == before
         options="engine torchscript precision float32",
     )
     assert run.status == 0, run.text
+
+
+def test_one_model_after_a_committee_has_no_spread(model_of: Export, tmp_path: Path) -> None:
+    """A compute that was made of the committee reads on; a fix pair is refused by LAMMPS."""
+    run = drive(
+        tmp_path,
+        f"{model_of()} {model_of('painn', 1)}",
+        f"""
+energy(
+    "compute all all pair eqcalc",
+    "fix each all pair 1 eqcalc spread 0",
+    "thermo_style custom step pe c_all[1] c_all[2]",
+    "run 0",
+)
+assert min(lmp.extract_compute("all", 0, 1)[:2]) > 0.0
+energy("pair_coeff * * {model_of()} H C O", "run 0")
+assert all(spread != spread for spread in lmp.extract_compute("all", 0, 1)[:2])
+assert "cannot extract property spread" in refused("run 1")
+""",
+    )
+    assert run.status == 0, run.text

@@ -176,9 +176,10 @@ void PairEqcalc::coeff(int n, char** words) {
       cutsq[i][j] = cutoff_ * cutoff_;
       cutghost[i][j] = cutoff_;  // a length
     }
-  delete[] pvector;
+  // A compute that was made of a committee reads on when one model follows it, which has no spread.
   nextra = n_members_ > 1 ? 2 : 0;
-  pvector = nextra > 0 ? new double[nextra]() : nullptr;
+  if (nextra > 0 && pvector == nullptr) pvector = new double[nextra];
+  if (pvector != nullptr) std::fill_n(pvector, 2, std::nan(""));
 }
 
 // Have Python prepare the model on rank 0, and load on every rank what it says.
