@@ -179,13 +179,8 @@ def _pressure_gpa(result: RelaxResult) -> float | None:
     return pressure_gpa(stress)
 
 
-def _largest_force(result: RelaxResult) -> float:
-    """Return the largest force on an atom (eV/Å), whatever the cell still wants."""
-    forces = result.atoms.get_forces()
-    return float((forces**2).sum(axis=1).max() ** 0.5)
-
-
 def _as_json(result: RelaxResult) -> dict[str, Any]:
+    forces = result.atoms.get_forces()
     return {
         "status": "complete",
         "folder": str(result.folder),
@@ -193,7 +188,7 @@ def _as_json(result: RelaxResult) -> dict[str, Any]:
         "steps": result.n_steps,
         "energy_eV": result.energy,
         "fmax": result.fmax,  # as in relax.csv: with a cell it may be the virial, in eV
-        "fmax_eV_per_A": _largest_force(result),
+        "fmax_eV_per_A": float((forces**2).sum(axis=1).max() ** 0.5),
         "pressure_gpa": _pressure_gpa(result),
         "cell": cell_as_json(result.cell_change),
         "guards": result.guards,

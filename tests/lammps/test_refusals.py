@@ -95,6 +95,7 @@ def test_options_that_come_later_ask_for_the_model_again(model_of: Export, tmp_p
         (" H C O\n", " H C N\n", "it does not know 'N', the element of type 3"),
         ("{model} H C O\n", "H C O\n", "needs a model and an element for each of the 3 atom types"),
         (" H C O\n", " H C O O\n", "more elements than the 3 atom types: 'H' would be a model"),
+        (" H C O\n", " H NULL O\n", "All pair coeffs are not set"),
         ("{model}", "missing.pt", "no such model file: 'missing.pt'"),
         ("{model}", "in.data", "in.data"),
         ("pair_coeff * *", "pair_coeff 1 1", "must start with * *"),

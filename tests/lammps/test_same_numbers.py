@@ -118,6 +118,20 @@ def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     require_energies_of(one, run, len(atoms))
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_compiled_package_has_the_numbers_of_the_calculator(
+    ranks: int, model_of: Export, tmp_path: Path
+) -> None:
+    """What runs by default, where ranks take a wide halo; ghosts count in forces alone."""
+    model = model_of("painn")
+    options = "engine inductor ranks halo"
+    run = run_input(
+        tmp_path, silicon(), str(model), "Si", NVE.format(n=20), ranks=ranks, options=options
+    )
+    assert "inductor" in run.text
+    require_same(run, model, "Si", n_frames=3)
+
+
 @pytest.mark.parametrize(("name", "ranks"), rarely_but([("painn", 1), ("schnet", 2)], ON_RANKS))
 def test_water_has_the_numbers_of_the_calculator(
     name: str, ranks: int, model_of: Export, tmp_path: Path

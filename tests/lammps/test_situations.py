@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from lammps_runs import EXCHANGE, HALO, Run, frames_of, run_input, run_text
 from small_models import crystal
 from test_same_numbers import require_same
@@ -24,9 +24,12 @@ def crystal_twice() -> Atoms:
     return crystal() * (2, 1, 1)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("ranks", "system", "per_ev"),
+    [(1, "metal", 1.0), (2, "metal", 1.0), (1, "real", units.mol / units.kcal)],
+)
 def test_committee_has_the_spread_of_the_calculator(
-    ranks: int, model_of: Export, tmp_path: Path
+    ranks: int, system: str, per_ev: float, model_of: Export, tmp_path: Path
 ) -> None:
     members = [model_of("painn", seed) for seed in (0, 1, 2)]
     commands = """
@@ -40,17 +43,16 @@ dump_modify frames format float %.17g sort id
 fix 1 all nve
 run 10
 """
-    run = run_input(
-        tmp_path, crystal(), " ".join(map(str, members)), "H C O", commands, ranks=ranks
-    )
+    models = " ".join(map(str, members))
+    run = run_input(tmp_path, crystal(), models, "H C O", commands, ranks=ranks, units=system)
     assert run.status == 0, run.text
     calculator = EqCalculator(members, device="cpu", dtype="float64", engine="torchscript")
     for atoms, row in zip(frames_of(run, "H C O"), run.thermo, strict=True):
         found = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
         found.calc = calculator
-        assert row[1] == pytest.approx(found.get_potential_energy(), rel=1e-9)
-        spreads = np.linalg.norm(calculator.results["forces_spread"], axis=1)
-        assert row[2] == pytest.approx(calculator.results["energy_spread"], rel=1e-7)
+        assert row[1] == pytest.approx(per_ev * found.get_potential_energy(), rel=1e-9)
+        spreads = per_ev * np.linalg.norm(calculator.results["forces_spread"], axis=1)
+        assert row[2] == pytest.approx(per_ev * calculator.results["energy_spread"], rel=1e-7)
         assert row[3] == pytest.approx(spreads.max(), rel=1e-7)
         np.testing.assert_allclose(atoms.calc.results["energies"], spreads, rtol=1e-7)
 
