@@ -185,8 +185,8 @@ def _workers(trajectory: Trajectory, found: Averages) -> dict[str, Worker]:
         if not first.pbc.all() and settings.volume is None:
             raise StructureError(
                 f"the frames are periodic along {int(first.pbc.sum())} of three directions, so "
-                "that their atoms have no density, by which g(r) is divided; give "
-                "a volume in Å³ (--volume)."
+                "that their atoms have no density, by which g(r) is divided; give the Å³ that "
+                "they fill, such as volume=1000."
             )
         r_max = settings.r_max
         if r_max is None:
