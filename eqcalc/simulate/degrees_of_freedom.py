@@ -17,6 +17,7 @@ from ase.constraints import (
     FixedMode,
     FixInternals,
     FixLinearTriatomic,
+    Hookean,
 )
 from ase.geometry import find_mic
 from numpy.typing import NDArray
@@ -86,7 +87,15 @@ def degrees_of_freedom(atoms: Atoms) -> int:
 
 def is_held(atoms: Atoms) -> bool:
     """Return whether a constraint acts from outside, so that motion as a whole is not conserved."""
-    return any(not isinstance(constraint, INTERNAL) for constraint in atoms.constraints)
+    return any(
+        not isinstance(constraint, INTERNAL) and not _joins_two_atoms(constraint)
+        for constraint in atoms.constraints
+    )
+
+
+def _joins_two_atoms(constraint: FixConstraint) -> bool:
+    """Whether it is a spring from atom to atom; one to a point or a plane acts from outside."""
+    return isinstance(constraint, Hookean) and np.size(constraint.get_indices()) == 2
 
 
 def _atoms_of(constraint: FixConstraint, atoms: Atoms) -> NDArray[np.int64]:

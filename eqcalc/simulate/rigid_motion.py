@@ -49,7 +49,8 @@ def conserved_zero_momenta(atoms: Atoms, reach: float | None = None) -> int:
     -------
     0, 3 (at rest), 5 or 6 (an isolated molecule, linear or not, that does not
     rotate either) or 4 (nor does a wire, periodic along its axis alone). Always 0 for one atom,
-    and with constraints that exert forces from outside; rigid bonds do not.
+    and with constraints that exert forces from outside; rigid bonds, and springs between atoms, do
+    not.
     """
     if _is_bound(atoms):
         return 0

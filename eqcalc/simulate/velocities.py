@@ -74,7 +74,8 @@ def set_velocities(
 
     The motion of the centre of mass is taken out, and the rotation of an isolated
     molecule unless ``keep_rotation``; nothing is taken out where constraints hold the
-    whole, as rigid bonds do not. The rest is scaled to exactly ``temperature_K``.
+    whole, as rigid bonds and springs between atoms do not. The rest is scaled to exactly
+    ``temperature_K``.
 
     Parameters
     ----------

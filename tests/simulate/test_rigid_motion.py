@@ -12,6 +12,7 @@ from ase.constraints import (
     FixCom,
     FixInternals,
     FixLinearTriatomic,
+    Hookean,
 )
 from springs import Springs, ethanol
 
@@ -209,6 +210,22 @@ def test_rigid_bonds_hold_no_drift(kind):
     assert rigid_share(run.atoms) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin"])
+def test_a_spring_between_two_atoms_moves_and_turns_nothing(ensemble):
+    start = ethanol()
+    start.set_constraint(Hookean(0, 1, k=5.0, rt=1.0))
+    for brought in (False, True):
+        if brought:
+            start.set_momenta(MDRun(start, Springs(start), MDSettings("nve")).atoms.get_momenta())
+        run = MDRun(start, Springs(start), MDSettings(ensemble, n_steps=20, guards=QUIET))
+        assert run.n_dof == (24 if ensemble == "nvt-langevin" else 21)
+        centre = run.atoms.get_center_of_mass()
+        run.dynamics.run(20)
+        np.testing.assert_allclose(run.atoms.get_center_of_mass(), centre, atol=1e-9)
+        if ensemble == "nve":
+            assert rigid_share(run.atoms) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_a_drift_of_rigid_molecules_is_said():
     gas = rigid_gas("FixBondLengths")
     gas.set_velocities(np.full((len(gas), 3), 0.05))
@@ -229,7 +246,9 @@ def test_a_rigid_molecule_in_the_open_does_not_turn():
 
 
 def test_what_acts_from_outside_holds_the_whole():
-    for constraint in (FixAtoms([0]), FixCartesian(1, (True, False, False)), FixCom()):
+    point, plane = Hookean(0, (0.0, 0.0, 0.0), k=1.0, rt=0.0), Hookean(0, (0, 0, 1, -1), k=1.0)
+    others = (FixAtoms([0]), FixCartesian(1, (True, False, False)), FixCom())
+    for constraint in (*others, point, plane):
         atoms = turning(bulk("Cu", cubic=True))
         atoms.set_constraint([constraint])
         assert remove_rigid_motion(atoms) == 0.0
