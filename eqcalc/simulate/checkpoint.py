@@ -216,13 +216,21 @@ def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
 
 
 def _arrays_of_constraints(constraints: list[Any]) -> dict[str, NDArray[Any]]:
-    """Return what constraints took from the first positions, such as the lengths of rigid bonds."""
+    """Return what constraints took from the first positions, such as the lengths of rigid bonds.
+
+    Lengths that a user gave, as a list too: what ASE writes of rigid bonds has none.
+    """
     return {
-        f"{_HELD}{number}/{name}": value
+        f"{_HELD}{number}/{name}": np.asarray(value)
         for number, constraint in enumerate(constraints)
         for name, value in vars(constraint).items()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        if (isinstance(value, np.ndarray) and value.dtype.kind in "biuf") or _are_lengths(value)
     }
+
+
+def _are_lengths(value: Any) -> bool:
+    is_several = isinstance(value, (list, tuple)) and len(value) > 0
+    return is_several and all(isinstance(each, float) for each in value)
 
 
 def _taken(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -28,7 +28,14 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.mixing import SumCalculator
-from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixLinearTriatomic
+from ase.constraints import (
+    FixAtoms,
+    FixBondLength,
+    FixBondLengths,
+    FixCartesian,
+    FixLinearTriatomic,
+    Hookean,
+)
 from ase.md.verlet import VelocityVerlet
 from small_models import crystal, ethanol, potential
 
@@ -154,6 +161,8 @@ KINDS = [
     "fixed atoms",
     "partly fixed atoms",
     "rigid bond",
+    "rigid bonds of given lengths",
+    "springs",
     "linear molecule",
     "float32",
     "no skin",
@@ -179,6 +188,13 @@ def test_whatever_a_run_has_goes_on_bit_for_bit(kind, models, tmp_path):
         atoms.set_celldisp([-4.5, 1.0, 0.25])
     if kind == "rigid bond":
         atoms.set_constraint(FixBondLength(0, 1))
+    if kind == "rigid bonds of given lengths":
+        pairs = [(0, 1), (1, 2)]
+        lengths = [float(atoms.get_distance(*pair)) + 1e-4 for pair in pairs]
+        atoms.set_constraint(FixBondLengths(pairs, bondlengths=lengths))
+    if kind == "springs":
+        point = Hookean(2, (1.0, 1.0, 1.0), k=2.0, rt=0.5)
+        atoms.set_constraint([Hookean(0, 1, k=5.0, rt=1.0), point])
     if kind == "linear molecule":
         atoms = Atoms("OCO", [[0.0, 0.0, -1.16], [0.0, 0.0, 0.0], [0.0, 0.0, 1.16]])
         atoms.set_constraint(FixLinearTriatomic([(0, 1, 2)]))
