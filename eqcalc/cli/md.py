@@ -287,8 +287,9 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
         "speed": f"{result.ns_per_day:.3g} ns/day",
     }
     pairs |= ramp_pairs(settings)
+    over = f"over the second half{', of a ramp' if result.is_ramped else ''}"
     if result.n_frames >= ENOUGH_FOR_A_MEAN:
-        pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K over the second half"
+        pairs["mean temperature"] = f"{result.mean_temperature_K:.0f} K {over}"
     if result.drift_mev_per_atom_ps is not None and length_ps >= SHORTEST_DRIFT_PS:
         pairs["energy drift"] = f"{result.drift_mev_per_atom_ps:.2g} meV/atom/ps"
     if result.cell_change is not None:
@@ -296,7 +297,7 @@ def _summarise(result: MDResult, settings: MDSettings) -> None:
     elif result.atoms.pbc.all():
         pairs |= fixed_cell_pairs(result.atoms)
     if result.mean_pressure_gpa is not None:
-        pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa over the second half"
+        pairs["mean pressure"] = f"{result.mean_pressure_gpa:.3g} GPa {over}"
     pairs |= spread_pairs(result.spread)
     pairs |= about_guards(result.guards)
     pairs["files"] = str(result.folder)
@@ -317,6 +318,7 @@ def _as_json(result: MDResult) -> dict[str, Any]:
         "mean_temperature_K": result.mean_temperature_K,
         "drift_meV_per_atom_ps": result.drift_mev_per_atom_ps,
         "mean_pressure_gpa": result.mean_pressure_gpa,
+        "means_of_a_ramp": result.is_ramped,
         "spread": result.spread,
         "cell": cell_as_json(result.cell_change),
         "guards": result.guards,

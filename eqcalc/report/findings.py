@@ -14,7 +14,7 @@ from eqcalc.report.record import RunRecord
 from eqcalc.simulate.md_result import SHORTEST_DRIFT_PS, energy_drift
 from eqcalc.simulate.plots import ENOUGH_FOR_A_MEAN
 from eqcalc.simulate.settings import USED_BY, criterion_of
-from eqcalc.simulate.thermo import Table, second_half
+from eqcalc.simulate.thermo import Table, is_ramped, second_half
 from eqcalc.units import GRAM_PER_CM3
 
 __all__ = ["doubts_of", "figures_of", "headline_of", "rows_of"]
@@ -146,6 +146,12 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
         text = f"There are {len(temperature)} frames: means of so few are mostly chance."
         found.append(("note", text))
         return found
+    if is_ramped(table):
+        text = (
+            "Thermostat or barostat change their target in the second half: means are of a ramp, "
+            "and have no errors."
+        )
+        found.append(("note", text))
     mean, error = float(half.mean()), block_error(half)
     goal = record.number("temperature_K")
     is_held = settings.get("ensemble") != "nve" and "target_temperature_K" not in table
@@ -263,9 +269,9 @@ def _drift(table: Table, n_atoms: int) -> float | None:
 
 
 def _mean(table: Table, values: NDArray[np.float64], unit: str) -> str:
-    """Return mean and error of the second half, as it is written."""
+    """Return mean and error of the second half, as it is written; no error of a ramp."""
     half = values[second_half(table["time_fs"])]
-    mean, error = float(half.mean()), block_error(half)
+    mean, error = float(half.mean()), None if is_ramped(table) else block_error(half)
     if len(values) < ENOUGH_FOR_A_MEAN or error is None or not np.isfinite(error):
         return f"{mean:.4g} {unit}"
     if error <= 1e-9 * abs(mean):

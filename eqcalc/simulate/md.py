@@ -48,6 +48,7 @@ from eqcalc.simulate.run_folder import RunFolder
 from eqcalc.simulate.settings import MDSettings
 from eqcalc.simulate.thermo import (
     Thermo,
+    is_ramped,
     read_columns,
     read_table,
     row_of,
@@ -494,6 +495,7 @@ class MDRun(MDState):
                 float(table["pressure_gpa"][half].mean()) if "pressure_gpa" in table else None
             ),
             guards=self.guard_summary(),
+            is_ramped=is_ramped(table),
         )
 
     @property

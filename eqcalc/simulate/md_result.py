@@ -50,7 +50,8 @@ class MDResult:
     ``mean_pressure_gpa``, over the second half, where no pressure is defined, and
     ``minimization`` (what that before the first step did) where there was none. ``time_fs`` is
     the time of the last step, ``guards`` what the manifest says of them, and ``spread``
-    what :func:`~eqcalc.simulate.thermo.spread_summary` says of a committee.
+    what :func:`~eqcalc.simulate.thermo.spread_summary` says of a committee. Where ``is_ramped`` a
+    target of thermostat or barostat changes in the second half, and its means are of no state.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class MDResult:
     minimization: dict[str, Any] | None = None
     spread: dict[str, float] | None = None
     guards: dict[str, Any] = field(default_factory=dict)
+    is_ramped: bool = False
 
 
 def energy_drift(table: Mapping[str, NDArray[np.float64]], n_atoms: int) -> float | None:

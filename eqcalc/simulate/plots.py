@@ -11,7 +11,7 @@ from eqcalc.errors import import_extra
 from eqcalc.figures import BLUE, GREEN, GREY, ORANGE, legend_above, png_of, stacked_panels
 from eqcalc.files import write_whole
 from eqcalc.simulate.settings import criterion_of
-from eqcalc.simulate.thermo import Table, second_half
+from eqcalc.simulate.thermo import Table, is_ramped, second_half
 
 __all__ = [
     "ENOUGH_FOR_A_MEAN",
@@ -66,12 +66,13 @@ def plot_md(path: Path, table: Table, *, n_atoms: int, goal_K: float | None) -> 
     panels[1].plot(time_ps, temperature, color=GREEN, linewidth=1.0, alpha=0.55)
     if len(temperature) >= ENOUGH_FOR_A_MEAN:
         mean = temperature[second_half(table["time_fs"])].mean()
+        of_half = "" if is_ramped(table) else f" (second half: {mean:.0f} K)"
         panels[1].plot(
             time_ps,
             running_mean(temperature),
             color=GREEN,
             linewidth=1.8,
-            label=f"running mean (second half: {mean:.0f} K)",
+            label=f"running mean{of_half}",
         )
     if "target_temperature_K" in table:
         label = "thermostat {:g} to {:g} K".format(*table["target_temperature_K"][[0, -1]])

@@ -24,6 +24,7 @@ __all__ = [
     "has_inner_constraints",
     "has_pressure",
     "has_stress",
+    "is_ramped",
     "observe",
     "read_columns",
     "read_table",
@@ -203,6 +204,19 @@ def second_half(time_fs: NDArray[np.float64]) -> NDArray[np.int64]:
         if time_fs[row] - time_fs[kept[-1]] >= apart:
             kept.append(row)
     return np.array(kept)
+
+
+def is_ramped(table: Table) -> bool:
+    """Return whether a target of thermostat or barostat changes in the second half of a run.
+
+    Means over it are then of no state, and the spread of its rows is no error of them.
+
+    Parameters
+    ----------
+    table : columns of ``thermo.csv``
+    """
+    half = second_half(table["time_fs"])
+    return any(bool(np.ptp(table[name][half]) > 0) for name in _TARGETS if name in table)
 
 
 def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:

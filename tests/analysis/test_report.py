@@ -460,6 +460,19 @@ def test_hot_moment_and_wrong_temperature_are_doubts(npt_run, tmp_path):
     assert "The temperature reached 4000 K at 3.2 ps" in text
 
 
+def test_means_of_a_ramp_have_no_errors_and_are_said_to_be_of_one(npt_run):
+    record = read_record(npt_run)
+    n_rows = len(record.table["time_fs"])
+    held = {"target_pressure_gpa": np.minimum(np.arange(n_rows) / 4.0, 2.0)}  # since row 8
+    rising = {"target_temperature_K": np.linspace(300.0, 600.0, n_rows)}
+    for targets, is_ramped in (({}, False), (held, False), (rising, True)):
+        record.table = read_record(npt_run).table | targets
+        values = [value for name, value in figures_of(record) if name in ("temperature", "density")]
+        assert [" ± " in value for value in values] == [not is_ramped] * 2
+        found = [text for _, text in doubts_of(record) if "of a ramp" in text]
+        assert len(found) == is_ramped
+
+
 @pytest.mark.parametrize(("hottest", "n_doubts"), [(3400.0, 0), (9000.0, 1)])
 def test_what_chance_heats_three_degrees_of_freedom_to_is_no_hot_moment(npt_run, hottest, n_doubts):
     """A diatomic molecule at 300 K gets to 3400 K in one row of a million or so."""

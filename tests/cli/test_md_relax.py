@@ -236,6 +236,18 @@ def test_ramp_is_summarised(folder, capsys):
     assert "the ramp is one of 40 steps; its end is held afterwards\n" in out
 
 
+def test_mean_over_a_ramp_is_said_to_be_one(folder, capsys):
+    words = "md ethanol.xyz -n 40 --log-every 1 -T 100 --to-temperature 300 --overwrite"
+    for ramp_steps, is_ramped in ((40, True), (25, True), (20, False)):
+        assert run(*words.split(), "--ramp-steps", ramp_steps) == 0
+        means = re.findall(
+            r"mean temperature  \d+ K over the second half(.*)", capsys.readouterr().out
+        )
+        assert means == [", of a ramp" if is_ramped else ""]
+        assert run(*words.split(), "--ramp-steps", ramp_steps, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["means_of_a_ramp"] is is_ramped
+
+
 def test_frames_are_spaced_by_a_time(folder):
     assert run("md", "ethanol.xyz", "-n", 8, "--log-every-fs", 2) == 0
     steps = [a.info["step"] for a in ase.io.read(folder / "ethanol-md" / "trajectory.traj", ":")]

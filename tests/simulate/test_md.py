@@ -401,17 +401,21 @@ def test_exploding_barostat_ends_in_words_not_in_warnings(tmp_path, monkeypatch)
             run_md(copper(), Checking(), settings, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("n_steps", "drawn"), [(18, False), (19, True)])
-def test_running_mean_is_drawn_from_twenty_frames_on(tmp_path, monkeypatch, n_steps, drawn):
+@pytest.mark.parametrize(
+    ("n_steps", "end_K", "drawn"), [(18, None, False), (19, None, True), (19, 500.0, True)]
+)
+def test_running_mean_is_drawn_from_twenty_frames_on(tmp_path, monkeypatch, n_steps, end_K, drawn):
     figures = []
     made = plots.png_of
     monkeypatch.setattr(plots, "png_of", lambda figure: figures.append(figure) or made(figure))
-    settings = MDSettings(ensemble="npt", n_steps=n_steps, log_every=1, barostat_time_fs=100.0)
+    options = {"log_every": 1, "barostat_time_fs": 100.0, "to_temperature_K": end_K}
+    settings = MDSettings(ensemble="npt", n_steps=n_steps, **options)
     result = run_md(copper(), EMT(), settings, tmp_path / "run")
     assert result.n_frames == n_steps + 1
     _, temperature, volume = figures[0].axes
     labels = [text.get_text() for text in temperature.get_legend().get_texts()]
     assert any("running mean" in label for label in labels) is drawn
+    assert any("second half" in label for label in labels) is (drawn and end_K is None)
     assert not volume.yaxis.get_major_formatter().get_useOffset()
 
 
