@@ -26,14 +26,13 @@ import ase.io
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
 from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, StructureError, import_extra
 from eqcalc.files import AppendFile, refuse_existing, require_folders, write_through
 from eqcalc.simulate.frame_content import restore_origin, store_origin
-from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
+from eqcalc.simulate.half_frames import is_of_a_run, open_traj, whole_part
 from eqcalc.simulate.run_folder import refuse_run_files
 
 __all__ = ["CONVERSIONS", "Conversion", "convert_run"]
@@ -122,23 +121,38 @@ def _trajectory_of(folder: Path) -> Path:
 
 
 def _frames_of(path: Path, every: int) -> Iterator[Atoms]:
-    """Read whole frames one by one."""
-    if path.suffix == ".xyz":
-        whole = whole_part(path)
-        source = path if whole is None else whole
-        for frame in ase.io.iread(source, index=f"::{every}", format="extxyz"):
+    """Read whole frames one by one.
+
+    Raises
+    ------
+    StructureError : one is damaged.
+    """
+    read = _frames_of_extxyz if path.suffix == ".xyz" else _frames_of_traj
+    n_read = 0
+    try:
+        for frame in read(path, every):
             restore_origin(frame)
             yield frame
-        return
-    with Trajectory(path) as trajectory:
-        for index in range(0, len(trajectory), every):
-            try:
-                frame = trajectory[index]
-                restore_origin(frame)
-            except (OSError, ValueError, KeyError, TypeError, EOFError):
-                read_whole_frames(path)  # says that the last ones are damaged, or refuses
-                return
-            yield frame
+            n_read += 1
+    except StructureError:
+        raise
+    except Exception as error:  # ASE's readers raise what they like
+        raise StructureError(
+            f"'{path}' is damaged: {n_read} frames could be taken from it, then "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+
+def _frames_of_extxyz(path: Path, every: int) -> Iterator[Atoms]:
+    whole = whole_part(path)
+    source = path if whole is None else whole
+    return ase.io.iread(source, index=f"::{every}", format="extxyz")
+
+
+def _frames_of_traj(path: Path, every: int) -> Iterator[Atoms]:
+    with open_traj(path) as (trajectory, n_whole):
+        for index in range(0, n_whole, every):
+            yield trajectory[index]
 
 
 def _velocities(frame: Atoms) -> NDArray[np.float64]:

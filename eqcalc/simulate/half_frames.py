@@ -7,18 +7,23 @@ to the byte, while elsewhere a file that ends early is a damaged file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import mmap
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
-from ase import Atoms
-from ase.io.trajectory import Trajectory
+from ase.io.trajectory import TrajectoryReader
 
 from eqcalc.errors import HalfFrameWarning, StructureError
 
-__all__ = ["is_of_a_run", "kind_of_run", "read_whole_frames", "run_in", "whole_part"]
+__all__ = ["is_of_a_run", "kind_of_run", "open_traj", "run_in", "whole_part"]
+
+# What ASE's reader of .traj raises for a frame that is damaged.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
 
 _KINDS = ("md", "relax")
 _NAMES = ("trajectory.xyz", "trajectory.traj")
@@ -45,19 +50,20 @@ def run_in(folder: Path) -> str | None:
     return kind if kind in _KINDS else None
 
 
-def whole_part(path: Path) -> io.StringIO | None:
-    """Return the whole frames of a run's extxyz trajectory, None where all of it is whole.
+def whole_part(path: Path) -> TextIO | None:
+    """Return a file of the whole frames of a run's extxyz trajectory, None where it is whole.
 
     Raises
     ------
-    StructureError : not even the first frame is whole.
+    StructureError : not even the first frame is whole, or one is damaged that is not the last.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = n_frames = 0
         while (following := _end_of_frame(content, end)) is not None:
             end, n_frames = following, n_frames + 1
         n_lost = len(content) - end
-        whole = content[:end].decode() if n_lost > 0 else ""
+        if n_lost > 0 and n_frames > 0:
+            _refuse_other_line(path, content, end, n_frames)
     if n_lost == 0:
         return None
     if n_frames == 0:
@@ -66,27 +72,76 @@ def whole_part(path: Path) -> io.StringIO | None:
             "from the structure that it began with."
         )
     _warn(path, n_frames, f"{n_lost} bytes of half a frame")
-    return io.StringIO(whole)
+    return io.TextIOWrapper(io.BufferedReader(_Beginning(path, end)), encoding="utf-8")
 
 
-def read_whole_frames(path: Path) -> list[Atoms]:
-    """Return the readable frames of a run's .traj whose last ones are damaged.
+def _refuse_other_line(path: Path, content: mmap.mmap, start: int, n_frames: int) -> None:
+    """Refuse what no kill leaves: a whole line that is no number of atoms where a frame begins."""
+    position = content.find(b"\n", start)
+    line = content[start:position].strip()
+    if position >= 0 and not line.isdigit() and content[start:].strip():
+        raise StructureError(
+            f"'{path}' is damaged at byte {start}: frame {n_frames} should begin there with the "
+            f"number of its atoms, and {line[:40].decode(errors='replace')!r} is found; it or "
+            "the frame before lost something. Take a part of the file that is whole."
+        )
+
+
+class _Beginning(io.RawIOBase):
+    """The first bytes of a file, which may be large: none is read before it is asked for."""
+
+    def __init__(self, path: Path, size: int):
+        super().__init__()
+        self._file, self._size = open(path, "rb", buffering=0), size  # noqa: SIM115
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END:
+            return self._file.seek(self._size + offset)
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        n_left = max(self._size - self._file.tell(), 0)
+        return self._file.readinto(memoryview(buffer)[:n_left])
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def open_traj(path: Path) -> Iterator[tuple[TrajectoryReader, int]]:
+    """Open a run's .traj; give it, and how many frames there are before damaged ones at its end.
 
     Raises
     ------
-    StructureError : more than its last frames are.
+    StructureError : it cannot be opened, or none of its last frames can be read.
     """
-    frames: list[Atoms] = []
-    try:
-        with Trajectory(path) as trajectory:
-            n_frames = len(trajectory)
-            for index in range(n_frames):
-                frames.append(trajectory[index])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError) as error:
-        if not frames or n_frames - len(frames) > _TRIED:
+    with open(path, "rb") as file:  # which ASE would leave open where it is damaged
+        try:
+            trajectory = TrajectoryReader(file)
+            n_frames, n_whole = len(trajectory), _count_whole(trajectory)
+        except (*_DAMAGED, AttributeError) as error:
             raise StructureError(f"'{path}' is damaged: {error}.") from error
-        _warn(path, len(frames), f"{n_frames - len(frames)} damaged frames")
-    return frames
+        if n_whole < n_frames:
+            _warn(path, n_whole, f"{n_frames - n_whole} damaged frames")
+        yield trajectory, n_whole
+
+
+def _count_whole(trajectory: TrajectoryReader) -> int:
+    n_frames = len(trajectory)
+    for n_whole in range(n_frames, max(n_frames - _TRIED, 0), -1):
+        with contextlib.suppress(*_DAMAGED):
+            trajectory[n_whole - 1]
+            return n_whole
+    if n_frames > 0:
+        trajectory[n_frames - 1]  # raises what is wrong with it
+    return 0
 
 
 def _end_of_frame(content: mmap.mmap, start: int) -> int | None:

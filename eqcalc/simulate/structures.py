@@ -22,7 +22,7 @@ from eqcalc.simulate.guessed_elements import (
     settle_positions,
     settle_velocities,
 )
-from eqcalc.simulate.half_frames import is_of_a_run, read_whole_frames, whole_part
+from eqcalc.simulate.half_frames import is_of_a_run, open_traj, whole_part
 
 __all__ = ["count_structures", "read_structure", "read_structures", "refuse_other_atoms"]
 
@@ -147,8 +147,11 @@ def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
     try:
         return ase.io.read(path, index=index)
     except Exception:  # as in _read
-        frames = read_whole_frames(path)
-        return frames if isinstance(index, str) else frames[index]
+        with open_traj(path) as (trajectory, n_whole):
+            every = range(n_whole)
+            if isinstance(index, str):
+                return [trajectory[k] for k in every]
+            return trajectory[every[index]]
 
 
 def count_structures(path: Path) -> int | None:

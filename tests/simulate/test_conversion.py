@@ -85,6 +85,23 @@ def test_half_frame_of_a_killed_run_is_left_out(run, tmp_path):
     assert len(ase.io.read(tmp_path / "out.xyz", ":")) == 3
 
 
+@pytest.mark.parametrize("damage", ["frame", "end"])
+def test_trajectory_that_is_damaged_is_refused_in_words(damage, run, tmp_path):
+    (path,) = run.glob("trajectory.*")
+    content = path.read_bytes()
+    if damage == "end" and path.suffix == ".traj":  # where it says where its frames are
+        path.write_bytes(content[: len(content) // 2])
+    elif path.suffix == ".traj":
+        place = content.find(b"momenta.", content.find(b"momenta.") + 1)
+        path.write_bytes(content[:place] + b"\0" * 200 + content[place + 200 :])
+    else:
+        place = content.find(b"\nCu", content.find(b"Lattice", 500))
+        path.write_bytes(content[:place] + b"\nC? " + content[place + 4 :])
+    with pytest.raises(StructureError, match=r"trajectory\.\w+' (is damaged|cannot be read): "):
+        convert_run(run, tmp_path / "out.xyz")
+    assert not (tmp_path / "out.xyz").exists()
+
+
 def test_verb_says_what_was_written(run, tmp_path, capsys):
     target = tmp_path / "out.xyz"
     with pytest.raises(SystemExit) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from springs import Springs, ethanol
 
 from eqcalc.errors import HalfFrameWarning, OutputError, StructureError
-from eqcalc.simulate import MDSettings, read_structure, run_md
+from eqcalc.simulate import MDSettings, convert_run, read_structure, run_md
 from eqcalc.simulate.half_frames import is_of_a_run
 from eqcalc.simulate.structures import count_structures, read_structures
 from eqcalc.simulate.thermo import read_table
@@ -75,6 +76,43 @@ def test_half_frame_of_a_foreign_file_is_an_error(folder, tmp_path):
     assert not is_of_a_run(foreign)
     (tmp_path / "manifest.json").write_text("[")
     assert not is_of_a_run(foreign)
+
+
+@pytest.mark.parametrize("lost", ["count", "atom"])
+def test_frame_that_is_damaged_within_a_file_is_none_that_a_kill_has_cut(lost, folder, tmp_path):
+    path = folder / "trajectory.xyz"
+    first, second, third = _frames(path.read_bytes())
+    if lost == "count":
+        second = second.replace(b"9\n", b"?\n", 1)
+        place = len(first)
+    else:
+        second = second[: second.rfind(b"\n", 0, -1) + 1]
+        place = len(first + second) + 2  # after the number of the third, taken for an atom
+    path.write_bytes(first + second + third)
+    new = tmp_path / "new.xyz"
+    for read in (read_structure, read_structures, lambda path: convert_run(path.parent, new)):
+        with pytest.raises(StructureError, match=f"is damaged at byte {place}: .* should begin"):
+            read(path)
+    assert not new.exists()
+
+
+def test_lines_that_are_empty_at_the_end_are_no_damage(folder):
+    path = folder / "trajectory.xyz"
+    path.write_bytes(path.read_bytes() + b"\n \n")
+    with pytest.warns(HalfFrameWarning, match="3 whole frames"):
+        assert read_structure(path).info["step"] == 2
+
+
+def test_whole_part_of_a_killed_run_is_not_held_in_memory(folder):
+    path = folder / "trajectory.xyz"
+    content = path.read_bytes()
+    path.write_bytes(500 * content + content[:-10])
+    tracemalloc.start()
+    with pytest.warns(HalfFrameWarning, match="1502 whole frames"):
+        assert read_structure(path).info["step"] == 1
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < path.stat().st_size / 2, most
 
 
 def test_damaged_end_of_a_traj_is_left_out(tmp_path):
