@@ -159,8 +159,8 @@ def _end_of_frame(content: mmap.mmap, start: int) -> int | None:
 
 def _warn(path: Path, n_frames: int, what: str) -> None:
     warnings.warn(
-        f"the run in '{path.parent}' was killed while it wrote: {what} are left out of "
-        f"{path.name}, {n_frames} whole frames are there.",
+        f"the run in '{path.parent}' was killed while it wrote, or still writes: {what} are left "
+        f"out of {path.name}, {n_frames} whole frames are there.",
         HalfFrameWarning,
         stacklevel=3,
     )
