@@ -259,7 +259,8 @@ class MDRun(MDState):
         ------
         OutputExistsError : the folder holds a run and ``overwrite`` is false.
         ConfigError : a resumed run is given another folder, or another process goes on with it
-            or has done so meanwhile; another one runs in the folder; the hours are no time.
+            or has done so meanwhile; another one runs in the folder; the hours are no time; steps
+            have been made.
         MissingDependencyError : matplotlib cannot be imported.
         OutputError : a file cannot be written; what was written before is complete.
         NonFiniteError : the structure flew apart, or the model returned NaN; final.xyz is the
@@ -276,6 +277,11 @@ class MDRun(MDState):
         if self._folder is not None and self._folder.resolve() != Path(folder).resolve():
             raise ConfigError(
                 f"this run goes on in its own folder, '{self._folder}', not in '{folder}'."
+            )
+        if self.dynamics.nsteps != self._first_step:
+            raise ConfigError(
+                f"this run is at step {self.dynamics.nsteps} and began at {self._first_step}: it "
+                "has been run. Go on with its folder by MDRun.resume, or make another MDRun."
             )
         target = RunFolder(folder, overwrite=overwrite or self._resumed is not None)
         require_plots()

@@ -315,6 +315,18 @@ def test_run_that_cannot_start_costs_no_older_run(tmp_path):
     assert len(ase.io.read(tmp_path / "trajectory.traj", ":")) == 2
 
 
+def test_run_that_was_run_is_not_run_again(tmp_path):
+    run = MDRun(ethanol(), Springs(ethanol()), MDSettings("nve", n_steps=7, log_every=5))
+    run.run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"is at step 7 and began at 0: .* MDRun\.resume"):
+        run.run(tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+    resumed = MDRun.resume(tmp_path / "run", Springs(ethanol()), n_steps=9)
+    resumed.run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"is at step 9 and began at 7"):
+        resumed.run(tmp_path / "run")
+
+
 def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     atoms = ethanol()
