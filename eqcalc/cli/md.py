@@ -214,7 +214,7 @@ def _run_and_tell(
     from eqcalc.simulate import StopRequested
 
     settings = run.settings
-    tell_pressure(settings.pressure_gpa)
+    tell_pressure(settings.pressure_gpa, settings.to_pressure_gpa)
     say_guards(run.guard_summary(), settings.n_steps)
     try:
         result = _run_with_progress(run, settings, folder, overwrite, max_hours)

@@ -43,10 +43,19 @@ def tell_minimization(done: dict[str, Any], fmax: float) -> None:
         say("velocities of the file belong to other positions: new ones are drawn")
 
 
-def tell_pressure(pressure_gpa: float) -> None:
-    """Say the pressure from outside in bar too: whoever means bar and types it for GPa sees it."""
-    if pressure_gpa != 0.0:
-        say(f"pressure from outside: {pressure_gpa:g} GPa, that is {pressure_gpa * 1e4:g} bar")
+def tell_pressure(pressure_gpa: float, to_gpa: float | None = None) -> None:
+    """Say the pressure from outside in bar too: whoever means bar and types it for GPa sees it.
+
+    Parameters
+    ----------
+    to_gpa : to which it changes; None where it stays
+    """
+    gpa, bar = f"{pressure_gpa:g}", f"{pressure_gpa * 1e4:g}"
+    if to_gpa is not None:
+        gpa, bar = f"{gpa} to {to_gpa:g}", f"{bar} to {to_gpa * 1e4:g}"
+    elif pressure_gpa == 0.0:
+        return
+    say(f"pressure from outside: {gpa} GPa, that is {bar} bar")
 
 
 def note_pressure_left_out(atoms: Atoms) -> None:

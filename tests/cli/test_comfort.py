@@ -156,6 +156,13 @@ def test_pressure_from_outside_is_said_in_bar(folder, capsys):
     npt = ("md", *words, "-e", "npt", "-t", 0.1, "--no-report")
     assert run(*npt, "--pressure", 0.01) == 0
     assert "pressure from outside: 0.01 GPa, that is 100 bar" in capsys.readouterr().out
+    for first, line in (
+        (0, "0 to 1 GPa, that is 0 to 10000"),
+        (0.1, "0.1 to 1 GPa, that is 1000 "),
+    ):
+        ramp = ("--pressure", first, "--to-pressure", 1, "--overwrite")
+        assert run(*npt, *ramp) == 0
+        assert f"pressure from outside: {line}" in capsys.readouterr().out
     assert run("relax", *words, "--cell", "--pressure", 0.5) == 1
     assert "pressure from outside: 0.5 GPa, that is 5000 bar" in capsys.readouterr().out
     assert run(*npt, "--pressure", 1.01325, "-o", "other") == 2
