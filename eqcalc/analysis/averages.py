@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +16,17 @@ from eqcalc.analysis.rdf import RDF, PairDistances, half_cell
 from eqcalc.analysis.times import even_frames, require_time, step_of, time_of
 from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.analysis.vacf import VACF, Velocities
-from eqcalc.errors import ConfigError, GraphError, StructureError, did_you_mean
+from eqcalc.errors import (
+    ConfigError,
+    GraphError,
+    HalfFrameWarning,
+    OutputError,
+    StructureError,
+    did_you_mean,
+)
 from eqcalc.neighbours.structure import check_structure
 from eqcalc.simulate.half_frames import kind_of_run
+from eqcalc.simulate.thermo import is_ramped, read_table
 
 __all__ = ["QUANTITIES", "AverageSettings", "Averages", "average"]
 
@@ -281,6 +291,11 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
             "these are the steps of a relaxation on its way down: averages over them are of no "
             "temperature, and their errors mean nothing."
         )
+    elif _is_ramped(trajectory, settings.skip):
+        found.notes.append(
+            "thermostat or barostat change their target in these frames: averages over them are "
+            "of a ramp, and their errors mean nothing; skip leaves frames out at the beginning."
+        )
     counted = workers.get("rdf")
     if found.rdf is not None and isinstance(counted, PairDistances):
         half = counted.smallest_half_cell
@@ -311,6 +326,15 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
             f"{100 * found.density.outside:.2g} % of the atoms are outside of the cell along "
             f"{settings.axis}, where it is open, and not in the density."
         )
+
+
+def _is_ramped(trajectory: Trajectory, skip: int) -> bool:
+    if not trajectory.is_of_a_run:
+        return False
+    with warnings.catch_warnings(), suppress(OutputError):  # without a table nobody knows
+        warnings.simplefilter("ignore", HalfFrameWarning)
+        return is_ramped(read_table(trajectory.path.parent / "thermo.csv"), skip)
+    return False
 
 
 def _of_the_rest(msd: MSD, element: str) -> list[str]:

@@ -206,7 +206,7 @@ def second_half(time_fs: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.array(kept)
 
 
-def is_ramped(table: Table) -> bool:
+def is_ramped(table: Table, skip: int | None = None) -> bool:
     """Return whether a target of thermostat or barostat changes in the second half of a run.
 
     Means over it are then of no state, and the spread of its rows is no error of them.
@@ -214,9 +214,10 @@ def is_ramped(table: Table) -> bool:
     Parameters
     ----------
     table : columns of ``thermo.csv``
+    skip : rows that are left out instead of the first half
     """
-    half = second_half(table["time_fs"])
-    return any(bool(np.ptp(table[name][half]) > 0) for name in _TARGETS if name in table)
+    rows = second_half(table["time_fs"]) if skip is None else slice(skip, None)
+    return any(len(np.unique(table[name][rows])) > 1 for name in _TARGETS if name in table)
 
 
 def snapshot(atoms: Atoms, constraints: list[object], **info: Any) -> Atoms:

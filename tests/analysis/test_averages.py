@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc100
+from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.geometry.rdf import get_rdf
 
@@ -26,6 +27,7 @@ from eqcalc.analysis import (
 from eqcalc.analysis.correlations import autocorrelation, mean_square_displacement
 from eqcalc.analysis.rdf import half_cell
 from eqcalc.errors import ConfigError, GraphError, NotEnoughMemoryError, StructureError
+from eqcalc.simulate import MDSettings, run_md
 
 SKEWED = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 10.0]])
 
@@ -867,3 +869,17 @@ def test_error_of_a_correlated_mean_is_larger_than_that_of_independent_values():
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.4)
     naive = values.std() / np.sqrt(len(values))
     assert np.mean(errors) > 3 * naive
+
+
+@pytest.mark.parametrize("trajectory_format", ["traj", "extxyz"])
+def test_averages_over_a_ramp_are_said_to_be_of_one(trajectory_format, tmp_path):
+    options = {"to_temperature_K": 600.0, "ramp_steps": 10, "log_every": 2}
+    settings = MDSettings(n_steps=20, trajectory_format=trajectory_format, **options)
+    run = run_md(bulk("Cu", cubic=True), EMT(), settings, tmp_path / "run").folder
+    for skip, n_notes in ((0, 1), (4, 1), (5, 0)):
+        with Trajectory(run) as frames:
+            found = average(frames, AverageSettings(quantities=("density",), skip=skip))
+        assert sum("change their target in these frames" in text for text in found.notes) == n_notes
+    (run / "thermo.csv").unlink()
+    with Trajectory(run) as frames:
+        assert average(frames, AverageSettings(quantities=("density",))).notes == []
