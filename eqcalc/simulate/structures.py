@@ -11,6 +11,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.trajectory import Trajectory
+from ase.neighborlist import neighbor_list
 
 from eqcalc.elements import N_ELEMENTS, first_other_mass
 from eqcalc.errors import HalfFrameWarning, StructureError
@@ -27,6 +28,7 @@ from eqcalc.simulate.half_frames import is_of_a_run, open_traj, whole_part
 __all__ = ["count_structures", "read_structure", "read_structures", "refuse_other_atoms"]
 
 _FULL = 0.999  # occupancy; files round
+_ONE_PLACE = 0.1  # Å; nuclei are never so near, copies of a rounded place are
 _MASS_NAMES = ("mass", "atom_mass", "atom_masses", "atomic_mass", "atomic_masses", "isotope_mass")
 _MOST_BYTES = 20_000_000  # of a file that is read a second time, to count what it holds
 
@@ -216,12 +218,13 @@ def refuse_other_atoms(atoms: Atoms, path: Path) -> None:
 
     Raises
     ------
-    StructureError : elements are guessed, masses stand where they are not read, or sites are
-        shared.
+    StructureError : elements are guessed, masses stand where they are not read, sites are
+        shared, or symmetry has made several atoms of one.
     """
     refuse_guessed_elements(path, atoms)
     _refuse_other_masses(atoms, path)
     _refuse_disorder(atoms, path)
+    _refuse_copies_of_a_site(atoms, path)
 
 
 def _refuse_other_masses(atoms: Atoms, path: Path) -> None:
@@ -262,3 +265,21 @@ def _refuse_disorder(atoms: Atoms, path: Path) -> None:
                 "needs whole atoms: choose one arrangement (a supercell with atoms placed and "
                 "removed) and run that."
             )
+
+
+def _refuse_copies_of_a_site(atoms: Atoms, path: Path) -> None:
+    """Refuse atoms that symmetry makes beside others of their site, where 1/3 is written 0.333."""
+    sites = atoms.arrays.get("spacegroup_kinds")
+    if sites is None or atoms.cell.rank < 3:
+        return
+    i, j, distances = neighbor_list("ijd", atoms, _ONE_PLACE)
+    one_site = (sites[i] == sites[j]) & (i < j)
+    if not one_site.any():
+        return
+    first, second, apart = (array[one_site][0] for array in (i, j, distances))
+    n_copies = len(np.unique(j[one_site]))
+    raise StructureError(
+        f"'{path}' has {n_copies} atoms too many: symmetry makes several of one, such as "
+        f"{atoms.symbols[first]} {first} and {second}, {apart:.2g} Å apart, where the coordinates "
+        "of a special position are rounded (0.333 for 1/3). Write them with more digits (0.33333)."
+    )

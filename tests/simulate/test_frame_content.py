@@ -318,6 +318,19 @@ def test_a_disordered_crystal_is_refused(sites, found, tmp_path):
         read_structure(tmp_path / "a.cif")
 
 
+def test_rounded_special_positions_are_refused_and_others_have_their_atoms(tmp_path):
+    """Symmetry makes three atoms of 0.333 where it makes one of 1/3."""
+    head, tail = CIF.split("loop_", 1)
+    head += "_symmetry_Int_Tables_number 143\n"
+    trigonal = f"{head}loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-y,x-y,z\n-x+y,-x,z\nloop_{tail}"
+    trigonal = trigonal.replace("_cell_angle_gamma 90", "_cell_angle_gamma 120")
+    (tmp_path / "rounded.cif").write_text(trigonal + "Si1 Si 0.333 0.667 0.2 1\n")
+    with pytest.raises(StructureError, match=r"2 atoms too many: .* Si 0 and 1, 0\.00\d+ Å apart"):
+        read_structure(tmp_path / "rounded.cif")
+    (tmp_path / "whole.cif").write_text(trigonal + "Si1 Si 0.33333 0.66667 0.2 1\n")
+    assert len(read_structure(tmp_path / "whole.cif")) == 1
+
+
 def test_an_ordered_crystal_is_not_refused(tmp_path):
     (tmp_path / "a.cif").write_text(CIF + "O1 O 0.5 0.5 0.5 1\nH1 H 0.66 0.5 0.5 1.0\n")
     assert len(read_structure(tmp_path / "a.cif")) == 2
