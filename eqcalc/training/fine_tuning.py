@@ -80,6 +80,7 @@ OF_MANIFEST = (PLACE, ELEMENTS, AS_IT_IS, BEFORE, LOSS_BEFORE)
 """What a run's manifest says of the model that it starts from, and the card of its result not."""
 
 _N_PASSPORT_FRAMES = 3
+_ANOTHER_LEVEL = 0.1  # eV/atom; of frames at its own level a model is wrong by far less
 
 
 def build_fine_tuning(
@@ -124,6 +125,9 @@ def build_fine_tuning(
         potential.reference_energies[number] = energy
     as_it_is = evaluate(model, data.validation.frames, source=data.validation.source)
     before = _corrected(as_it_is, data.validation.frames, changes)
+    # Replayed labels follow the reference energies, so that the file as it is tells their errors.
+    aside = None if replay is None else replay.validation
+    of_old = None if aside is None else evaluate(model, aside.frames, source=aside.source)
 
     about = about_parent(file)
     about["reference energies by"] = _name_of_method(config)
@@ -157,6 +161,9 @@ def build_fine_tuning(
         *start.said,
         _about_errors(before, as_it_is, changes),
     ]
+    if of_old is not None and aside is not None:
+        said.append(f"MAE of the file on {of_old.n_frames} old frames set aside: {_maes(of_old)}")
+        odd += _notes_on_level(of_old, card, aside.source)
     return start._replace(model=content, parent=parent, said=said, notes=[*start.notes, *odd])
 
 
@@ -318,14 +325,33 @@ def _about_references(
 
 
 def _about_errors(before: Comparison, as_it_is: Comparison, changes: Mapping[int, float]) -> str:
-    per_atom = f"{1e3 * before.energy_per_atom.errors.mae:.2f} meV/atom"
-    total = f"{1e3 * before.energy.errors.mae:.1f} meV, " if before.one_size else ""  # as epochs
-    parts = [f"energy {total}{per_atom}"]
+    of_file = ""
     if any(changes.values()):
-        of_file = 1e3 * as_it_is.energy_per_atom.errors.mae
-        parts[0] += f" ({of_file:.2f} with the file's reference energies)"
-    if before.forces is not None:
-        parts.append(f"forces {1e3 * before.forces.errors.mae:.1f} meV/Å")
-    if before.stress is not None:
-        parts.append(f"stress {1e3 * before.stress.errors.mae:.2f} meV/Å³")
-    return f"before training, MAE on {before.n_frames} validation frames: {', '.join(parts)}"
+        mae = 1e3 * as_it_is.energy_per_atom.errors.mae
+        of_file = f" ({mae:.2f} with the file's reference energies)"
+    return f"before training, MAE on {before.n_frames} validation frames: {_maes(before, of_file)}"
+
+
+def _maes(found: Comparison, of_file: str = "") -> str:
+    """Return mean absolute errors in words; ``of_file`` stands behind those of the energies."""
+    per_atom = f"{1e3 * found.energy_per_atom.errors.mae:.2f} meV/atom"
+    total = f"{1e3 * found.energy.errors.mae:.1f} meV, " if found.one_size else ""  # as epochs
+    parts = [f"energy {total}{per_atom}{of_file}"]
+    if found.forces is not None:
+        parts.append(f"forces {1e3 * found.forces.errors.mae:.1f} meV/Å")
+    if found.stress is not None:
+        parts.append(f"stress {1e3 * found.stress.errors.mae:.2f} meV/Å³")
+    return ", ".join(parts)
+
+
+def _notes_on_level(of_old: Comparison, card: ModelCard, source: str) -> list[str]:
+    """Return what is odd about the energies of old frames, which are to be at the model's level."""
+    mae = of_old.energy_per_atom.errors.mae
+    if mae < _ANOTHER_LEVEL:
+        return []
+    return [
+        f"the energies of the replayed frames of {source} are {mae:.3g} eV/atom off those of "
+        f"'{card.name}', which start_from names (mean over {of_old.n_frames} set aside): they seem "
+        "to be of another level of theory or in another unit, and are learned as they are; "
+        "[replay] is for frames at the model's own level."
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import ase.io
 import pytest
@@ -109,6 +110,20 @@ def test_old_energies_follow_the_reference_energies(parent, tmp_path):
     for item in graphs:
         found = start.potential.eval().evaluate(item.graph)
         assert float(found.energy) == pytest.approx(float(item.energy), abs=1e-4)
+
+
+@pytest.mark.parametrize(("level", "n_notes"), [(0.0, 0), (0.7, 1)])
+def test_old_frames_of_another_level_than_the_model_s_are_said(level, n_notes, parent, tmp_path):
+    labelled_molecules(tmp_path / "old.xyz", small_potential(), dict.fromkeys("HCO", level))
+    labelled_molecules(tmp_path / "new.xyz", small_potential(), SHIFT)
+    text = data_text(tmp_path / "new.xyz", trust_data=True)
+    text += '\n[replay]\npath = "old.xyz"\nvalidation_fraction = 0.3\ntrust_data = true'
+    start = start_of(config_of(tmp_path, text))
+    shown = rf"MAE of the file on 2 old frames set aside: energy {1e3 * level:.2f} meV/atom, forces"
+    assert re.match(shown, start.said[-1])
+    notes = [note for note in start.notes if "another level of theory" in note]
+    assert len(notes) == n_notes
+    assert all("old.xyz are 0.7 eV/atom off those of 'parent'" in note for note in notes)
 
 
 def test_elements_of_old_frames_stay(tmp_path):
