@@ -92,13 +92,13 @@ class Comparison:
         return [quantity for quantity in all_four if quantity is not None]
 
     def summary(self) -> dict[str, float]:
-        """Return errors with units in their names, in meV.
+        """Return errors with units in their names, in meV: of what is :attr:`meaningful`.
 
-        Keys are such as ``energy_mae_mev`` and ``forces_rmse_mev_per_a``.
+        Keys are such as ``energy_per_atom_mae_mev`` and ``forces_rmse_mev_per_a``.
         """
         suffix = {"eV": "mev", "eV/atom": "mev", "eV/Å": "mev_per_a", "eV/Å³": "mev_per_a3"}
         found = {}
-        for quantity in self.quantities:
+        for quantity in self.meaningful:
             unit = suffix[quantity.unit]
             found[f"{quantity.name}_mae_{unit}"] = round(1e3 * quantity.errors.mae, 4)
             found[f"{quantity.name}_rmse_{unit}"] = round(1e3 * quantity.errors.rmse, 4)

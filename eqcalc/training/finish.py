@@ -139,9 +139,9 @@ def export_run(
         write(draft)
         model = load_model(draft, device="cpu", trust=True)
         comparison = evaluate(model, judged.frames, source=judged.source)
-    errors: dict[str, Any] = {"measured on": judged_on, **_errors(comparison)}
+    errors: dict[str, Any] = {"measured on": judged_on, **comparison.summary()}
     if before is not None:
-        errors |= {f"before_{name}": value for name, value in _errors(before).items()}
+        errors |= {f"before_{name}": value for name, value in before.summary().items()}
     card = write(path, overwrite=overwrite, errors=errors)
     write_whole(folder / "card.md", card.to_markdown().encode())
     metrics = {"model": config.name, "n_frames": comparison.n_frames, **errors}
@@ -164,14 +164,6 @@ def _data_checksums(run: TrainingFolder, config: TrainingConfig) -> dict[str, di
             "--output RUN' with its train.toml at the new place compares the data and keeps the "
             "place; a finished training stays as it is."
         ) from error
-
-
-def _errors(comparison: Comparison) -> dict[str, float]:
-    errors = comparison.summary()
-    if not comparison.one_size:  # a mean over them says nothing of any
-        for name in ("energy_mae_mev", "energy_rmse_mev"):
-            del errors[name]
-    return errors
 
 
 def _load(run: TrainingFolder, config: TrainingConfig, path: Path) -> Potential:

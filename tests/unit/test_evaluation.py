@@ -77,8 +77,6 @@ def test_the_summary_names_units_and_counts_in_mev(model, models):
     labelled = frames()
     summary = evaluate(model, labelled).summary()
     assert set(summary) == {
-        "energy_mae_mev",
-        "energy_rmse_mev",
         "energy_per_atom_mae_mev",
         "energy_per_atom_rmse_mev",
         "forces_mae_mev_per_a",
@@ -121,12 +119,15 @@ def test_frames_without_forces_compare_energies_alone(model):
     labelled = [LabelledFrame(ethanol(), -4200.0), LabelledFrame(water(), -2070.0)]
     comparison = evaluate(model, labelled)
     assert [q.name for q in comparison.quantities] == ["energy", "energy_per_atom"]
-    assert set(comparison.summary()) == {
-        "energy_mae_mev",
-        "energy_rmse_mev",
-        "energy_per_atom_mae_mev",
-        "energy_per_atom_rmse_mev",
-    }
+    per_atom = {"energy_per_atom_mae_mev", "energy_per_atom_rmse_mev"}
+    assert set(comparison.summary()) == per_atom
+
+
+def test_errors_of_total_energies_are_in_the_summary_of_frames_of_one_size_alone(model):
+    totals = {"energy_mae_mev", "energy_rmse_mev"}
+    assert totals <= set(evaluate(model, [LabelledFrame(ethanol(), -4200.0)] * 2).summary())
+    mixed = [LabelledFrame(ethanol(), -4200.0), LabelledFrame(water(), -2070.0)]
+    assert not totals & set(evaluate(model, mixed).summary())
 
 
 def test_progress_counts_every_frame(model):

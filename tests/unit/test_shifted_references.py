@@ -44,8 +44,8 @@ def test_another_level_of_theory_is_taken_into_the_reference_energies(method, pa
     for symbol, change in SHIFT.items():
         found = float(start.potential.reference_energies[atomic_number(symbol)])
         assert found == pytest.approx(REFERENCES[symbol] + change, abs=1e-5)
-    assert start.parent["validation errors of the file as it is"]["energy_mae_mev"] > 1000
-    assert start.parent["validation errors before training"]["energy_mae_mev"] < 0.01
+    assert start.parent["validation errors of the file as it is"]["energy_per_atom_mae_mev"] > 1000
+    assert start.parent["validation errors before training"]["energy_per_atom_mae_mev"] < 0.01
     assert start.parent["validation errors before training"]["forces_mae_mev_per_a"] < 0.01
     assert float(start.potential.scale) == 1.5
 
