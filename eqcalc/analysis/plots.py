@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ __all__ = ["draw", "require_pictures"]
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+_LINES = ("-", ":", "-.")
 _MOST = len(_COLORS)
 _RELEVANT = 0.01  # of the highest value of a spectrum: where its picture ends
 
@@ -72,19 +74,21 @@ def draw(found: Averages) -> bytes:
 
 def _draw_rdf(axes: Axes, rdf: RDF) -> None:
     g = rdf.g or {}
-    pairs = sorted((p for p in g if g[p].any()), key=lambda p: -g[p].max())[:_MOST]
+    pairs = sorted((p for p in g if g[p].any()), key=lambda p: -g[p].max())
     for pair, color in zip(pairs, _COLORS, strict=False):
         axes.plot(rdf.r, g[pair], color=color, linewidth=1.4, label="–".join(pair))
         _band(axes, rdf.r, g[pair], rdf.error[pair], color)
     axes.axhline(1.0, color="#555555", linestyle="--", linewidth=0.8)
     axes.set(xlabel="r (Å)", ylabel="g(r)", xlim=(0, None), ylim=(0, rdf.readable_top()))
     _legend(axes)
+    if len(pairs) > _MOST:
+        axes.set_title(f"the {_MOST} highest of {len(pairs)} pairs", fontsize=9, loc="right")
 
 
 def _draw_msd(axes: Axes, msd: MSD) -> None:
-    for (element, values), color in zip(msd.msd.items(), _COLORS, strict=False):
-        axes.plot(msd.time_ps, values, color=color, linewidth=1.4, label=element)
-        _band(axes, msd.time_ps, values, msd.error[element], color)
+    for (element, values), look in zip(msd.msd.items(), _looks(), strict=False):
+        axes.plot(msd.time_ps, values, **look, linewidth=1.4, label=element)
+        _band(axes, msd.time_ps, values, msd.error[element], look["color"])
         inside = (msd.time_ps >= msd.fit_ps[0]) & (msd.time_ps <= msd.fit_ps[1])
         line = np.polyfit(msd.time_ps[inside], values[inside], deg=1)
         fitted = msd.time_ps[inside]
@@ -96,8 +100,8 @@ def _draw_msd(axes: Axes, msd: MSD) -> None:
 
 def _draw_vacf(axes: Axes, vacf: VACF) -> None:
     names = [name for name in vacf.vacf if name != ALL] if len(vacf.vacf) > 2 else [ALL]
-    for name, color in zip(names, _COLORS, strict=False):
-        axes.plot(vacf.time_ps, vacf.vacf[name], color=color, linewidth=1.1, label=name)
+    for name, look in zip(names, _looks(), strict=False):
+        axes.plot(vacf.time_ps, vacf.vacf[name], **look, linewidth=1.1, label=name)
     axes.axhline(0.0, color="#555555", linewidth=0.8)
     axes.set(xlabel="time (ps)", ylabel="velocity autocorrelation")
     _legend(axes)
@@ -107,10 +111,8 @@ def _draw_spectrum(axes: Axes, vacf: VACF) -> None:
     total = vacf.spectrum[ALL]
     axes.plot(vacf.wavenumber, 1000 * total, color="black", linewidth=1.2, label=ALL)
     names = [name for name in vacf.spectrum if name != ALL]
-    for name, color in zip(names if len(names) > 1 else [], _COLORS, strict=False):
-        axes.plot(
-            vacf.wavenumber, 1000 * vacf.spectrum[name], color=color, linewidth=1.0, label=name
-        )
+    for name, look in zip(names if len(names) > 1 else [], _looks(), strict=False):
+        axes.plot(vacf.wavenumber, 1000 * vacf.spectrum[name], **look, linewidth=1.0, label=name)
     relevant = np.flatnonzero(total > _RELEVANT * total.max())
     end = min(len(total) - 1, int(relevant[-1] * 1.05) + 1)
     axes.set(xlabel="wavenumber (cm⁻¹)", ylabel="density of states (10⁻³ cm)")
@@ -123,6 +125,11 @@ def _draw_profile(axes: Axes, profile: Profile, axis: str) -> None:
     axes.plot(profile.place, profile.mass, color=_COLORS[0], linewidth=1.4)
     _band(axes, profile.place, profile.mass, profile.error, _COLORS[0])
     axes.set(xlabel=f"height along {axis} (Å)", ylabel="density (g/cm³)", ylim=(0, None))
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    """Yield the look of one curve after the other, without an end: no element is left out."""
+    return cycle([{"color": color, "linestyle": line} for line in _LINES for color in _COLORS])
 
 
 def _band(axes: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray, color: str) -> None:

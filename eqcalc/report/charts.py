@@ -151,7 +151,10 @@ def rdf_chart(rdf: RDF) -> Chart:
     """Return g(r), or pairs per distance where there is no density."""
     values = rdf.per_distance if rdf.g is None else rdf.g
     pairs = [pair for pair in values if values[pair].any()]
-    pairs = sorted(pairs, key=lambda pair: -values[pair].max())[: len(_COLORS)]
+    pairs = sorted(pairs, key=lambda pair: -values[pair].max())
+    shown = min(len(pairs), len(_COLORS))
+    share = f", the {shown} highest of {len(pairs)} pairs" if shown < len(pairs) else ""
+    pairs = pairs[:shown]
     end = len(rdf.r)
     if rdf.g is None and pairs:  # a molecule ends
         end = min(end, max(int(values[pair].nonzero()[0][-1]) for pair in pairs) + 4)
@@ -160,8 +163,8 @@ def rdf_chart(rdf: RDF) -> Chart:
         for (a, b), color in zip(pairs, _COLORS, strict=False)
     ]
     if rdf.g is None:
-        return _chart("pairs of atoms", "pairs/Å", curves, x="distance (Å)")
-    chart = _chart("radial distribution g(r)", "", curves, x="distance (Å)")
+        return _chart(f"pairs of atoms{share}", "pairs/Å", curves, x="distance (Å)")
+    chart = _chart(f"radial distribution g(r){share}", "", curves, x="distance (Å)")
     chart["lines"] = [{"y": 1.0, "label": ""}]
     chart["top"] = rdf.readable_top()
     return chart

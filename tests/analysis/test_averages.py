@@ -22,11 +22,13 @@ from eqcalc.analysis import (
     Velocities,
     average,
     block_error,
+    plots,
     write_averages,
 )
 from eqcalc.analysis.correlations import autocorrelation, mean_square_displacement
 from eqcalc.analysis.rdf import half_cell
 from eqcalc.errors import ConfigError, GraphError, NotEnoughMemoryError, StructureError
+from eqcalc.report.charts import rdf_chart
 from eqcalc.simulate import MDSettings, run_md
 
 SKEWED = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 10.0]])
@@ -883,3 +885,42 @@ def test_averages_over_a_ramp_are_said_to_be_of_one(trajectory_format, tmp_path)
     (run / "thermo.csv").unlink()
     with Trajectory(run) as frames:
         assert average(frames, AverageSettings(quantities=("density",))).notes == []
+
+
+def many_elements(n_frames: int = 20) -> list[Atoms]:
+    """Return frames of nine elements in a box, at random places and velocities."""
+    rng, frames = np.random.default_rng(0), []
+    symbols = ["Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn"]
+    for k in range(n_frames):
+        atoms = Atoms(symbols * 3, rng.uniform(0, 8, (27, 3)), cell=3 * [8.0], pbc=True)
+        atoms.set_momenta(rng.normal(size=(27, 3)))
+        atoms.info["time_fs"] = 2.0 * k
+        frames.append(atoms)
+    return frames
+
+
+def test_no_element_is_left_out_of_a_picture_and_pairs_that_are_are_counted(tmp_path):
+    from matplotlib.figure import Figure
+
+    ase.io.write(tmp_path / "many.traj", many_elements())
+    with Trajectory(tmp_path / "many.traj") as trajectory:
+        found = average(trajectory, AverageSettings(quantities=("rdf", "msd", "vacf")))
+
+    def panel(draw, **values):
+        axes = Figure().subplots()
+        draw(axes, **values)
+        return axes
+
+    elements = set(found.msd.msd)
+    assert len(elements) == 9
+    for draw, values in (
+        (plots._draw_msd, {"msd": found.msd}),
+        (plots._draw_vacf, {"vacf": found.vacf}),
+        (plots._draw_spectrum, {"vacf": found.vacf}),
+    ):
+        lines = [line for line in panel(draw, **values).lines if line.get_label() in elements]
+        assert {line.get_label() for line in lines} == elements
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
+    title = panel(plots._draw_rdf, rdf=found.rdf).get_title(loc="right")
+    assert title == "the 7 highest of 45 pairs"
+    assert rdf_chart(found.rdf)["title"] == f"radial distribution g(r), {title}"
