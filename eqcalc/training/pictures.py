@@ -23,6 +23,7 @@ _MAES = {
     "forces_mae_mev_per_a": "forces MAE\n(meV/Å)",
     "stress_mae_mev_per_a3": "stress MAE\n(meV/Å³)",
 }
+_ROLES = ("validation", "replay")
 
 
 def require_pictures() -> None:
@@ -45,7 +46,12 @@ def learning_curve(
     rows : of metrics.csv, as numbers or their text; a value may be missing
     stage_two : first epoch of the second stage, from 0
     """
-    names = [name for name in _MAES if any(_value(r, f"validation_{name}") > 0 for r in rows)]
+    # Old frames may have errors per atom where the new ones have those of total energies.
+    names = [
+        name
+        for name in _MAES
+        if any(_value(row, f"{role}_{name}") > 0 for row in rows for role in _ROLES)
+    ]
     figure, panels = stacked_panels(2 + len(names))
     epochs = [int(row["epoch"]) + 1 for row in rows]
     curves = {

@@ -378,3 +378,16 @@ def test_a_learning_curve_takes_rows_of_a_run_begun_with_other_columns():
     rows = [{"epoch": "0", "train_loss": "0.5", "validation_loss": ""}]
     rows += [{"epoch": "1", "train_loss": "0.4", "validation_loss": "0.3", "learning_rate": "0.1"}]
     assert learning_curve(rows, "tiny").startswith(b"\x89PNG")
+
+
+def test_errors_of_old_energies_are_drawn_where_those_of_new_ones_are_of_totals(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("eqcalc.training.pictures.png_of", drawn.append)
+    row = {"validation_loss": 0.3, "validation_energy_mae_mev": 5.0, "learning_rate": 0.1}
+    row |= {"validation_forces_mae_mev_per_a": 20.0, "replay_energy_per_atom_mae_mev": 0.7}
+    learning_curve([{"epoch": k, **row} for k in range(2)], "tiny")
+    shown = {
+        axes.get_ylabel(): [line.get_ydata()[0] for line in axes.lines] for axes in drawn[0].axes
+    }
+    assert 5.0 in shown["energy MAE\n(meV)"]
+    assert 0.7 in shown["energy MAE\n(meV/atom)"]
