@@ -32,6 +32,9 @@ def show_summary(summary: DataSummary) -> None:
     for pair in summary.closest[:_MOST_PAIRS]:
         atoms = f"{pair.atoms[0]}, {pair.atoms[1]}"
         pairs.add_row(pair.pair, f"{pair.distance:.3f}", f"{pair.ratio:.2f}", atoms, pair.frame)
+    if len(summary.closest) > _MOST_PAIRS:
+        n_pairs = len(summary.closest)
+        pairs.add_row("...", "", "", "", f"{n_pairs} pairs in all; --json has every one")
     said = _table("", "")
     for kind, sentences in (("refused", summary.refused), ("odd", summary.odd)):
         for sentence in sentences:

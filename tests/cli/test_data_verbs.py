@@ -76,6 +76,17 @@ def test_the_verb_prints_tables_and_writes_what_was_asked_for(tmp_path, capsys):
     assert run("data", "summary", *words, "--overwrite") == 0
 
 
+def test_pairs_beyond_those_that_are_shown_are_counted(tmp_path, capsys):
+    symbols = ["H", "C", "N", "O", "F", "P"]
+    places = 1.6 * np.stack(np.meshgrid(range(3), range(2), range(2)), axis=-1).reshape(-1, 3)
+    atoms = Atoms(symbols * 2, places)
+    atoms.calc = SinglePointCalculator(atoms, energy=-12000.0, forces=np.zeros((12, 3)))
+    ase.io.write(tmp_path / "six.xyz", atoms)
+    assert run("data", "summary", str(tmp_path / "six.xyz")) == 0
+    out = capsys.readouterr().out
+    assert "21 pairs in all; --json has every one" in " ".join(out.split())
+
+
 def test_the_verb_ends_with_1_where_a_training_would_refuse(frames, tmp_path, capsys):
     path = write(tmp_path / "bare.xyz", [without(atoms, "forces") for atoms in frames])
     assert run("data", "summary", path) == 1
