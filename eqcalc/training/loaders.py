@@ -22,7 +22,7 @@ __all__ = [
     "validation_batches",
 ]
 
-_VALIDATION_BATCH = 50  # frames; its size changes no result
+_FEW_EDGES = 10_000  # of a validation batch, whose size changes no result: no memory to speak of
 
 
 def training_batches(
@@ -64,11 +64,16 @@ def n_replayed(n_frames: int, fraction: float) -> int:
 def validation_batches(
     graphs: Sequence[LabelledGraph], options: BatchOptions
 ) -> DataLoader[LabelledGraph]:
-    """Return batches in the order of the graphs, no larger than those of the training may be."""
+    """Return batches in the order of the graphs, no larger than those of the training may be.
+
+    With ``batch_size`` no larger than so many of the largest graph, or of few edges in any case.
+    """
     name, bound = options.batch_bound
-    if name == "batch_size":
-        return _loader(graphs, batch_size=_VALIDATION_BATCH)
     weights = options.batch_weights(graphs)
+    if name == "batch_size":
+        sizes = (each.graph for each in graphs)
+        weights = [graph.edge_index.shape[1] + graph.atomic_numbers.shape[0] for graph in sizes]
+        bound = max(bound * max(weights, default=0), _FEW_EDGES)
     return _loader(graphs, batch_sampler=FilledBatches(range(len(graphs)), weights, bound))
 
 

@@ -6,16 +6,17 @@ import ase.io
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from small_models import ETHANOL_FRAMES
 from trainings import assert_resumes_exactly, config_of, rows_of
 
-from eqcalc.data import read_dataset
+from eqcalc.data import LabelledFrame, read_dataset
 from eqcalc.data.batches import collate, labelled_graphs
 from eqcalc.errors import ConfigError, DataError
 from eqcalc.training.batch_options import BatchOptions
 from eqcalc.training.finish import load_potential
-from eqcalc.training.loaders import FilledBatches, training_batches
+from eqcalc.training.loaders import FilledBatches, training_batches, validation_batches
 from eqcalc.training.loss import LossFunction, LossWeights, loss, residuals
 from eqcalc.training.run import train
 from eqcalc.training.training_folder import TrainingFolder
@@ -56,6 +57,20 @@ def test_batches_are_filled_in_order_up_to_the_bound():
     assert list(FilledBatches([3, 1, 0], SIZES, 18)) == [[3, 1, 0]]
     assert list(FilledBatches([], SIZES, 18)) == []
     assert list(FilledBatches([1, 0, 2], SIZES, 5)) == [[1], [0], [2]]  # alone, if larger
+
+
+def test_validation_takes_no_more_large_frames_at_once_than_a_step_and_many_small_ones():
+    """Fifty large frames need many times the memory of a step that sees one."""
+    crystal = bulk("Cu", cubic=True) * (3, 3, 4)  # 6,048 edges
+    energies = [-3.0 - k for k in range(7)]
+    frames = [LabelledFrame(crystal, energy) for energy in energies]
+    large = labelled_graphs(frames, 5.0)
+    for size, expected in ((1, [1] * 7), (3, [3, 3, 1])):
+        batches = list(validation_batches(large, BatchOptions(batch_size=size)))
+        assert [len(batch.energy) for batch in batches] == expected
+        assert torch.cat([batch.energy for batch in batches]).tolist() == energies
+    small = labelled_graphs(read_dataset(ETHANOL_FRAMES).frames, 5.0)
+    assert len(list(validation_batches(small, BatchOptions(batch_size=1)))) == 1
 
 
 @pytest.mark.parametrize("bound", ["batch_atoms", "batch_edges"])
