@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
 
 from eqcalc.data.consistency import refusal
 from eqcalc.data.frames import FloatArray, LabelledFrame, has_neighbours
@@ -18,6 +20,8 @@ from eqcalc.errors import GraphError
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
 from eqcalc.neighbours.nearest import is_as_in_bohr, nearest_ratios, typical_ratio
+from eqcalc.neighbours.search import distances_of
+from eqcalc.neighbours.structure import check_structure
 
 __all__ = [
     "Contacts",
@@ -40,7 +44,7 @@ _ODD_STRESS = 1.0  # eV/Å³, 160 GPa
 
 # Distances over the sum of covalent radii: bonds are 0.9 to 1.3, in metals up to 1.4.
 _COLLAPSED, _TOO_SHORT = 0.25, 0.45
-_N_SAMPLED = 20  # frames whose distances are looked at
+_N_SAMPLED = 20  # frames that tell the unit of length
 _SEARCH = 4.5  # Å
 
 
@@ -223,7 +227,10 @@ def _above(
 
 
 def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
-    """Compare distances with covalent radii: a unit of length that is wrong is wrong everywhere."""
+    """Compare distances with covalent radii: a unit of length that is wrong is wrong everywhere.
+
+    So a few frames tell it; two atoms in one place may be those of any frame.
+    """
     several = [k for k, frame in enumerate(frames) if len(frame.atoms) > 1]
     step = max(1, -(-len(several) // _N_SAMPLED))
     shortest: dict[int, float] = {}
@@ -251,7 +258,8 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
             [],
         )
     odd = []
-    close = [k for k, ratio in shortest.items() if ratio < _TOO_SHORT]
+    ratios = {k: _shortest_ratio(frames[k].atoms) for k in several}
+    close = [k for k, ratio in ratios.items() if ratio < _TOO_SHORT]
     if close:
         odd.append(
             f"atoms closer than {_TOO_SHORT} of the sum of their covalent radii in "
@@ -263,6 +271,18 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
             "apart (bonds have about 1): if positions are in Bohr, say length_unit"
         )
     return Findings([], odd)
+
+
+def _shortest_ratio(atoms: Atoms) -> float:
+    """Return the shortest distance over the sum of covalent radii, inf where none is too short."""
+    radii = covalent_radii[atoms.numbers]
+    try:
+        i, j, distances = distances_of(
+            check_structure(atoms), 2.0 * _TOO_SHORT * float(radii.max())
+        )
+    except GraphError:  # said with its reason where the frame's own graph is built
+        return np.inf
+    return float((distances / (radii[i] + radii[j])).min(initial=np.inf))
 
 
 def _shortest(frame: LabelledFrame) -> float:

@@ -170,6 +170,13 @@ def test_atoms_that_nearly_meet_are_said_with_their_frame(tmp_path):
         read_dataset(saved(tmp_path / "data.xyz", images))
 
 
+def test_two_atoms_in_one_place_are_said_in_whichever_of_many_frames(tmp_path):
+    images = [image for _ in range(20) for image in ethanol()]
+    images[37].positions[4] = images[37].positions[3] + [0.003, 0.0, 0.0]
+    with pytest.warns(DataWarning, match=r"atoms closer than 0\.45 .* in frame 37 of data\.xyz"):
+        read_dataset(saved(tmp_path / "data.xyz", images))
+
+
 @pytest.mark.parametrize(
     ("energy", "match"),
     [
