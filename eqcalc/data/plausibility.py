@@ -73,8 +73,23 @@ def find_implausible(frames: Sequence[LabelledFrame]) -> Findings:
     )
     refused = [sentence for part in parts for sentence in part.refused]
     odd = [sentence for part in parts for sentence in part.odd]
-    together = None if refused else refusal(frames) or stiffness_refusal(frames)
-    return Findings(refused + ([together] if together else []), odd)
+    apart = None if refused else _labels_apart(frames)
+    return Findings(refused + ([apart] if apart else []), odd)
+
+
+def _labels_apart(frames: Sequence[LabelledFrame]) -> str | None:
+    """Return a sentence where labels do not belong together, of one file or of all, else None.
+
+    Each file has its own unit and sign: among those of others wrong ones would be averaged away.
+    """
+    files: dict[str, list[LabelledFrame]] = {}
+    for frame in frames:
+        files.setdefault(str(frame.origin and frame.origin.path), []).append(frame)
+    for path, own in files.items() if len(files) > 1 else ():
+        found = refusal(own) or stiffness_refusal(own)
+        if found:
+            return f"in {path}, {found}"
+    return refusal(frames) or stiffness_refusal(frames)
 
 
 def energy_findings(frames: Sequence[LabelledFrame]) -> Findings:

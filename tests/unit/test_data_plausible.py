@@ -170,6 +170,15 @@ def test_atoms_that_nearly_meet_are_said_with_their_frame(tmp_path):
         read_dataset(saved(tmp_path / "data.xyz", images))
 
 
+def test_a_file_with_the_sign_of_gradients_is_refused_beside_others(tmp_path, rattled):
+    others = write(tmp_path / "others.xyz", [copper(k) for k in range(20, 44)])
+    flipped = write(tmp_path / "flipped.xyz", rattled, forces=-1.0)
+    match = r"in .*flipped\.xyz, energies and forces do not belong together: .* are -0\.9"
+    for files in ([others, flipped], [flipped, others]):
+        with pytest.raises(DataError, match=match):
+            read_dataset(files)
+
+
 def test_two_atoms_in_one_place_are_said_in_whichever_of_many_frames(tmp_path):
     images = [image for _ in range(20) for image in ethanol()]
     images[37].positions[4] = images[37].positions[3] + [0.003, 0.0, 0.0]
