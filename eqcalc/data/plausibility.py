@@ -16,7 +16,7 @@ from ase.data import covalent_radii
 from eqcalc.data.consistency import refusal
 from eqcalc.data.frames import FloatArray, LabelledFrame, has_neighbours
 from eqcalc.data.stiffness import stiffness_refusal
-from eqcalc.errors import GraphError
+from eqcalc.errors import GraphError, listing
 from eqcalc.graph import AtomicGraph
 from eqcalc.neighbours import build_graph
 from eqcalc.neighbours.nearest import is_as_in_bohr, nearest_ratios, typical_ratio
@@ -44,7 +44,7 @@ _ODD_STRESS = 1.0  # eV/Å³, 160 GPa
 
 # Distances over the sum of covalent radii: bonds are 0.9 to 1.3, in metals up to 1.4.
 _COLLAPSED, _TOO_SHORT = 0.25, 0.45
-_N_SAMPLED = 20  # frames that tell the unit of length
+_N_SAMPLED = 20  # frames of a file, that tell its unit of length
 _SEARCH = 4.5  # Å
 
 
@@ -82,14 +82,21 @@ def _labels_apart(frames: Sequence[LabelledFrame]) -> str | None:
 
     Each file has its own unit and sign: among those of others wrong ones would be averaged away.
     """
-    files: dict[str, list[LabelledFrame]] = {}
-    for frame in frames:
-        files.setdefault(str(frame.origin and frame.origin.path), []).append(frame)
-    for path, own in files.items() if len(files) > 1 else ():
+    files = _by_file(frames)
+    for path, rows in files.items() if len(files) > 1 else ():
+        own = [frames[k] for k in rows]
         found = refusal(own) or stiffness_refusal(own)
         if found:
             return f"in {path}, {found}"
     return refusal(frames) or stiffness_refusal(frames)
+
+
+def _by_file(frames: Sequence[LabelledFrame]) -> dict[str, list[int]]:
+    """Return which of the frames stand in each file."""
+    files: dict[str, list[int]] = {}
+    for k, frame in enumerate(frames):
+        files.setdefault(str(frame.origin and frame.origin.path), []).append(k)
+    return files
 
 
 def energy_findings(frames: Sequence[LabelledFrame]) -> Findings:
@@ -246,24 +253,25 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
 
     So a few frames tell it; two atoms in one place may be those of any frame.
     """
-    several = [k for k, frame in enumerate(frames) if len(frame.atoms) > 1]
-    step = max(1, -(-len(several) // _N_SAMPLED))
-    shortest: dict[int, float] = {}
-    typical: list[float] = []
-    for k in several[::step]:
-        try:
-            graph = build_graph(frames[k].atoms, _SEARCH)
-        except GraphError:  # said with its reason where the frame's own graph is built
-            continue
-        if graph.edge_index.shape[1] == 0:
-            continue
-        shortest[k] = float(nearest_ratios(graph).min())
-        ratio = typical_ratio(graph)
-        if ratio is not None:
-            typical.append(ratio)
+    several = [frame for frame in frames if len(frame.atoms) > 1]
+    shortest: list[float] = []
+    typical: dict[str, list[float]] = {}
+    for path, rows in _by_file(several).items():  # each file has its own unit
+        step = max(1, -(-len(rows) // _N_SAMPLED))
+        for k in rows[::step]:
+            try:
+                graph = build_graph(several[k].atoms, _SEARCH)
+            except GraphError:  # said with its reason where the frame's own graph is built
+                continue
+            if graph.edge_index.shape[1] == 0:
+                continue
+            shortest.append(float(nearest_ratios(graph).min()))
+            ratio = typical_ratio(graph)
+            if ratio is not None:
+                typical.setdefault(path, []).append(ratio)
     if not shortest:
         return Findings([], [])
-    middle = float(np.median(list(shortest.values())))
+    middle = float(np.median(shortest))
     if middle < _COLLAPSED:
         return Findings(
             [
@@ -273,17 +281,19 @@ def _distance_findings(frames: Sequence[LabelledFrame]) -> Findings:
             [],
         )
     odd = []
-    ratios = {k: _shortest_ratio(frames[k].atoms) for k in several}
-    close = [k for k, ratio in ratios.items() if ratio < _TOO_SHORT]
+    close = [k for k, each in enumerate(several) if _shortest_ratio(each.atoms) < _TOO_SHORT]
     if close:
         odd.append(
             f"atoms closer than {_TOO_SHORT} of the sum of their covalent radii in "
-            f"{_named(frames, close)}"
+            f"{_named(several, close)}"
         )
-    if typical and is_as_in_bohr(float(np.median(typical))):
+    medians = {path: float(np.median(ratios)) for path, ratios in typical.items()}
+    long = {path: ratio for path, ratio in medians.items() if is_as_in_bohr(ratio)}
+    if long:
+        where = f" in {listing(list(long))}" if len(medians) > 1 else ""
         odd.append(
-            f"nearest neighbours are {np.median(typical):.2f} times the sum of covalent radii "
-            "apart (bonds have about 1): if positions are in Bohr, say length_unit"
+            f"nearest neighbours{where} are {np.median(list(long.values())):.2f} times the sum of "
+            "covalent radii apart (bonds have about 1): if positions are in Bohr, say length_unit"
         )
     return Findings([], odd)
 

@@ -163,6 +163,16 @@ def test_positions_in_bohr_are_said(tmp_path):
         read_dataset(saved(tmp_path / "data.xyz", images))
 
 
+def test_positions_in_bohr_of_one_file_of_several_are_said_with_its_name(tmp_path):
+    others = [saved(tmp_path / f"{k}.xyz", ethanol()) for k in range(2)]
+    images = ethanol()
+    for atoms in images:
+        atoms.positions /= units.Bohr
+    odd = saved(tmp_path / "bohr.xyz", images)
+    with pytest.warns(DataWarning, match=r"nearest neighbours in \S*bohr\.xyz are 1\.9\d times"):
+        read_dataset([*others, odd])
+
+
 def test_atoms_that_nearly_meet_are_said_with_their_frame(tmp_path):
     images = ethanol()
     images[4].positions[1] = images[4].positions[0] + 0.3
