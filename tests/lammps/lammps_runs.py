@@ -28,7 +28,7 @@ __all__ = [
     "run_text",
 ]
 
-BAR = 1.602176634e6  # of one eV/Å³
+BAR = 1.6021765e6  # of one eV/Å³ in LAMMPS, which is 8e-8 from that of CODATA
 
 # Options of the pair style: TorchScript, of which several ranks take a wide halo; and a package
 # whose ranks exchange features between layers, with the networks that have one.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from lammps_runs import EXCHANGE, HALO, frames_of, run_input
 from rarely import rarely_but
-from test_same_numbers import NVE, require_energies_of, require_same, silicon
+from test_same_numbers import NVE, require_close, require_energies_of, require_same, silicon
 
 from eqcalc.model_file import read_card
 
@@ -52,8 +52,7 @@ def test_both_ways_of_ranks_have_the_energies_of_one_rank(
         assert len(one.thermo) == 6
         require_energies_of(one, several, len(atoms))
         for found, same in zip(frames_of(several, "Si"), frames_of(one, "Si"), strict=True):
-            forces = same.get_forces()
-            np.testing.assert_allclose(found.get_forces(), forces, atol=1e-9 * abs(forces).max())
+            require_close(found.get_forces(), same.get_forces())
             np.testing.assert_allclose(
                 found.get_potential_energies(), same.get_potential_energies(), rtol=0, atol=1e-10
             )
