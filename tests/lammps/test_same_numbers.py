@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk
 from lammps_runs import BAR, EXCHANGE, EXCHANGING, HALO, Run, frames_of, run_input
 from numpy.typing import NDArray
 from rarely import rarely_but
-from small_models import POTENTIALS, crystal, ethanol, slab
+from small_models import POTENTIALS, crystal, ethanol, export_small, slab
 
 from eqcalc import EqCalculator
 from eqcalc.bench.structures import load_structure
@@ -117,6 +118,20 @@ def test_ranks_that_exchange_features_have_the_numbers_of_the_calculator(
     require_same(run, model, "Si", n_frames=3)
     one = run_input(tmp_path / "one", atoms, str(model), "Si", NVE.format(n=20))
     require_energies_of(one, run, len(atoms))
+
+
+def test_float32_leaves_reference_energies_and_scale_in_float64(tmp_path: Path) -> None:
+    """Of two atoms every sum has one term, so that no digit may differ.
+
+    In float32 the reference energies would differ by 2e-5 eV, the scale by 3e-8 of itself.
+    """
+    model = export_small(tmp_path / "float32.pt", dtype=torch.float32, scale=1.0 / 3.0)
+    atoms = Atoms("CO", [[1.0, 2.0, 3.0], [1.7, 2.4, 3.8]], cell=[12.0] * 3, pbc=True)
+    run = run_input(tmp_path, atoms, str(model), "C O", "run 0\n")
+    assert "torchscript in float32" in run.text
+    found = frames_of(run, "C O")[0]
+    found.calc = EqCalculator(model, device="cpu", dtype="float32", engine="torchscript")
+    assert run.thermo[0][1] == pytest.approx(found.get_potential_energy(), rel=1e-14)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
