@@ -24,6 +24,33 @@ def crystal_twice() -> Atoms:
     return crystal() * (2, 1, 1)
 
 
+SPREAD = """
+fix spread all pair 1 eqcalc spread 0
+compute spread all pair eqcalc
+thermo_style custom step pe c_spread[1] c_spread[2]
+thermo_modify format float %.17g
+undump frames
+dump frames all custom 10 frames.dump id type x y z fx fy fz f_spread
+dump_modify frames format float %.17g sort id
+"""
+
+
+def require_spread(run: Run, members: list[Path], per_ev: float = 1.0) -> list[Atoms]:
+    """Compare energies and spreads with the calculator's; return the frames."""
+    assert run.status == 0, run.text
+    frames = frames_of(run, "H C O")
+    calculator = EqCalculator(members, device="cpu", dtype="float64", engine="torchscript")
+    for atoms, row in zip(frames, run.thermo, strict=True):
+        found = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        found.calc = calculator
+        assert row[1] == pytest.approx(per_ev * found.get_potential_energy(), rel=1e-9)
+        spreads = per_ev * np.linalg.norm(calculator.results["forces_spread"], axis=1)
+        assert row[2] == pytest.approx(per_ev * calculator.results["energy_spread"], rel=1e-7)
+        assert row[3] == pytest.approx(spreads.max(), rel=1e-7)
+        np.testing.assert_allclose(atoms.calc.results["energies"], spreads, rtol=1e-7)
+    return frames
+
+
 @pytest.mark.parametrize(
     ("ranks", "system", "per_ev"),
     [(1, "metal", 1.0), (2, "metal", 1.0), (1, "real", units.mol / units.kcal)],
@@ -32,29 +59,36 @@ def test_committee_has_the_spread_of_the_calculator(
     ranks: int, system: str, per_ev: float, model_of: Export, tmp_path: Path
 ) -> None:
     members = [model_of("painn", seed) for seed in (0, 1, 2)]
-    commands = """
-fix spread all pair 1 eqcalc spread 0
-compute spread all pair eqcalc
-thermo_style custom step pe c_spread[1] c_spread[2]
-thermo_modify format float %.17g
-undump frames
-dump frames all custom 10 frames.dump id type x y z fx fy fz f_spread
-dump_modify frames format float %.17g sort id
-fix 1 all nve
-run 10
-"""
+    commands = SPREAD + "fix 1 all nve\nrun 10\n"
     models = " ".join(map(str, members))
     run = run_input(tmp_path, crystal(), models, "H C O", commands, ranks=ranks, units=system)
-    assert run.status == 0, run.text
-    calculator = EqCalculator(members, device="cpu", dtype="float64", engine="torchscript")
-    for atoms, row in zip(frames_of(run, "H C O"), run.thermo, strict=True):
-        found = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
-        found.calc = calculator
-        assert row[1] == pytest.approx(per_ev * found.get_potential_energy(), rel=1e-9)
-        spreads = per_ev * np.linalg.norm(calculator.results["forces_spread"], axis=1)
-        assert row[2] == pytest.approx(per_ev * calculator.results["energy_spread"], rel=1e-7)
-        assert row[3] == pytest.approx(spreads.max(), rel=1e-7)
-        np.testing.assert_allclose(atoms.calc.results["energies"], spreads, rtol=1e-7)
+    require_spread(run, members, per_ev)
+
+
+@pytest.mark.parametrize("options", [HALO, EXCHANGE])
+def test_committee_whose_atoms_move_to_another_rank_has_the_spread_of_the_calculator(
+    options: str, model_of: Export, tmp_path: Path
+) -> None:
+    """Either rank has all atoms, one or two of them, and none."""
+    members = [model_of("painn", seed) for seed in (0, 1)]
+    atoms = Atoms("OHH", [[6.8, 3.0, 3.0], [7.5, 3.6, 3.1], [7.2, 2.2, 3.3]])
+    atoms.set_cell([16.0, 9.0, 9.0])
+    atoms.pbc = True
+    commands = "neigh_modify delay 0 check no\nthermo 1\nfix 1 all move linear 100 0 0\nrun 16\n"
+    run = run_input(
+        tmp_path,
+        atoms,
+        " ".join(map(str, members)),
+        "H C O",
+        SPREAD.replace(" 10 ", " 1 ") + commands,
+        ranks=2,
+        before="processors 2 1 1",
+        options=options,
+    )
+    frames = require_spread(run, members)
+    assert ("ranks exchange features" in run.text) == (options == EXCHANGE)
+    on_the_left = [sum(frame.positions[:, 0] < 8.0) for frame in frames]
+    assert set(on_the_left) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
