@@ -111,3 +111,35 @@ assert "cannot extract property spread" in refused("run 1")
 """,
     )
     assert run.status == 0, run.text
+
+
+def test_bonds_are_refused_where_special_bonds_takes_their_pairs_away(
+    model_of: Export, tmp_path: Path
+) -> None:
+    """A chain that grows; without bonds, and where no atom has so many, factors do not matter."""
+    run_input(tmp_path, crystal(), str(model_of()), "H C O", "run 0\n", style="full")
+    file = tmp_path / "in.lammps"
+    words = "in.data extra/bond/types 1 extra/bond/per/atom 3 extra/special/per/atom 9"
+    bonds = "bond_style zero\nbond_coeff *"
+    file.write_text(file.read_text().replace("in.data", f"{words}\n{bonds}"))
+    run = run_script(
+        tmp_path,
+        f"""{_SCRIPT}
+alone = energy("special_bonds lj/coul 0 0 0", "run 0")
+cases = {{
+    1: {{"0 1 1": True, "1 0 0": False}},
+    2: {{"1 0 1": True, "1 1 0": False}},
+    3: {{"0 0 0": True, "1 1 0": True, "0.5 0.5 0.5": False, "1 1 1": False}},
+}}
+for k, factors in cases.items():
+    lmp.command(f"create_bonds single/bond 1 {{k}} {{k + 1}}")
+    for words, is_refused in factors.items():
+        said = refused(f"special_bonds lj/coul {{words}}", "run 0")
+        if is_refused:
+            assert "bonded pairs too, which special_bonds takes away; write" in str(said), words
+        else:
+            assert said is None, (words, said)
+            assert abs(lmp.get_thermo("pe") - alone) < 1e-9, words
+""",
+    )
+    assert run.status == 0, run.text

@@ -166,22 +166,6 @@ def test_position_that_is_no_number_is_refused_and_no_rank_hangs(
     assert len(run.thermo) == 2  # of step 0, twice
 
 
-def test_special_bonds_that_hide_pairs_are_refused(model_of: Export, tmp_path: Path) -> None:
-    commands = "run 0\n"
-    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", commands, style="full")
-    refused(run, "special_bonds lj/coul 1.0 1.0 1.0")
-    run = run_input(
-        tmp_path,
-        crystal(),
-        str(model_of()),
-        "H C O",
-        commands,
-        style="full",
-        before="special_bonds lj/coul 1.0 1.0 1.0",
-    )
-    assert run.status == 0, run.text
-
-
 def test_missing_python_is_named(
     model_of: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_everyday_command_keeps_the_numbers_of_the_calculator(
 def test_atom_styles_with_more_than_atoms_have_the_numbers_of_the_calculator(
     style: str, model_of: Export, tmp_path: Path
 ) -> None:
+    """Without bonds the factors of special_bonds, which are zero by default, take nothing away."""
     model = model_of("painn")
     run = run_input(
         tmp_path,
@@ -125,7 +126,6 @@ def test_atom_styles_with_more_than_atoms_have_the_numbers_of_the_calculator(
         "fix 1 all nve\nrun 20\n",
         ranks=2,
         style=style,
-        before="special_bonds lj/coul 1.0 1.0 1.0",
     )
     require_same(run, model, "H C O", n_frames=3)
 

@@ -243,12 +243,6 @@ void PairEqcalc::init_style() {
     error->all(FLERR, "pair_style eqcalc counts all atoms; neigh_modify include leaves some out");
   if (GroupOf::ghosts(comm))
     error->all(FLERR, "pair_style eqcalc counts all atoms; comm_modify group leaves some out");
-  if (atom->molecular != Atom::ATOMIC)
-    for (int k = 1; k <= 3; ++k)
-      if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
-        error->all(FLERR,
-                   "pair_style eqcalc counts bonded pairs too, which special_bonds takes away; "
-                   "write: special_bonds lj/coul 1.0 1.0 1.0");
   check_masses();
   // What LAMMPS makes its buffers for; a hybrid style has asked before the model was loaded.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
@@ -278,6 +272,24 @@ void PairEqcalc::check_exclusions() {
     error->all(FLERR,
                "pair_style eqcalc counts all pairs; neigh_modify exclude, which fix gcmc uses too, "
                "would take some away");
+}
+
+// Atoms that are bound are not in LAMMPS's list where the factor of special_bonds is zero. Looked
+// at in every step, because fixes make bonds too.
+void PairEqcalc::check_bonds() {
+  const int* flags = neighbor->special_flag + 1;  // of one, two and three bonds; 0: left out
+  if (atom->molecular == Atom::ATOMIC || std::find(flags, flags + 3, 0) == flags + 3) return;
+  bool is_whole = atom->nspecial != nullptr;  // atom_style template has bonds with its molecules
+  for (int i = 0; is_whole && i < atom->nlocal; ++i) {
+    if (numbers_[atom->type[i]] == 0) continue;
+    const int* up_to = atom->nspecial[i];
+    const int bound[3] = {up_to[0], up_to[1] - up_to[0], up_to[2] - up_to[1]};
+    for (int k = 0; k < 3; ++k) is_whole &= flags[k] != 0 || bound[k] == 0;
+  }
+  if (!is_whole)
+    error->one(FLERR,
+               "pair_style eqcalc counts bonded pairs too, which special_bonds takes away; "
+               "write: special_bonds lj/coul 1.0 1.0 1.0");
 }
 
 // Refuse a hybrid style that gives pairs of the model's types to another one.
@@ -332,6 +344,7 @@ void PairEqcalc::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   check_coefficients();
   check_exclusions();
+  check_bonds();
   if (is_new_) check_pairs();  // the list knows them by now
   check_positions();
   make_graph();

@@ -76,6 +76,7 @@ class PairEqcalc : public Pair {
   void check_masses();
   void check_pairs();
   void check_exclusions();
+  void check_bonds();
   void check_positions();
   void make_graph();
   void add_edges_to(int row);
