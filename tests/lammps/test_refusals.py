@@ -166,6 +166,17 @@ def test_position_that_is_no_number_is_refused_and_no_rank_hangs(
     assert len(run.thermo) == 2  # of step 0, twice
 
 
+def test_model_of_a_pair_coeff_is_not_run_with_the_neighbours_of_the_one_before(
+    model_of: Export, tmp_path: Path
+) -> None:
+    """Which "pre no" keeps: they would be too few, and the energy a wrong one."""
+    wider = model_of("painn", cut_off=5.0)
+    commands = f"fix 1 all nve\nrun 0\npair_coeff * * {wider} H C O\nrun 1 pre no\n"
+    run = run_input(tmp_path, crystal(), str(model_of()), "H C O", commands)
+    assert run.status != 0
+    assert "loaded a model since LAMMPS was set up; run without 'pre no'" in run.text
+
+
 def test_missing_python_is_named(
     model_of: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ void PairEqcalc::settings(int n, char** words) {
 // would else run with what one that failed has left, half of it of the model before.
 void PairEqcalc::forget_coefficients() {
   numbers_.clear();
+  is_set_up_ = false;
   if (!allocated) return;
   for (int i = 1; i <= atom->ntypes; ++i)
     for (int j = i; j <= atom->ntypes; ++j) setflag[i][j] = 0;
@@ -247,7 +248,7 @@ void PairEqcalc::init_style() {
   // What LAMMPS makes its buffers for; a hybrid style has asked before the model was loaded.
   force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
-  is_new_ = true;
+  is_set_up_ = is_new_ = true;
   model_->set_threads(std::max(1, comm->nthreads));
   if (ranks_ != Ranks::kHalo) {  // one cutoff is enough, and what LAMMPS gives by itself
     neighbor->add_request(this, NeighConst::REQ_FULL);
@@ -343,6 +344,9 @@ void PairEqcalc::check_masses() {
 void PairEqcalc::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
   check_coefficients();
+  if (!is_set_up_)  // ghosts, neighbours and buffers are those of the model before
+    error->all(FLERR,
+               "pair_coeff has loaded a model since LAMMPS was set up; run without 'pre no'");
   check_exclusions();
   check_bonds();
   if (is_new_) check_pairs();  // the list knows them by now

@@ -44,7 +44,8 @@ class PairEqcalc : public Pair {
   eqcalc_lammps::Answer answer_;
   double cutoff_ = 0.0, per_ev_ = 1.0;  // Å; LAMMPS's unit of energy in eV
   int n_hops_ = 1, n_members_ = 1;
-  bool is_new_ = true;  // nothing was computed since the run was set up
+  bool is_set_up_ = false;  // LAMMPS, since the model was loaded
+  bool is_new_ = true;      // nothing was computed since the run was set up
   std::vector<int> numbers_;   // atomic number of each type, 0: not of this style; or none yet
   std::vector<int> rows_;      // of each atom, owned and ghost: its row in the graph, or -1
   std::vector<int> atoms_;     // of each row: the atom
