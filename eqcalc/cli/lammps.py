@@ -47,8 +47,9 @@ def check(
     """Do all of an input but its time steps, and say what the model will take.
 
     LAMMPS reads the input as it will in the run, with all its checks; the first run
-    ends after the forces of its first step, and the others are left out; a rerun
-    computes all its frames. The lines that begin with "eqcalc:" name model, engine,
+    ends after the forces of its first step, and those after it are left out. A rerun
+    computes all its frames, and a run of another pair style before that of the model
+    is made in full. The lines that begin with "eqcalc:" name model, engine,
     ghosts, edges and memory. What the input writes (dumps, data, restarts) is written,
     of that step: check before the run, or in a copy of its folder.
 
