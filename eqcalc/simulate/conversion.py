@@ -32,7 +32,7 @@ from eqcalc.arguments import require_at_least
 from eqcalc.errors import ConfigError, StructureError, import_extra
 from eqcalc.files import AppendFile, refuse_existing, require_folders, write_through
 from eqcalc.simulate.frame_content import restore_origin, store_origin
-from eqcalc.simulate.half_frames import is_of_a_run, open_traj, whole_part
+from eqcalc.simulate.half_frames import DAMAGED, is_of_a_run, open_traj, whole_part
 from eqcalc.simulate.run_folder import refuse_run_files
 
 __all__ = ["CONVERSIONS", "Conversion", "convert_run"]
@@ -136,7 +136,7 @@ def _frames_of(path: Path, every: int) -> Iterator[Atoms]:
             n_read += 1
     except StructureError:
         raise
-    except Exception as error:  # ASE's readers raise what they like
+    except DAMAGED as error:
         raise StructureError(
             f"'{path}' is damaged: {n_read} frames could be taken from it, then "
             f"{type(error).__name__}: {error}."

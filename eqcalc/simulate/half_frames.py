@@ -20,10 +20,10 @@ from ase.io.trajectory import TrajectoryReader
 
 from eqcalc.errors import HalfFrameWarning, StructureError
 
-__all__ = ["is_of_a_run", "kind_of_run", "open_traj", "run_in", "whole_part"]
+__all__ = ["DAMAGED", "is_of_a_run", "kind_of_run", "open_traj", "run_in", "whole_part"]
 
-# What ASE's reader of .traj raises for a frame that is damaged.
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
+# What ASE's readers raise for a frame that is damaged.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
 
 _KINDS = ("md", "relax")
 _NAMES = ("trajectory.xyz", "trajectory.traj")
@@ -126,7 +126,7 @@ def open_traj(path: Path) -> Iterator[tuple[TrajectoryReader, int]]:
         try:
             trajectory = TrajectoryReader(file)
             n_frames, n_whole = len(trajectory), _count_whole(trajectory)
-        except (*_DAMAGED, AttributeError) as error:
+        except (*DAMAGED, AttributeError) as error:
             raise StructureError(f"'{path}' is damaged: {error}.") from error
         if n_whole < n_frames:
             _warn(path, n_whole, f"{n_frames - n_whole} damaged frames")
@@ -136,7 +136,7 @@ def open_traj(path: Path) -> Iterator[tuple[TrajectoryReader, int]]:
 def _count_whole(trajectory: TrajectoryReader) -> int:
     n_frames = len(trajectory)
     for n_whole in range(n_frames, max(n_frames - _TRIED, 0), -1):
-        with contextlib.suppress(*_DAMAGED):
+        with contextlib.suppress(*DAMAGED):
             trajectory[n_whole - 1]
             return n_whole
     if n_frames > 0:

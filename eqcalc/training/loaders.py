@@ -69,11 +69,12 @@ def validation_batches(
     With ``batch_size`` no larger than so many of the largest graph, or of few edges in any case.
     """
     name, bound = options.batch_bound
-    weights = options.batch_weights(graphs)
     if name == "batch_size":
         sizes = (each.graph for each in graphs)
         weights = [graph.edge_index.shape[1] + graph.atomic_numbers.shape[0] for graph in sizes]
         bound = max(bound * max(weights, default=0), _FEW_EDGES)
+    else:
+        weights = options.batch_weights(graphs)
     return _loader(graphs, batch_sampler=FilledBatches(range(len(graphs)), weights, bound))
 
 

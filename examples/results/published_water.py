@@ -127,7 +127,8 @@ class BehlerParrinello(Calculator):
             weights = torch.tensor(values[begin:middle].reshape(n_in, n_out), dtype=self.dtype)
             begin = middle + n_out
             layers.append((weights, torch.tensor(values[middle:begin], dtype=self.dtype)))
-        assert begin == len(values)
+        if begin != len(values):
+            raise SystemExit(f"the weights must be {begin} numbers, found {len(values)}.")
         return layers
 
     def calculate(
