@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ase import Atoms
 from lammps_runs import run_input, run_text
-from small_models import crystal, ethanol
+from small_models import crystal, ethanol, export_small
 
 pytestmark = pytest.mark.hosts
 
@@ -164,6 +165,19 @@ def test_position_that_is_no_number_is_refused_and_no_rank_hangs(
     assert run.status != 0
     assert "has a position that is not finite" in run.text
     assert len(run.thermo) == 2  # of step 0, twice
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_energy_that_is_no_number_is_refused(ranks: int, tmp_path: Path) -> None:
+    scale = 1e37  # near the largest float32
+    model = str(export_small(tmp_path / "huge.pt", dtype=torch.float32, scale=scale))
+    atoms = crystal()
+    assert run_input(tmp_path, atoms, model, "H C O", "run 0\n", ranks=ranks).status == 0
+    atoms.positions[3] = atoms.positions[5] + [0.02, 0.0, 0.0]
+    refused(
+        run_input(tmp_path, atoms, model, "H C O", "run 0\n", ranks=ranks),
+        "huge.pt returned NaN or infinity; the structure is far outside",
+    )
 
 
 def test_model_of_a_pair_coeff_is_not_run_with_the_neighbours_of_the_one_before(

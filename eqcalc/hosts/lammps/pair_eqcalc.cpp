@@ -226,7 +226,9 @@ void PairEqcalc::load() {
   }
   int all_loaded = 0;
   MPI_Allreduce(&is_loaded, &all_loaded, 1, MPI_INT, MPI_MIN, world);
-  if (!is_loaded) error->one(FLERR, "rank {} cannot load {}: {}", comm->me, models_in_words(), why);
+  if (!is_loaded)
+    fail_alone(FLERR,
+               fmt::format("rank {} cannot load {}: {}", comm->me, models_in_words(), why));
   if (!all_loaded) error->all(FLERR, "another rank cannot load {}", models_in_words());
   if (comm->me == 0)
     for (const auto& line : ticket_->texts("say")) utils::logmesg(lmp, "eqcalc: {}\n", line);
@@ -234,6 +236,17 @@ void PairEqcalc::load() {
 
 std::string PairEqcalc::models_in_words() const {
   return "model " + utils::join_words(wish_.models, ", ");
+}
+
+// End the run of all ranks by what this one has found. A rank that aborts right after its words may
+// take them along: mpiexec does not read what is left (one run in ten ended without any).
+void PairEqcalc::fail_alone(const std::string& file, int line, const std::string& words) {
+  try {
+    error->one(file, line, words);
+  } catch (...) {
+    if (comm->nprocs > 1) platform::usleep(200000);
+    throw;
+  }
 }
 
 void PairEqcalc::init_style() {
@@ -288,7 +301,7 @@ void PairEqcalc::check_bonds() {
     for (int k = 0; k < 3; ++k) is_whole &= flags[k] != 0 || bound[k] == 0;
   }
   if (!is_whole)
-    error->one(FLERR,
+    fail_alone(FLERR,
                "pair_style eqcalc counts bonded pairs too, which special_bonds takes away; "
                "write: special_bonds lj/coul 1.0 1.0 1.0");
 }
@@ -357,7 +370,7 @@ void PairEqcalc::compute(int eflag, int vflag) {
     try {
       model_->call(graph_, answer_);
     } catch (const std::exception& failure) {
-      error->one(FLERR, "{} failed: {}", models_in_words(), failure.what());
+      fail_alone(FLERR, fmt::format("{} failed: {}", models_in_words(), failure.what()));
     }
     check_answer();
     add_forces();
@@ -390,8 +403,9 @@ void PairEqcalc::check_positions() {
   const double* x = n_all > 0 ? &atom->x[0][0] : nullptr;
   for (int k = 0; k < 3 * n_all; ++k)
     if (!std::isfinite(x[k]))
-      error->one(FLERR, "atom {} has a position that is not finite; look at the last frames",
-                 atom->tag[k / 3]);
+      fail_alone(FLERR,
+                 fmt::format("atom {} has a position that is not finite; look at the last frames",
+                             atom->tag[k / 3]));
 }
 
 // Rows and edges of the model's graph.
@@ -438,10 +452,11 @@ void PairEqcalc::add_edges_to(int row) {
     const double squared = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
     if (squared >= cutoff_ * cutoff_) continue;
     if (squared < kCoincident * kCoincident)
-      error->one(FLERR, "atoms {} and {} are {:.2g} apart", atom->tag[i], atom->tag[j],
-                 std::sqrt(squared));
+      fail_alone(FLERR, fmt::format("atoms {} and {} are {:.2g} apart", atom->tag[i],
+                                    atom->tag[j], std::sqrt(squared)));
     if (rows_[j] < 0) {
-      if (ranks_ == Ranks::kOne) error->one(FLERR, "atom {} is an image of none", atom->tag[j]);
+      if (ranks_ == Ranks::kOne)
+        fail_alone(FLERR, fmt::format("atom {} is an image of none", atom->tag[j]));
       rows_[j] = static_cast<int>(atoms_.size());
       atoms_.push_back(j);
     }
@@ -573,9 +588,9 @@ void PairEqcalc::check_answer() {
   for (const double value : answer_.energies) sum += value * value;
   for (const double value : answer_.gradients) sum += value * value;
   if (!std::isfinite(sum))
-    error->one(FLERR,
-               "{} returned NaN or infinity; the structure is far outside what it was trained on "
-               "(look at the last frames)", models_in_words());
+    fail_alone(FLERR,
+               fmt::format("{} returned NaN or infinity; the structure is far outside what it was "
+                           "trained on (look at the last frames)", models_in_words()));
 }
 
 // Energies, forces and virial. A gradient g belongs to the vector from receiver i to sender j:

@@ -74,6 +74,7 @@ class PairEqcalc : public Pair {
   void check_coefficients();
   void load();
   std::string models_in_words() const;
+  [[noreturn]] void fail_alone(const std::string& file, int line, const std::string& words);
   void check_masses();
   void check_pairs();
   void check_exclusions();
