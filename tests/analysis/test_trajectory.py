@@ -95,6 +95,31 @@ def test_half_a_frame_of_a_killed_run_is_left_out(folder, tmp_path):
         assert len(trajectory[9]) == 9
 
 
+def test_run_that_was_killed_within_the_number_of_atoms_is_said_to_be(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"kind": "md"}')
+    path = tmp_path / "trajectory.xyz"
+    ase.io.write(path, frames(n_atoms=12), format="extxyz")
+    path.write_text(path.read_text() + "1")
+    with (
+        pytest.warns(HalfFrameWarning, match="1 bytes of half a frame are left out"),
+        Trajectory(tmp_path) as trajectory,
+    ):
+        assert len(trajectory) == 7
+
+
+def test_run_whose_trajectory_lost_a_line_is_not_said_to_be_killed(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"kind": "md"}')
+    path = tmp_path / "trajectory.xyz"
+    ase.io.write(path, frames(n_atoms=12), format="extxyz")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:20] + lines[21:]))
+    with (
+        Trajectory(tmp_path) as trajectory,  # a warning would be an error here
+        pytest.raises(StructureError, match=r"frame 1 of .* cannot be read"),
+    ):
+        list(trajectory.frames(range(len(trajectory))))
+
+
 def test_foreign_file_that_ends_within_a_frame_is_refused(tmp_path):
     ase.io.write(tmp_path / "f.xyz", frames())
     text = (tmp_path / "f.xyz").read_text()
