@@ -53,7 +53,9 @@ def draw(found: Averages) -> bytes:
         panels.append(partial(_draw_vacf, vacf=found.vacf))
         panels.append(partial(_draw_spectrum, vacf=found.vacf))
     if found.density is not None:
-        panels.append(partial(_draw_profile, profile=found.density, axis=found.settings.axis))
+        settings = found.settings
+        of = "" if settings.elements is None else f" of {', '.join(settings.elements)}"
+        panels.append(partial(_draw_profile, profile=found.density, axis=settings.axis, of=of))
     n_columns = 1 if len(panels) == 1 else 2
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(5.2 * n_columns, 3.1 * n_rows), dpi=150, layout="constrained")
@@ -121,10 +123,10 @@ def _draw_spectrum(axes: Axes, vacf: VACF) -> None:
     _legend(axes)
 
 
-def _draw_profile(axes: Axes, profile: Profile, axis: str) -> None:
+def _draw_profile(axes: Axes, profile: Profile, axis: str, of: str) -> None:
     axes.plot(profile.place, profile.mass, color=_COLORS[0], linewidth=1.4)
     _band(axes, profile.place, profile.mass, profile.error, _COLORS[0])
-    axes.set(xlabel=f"height along {axis} (Å)", ylabel="density (g/cm³)", ylim=(0, None))
+    axes.set(xlabel=f"height along {axis} (Å)", ylabel=f"density{of} (g/cm³)", ylim=(0, None))
 
 
 def _looks() -> Iterator[dict[str, Any]]:

@@ -174,6 +174,8 @@ def _tell(found: Averages, folder: Path, as_json: bool) -> None:
 
 def _results(found: Averages) -> dict[str, str]:
     lines: dict[str, Any] = {"frames": f"{found.n_frames}"}
+    chosen = found.settings.elements
+    of = "" if chosen is None else f", of {' and '.join(chosen)} alone"
     if found.interval_fs is not None:
         lines["frames"] += f", every {found.interval_fs:g} fs"
     if found.rdf is not None:
@@ -192,9 +194,9 @@ def _results(found: Averages) -> dict[str, str]:
             )
     if found.vacf is not None:
         peaks = ", ".join(f"{peak:.0f}" for peak in found.vacf.peaks())
-        lines["vibrations"] = f"{peaks} cm⁻¹ (± {found.vacf.resolution / 2:.0f})"
+        lines["vibrations"] = f"{peaks} cm⁻¹ (± {found.vacf.resolution / 2:.0f}){of}"
     if found.density is not None:
-        lines["density"] = f"mean {found.density.mass.mean():.4g} g/cm³"
+        lines["density"] = f"mean {found.density.mass.mean():.4g} g/cm³{of}"
     return lines
 
 

@@ -60,6 +60,23 @@ def test_options_reach_the_analysis(copper, tmp_path, capsys):
     ]
 
 
+def test_density_and_vibrations_of_some_elements_are_said_to_be_theirs(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    frames = [
+        Atoms("OH2", 4.0 * rng.random((3, 3)), momenta=rng.normal(size=(3, 3)), cell=[4, 4, 4])
+        for _ in range(12)
+    ]
+    ase.io.write(tmp_path / "f.traj", frames)
+    words = (tmp_path / "f.traj", "--density", "--vacf", "--interval-fs", 1, "-o", tmp_path / "out")
+    assert run("analyse", *words) == 0
+    assert "alone" not in capsys.readouterr().out
+    assert run("analyse", *words, "--elements", "H") == 0
+    out = capsys.readouterr().out
+    mass = 2 * 1.008 / 4.0**3 * 1.66053907
+    assert f"density     mean {mass:.4g} g/cm³, of H alone" in out
+    assert "cm⁻¹ (± 2780), of H alone" in out
+
+
 def test_file_without_times_needs_the_interval_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
