@@ -48,11 +48,13 @@ class Motion(NamedTuple):
 
     goal_K : the highest temperature that is asked for, or begun with
     conserved : returns the conserved quantity (eV); None where there is none
+    why_none : in words, there
     """
 
     n_dof: int
     goal_K: float
     conserved: Callable[[], float] | None
+    why_none: str = ""
 
 
 class Geometry:

@@ -91,12 +91,12 @@ class Guards:
         if limit == 0:
             return
         if motion.conserved is None:
-            self.not_watched["drift"] = "nothing is conserved in this ensemble"
+            self.not_watched["drift"] = motion.why_none
             if limit is not None:
                 raise ConfigError(
                     "max_drift_mev_per_atom_ps (--max-drift) watches what an ensemble conserves: "
                     f"that of {', '.join(CONSERVING)}, whose energies the calculator has to give "
-                    "('free_energy'); here nothing is conserved. Leave it out."
+                    f"('free_energy'); here {motion.why_none}. Leave it out."
                 )
             return
         limit = _DRIFT_MEV_PER_ATOM_PS if limit is None else limit

@@ -20,7 +20,7 @@ from eqcalc.simulate.cell_state import CellState, cell_state
 from eqcalc.simulate.checkpoint import MDCheckpoint, restore_previous, write_checkpoint
 from eqcalc.simulate.guard_kinds import Motion
 from eqcalc.simulate.guard_rails import Clock, GuardRails
-from eqcalc.simulate.guards import Alarm
+from eqcalc.simulate.guards import CONSERVING, Alarm
 from eqcalc.simulate.integrators import (
     build_integrator,
     check_fit,
@@ -135,14 +135,11 @@ class MDState:
 
     def _guard_rails(self, state: dict[str, Any] | None = None) -> GuardRails:
         """Make the guards; what they watch follows the present integrator."""
-        # A ramp does work on the system: what is conserved otherwise follows it.
-        has_conserved = (
-            self.settings.ramp_steps is None and conserved_energy(self.dynamics) is not None
-        )
+        why_none = self._why_nothing_is_conserved()
         goal_K = max(self.settings.temperature_K, self.settings.to_temperature_K or 0.0)
         if self.settings.ensemble == "nve":  # nothing cools what the structure brings
             goal_K = max(goal_K, self.start_temperature_K)
-        motion = Motion(self.n_dof, goal_K, self._conserved if has_conserved else None)
+        motion = Motion(self.n_dof, goal_K, None if why_none else self._conserved, why_none)
         settings = self.settings
         return GuardRails(
             self.atoms,
@@ -152,6 +149,16 @@ class MDState:
             seed=settings.seed,
             state=state,
         )
+
+    def _why_nothing_is_conserved(self) -> str:
+        """Return it in words, which are none where something is."""
+        if self.settings.ensemble not in CONSERVING:
+            return "nothing is conserved in this ensemble"
+        if self.settings.ramp_steps is not None:
+            return "targets that change do work on the system: nothing is conserved"
+        if conserved_energy(self.dynamics) is None:
+            return "the calculator gives no 'free_energy', of which what is conserved is made"
+        return ""
 
     def guard_summary(self) -> dict[str, Any]:
         """Return what is watched, what is not and why, and what happened, as in the manifest."""

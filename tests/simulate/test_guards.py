@@ -97,6 +97,24 @@ def test_guard_that_the_ensemble_cannot_have_is_refused(painn, ethanol):
     assert "drift" in MDRun(ethanol, painn, MDSettings("nve")).guard_summary()["watched"]
 
 
+def test_why_the_drift_is_not_watched_is_said(painn, ethanol):
+    def reason(calculator=painn, **options):
+        return MDRun(ethanol, calculator, MDSettings(**options)).guard_summary()["not_watched"]
+
+    assert reason()["drift"] == "nothing is conserved in this ensemble"
+    ramp = {"ensemble": "nvt-nhc", "to_temperature_K": 400.0}
+    assert reason(**ramp)["drift"].startswith("targets that change do work on the system")
+    with pytest.raises(ConfigError, match="here targets that change do work on the system"):
+        reason(**ramp, guards=GuardSettings(max_drift_mev_per_atom_ps=1.0))
+
+    class WithoutFreeEnergy(EMT):
+        implemented_properties = ("energy", "forces")
+
+    found = reason(WithoutFreeEnergy(), ensemble="nvt-nhc")["drift"]
+    assert found.startswith("the calculator gives no 'free_energy'")
+    assert "drift" not in reason(ensemble="nve")
+
+
 def test_spread_of_a_single_model_is_refused(painn, ethanol):
     with pytest.raises(ConfigError, match="max_spread watches the spread of a committee"):
         MDRun(ethanol, painn, MDSettings(guards=GuardSettings(max_spread=0.5)))
