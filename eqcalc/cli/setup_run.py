@@ -43,7 +43,6 @@ def set_up_run(
     ModelFileError : the model is no potential, or cannot be read.
     NotEnoughMemoryError : memory does not suffice for the structure, not even in blocks.
     """
-    from eqcalc.simulate.frame_content import unkept_constraints
     from eqcalc.simulate.structures import count_structures, read_structure
 
     number = -1 if index is None else _frame_of(index)
@@ -55,12 +54,6 @@ def set_up_run(
         say(f"structure: frame {from_start}{frames} in {structure.name}")
     elif n_structures is not None and n_structures > 1:
         say(f"structure: the last of {n_structures} frames in {structure.name} (--index)")
-    lost = unkept_constraints(atoms)
-    if lost:
-        note(
-            f"note: what the run writes cannot hold the constraints {', '.join(lost)}; set them "
-            "again before going on from it."
-        )
     calculator, source = set_up_calculator([atoms], options)
     forecast = calculator.memory_forecast(atoms)
     if forecast is not None and forecast.n_blocks > 1:

@@ -8,6 +8,7 @@ and some say what constraints the format has no column for.
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ase.constraints import FixAtoms, dict2constraint
 from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
-from eqcalc.errors import StructureError
+from eqcalc.errors import DataWarning, StructureError
 
 __all__ = [
     "VELOCITY_NAMES",
@@ -29,6 +30,7 @@ __all__ = [
     "store_constraints",
     "store_origin",
     "unkept_constraints",
+    "warn_of_unkept_constraints",
 ]
 
 # Names by which other programs write velocities. ASE reads none of them, and their units differ.
@@ -162,6 +164,22 @@ def unkept_constraints(atoms: Atoms) -> list[str]:
     """Return the class names of constraints that no file can hold."""
     lost = [constraint for constraint in atoms.constraints if _content(constraint) is None]
     return [type(constraint).__name__ for constraint in lost]
+
+
+def warn_of_unkept_constraints(atoms: Atoms, so: str) -> None:
+    """Warn before a run begins of constraints that no file can hold, and of what follows.
+
+    Parameters
+    ----------
+    so : what follows
+    """
+    lost = unkept_constraints(atoms)
+    if lost:
+        warnings.warn(
+            f"no file can hold the constraints {', '.join(lost)}: frames are without them, {so}.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _fields(name: str, n_columns: int) -> list[str]:

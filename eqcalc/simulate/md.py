@@ -23,7 +23,7 @@ from eqcalc.simulate.failures import (
     telling_where,
     trusted_frame,
 )
-from eqcalc.simulate.frame_content import unkept_constraints
+from eqcalc.simulate.frame_content import unkept_constraints, warn_of_unkept_constraints
 from eqcalc.simulate.guard_rails import Clock, GuardRails, sizes_of_guards
 from eqcalc.simulate.guards import Alarm
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -171,6 +171,7 @@ class MDRun(MDState):
         source: dict[str, Any] | None = None,
     ):
         self._take(atoms, calculator, settings, source)
+        warn_of_unkept_constraints(self.atoms, "and the run cannot be resumed")
         self.kept_velocities = has_velocities(self.atoms)
         if not np.isfinite(self.atoms.get_momenta()).all():
             raise NonFiniteError(

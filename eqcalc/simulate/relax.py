@@ -23,6 +23,7 @@ from eqcalc.simulate.failures import (
     telling_where,
     trusted_frame,
 )
+from eqcalc.simulate.frame_content import warn_of_unkept_constraints
 from eqcalc.simulate.guard_rails import GuardRails
 from eqcalc.simulate.integrators import require_atoms_of_constraints, require_cell
 from eqcalc.simulate.interrupts import StopOnSignal, StopRequested
@@ -153,6 +154,8 @@ class RelaxRun:
         self.velocities_left_out = momenta is not None and bool(np.any(momenta))
         self.atoms.calc = calculator
         require_atoms_of_constraints(self.atoms)
+        again = "and they are to be set again before going on from one"
+        warn_of_unkept_constraints(self.atoms, again)
         self._target: Atoms | FrechetCellFilter = self.atoms
         if settings.cell:
             require_cell(self.atoms, "relaxing the cell")

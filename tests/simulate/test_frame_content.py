@@ -25,8 +25,8 @@ from ase.constraints import (
 from ase.io import read, write
 from springs import Springs, ethanol
 
-from eqcalc.errors import ConfigError, StructureError
-from eqcalc.simulate import MDSettings, RelaxSettings, read_structure, run_md, run_relax
+from eqcalc.errors import ConfigError, DataWarning, StructureError
+from eqcalc.simulate import MDSettings, RelaxRun, RelaxSettings, read_structure, run_md, run_relax
 from eqcalc.simulate.frame_content import _are_same, unkept_constraints
 from eqcalc.simulate.structures import count_structures
 from eqcalc.simulate.writers import write_structure
@@ -138,6 +138,8 @@ def test_constraints_that_no_file_can_hold_are_named():
     atoms = ethanol()
     atoms.set_constraint([FixAtoms([0]), Mine()])
     assert unkept_constraints(atoms) == ["Mine"]
+    with pytest.warns(DataWarning, match="hold the constraints Mine: .* set again before going"):
+        RelaxRun(atoms, EMT(), RelaxSettings())
 
 
 def test_constraints_that_are_damaged_are_refused(tmp_path):

@@ -44,6 +44,7 @@ from eqcalc.engines.loading import Model
 from eqcalc.errors import (
     CheckpointError,
     ConfigError,
+    DataWarning,
     OutputError,
     OutputExistsError,
     OutputLostError,
@@ -652,7 +653,10 @@ def test_constraint_that_no_file_can_hold_is_named(models, tmp_path):
 
     atoms = ethanol()
     atoms.set_constraint(Own([0]))
-    with pytest.raises(StopRequested):
+    with (
+        pytest.warns(DataWarning, match="constraints Own: .* and the run cannot be resumed"),
+        pytest.raises(StopRequested),
+    ):
         run_md(
             atoms,
             EqCalculator(models[0]),
