@@ -86,9 +86,12 @@ def degrees_of_freedom(atoms: Atoms) -> int:
 
 
 def is_held(atoms: Atoms) -> bool:
-    """Return whether a constraint acts from outside, so that motion as a whole is not conserved."""
+    """Return whether a constraint acts from outside, so that motion as a whole is not conserved.
+
+    FixCom does not: it holds the total momentum, which is conserved anyway, and turns nothing.
+    """
     return any(
-        not isinstance(constraint, INTERNAL) and not _joins_two_atoms(constraint)
+        not isinstance(constraint, (*INTERNAL, FixCom)) and not _joins_two_atoms(constraint)
         for constraint in atoms.constraints
     )
 

@@ -167,7 +167,9 @@ def hold_center_of_mass(atoms: Atoms, settings: MDSettings) -> None:
 
     A single atom, or what constraints hold from outside, stays as it is.
     """
-    if settings.ensemble == "nvt-langevin" and len(atoms) > 1 and not is_held(atoms):
+    if settings.ensemble != "nvt-langevin" or len(atoms) == 1 or is_held(atoms):
+        return
+    if not any(isinstance(each, FixCom) for each in atoms.constraints):
         atoms.set_constraint([*atoms.constraints, FixCom()])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.constraints import FixCom
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
@@ -50,7 +51,7 @@ def conserved_zero_momenta(atoms: Atoms, reach: float | None = None) -> int:
     0, 3 (at rest), 5 or 6 (an isolated molecule, linear or not, that does not
     rotate either) or 4 (nor does a wire, periodic along its axis alone). Always 0 for one atom,
     and with constraints that exert forces from outside; rigid bonds, and springs between atoms, do
-    not.
+    not. Without the 3 that a FixCom takes, which count among those of the constraints.
     """
     if _is_bound(atoms):
         return 0
@@ -58,7 +59,8 @@ def conserved_zero_momenta(atoms: Atoms, reach: float | None = None) -> int:
     kinetic = atoms.get_kinetic_energy()
     total = momenta.sum(axis=0)
     count = 0
-    if total @ total / (2 * atoms.get_masses().sum()) <= _ABSENT * kinetic:
+    is_counted = any(isinstance(constraint, FixCom) for constraint in atoms.constraints)
+    if not is_counted and total @ total / (2 * atoms.get_masses().sum()) <= _ABSENT * kinetic:
         count += 3
     free = _free_places(atoms, reach)
     if free is not None:

@@ -245,9 +245,27 @@ def test_a_rigid_molecule_in_the_open_does_not_turn():
     assert degrees_of_freedom(water) == 6
 
 
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin"])
+def test_a_molecule_whose_centre_is_held_turns_like_any_other(ensemble):
+    free, held = molecule("CH3CH2OH"), molecule("CH3CH2OH")
+    held.set_constraint(FixCom())
+    settings = MDSettings(ensemble, guards=QUIET)
+    runs = [MDRun(atoms, Springs(atoms), settings) for atoms in (free, held)]
+    assert [run.n_dof for run in runs] == [{"nve": 21, "nvt-langevin": 24}[ensemble]] * 2
+    first, second = (run.atoms for run in runs)
+    np.testing.assert_allclose(first.get_momenta(), second.get_momenta(), atol=1e-12)
+    assert [type(each) for each in second.constraints] == [FixCom]
+    runs[1].dynamics.run(20)
+    is_at_rest = np.abs(second.get_angular_momentum()).max() < 1e-10
+    assert is_at_rest == (ensemble == "nve")
+    if ensemble == "nve":  # and where the structure brings such a motion it is said
+        held.set_momenta(turning(held).get_momenta())
+        assert 0.0 < MDRun(held, Springs(held), settings).rigid_share < 1.0
+
+
 def test_what_acts_from_outside_holds_the_whole():
     point, plane = Hookean(0, (0.0, 0.0, 0.0), k=1.0, rt=0.0), Hookean(0, (0, 0, 1, -1), k=1.0)
-    others = (FixAtoms([0]), FixCartesian(1, (True, False, False)), FixCom())
+    others = (FixAtoms([0]), FixCartesian(1, (True, False, False)))
     for constraint in (*others, point, plane):
         atoms = turning(bulk("Cu", cubic=True))
         atoms.set_constraint([constraint])
