@@ -153,9 +153,8 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
         )
         found.append(("note", text))
     mean, error = float(half.mean()), block_error(half)
-    goal = record.number("temperature_K")
-    is_held = settings.get("ensemble") != "nve" and "target_temperature_K" not in table
-    if is_held and goal is not None and error is not None:
+    goal = _held_at(record, table)
+    if goal is not None and error is not None:
         off = abs(mean - goal)
         if off > max(_ERRORS * error, _FAR_OFF * goal):
             found.append(
@@ -193,6 +192,17 @@ def _of_the_table(record: RunRecord, table: Table) -> Rows:
         change = 100 * (volume[-1] / volume[0] - 1)
         found.append(("note", f"The volume changed by {change:+.0f} % during the run."))
     return found
+
+
+def _held_at(record: RunRecord, table: Table) -> float | None:
+    """Return where a thermostat holds the second half (K); None without one, or of a ramp."""
+    if record.settings.get("ensemble") == "nve":
+        return None
+    targets = table.get("target_temperature_K")
+    if targets is None:
+        return record.number("temperature_K")
+    of_half = np.unique(targets[second_half(table["time_fs"])])
+    return float(of_half[0]) if len(of_half) == 1 else None
 
 
 def rows_of(record: RunRecord) -> list[tuple[str, Rows]]:

@@ -460,6 +460,18 @@ def test_hot_moment_and_wrong_temperature_are_doubts(npt_run, tmp_path):
     assert "The temperature reached 4000 K at 3.2 ps" in text
 
 
+def test_a_temperature_away_from_that_where_a_ramp_has_ended_is_a_doubt(npt_run):
+    record = read_record(npt_run)
+    n_rows = len(record.table["time_fs"])
+    goal = np.minimum(300.0 + 20.0 * np.arange(n_rows), 400.0)  # from row 5 on
+    rising = np.linspace(300.0, 400.0, n_rows)
+    noise = np.random.default_rng(0).normal(size=n_rows)
+    for targets, mean, is_doubted in ((goal, 400, False), (goal, 360, True), (rising, 360, False)):
+        record.table |= {"target_temperature_K": targets, "temperature_K": mean + noise}
+        found = [text for _, text in doubts_of(record) if "where 400 K were set" in text]
+        assert len(found) == is_doubted
+
+
 def test_means_of_a_ramp_have_no_errors_and_are_said_to_be_of_one(npt_run):
     record = read_record(npt_run)
     n_rows = len(record.table["time_fs"])
