@@ -194,9 +194,10 @@ def _results(found: Averages) -> dict[str, str]:
             )
     if found.vacf is not None:
         peaks = ", ".join(f"{peak:.0f}" for peak in found.vacf.peaks())
-        lines["vibrations"] = f"{peaks} cm⁻¹ (± {found.vacf.resolution / 2:.0f}){of}"
+        at = f"{peaks} cm⁻¹ (± {found.vacf.resolution / 2:.0f})" if peaks else "no maximum above 0"
+        lines["vibrations"] = f"{at}{of}"
     if found.density is not None:
-        lines["density"] = f"mean {found.density.mass.mean():.4g} g/cm³{of}"
+        lines["density"] = f"mean {found.density.mass.mean():.4g} g/cm³ over the cell{of}"
     return lines
 
 

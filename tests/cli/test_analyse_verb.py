@@ -73,8 +73,16 @@ def test_density_and_vibrations_of_some_elements_are_said_to_be_theirs(tmp_path,
     assert run("analyse", *words, "--elements", "H") == 0
     out = capsys.readouterr().out
     mass = 2 * 1.008 / 4.0**3 * 1.66053907
-    assert f"density     mean {mass:.4g} g/cm³, of H alone" in out
+    assert f"density     mean {mass:.4g} g/cm³ over the cell, of H alone" in out
     assert "cm⁻¹ (± 2780), of H alone" in out
+
+
+def test_a_spectrum_without_a_maximum_says_so(tmp_path, capsys):
+    drifting = Atoms("Ar2", [[0, 0, 0], [4, 0, 0]], momenta=[[1, 2, 3], [2, 1, 0]])
+    ase.io.write(tmp_path / "f.traj", [drifting] * 12)
+    words = ("--vacf", "--interval-fs", 10, "-o", tmp_path / "out")
+    assert run("analyse", tmp_path / "f.traj", *words) == 0
+    assert "vibrations  no maximum above 0\n" in capsys.readouterr().out
 
 
 def test_file_without_times_needs_the_interval_said(tmp_path, monkeypatch, capsys):
