@@ -10,6 +10,7 @@ in metals. Bonds of hydrogen to carbon, nitrogen or oxygen have hardly more than
 compared with each other; single and double bonds do not, so that of other elements a bond is
 compared with itself in other frames of the same atoms. (Of molecules relaxed at one level the
 forces of another pull at one kind of bond and push at the next, which is no force constant.)
+Frames of two signs in one file hide in such a slope, and show frame by frame.
 Nothing else of the frames is needed: no similar frames, no energies, no cell. A factor of two
 between force constants is chemistry, so that it is no evidence against forces.
 """
@@ -25,7 +26,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from eqcalc.data.frames import FloatArray, LabelledFrame
-from eqcalc.errors import GraphError
+from eqcalc.errors import GraphError, listing
 from eqcalc.neighbours import build_graph
 
 __all__ = ["BondStiffness", "bond_stiffnesses", "stiffness_refusal"]
@@ -39,6 +40,11 @@ _NARROW, _WIDE = 0.015, 0.12
 _NOTHING = 1e-3  # eV/Å: what is left of forces that symmetry forbids
 _CORRELATED = 0.45  # thermal bonds have 0.4 to 0.98
 _SURE = 0.8
+# Of frames one by one: bonds that each is judged by, frames in which each of these is, and the
+# fewest frames of each sign, also as a share.
+_BONDS_OF_FRAME, _REPEATED, _FEWEST_OF_SIGN, _SHARE_OF_SIGN = 5, 5, 4, 0.1
+_CLEAR = 0.5  # correlation within a frame; thermal ones of molecules and water have 0.6 to 0.98
+_SAME_SIDE = 0.4  # of the bonds, more on one side than on the other: not one bond that breaks
 # eV/Å². The stiffest bonds are those of N₂ (143) and CO (119); X-H have 25 to 50 where X is C, N or
 # O, and hydrogen bonds soften them.
 _STIFFEST, _SOFTEST_XH = 300.0, 3.0
@@ -86,29 +92,14 @@ def bond_stiffnesses(frames: Sequence[LabelledFrame]) -> list[BondStiffness]:
 
     Left out are elements with too few bonds, and bonds of one length, as in a relaxed structure.
     """
-    with_forces = [f for f in frames if f.forces is not None and len(f.atoms) > 1]
-    step = max(1, -(-len(with_forces) // _N_SAMPLED))
-    parts = [_bonds(frame, np.asarray(frame.forces)) for frame in with_forces[::step]]
-    if not parts:
-        return []
-    kinds = [frame.atoms.numbers.tobytes() for frame in with_forces[::step]]
-    of_kind = np.repeat([kinds.index(kind) for kind in kinds], [len(part.atoms) for part in parts])
-    atoms, elements, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    _, bonds = np.unique(np.column_stack([of_kind, atoms]), axis=0, return_inverse=True)
-    found = []
-    for pair in np.unique(elements, axis=0):
-        chosen = (elements == pair).all(axis=1)
-        names = _symbols(pair)
-        own = values[chosen]
-        if names not in _OF_HYDROGEN:
-            own = _beside_itself(own, bonds[chosen])
-        found.append(_stiffness(names, own))
-    return sorted((each for each in found if each is not None), key=lambda e: -abs(e.correlation))
+    return _stiffnesses(_gathered(_sampled(frames)))
 
 
 def stiffness_refusal(frames: Sequence[LabelledFrame]) -> str | None:
     """Return a sentence where forces have the wrong sign or another unit, else None."""
-    sure = [each for each in bond_stiffnesses(frames) if abs(each.correlation) > _CORRELATED]
+    sampled = _sampled(frames)
+    bonds = _gathered(sampled)
+    sure = [each for each in _stiffnesses(bonds) if abs(each.correlation) > _CORRELATED]
     moving = [each for each in sure if each.force > _AT_REST]
     check = "Check the keys (forces_key, gradient_key) and units (forces_unit, energy_unit)"
     if moving and moving[0].correlation < 0:
@@ -116,6 +107,16 @@ def stiffness_refusal(frames: Sequence[LabelledFrame]) -> str | None:
             f"forces push long bonds further apart ({moving[0].n_bonds} bonds "
             f"{'-'.join(moving[0].elements)}, correlation {-moving[0].correlation:+.2f}): they "
             f"have the sign of a gradient. {check}"
+        )
+    others = _frames_of_other_sign(bonds, len(sampled))
+    if others:
+        names = [str(sampled[k].origin or f"frame {k}") for k in others]
+        return (
+            f"forces of some frames push long bonds further apart ({len(names)} of "
+            f"{len(sampled)} that were looked at: {listing(names)}), and those of others pull them "
+            "together: forces and gradients stand beside each other, as where frames of two "
+            "sources were joined. Give all of them one sign: eqcalc data convert reads each source "
+            "with its own key (forces_key, gradient_key)"
         )
     # Small forces beside lengths of thermal bonds may be small by their unit.
     judged = [each for each in sure if each.is_of_hydrogen] or moving
@@ -139,6 +140,84 @@ def stiffness_refusal(frames: Sequence[LabelledFrame]) -> str | None:
         f"by the forces, bonds {first} are {'stiffer' if stiff else 'softer'} than any (C-H has "
         f"about 30 eV/Å², N₂ 143).{guess} {check}"
     )
+
+
+class _Gathered(NamedTuple):
+    """The bonds of several frames, one after the other.
+
+    frames : (n_bonds,), the number of each one's frame
+    bonds : (n_bonds,), one number for the same two atoms in all frames of the same atoms
+    elements, values : (n_bonds, 2), as :class:`_Bonds` has them
+    """
+
+    frames: NDArray[np.int64]
+    bonds: NDArray[np.int64]
+    elements: NDArray[np.int64]
+    values: FloatArray
+
+
+def _sampled(frames: Sequence[LabelledFrame]) -> list[LabelledFrame]:
+    with_forces = [f for f in frames if f.forces is not None and len(f.atoms) > 1]
+    return with_forces[:: max(1, -(-len(with_forces) // _N_SAMPLED))]
+
+
+def _gathered(frames: Sequence[LabelledFrame]) -> _Gathered:
+    nothing = np.zeros((0, 2), dtype=np.int64)
+    none = _Bonds(nothing, nothing, np.zeros((0, 2)))
+    parts = [none, *(_bonds(frame, np.asarray(frame.forces)) for frame in frames)]
+    kinds = [frame.atoms.numbers.tobytes() for frame in frames]
+    sizes = [len(part.atoms) for part in parts[1:]]
+    of_frame = np.repeat(np.arange(len(frames)), sizes)
+    of_kind = np.repeat(np.array([kinds.index(kind) for kind in kinds], dtype=np.int64), sizes)
+    atoms, elements, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    _, bonds = np.unique(np.column_stack([of_kind, atoms]), axis=0, return_inverse=True)
+    return _Gathered(of_frame, bonds, elements, values)
+
+
+def _stiffnesses(gathered: _Gathered) -> list[BondStiffness]:
+    found = []
+    for pair in np.unique(gathered.elements, axis=0):
+        chosen = (gathered.elements == pair).all(axis=1)
+        names, own = _symbols(pair), gathered.values[chosen]
+        if names not in _OF_HYDROGEN:
+            own = _beside_itself(own, gathered.bonds[chosen])[0]
+        found.append(_stiffness(names, own))
+    return sorted((each for each in found if each is not None), key=lambda e: -abs(e.correlation))
+
+
+def _frames_of_other_sign(gathered: _Gathered, n_frames: int) -> list[int]:
+    """Return the frames whose forces clearly have the sign of a gradient, where others clearly
+    have that of forces; else nothing.
+
+    Every bond is compared with itself, so that no chemistry tells frames apart.
+    """
+    products, frames, sums = [], [], np.zeros((n_frames, 4))
+    for pair in np.unique(gathered.elements, axis=0):
+        chosen = (gathered.elements == pair).all(axis=1)
+        own, is_there = _beside_itself(gathered.values[chosen], gathered.bonds[chosen], _REPEATED)
+        if len(own) < _FEWEST:
+            continue
+        spread, force = own.std(axis=0)
+        if not _NARROW < spread < _WIDE or force < _AT_REST:
+            continue
+        length, pull = (own / (spread, force)).T
+        of_frame = gathered.frames[chosen][is_there]
+        terms = (-length * pull, length**2, pull**2, np.ones_like(pull))
+        np.add.at(sums, of_frame, np.column_stack(terms))
+        products.append(terms[0])
+        frames.append(of_frame)
+    judged = sums[:, 3] >= _BONDS_OF_FRAME
+    if not judged.any():
+        return []
+    correlation = sums[:, 0] / np.sqrt(np.maximum(sums[:, 1] * sums[:, 2], 1e-300))
+    signs = np.where(judged & (np.abs(correlation) > _CLEAR), np.sign(correlation), 0.0)
+    fewest = max(_FEWEST_OF_SIGN, _SHARE_OF_SIGN * judged.sum())
+    if 2 * np.abs(signs).sum() < judged.sum() or min((signs > 0).sum(), (signs < 0).sum()) < fewest:
+        return []
+    side, of_frame = np.sign(np.concatenate(products)), np.concatenate(frames)
+    if any(sign * side[signs[of_frame] == sign].mean() < _SAME_SIDE for sign in (1.0, -1.0)):
+        return []
+    return np.flatnonzero(signs < 0).tolist()
 
 
 class _Bonds(NamedTuple):
@@ -168,13 +247,21 @@ def _bonds(frame: LabelledFrame, forces: FloatArray) -> _Bonds:
     return _Bonds(atoms, numbers[atoms], np.stack([lengths, pulls], axis=1))
 
 
-def _beside_itself(values: FloatArray, bonds: NDArray[np.int64]) -> FloatArray:
-    """Return lengths and pulls less the means of their bond, of bonds that are there repeatedly."""
+def _beside_itself(
+    values: FloatArray, bonds: NDArray[np.int64], fewest: int = 2
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return lengths and pulls less the means of their bond, of bonds that are there repeatedly.
+
+    Returns
+    -------
+    these, and which of the values they are of; ``fewest`` is how often a bond is there
+    """
     _, own, counts = np.unique(bonds, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), 2))
     np.add.at(sums, own, values)
+    is_there = counts[own] >= fewest
     left = values - (sums / counts[:, None])[own]
-    return np.asarray(left[counts[own] > 1])
+    return np.asarray(left[is_there]), np.asarray(is_there)
 
 
 def _symbols(pair: NDArray[np.int64]) -> tuple[str, str]:

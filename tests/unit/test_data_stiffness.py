@@ -62,6 +62,42 @@ def test_forces_with_the_sign_of_a_gradient_are_refused(sets, name):
     assert any("sign of a gradient" in text for text in find_implausible(wrong).refused)
 
 
+def every_third(k: int) -> bool:
+    return k % 3 == 0
+
+
+def in_the_second_half(k: int) -> bool:
+    return k >= 20
+
+
+@pytest.mark.parametrize("name", ["ethanol", "water"])
+@pytest.mark.parametrize("is_other", [every_third, in_the_second_half])
+def test_frames_of_both_signs_in_one_file_are_refused_by_name(sets, name, is_other):
+    frames = [times(-1.0, [f])[0] if is_other(k) else f for k, f in enumerate(sets[name])]
+    text = stiffness_refusal(frames)
+    others = [frame.origin for k, frame in enumerate(frames) if is_other(k)]
+    assert f"({len(others)} of {len(frames)} that were looked at: {others[0]}, {others[1]}" in text
+    assert any(
+        "gradients stand beside each other" in each for each in find_implausible(frames).refused
+    )
+
+
+def test_a_bond_that_breaks_is_no_frame_of_another_sign():
+    frames = []
+    for stretch in np.linspace(0.85, 1.3, 40):  # beyond its inflection it is pulled less by length
+        atoms = molecule("CH3CH2OH")
+        atoms.rattle(0.002, seed=len(frames))
+        atoms.set_distance(0, 3, 1.1 * stretch, fix=0)
+        vector = atoms.positions[3] - atoms.positions[0]
+        well = np.exp(-5.0 * 1.1 * (stretch - 1.0))
+        pull = -2 * 4.5 * 5.0 * (1.0 - well) * well * vector / np.linalg.norm(vector)
+        forces = np.random.default_rng(len(frames)).normal(0, 0.02, (len(atoms), 3))
+        forces[3] += pull
+        forces[0] -= pull
+        frames.append(LabelledFrame(atoms, 0.0, forces, None))
+    assert stiffness_refusal(frames) is None
+
+
 @pytest.mark.parametrize("name", ["ethanol", "water"])
 @pytest.mark.parametrize("unit", list(FACTORS))
 def test_forces_in_another_unit_are_refused_with_its_name(sets, name, unit):
