@@ -90,7 +90,19 @@ def _factors(pairs: FloatArray) -> dict[str, float]:
 
 
 def refusal(frames: Sequence[LabelledFrame]) -> str | None:
-    """Return a sentence where labels clearly do not belong together, else None."""
+    """Return a sentence where labels clearly do not belong together, else None.
+
+    Of many frames the first, the middle and the last are looked at: a file may have been joined.
+    """
+    n_left = max(len(frames) - _MOST_FRAMES, 0)
+    for first in dict.fromkeys((0, n_left // 2, n_left)):
+        found = _refusal_of(frames[first:])
+        if found:
+            return found
+    return None
+
+
+def _refusal_of(frames: Sequence[LabelledFrame]) -> str | None:
     pairs = _table(frames)
     factors = _factors(pairs)
     if not factors:

@@ -325,6 +325,16 @@ def test_labels_of_other_frames_are_refused(label, offset, trajectory):
     assert "energies and forces do not belong together" in said
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_labels_of_other_frames_are_refused_at_the_end_of_a_long_file_too(order, trajectory):
+    shifted = [
+        replace(frame, energy=later.energy)
+        for frame, later in zip(trajectory, trajectory[7:], strict=False)
+    ]
+    assert refusal((trajectory * 14)[:401]) is None
+    assert "energies and forces do not" in refusal([*trajectory * 14, *shifted * 18][::order])
+
+
 def test_forces_of_other_frames_are_refused_where_the_file_is_read(trajectory, tmp_path):
     images = []
     for frame, later in zip(trajectory, trajectory[7:], strict=False):
