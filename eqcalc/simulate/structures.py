@@ -63,7 +63,8 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         _require_frame(path, index, len(every))
         return every[index]
     _require_frame(path, index, n_structures)
-    (atoms,) = _read(path, index, f" (index {index})")
+    # From the end ASE would count a frame of a killed run that is no whole one.
+    (atoms,) = _read(path, index % n_structures, f" (index {index})")
     return atoms
 
 
@@ -157,18 +158,28 @@ def _read_with_ase(path: Path, index: int | str) -> Atoms | list[Atoms]:
 
 
 def count_structures(path: Path) -> int | None:
-    """Return how many structures a readable file holds; None where telling takes too long."""
+    """Return how many structures a readable file holds; None where telling takes too long.
+
+    Of a killed run's trajectory those that are whole.
+    """
     try:
-        if path.suffix == ".traj":  # knows it without reading them
-            with Trajectory(path) as trajectory:
-                return len(trajectory)
-        if path.stat().st_size > _MOST_BYTES:
-            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HalfFrameWarning)  # it has been said at reading
+            if path.suffix == ".traj":  # knows it without reading them
+                return _count_of_traj(path)
+            if path.stat().st_size > _MOST_BYTES:
+                return None
             return len(_read_with_ase(path, ":"))
     except Exception:  # as in _read; reading will say what is wrong
         return None
+
+
+def _count_of_traj(path: Path) -> int:
+    if is_of_a_run(path):
+        with open_traj(path) as (_, n_whole):
+            return n_whole
+    with Trajectory(path) as trajectory:
+        return len(trajectory)
 
 
 def _trajectory_beside(path: Path) -> str:

@@ -125,6 +125,10 @@ def test_damaged_end_of_a_traj_is_left_out(tmp_path):
         assert read_structure(path).info["step"] == 4
     with pytest.warns(HalfFrameWarning, match=r"damaged frames"):
         assert len(read_structures(path)) == 5
+    assert count_structures(path) == 5
+    assert read_structure(path, -2).info["step"] == read_structure(path, 3).info["step"] == 3
+    with pytest.raises(StructureError, match=r"has 5 frames and none with the index 5: .* 4 or -1"):
+        read_structure(path, 5)
     path.write_bytes(content[: len(content) // 12])
     with pytest.raises(StructureError, match="is damaged"):
         read_structure(path)
