@@ -33,17 +33,24 @@ def cache_folder() -> Path:
 
     Raises
     ------
-    CacheError : that is below a home folder, and there is none.
+    CacheError : that is below a home folder, and there is none; or no absolute path.
     """
     own = os.environ.get("EQCALC_CACHE")
     folder = Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "eqcalc")
     try:
-        return folder.expanduser()
+        folder = folder.expanduser()
     except RuntimeError as error:  # no HOME, and a user whom the system does not know
         raise CacheError(
             f"there is no place for compiled models: '{folder}' asks for a home folder, and this "
             "user has none; set EQCALC_CACHE to a folder of your own."
         ) from error
+    if not folder.is_absolute():  # what is compiled in one folder would be missing in the next
+        raise CacheError(
+            f"there is no place for compiled models: {'EQCALC_CACHE' if own else 'XDG_CACHE_HOME'} "
+            f"must be an absolute path, and '{folder}' is another folder wherever eqcalc is "
+            f"started; set EQCALC_CACHE to a folder of your own, such as '{folder.absolute()}'."
+        )
+    return folder
 
 
 def machine_key(device: torch.device) -> dict[str, str]:

@@ -28,7 +28,7 @@ from eqcalc.engines import Target, cuda_graph, load_model, packages
 from eqcalc.engines.cuda_graph import CudaGraphEngine
 from eqcalc.engines.inductor import InductorEngine
 from eqcalc.engines.packages import make_package
-from eqcalc.errors import ConfigError, EngineError, ModelFileError, OutputError
+from eqcalc.errors import CacheError, ConfigError, EngineError, ModelFileError, OutputError
 from eqcalc.export import compile_model, rebuild_potential
 from eqcalc.model_file import open_model_file
 from eqcalc.native import build, package_cache
@@ -74,6 +74,17 @@ def test_the_cache_folder_comes_from_the_environment(monkeypatch):
     assert cache_folder() == Path("/c/eqcalc")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "eqcalc"
+
+
+@pytest.mark.parametrize("name", ["EQCALC_CACHE", "XDG_CACHE_HOME"])
+def test_a_cache_that_is_another_folder_in_every_folder_is_refused(name, models, monkeypatch):
+    monkeypatch.delenv("EQCALC_CACHE")
+    monkeypatch.setenv(name, "cache")
+    with pytest.raises(CacheError, match=rf"{name} must be an absolute path, and 'cache.* as '/"):
+        cache_folder()
+    model = load_model(models["double"])
+    assert model.engine.name == "torchscript"
+    assert f"{name} must be an absolute path" in model.not_used["inductor"]
 
 
 def test_a_package_is_made_once_and_found_again():
