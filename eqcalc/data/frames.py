@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
-from eqcalc.data.label_names import is_gradient_name, is_virial_name
+from eqcalc.data.label_names import is_gradient_name, is_pressure_name, is_virial_name
 from eqcalc.errors import ConfigError, DataError, listing
 from eqcalc.units import energy_unit, force_unit, length_unit, stress_unit
 
@@ -163,6 +163,13 @@ class LabelRequest:
                 f"not divided by the volume; give virial_key = '{self.stress_key}', and the stress "
                 "is -virial/volume."
             )
+        for option in ("stress_key", "virial_key"):
+            name = getattr(self, option)
+            if name is not None and is_pressure_name(name):
+                raise ConfigError(
+                    f"{option}='{name}' names a pressure, which is positive under compression: the "
+                    "stress is its negative. Write that into the file as 'stress'."
+                )
         if self.virial_key is not None and "stress" in self.virial_key.lower():
             raise ConfigError(
                 f"virial_key='{self.virial_key}' names a stress, which would be divided by the "

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-__all__ = ["is_gradient_name", "is_virial_name", "look_alikes", "named_options", "names_like"]
+__all__ = [
+    "is_gradient_name",
+    "is_pressure_name",
+    "is_virial_name",
+    "look_alikes",
+    "named_options",
+    "names_like",
+]
 
 _NO_LABEL = re.compile(
     r"unit|weight|std|var|sigma|uncert|error|err$|min$|max$|mean$|kin|const|per_?atom|energies$",
@@ -41,6 +48,16 @@ def is_virial_name(name: str) -> bool:
     (True, False, False)
     """
     return "virial" in name.lower() and "stress" not in name.lower()
+
+
+def is_pressure_name(name: str) -> bool:
+    """Tell whether a name says that an array holds a pressure tensor, the stress's negative.
+
+    >>> is_pressure_name("pressure_tensor"), is_pressure_name("stress"), is_pressure_name("virial")
+    (True, False, False)
+    """
+    lower = name.lower()
+    return "pressure" in lower and "stress" not in lower and "virial" not in lower
 
 
 def names_like(kind: str, names: Iterable[str]) -> list[str]:
@@ -74,11 +91,19 @@ def named_options(kind: str, names: Iterable[str]) -> str:
 
     >>> named_options("forces", ["F", "gradient"])
     "forces_key = 'F' or gradient_key = 'gradient'"
+    >>> named_options("stress", ["pressure"])
+    "the negative of 'pressure' as 'stress' in the file"
     """
-    return " or ".join(f"{_option(kind, name)} = '{name}'" for name in names)
+    return " or ".join(_option(kind, name) for name in names)
 
 
 def _option(kind: str, name: str) -> str:
+    if kind == "stress" and is_pressure_name(name):  # which no option turns round
+        return f"the negative of '{name}' as 'stress' in the file"
+    return f"{_key(kind, name)} = '{name}'"
+
+
+def _key(kind: str, name: str) -> str:
     if kind == "forces" and is_gradient_name(name):
         return "gradient_key"
     if kind == "stress" and is_virial_name(name):

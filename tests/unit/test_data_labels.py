@@ -120,6 +120,21 @@ def test_the_stress_of_a_slab_is_said_not_to_be_used(tmp_path):
     assert dataset.unkept == ["stress"]
 
 
+def test_a_pressure_is_no_stress_but_its_negative(tmp_path):
+    frames = images()
+    for atoms in frames:
+        atoms.set_cell([9.0, 9.0, 9.0])
+        atoms.pbc = True
+        atoms.info["pressure"] = 0.1 * np.eye(3)
+        atoms.calc.atoms = atoms.copy()
+    path = write(tmp_path / "data.xyz", frames)
+    with pytest.warns(DataWarning, match="give the negative of 'pressure' as 'stress' in the file"):
+        assert read_dataset(path).frames[0].stress is None
+    for option in ("stress_key", "virial_key"):
+        with pytest.raises(ConfigError, match=f"{option}='pressure' names a pressure, .* negative"):
+            read_dataset(path, **{option: "pressure"})
+
+
 def test_a_virial_stress_is_a_stress(tmp_path):
     frames = images()
     for atoms in frames:
