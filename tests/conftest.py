@@ -58,6 +58,12 @@ def pytest_sessionstart() -> None:
     # On a machine whose cores are shared, two threads can be ten times slower than one.
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes that tests start
+    # What is printed has neither colours nor the width of a terminal that the shell or a service
+    # that runs tests asks for; before the command line is imported, which reads some of them then.
+    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "NO_COLOR", "PY_COLORS", "TERMINAL_WIDTH",
+                 "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # fmt: skip
+        os.environ.pop(name, None)
+    os.environ["COLUMNS"] = "80"
     # A shell that starts the tests in the background lets them, and every process they
     # start, ignore Ctrl-C; what Ctrl-C does is among the things tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
