@@ -320,38 +320,48 @@ def rows_of(folder: Path) -> list[int]:
 
 _VICTIM = """
 import sys
+import time
 from pathlib import Path
 from ase.io import read
 from eqcalc import EqCalculator
 from eqcalc.simulate import GuardSettings, MDSettings, resume_md, run_md
-model, folder, n_steps = sys.argv[1:]
+model, folder, n_steps, most = sys.argv[1:]
 calculator = EqCalculator(model)
+begun = None
+
+def wait_to_be_killed(now):  # a test that looks late shall not find the whole run done
+    global begun
+    begun = now.thermo.step if begun is None else begun
+    if now.thermo.step >= begun + int(most):
+        time.sleep(600)
+
 if Path(folder).exists():
-    resume_md(folder, calculator)
+    resume_md(folder, calculator, progress=wait_to_be_killed)
 else:
     settings = MDSettings("nvt-langevin", n_steps=int(n_steps), log_every=3, checkpoint_every=10,
                           guards=GuardSettings.off())
-    run_md(read("start.xyz"), calculator, settings, folder)
+    run_md(read("start.xyz"), calculator, settings, folder, progress=wait_to_be_killed)
 """
 
 
 def test_run_that_is_killed_again_and_again_loses_nothing(models, tmp_path):
     ethanol().write(tmp_path / "start.xyz")
     command = [sys.executable, "-c", _VICTIM, str(models[0])]
-    whole = subprocess.run([*command, "whole", "400"], cwd=tmp_path, check=False)
+    whole = subprocess.run([*command, "whole", "400", "1000"], cwd=tmp_path, check=False)
     assert whole.returncode == 0
     rng, folder, n_kills = random.Random(5), tmp_path / "parts", 0
     for _ in range(4):
-        with subprocess.Popen([*command, "parts", "400"], cwd=tmp_path) as process:
-            begun = checkpoint_step(folder)
-            deadline = time.monotonic() + 60.0
+        begun = checkpoint_step(folder)
+        with subprocess.Popen([*command, "parts", "400", "80"], cwd=tmp_path) as process:
+            deadline = time.monotonic() + 600.0
             while checkpoint_step(folder) < begun + 40 and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01 * rng.random())
             n_kills += process.poll() is None
             process.kill()
     assert n_kills == 4
-    assert subprocess.run([*command, "parts", "400"], cwd=tmp_path, check=False).returncode == 0
+    last = subprocess.run([*command, "parts", "400", "1000"], cwd=tmp_path, check=False)
+    assert last.returncode == 0
     assert files_of(folder) == files_of(tmp_path / "whole")
 
 
