@@ -15,7 +15,7 @@ from eqcalc.analysis.msd import MSD, Displacements
 from eqcalc.analysis.rdf import RDF, PairDistances, half_cell
 from eqcalc.analysis.times import even_frames, require_time, step_of, time_of
 from eqcalc.analysis.trajectory import Trajectory
-from eqcalc.analysis.vacf import VACF, Velocities
+from eqcalc.analysis.vacf import CM_PER_PS, VACF, Velocities
 from eqcalc.errors import (
     ConfigError,
     GraphError,
@@ -26,6 +26,7 @@ from eqcalc.errors import (
 )
 from eqcalc.neighbours.structure import check_structure
 from eqcalc.simulate.half_frames import kind_of_run
+from eqcalc.simulate.manifest import settings_of_run
 from eqcalc.simulate.thermo import is_ramped, read_table
 
 __all__ = ["QUANTITIES", "AverageSettings", "Averages", "average"]
@@ -321,6 +322,7 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
                 f"the trajectory is too short for lines narrower than "
                 f"{found.vacf.resolution:.0f} cm⁻¹."
             )
+    found.notes += _of_friction(found, trajectory)
     if found.density is not None and found.density.outside > 0:
         found.notes.append(
             f"{100 * found.density.outside:.2g} % of the atoms are outside of the cell along "
@@ -335,6 +337,25 @@ def _is_ramped(trajectory: Trajectory, skip: int) -> bool:
         warnings.simplefilter("ignore", HalfFrameWarning)
         return is_ramped(read_table(trajectory.path.parent / "thermo.csv"), skip)
     return False
+
+
+def _of_friction(found: Averages, trajectory: Trajectory) -> list[str]:
+    """Doubt what Langevin's thermostat changes: how far atoms get, and how long they vibrate."""
+    if not trajectory.is_of_a_run:
+        return []
+    settings = settings_of_run(trajectory.path.parent)
+    friction_per_fs = settings.get("friction_per_fs")
+    if settings.get("ensemble") != "nvt-langevin" or not friction_per_fs:
+        return []
+    width = 1000 * friction_per_fs / (2 * np.pi * CM_PER_PS)  # cm⁻¹
+    does = ["D is too small"] * (found.msd is not None)
+    does += [f"lines of the spectrum are {width:.3g} cm⁻¹ wider"] * (found.vacf is not None)
+    if not does:
+        return []
+    return [
+        f"the thermostat's friction of {friction_per_fs:g}/fs slows all atoms of this run: "
+        f"{' and '.join(does)}; take nve or nvt-nhc for that, from a frame of this run."
+    ]
 
 
 def _of_the_rest(msd: MSD, element: str) -> list[str]:

@@ -24,12 +24,14 @@ from eqcalc.analysis.rdf import require_elements
 from eqcalc.errors import ConfigError, StructureError
 from eqcalc.simulate.velocities import has_velocities
 
-__all__ = ["VACF", "Velocities"]
+__all__ = ["CM_PER_PS", "VACF", "Velocities"]
+
+CM_PER_PS = units._c * 100 * 1e-12
+"""The speed of light: a wavenumber times it is a frequency in 1/ps."""
 
 ALL = "all"
 _FEWEST = 10  # frames
 _PADDED = 8  # times the length, for a spectrum whose peaks are round
-_CM_PER_PS = units._c * 100 * 1e-12  # light, cm/ps
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Velocities:
         velocities = self._velocities[: self._n_added if n_even is None else n_even]
         n_frames = len(velocities)
         interval_ps = interval_fs / 1000
-        wanted = int(np.ceil(1 / (_CM_PER_PS * resolution) / interval_ps)) + 1
+        wanted = int(np.ceil(1 / (CM_PER_PS * resolution) / interval_ps)) + 1
         n_lags = max(2, min(n_frames // 2 + 1, wanted))
         of_atoms = autocorrelation(velocities, n_lags)  # (n_atoms, n_lags)
         if not (of_atoms[:, 0] > 0).any():
@@ -172,8 +174,8 @@ class Velocities:
             error,
             wavenumber,
             spectrum,
-            1 / (_CM_PER_PS * longest_ps),
-            0.5 / (_CM_PER_PS * interval_ps),
+            1 / (CM_PER_PS * longest_ps),
+            0.5 / (CM_PER_PS * interval_ps),
         )
 
 
@@ -184,7 +186,7 @@ def _spectra(
     n_lags = len(weighted[ALL])
     window = 0.5 * (1 + np.cos(np.pi * np.arange(n_lags) / (n_lags - 1)))
     n_all = _PADDED * n_lags
-    wavenumber = np.arange(n_all + 1) / (2 * n_all * interval_ps) / _CM_PER_PS
+    wavenumber = np.arange(n_all + 1) / (2 * n_all * interval_ps) / CM_PER_PS
     found = {}
     for element, values in weighted.items():
         even = np.zeros(2 * n_all)  # C(-t) = C(t)

@@ -17,7 +17,7 @@ from eqcalc.files import json_default, write_whole
 from eqcalc.simulate.interrupts import StopRequested
 from eqcalc.versions import package_versions
 
-__all__ = ["RunManifest", "earlier_parts", "engine_fields", "has_broken_off"]
+__all__ = ["RunManifest", "earlier_parts", "engine_fields", "has_broken_off", "settings_of_run"]
 
 
 _RESERVE = 1000  # bytes, for what the end of a run adds where the disk is full by then
@@ -142,6 +142,12 @@ def earlier_parts(path: Path, step: int) -> list[dict[str, Any]]:
 def has_broken_off(path: Path) -> bool:
     """Return whether a run says that it did not come to its end, killed or failed as it was."""
     return _read(path).get("status") in ("running", "failed", "interrupted")
+
+
+def settings_of_run(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run as its manifest has them; none where it cannot be read."""
+    found = _read(folder / "manifest.json").get("settings")
+    return found if isinstance(found, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -887,6 +887,26 @@ def test_averages_over_a_ramp_are_said_to_be_of_one(trajectory_format, tmp_path)
         assert average(frames, AverageSettings(quantities=("density",))).notes == []
 
 
+def test_motion_that_friction_slows_is_said_to_be(tmp_path):
+    def notes(ensemble, quantities):
+        with Trajectory(tmp_path / ensemble) as frames:
+            found = average(frames, AverageSettings(quantities=quantities))
+        return " ".join(found.notes)
+
+    for ensemble in ("nve", "nvt-langevin"):
+        settings = MDSettings(ensemble, n_steps=20, log_every=1, friction_per_fs=0.02)
+        run_md(bulk("Cu", cubic=True), EMT(), settings, tmp_path / ensemble)
+    said = "friction of 0.02/fs slows all atoms of this run: "
+    # The line of an oscillator under friction has that width, 20/ps in angular frequency.
+    wider = "lines of the spectrum are 106 cm⁻¹ wider"
+    assert f"{said}D is too small and {wider}; " in notes("nvt-langevin", ("msd", "vacf"))
+    assert f"{said}{wider}; " in notes("nvt-langevin", ("vacf",))
+    assert "friction" not in notes("nvt-langevin", ("density",))
+    assert "friction" not in notes("nve", ("msd", "vacf"))
+    (tmp_path / "nvt-langevin" / "manifest.json").unlink()
+    assert "friction" not in notes("nvt-langevin", ("msd",))
+
+
 def many_elements(n_frames: int = 20) -> list[Atoms]:
     """Return frames of nine elements in a box, at random places and velocities."""
     rng, frames = np.random.default_rng(0), []
