@@ -75,12 +75,14 @@ def bench(
     from eqcalc.devices import resolve_device
     from eqcalc.files import refuse_existing, require_folders
     from eqcalc.model_file import open_model_file
+    from eqcalc.simulate.run_folder import refuse_run_files
 
     if plot is not None and sizes is None:
         raise ConfigError("--plot draws times over sizes; give --sizes too.")
     if plot is not None:
         import_extra("matplotlib.figure", "plot", "--plot")
     outputs = [path for path in (plot, json_file) if path is not None]
+    refuse_run_files(outputs)
     refuse_existing(outputs, overwrite)
     require_folders(outputs)
     named, structures = _split(model_and_structures)

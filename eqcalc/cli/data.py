@@ -103,6 +103,7 @@ def _outputs_of_summary(
     """Return the files to write; what is wrong with them is said before anything is read."""
     from eqcalc.errors import ConfigError, import_extra
     from eqcalc.files import refuse_existing, require_folders
+    from eqcalc.simulate.run_folder import refuse_run_files
 
     if picture is not None:
         if picture.suffix.lower() != ".png":
@@ -112,6 +113,7 @@ def _outputs_of_summary(
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ConfigError(f"--picture and --json both name '{picture}'; give each its own file.")
     require_folders(outputs)
+    refuse_run_files(outputs)
     refuse_existing(outputs, overwrite)
     return outputs
 

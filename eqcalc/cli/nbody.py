@@ -39,9 +39,11 @@ def nbody(
     from eqcalc.dynamics.nbody import simulate
     from eqcalc.dynamics.nbody_data import NBodySystem, require_suffix, write_nbody
     from eqcalc.files import refuse_existing
+    from eqcalc.simulate.run_folder import refuse_run_files
 
     system = NBodySystem(isolated, sticks, hinges)
     require_suffix(output)
+    refuse_run_files([output])
     refuse_existing([output], overwrite)
     with StepProgress("nbody", samples, line_every=samples // 10) as display:
 

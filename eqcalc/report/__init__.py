@@ -11,7 +11,7 @@ from pathlib import Path
 from eqcalc.files import refuse_existing, write_whole
 from eqcalc.report.page import page_of
 from eqcalc.report.record import read_record
-from eqcalc.simulate.run_folder import REPORT
+from eqcalc.simulate.run_folder import REPORT, refuse_run_files
 
 __all__ = ["REPORT", "write_report"]
 
@@ -31,12 +31,13 @@ def write_report(
 
     Raises
     ------
-    ConfigError : it is no folder of a run.
+    ConfigError : it is no folder of a run; the file that was named is a run's own.
     OutputExistsError : the file that was named is there, and ``overwrite`` is false.
     OutputError : the page cannot be written.
     """
     path = Path(folder) / REPORT if output is None else Path(output)
     if output is not None:
+        refuse_run_files([path])
         refuse_existing([path], overwrite)
     write_whole(path, page_of(read_record(folder)).encode())
     return path

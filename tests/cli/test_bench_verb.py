@@ -185,10 +185,13 @@ def test_bench_says_when_others_use_the_machine(models, folder, capsys, monkeypa
         (("ethanol", "--dtype", "float16"), "unknown dtype 'float16'"),
         (("ethanol", "--skin", "-1"), "skin must be zero or positive"),
         (("ethanol", "--json", "crystal.xyz"), "'crystal.xyz' exists; pass --overwrite"),
+        (("ethanol", "--json", "run/manifest.json"), "would be a file of the run in 'run'"),
         (("ethanol", "--json", "no/t.json"), "cannot write 'no/t.json': there is no folder 'no'"),
     ],
 )
 def test_bench_explains_a_wrong_option(words, reason, models, folder, capsys):
+    (folder / "run").mkdir(exist_ok=True)
+    (folder / "run" / "manifest.json").write_text('{"kind": "md"}')
     assert run("bench", models["double"], *words, "--seconds", "0.001") == 2
     captured = capsys.readouterr()
     assert reason in captured.err

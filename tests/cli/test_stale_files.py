@@ -97,6 +97,9 @@ def test_no_verb_writes_a_file_of_a_run(folder, capsys):
         ("energy", "ethanol.xyz", "-o", target),
         ("data", "convert", made / "trajectory.traj", target),
         ("select", made, "-m", "a.pt", "-m", "b.pt", "-o", target),
+        ("report", made, "-o", target),
+        ("nbody", target),
+        ("data", "summary", made / "trajectory.traj", "--json", target),
     ):
         assert run(*words, "--overwrite") == 2
         assert "trajectory.xyz' would be a file of the run in" in capsys.readouterr().err, words
