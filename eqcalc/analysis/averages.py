@@ -306,6 +306,13 @@ def _take_notes(found: Averages, trajectory: Trajectory, workers: dict[str, Work
                 f"the rdf goes to {r_max:.3g} Å, beyond half of the smallest cell ({half:.3g} Å): "
                 "there atoms also meet the images of those that they met before."
             )
+    n_open = int((~first.pbc).sum())
+    if found.rdf is not None and n_open > 0:
+        found.notes.append(
+            f"along {n_open} open direction{'s' * (n_open > 1)} atoms have no images: in a piece "
+            "of a liquid or crystal, whose cell the file does not state, g(r) falls off and "
+            "neighbours are missing."
+        )
     if found.msd is not None:
         found.notes += _of_the_msd(found.msd, workers["msd"], first, settings.remove_drift)
     if found.vacf is not None:

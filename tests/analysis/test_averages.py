@@ -613,6 +613,21 @@ def test_distances_beyond_half_of_the_cell_are_said(tmp_path):
     assert "beyond half of the smallest cell (4.5 Å)" in found.notes[0]
 
 
+@pytest.mark.parametrize(("pbc", "n_open"), [((True, True, False), 1), (False, 3), (True, 0)])
+def test_directions_along_which_atoms_have_no_images_are_said(pbc, n_open, tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [Atoms("Ar50", 9 * rng.random((50, 3)), cell=[9.0] * 3, pbc=pbc) for _ in range(3)]
+    ase.io.write(tmp_path / "gas.traj", frames)
+    volume = None if n_open == 0 else 9.0**3
+    found = averages(tmp_path / "gas.traj", quantities=("rdf",), volume=volume, r_max=4.4)
+    said = [text for text in found.notes if "have no images" in text]
+    assert len(said) == (n_open > 0)
+    assert all(text.startswith(f"along {n_open} open direction") for text in said)
+    # An even gas, whose atoms find fewer others where it ends.
+    g = found.rdf.g["Ar", "Ar"]
+    assert (g[-50:].mean() > 0.9) == (n_open == 0)
+
+
 def test_half_of_a_skewed_cell_is_half_of_its_shortest_lattice_vector(tmp_path):
     shear = np.array([[1, 0, 0], [5, 1, 0], [-3, 4, 1]])
     hexagonal = np.array([[9.0, 0.0, 0.0], [-4.5, 9.0 * np.sqrt(0.75), 0.0], [0.0, 0.0, 20.0]])
