@@ -28,11 +28,13 @@ def cell_pairs(change: CellChange) -> dict[str, str]:
 
 def fixed_cell_pairs(atoms: Atoms) -> dict[str, str]:
     """Return lines of a summary: volume, density and cell of a structure whose cell stayed."""
+    from eqcalc.simulate.barostats import has_vacuum
     from eqcalc.simulate.cell_state import density
 
+    with_it = ", of the cell with its layer of vacuum" if has_vacuum(atoms) else ""
     return {
         "volume": f"{atoms.get_volume():.2f} Å³",
-        "density": f"{density(atoms):.4f} g/cm³",
+        "density": f"{density(atoms):.4f} g/cm³{with_it}",
         "cell": _cell(tuple(atoms.cell.cellpar())),
     }
 

@@ -154,6 +154,7 @@ def _note_unconverged(result: RelaxResult, settings: RelaxSettings) -> None:
 
 
 def _summarise(result: RelaxResult) -> None:
+    from eqcalc.simulate.barostats import has_vacuum
     from eqcalc.simulate.settings import criterion_of
 
     if result.converged:
@@ -163,7 +164,8 @@ def _summarise(result: RelaxResult) -> None:
     if result.cell_change is not None:
         pairs |= cell_pairs(result.cell_change)
     elif (pressure := _pressure_gpa(result)) is not None:
-        pairs["pressure"] = f"{pressure:.4g} GPa, in the cell as it was (--cell relaxes it)"
+        of = "with its layer of vacuum" if has_vacuum(result.atoms) else "(--cell relaxes it)"
+        pairs["pressure"] = f"{pressure:.4g} GPa, in the cell as it was {of}"
     pairs |= about_guards(result.guards)
     say_pairs({**pairs, "files": str(result.folder)})
 

@@ -20,7 +20,7 @@ from eqcalc.errors import ConfigError
 from eqcalc.simulate.cell_state import widest_gaps
 from eqcalc.simulate.settings import MDSettings
 
-__all__ = ["build_barostat", "require_barostat_cell", "require_filled_cell"]
+__all__ = ["build_barostat", "has_vacuum", "require_barostat_cell", "require_filled_cell"]
 
 _WIDEST_GAP = 10.0  # Å; beyond every interaction that could hold a cell together
 _RIGHT = 1e-4  # cosine up to which an angle counts as a right one; files round
@@ -58,6 +58,12 @@ def require_barostat_cell(atoms: Atoms, ensemble: str) -> None:
             f"ensemble 'npt-anisotropic' changes three axes at right angles, and this cell has the "
             f"angles {angles}°; use npt-flexible, npt, or an orthogonal supercell."
         )
+
+
+def has_vacuum(atoms: Atoms) -> bool:
+    """Whether a layer of vacuum goes through a cell that is periodic in three directions."""
+    gaps = widest_gaps(atoms, atoms.get_scaled_positions(wrap=True))
+    return bool((gaps > _WIDEST_GAP).any())
 
 
 def require_filled_cell(atoms: Atoms, doing: str, advice: str) -> None:

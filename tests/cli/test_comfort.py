@@ -126,6 +126,22 @@ def test_relax_of_a_crystal_says_what_presses_on_its_cell(folder, capsys):
     assert found["cell"] is None
 
 
+def test_summary_of_a_cell_with_vacuum_says_what_is_of_it(folder, capsys):
+    full, slab = crystal(), crystal()
+    slab.center(vacuum=7.0, axis=2)
+    for atoms, has_vacuum in ((full, False), (slab, True)):
+        ase.io.write("cell.xyz", atoms)
+        assert run("relax", "cell.xyz", "-m", "model.pt", "-n", 1, "--overwrite") == 1
+        out = capsys.readouterr().out
+        assert ("in the cell as it was with its layer of vacuum" in out) == has_vacuum
+        assert ("(--cell relaxes it)" in out) == (not has_vacuum)
+        words = ("-m", "model.pt", "-n", 2, "--no-report", "--no-guards", "--overwrite")
+        assert run("md", "cell.xyz", *words) == 0
+        out = capsys.readouterr().out
+        assert ("g/cm³, of the cell with its layer of vacuum" in out) == has_vacuum
+    assert run("relax", "cell.xyz", "-m", "model.pt", "--cell", "--overwrite") == 2
+
+
 def test_relax_of_a_cell_as_json_tells_forces_from_the_virial(folder, capsys):
     ase.io.write("crystal.xyz", crystal())
     run("relax", "crystal.xyz", "-m", "model.pt", "--cell", "--pressure", 50, "-n", 2, "--json")
