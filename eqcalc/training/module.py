@@ -96,7 +96,11 @@ class PotentialModule(pl.LightningModule):
         if options.schedule == "plateau":
             factor, patience = options.plateau
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=factor, patience=patience, min_lr=options.min_learning_rate
+                optimizer,
+                factor=factor,
+                patience=patience,
+                min_lr=options.min_learning_rate,
+                eps=0.0,  # else steps of less than 1e-8 are not made, above any smaller minimum
             )
         else:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(

@@ -27,8 +27,8 @@ class OptimizerOptions:
     schedule : "plateau" (factor and patience on the validation loss) or "cosine" over
         ``max_epochs``
     plateau_factor : by which the learning rate is multiplied on a plateau; 0.8 by default
-    plateau_patience : epochs without a lower validation loss that are waited for; one more is a
-        plateau, after which the learning rate falls; 25 by default
+    plateau_patience : epochs without a lower validation loss (by 1e-4 of it at least) that are
+        waited for; one more is a plateau, after which the learning rate falls; 25 by default
     min_learning_rate : that no schedule goes below
     early_stop_patience : epochs without a lower validation loss after which the training ends; by
         default it never does before max_epochs

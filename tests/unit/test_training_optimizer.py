@@ -119,6 +119,15 @@ def test_the_learning_rate_falls_after_one_epoch_more_than_are_waited_for(tmp_pa
     assert rates == pytest.approx([rates[0]] * 4 + [0.5 * rates[0]])
 
 
+def test_small_learning_rates_fall_to_their_minimum_too(tmp_path, monkeypatch):
+    worse_from(0, monkeypatch)
+    options = {"learning_rate": 5e-8, "min_learning_rate": 4e-8}
+    config = config_of(tmp_path, max_epochs=4, plateau_patience=0, plateau_factor=0.9, **options)
+    train(config, tmp_path / "run")
+    rates = [float(row["learning_rate"]) for row in rows_of(tmp_path / "run")]
+    assert rates == pytest.approx([5e-8, 5e-8, 4.5e-8, 4.05e-8], rel=1e-5)
+
+
 @pytest.mark.parametrize("schedule", ["plateau", "cosine"])
 def test_a_resumed_run_with_warm_up_and_patience_equals_an_uninterrupted_one(schedule, tmp_path):
     options = {"warmup_steps": 7, "early_stop_patience": 2, "amsgrad": False}
