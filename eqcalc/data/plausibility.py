@@ -218,12 +218,12 @@ def _force_findings(frames: Sequence[LabelledFrame]) -> Findings:
             f"forces of {rms:.3g} eV/Å on average (thermal ones have 1 to 3); say forces_unit "
             "or energy_unit if they are in another"
         )
-    # A perfect crystal has no forces; several molecules that have none are a file without them.
+    # A perfect crystal has no forces; of several molecules those that have none were not calculated.
     moving = [
         f for f in frames if f.forces is not None and len(f.atoms) > 1 and not f.atoms.pbc.any()
     ]
-    if len(moving) > 1 and not any(np.any(f.forces) for f in moving):
-        odd.append("every force is exactly zero, as where none was calculated")
+    if len(moving) > 1:
+        odd += _all_zero(moving, [np.asarray(f.forces) for f in moving], "every force is")
     return Findings(refused, odd)
 
 
@@ -231,7 +231,25 @@ def _stress_findings(frames: Sequence[LabelledFrame]) -> Findings:
     largest = np.array([0.0 if f.stress is None else np.abs(f.stress).max() for f in frames])
     odd = _above(frames, largest, _ODD_STRESS, np.inf, "stress", "eV/Å³")
     hint = ", above 160 GPa; say stress_unit if the file is in GPa or kbar"
-    return Findings([], [sentence + hint for sentence in odd])
+    given = [f for f in frames if f.stress is not None and has_neighbours(f.atoms)]
+    zero = _all_zero(given, [np.asarray(f.stress) for f in given], "the stress is")
+    return Findings([], [sentence + hint for sentence in odd] + zero)
+
+
+def _all_zero(
+    frames: Sequence[LabelledFrame], labels: Sequence[FloatArray], what: str
+) -> list[str]:
+    """Return what is odd about labels that are zero to the last digit, which no calculation gives.
+
+    Parameters
+    ----------
+    labels : those of the frames; what : "every force is"
+    """
+    found = [k for k, label in enumerate(labels) if not np.any(label)]
+    if not found:
+        return []
+    where = "" if len(found) == len(frames) else f" in {_named(frames, found)}"
+    return [f"{what} exactly zero{where}, as where none was calculated"]
 
 
 def _above(

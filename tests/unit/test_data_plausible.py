@@ -279,6 +279,26 @@ def test_forces_that_are_all_zero_are_said(tmp_path):
         read_dataset(saved(tmp_path / "data.xyz", images))
 
 
+def test_forces_that_are_zero_in_some_molecules_are_said_with_their_frames(tmp_path):
+    images = ethanol()
+    for atoms in images[1:3]:
+        atoms.calc.results["forces"] *= 0.0
+    match = r"every force is exactly zero in frame 1 of data\.xyz, frame 2 of data\.xyz, as where"
+    with pytest.warns(DataWarning, match=match):
+        read_dataset(saved(tmp_path / "data.xyz", images), trust_data=True)
+
+
+@pytest.mark.parametrize("zero", [[0, 1, 2], [2]])
+def test_a_stress_that_is_zero_is_said(zero, tmp_path):
+    path = write(tmp_path / "all.xyz", [copper(k) for k in range(3)])
+    images = ase.io.read(path, index=":")
+    for k in zero:
+        images[k].calc.results["stress"] = np.zeros(6)
+    where = "" if len(zero) == 3 else r" in frame 2 of data\.xyz"
+    with pytest.warns(DataWarning, match=f"the stress is exactly zero{where}, as where none was"):
+        read_dataset(saved(tmp_path / "data.xyz", images))
+
+
 def test_a_stress_above_160_gpa_is_said(tmp_path):
     atoms = copper(0)
     path = write(tmp_path / "data.xyz", [atoms], stress=1e3)
