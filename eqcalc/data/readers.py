@@ -19,7 +19,7 @@ from eqcalc.data.frames import DataFile, Dataset, LabelledFrame, LabelRequest, O
 from eqcalc.data.npz_reader import open_npz
 from eqcalc.data.plausibility import find_implausible
 from eqcalc.data.rows import Rows, parse_rows
-from eqcalc.data.unseen import notes_on_electrons
+from eqcalc.data.unseen import notes_on_electrons, notes_on_weights
 from eqcalc.errors import DataError, DataWarning, listing
 
 __all__ = [
@@ -172,7 +172,7 @@ def read_whole_frames(
         raise refused
     found = {row for part in parts for row in (*part.rows, *part.left_out)}
     whole = _joined(parts, asked, n_rows)
-    notes = [note for part in parts for note in part.notes] + notes_on_electrons(whole.frames)
+    notes = [note for part in parts for note in part.notes] + _notes_on_all(whole.frames)
     whole = replace(
         whole,
         source=parts[0].source,
@@ -238,7 +238,11 @@ def _read(opened: Sequence[DataFile], asked: Sequence[int], n_rows: int) -> Data
         )
         first += file.n_rows
     whole = parts[0] if len(parts) == 1 else _joined(parts, asked, n_rows)
-    return replace(whole, notes=[*whole.notes, *notes_on_electrons(whole.frames)])
+    return replace(whole, notes=[*whole.notes, *_notes_on_all(whole.frames)])
+
+
+def _notes_on_all(frames: Sequence[LabelledFrame]) -> list[str]:
+    return notes_on_electrons(frames) + notes_on_weights(frames)
 
 
 def _joined(parts: Sequence[Dataset], asked: Sequence[int], n_rows: int) -> Dataset:

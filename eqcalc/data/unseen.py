@@ -1,7 +1,8 @@
-"""What a frame says and a network does not see: charge, spin, a cell without periodicity."""
+"""What a frame says and a training does not see: charge, spin, weights, an unused cell."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,10 @@ from eqcalc.data.frames import LabelledFrame
 from eqcalc.electrons import CHARGES, SPINS
 from eqcalc.errors import listing
 
-__all__ = ["notes_on_cells", "notes_on_electrons"]
+__all__ = ["notes_on_cells", "notes_on_electrons", "notes_on_weights"]
 
 _STATES = {"charge": CHARGES, "spin": SPINS}
+_WEIGHT = re.compile(r"^(?!.*(mol|atom)).*weight", re.IGNORECASE)  # of no molecule
 
 
 def notes_on_electrons(frames: Sequence[LabelledFrame]) -> list[str]:
@@ -34,6 +36,24 @@ def notes_on_electrons(frames: Sequence[LabelledFrame]) -> list[str]:
                     f"frames differ in their {kind} ({name}: {shown}), which a network does not "
                     "see: equal structures would have several energies. Train on one of them."
                 )
+    return notes
+
+
+def notes_on_weights(frames: Sequence[LabelledFrame]) -> list[str]:
+    """Return sentences on weights of single frames, such as ``config_weight``, that differ.
+
+    Other trainers take them, and give those frames 0 whose labels are none.
+    """
+    notes = []
+    for name in sorted({key for frame in frames for key in frame.info if _WEIGHT.match(key)}):
+        found = {_number(frame.info.get(name, 1.0)) for frame in frames}
+        values = sorted(value for value in found if value is not None)
+        if len(values) > 1:
+            shown = listing([f"{value:g}" for value in values])
+            notes.append(
+                f"frames differ in their '{name}' ({shown}), which is not used: all count alike. "
+                "Leave out frames, or labels, that shall not count."
+            )
     return notes
 
 

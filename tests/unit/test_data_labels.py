@@ -275,6 +275,20 @@ def test_a_singlet_that_some_frames_do_not_say_is_none_of_several(tmp_path):
         read_dataset(write(tmp_path / "three.xyz", frames))
 
 
+def test_weights_of_single_frames_are_said_not_to_be_used(tmp_path):
+    frames = images()
+    for k, atoms in enumerate(frames):
+        atoms.info |= {"config_type": "a", "molecular_weight": 46.0 + k, "my_weight": 0.5}
+    frames[1].info["config_energy_weight"] = 0.0  # elsewhere 1
+    match = r"differ in their 'config_energy_weight' \(0, 1\), which is not used: all count alike"
+    with pytest.warns(DataWarning, match=match) as caught:
+        dataset = read_dataset(write(tmp_path / "data.xyz", frames))
+    assert sum("weight" in str(each.message) for each in caught) == 1
+    assert dataset.frames[1].info["config_energy_weight"] == 0.0
+    part = read_whole_frames(tmp_path / "data.xyz", LabelRequest()).dataset
+    assert sum("weight" in note for note in part.notes) == 1
+
+
 def test_charges_of_several_files_are_compared(tmp_path):
     paths = []
     for charge in (0, 1):
