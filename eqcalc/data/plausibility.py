@@ -218,7 +218,7 @@ def _force_findings(frames: Sequence[LabelledFrame]) -> Findings:
             f"forces of {rms:.3g} eV/Å on average (thermal ones have 1 to 3); say forces_unit "
             "or energy_unit if they are in another"
         )
-    # A perfect crystal has no forces; of several molecules, none that was calculated.
+    # A perfect crystal has no forces; a molecule has some, where they were calculated.
     moving = [
         f for f in frames if f.forces is not None and len(f.atoms) > 1 and not f.atoms.pbc.any()
     ]
