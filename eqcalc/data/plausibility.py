@@ -38,6 +38,7 @@ __all__ = [
 # into each other cost more.
 _IMPOSSIBLE_ENERGY, _ODD_ENERGY, _ODD_SPREADS = 50.0, 2.0, 20.0
 _FEWEST_FRAMES = 4
+_SHARE_OF_GROUP, _EMPTY = 0.05, 3.0  # of the frames; a gap over the width of what is beside it
 _THOMAS_FERMI, _ENERGY_MARGIN = 20.9, 1.5  # eV; atoms have 0.6 (H) to 0.9 of it
 _IMPOSSIBLE_FORCE, _ODD_FORCE, _IMPOSSIBLE_RMS = 1000.0, 100.0, 40.0  # eV/Å
 _ODD_STRESS = 1.0  # eV/Å³, 160 GPa
@@ -126,6 +127,39 @@ def energy_findings(frames: Sequence[LabelledFrame]) -> Findings:
                 f"{_named(frames, chosen)}: {frames[worst].energy:.6g} eV, "
                 f"{found[worst]:+.3g} eV/atom beside what its elements have elsewhere"
             )
+    apart = _groups_apart(frames)
+    return Findings(refused + apart.refused, odd + apart.odd)
+
+
+def _groups_apart(frames: Sequence[LabelledFrame]) -> Findings:
+    """Look for energies of one composition in two groups, whose median is far from neither.
+
+    So are those of two codes, units or zeros of energy in one file, or in two.
+    """
+    alike: dict[bytes, list[LabelledFrame]] = {}
+    for frame in frames:
+        alike.setdefault(np.sort(frame.atoms.numbers).tobytes(), []).append(frame)
+    refused: list[str] = []
+    odd: list[str] = []
+    for group in alike.values():
+        fewest = max(_FEWEST_FRAMES, int(np.ceil(_SHARE_OF_GROUP * len(group))))
+        if len(group) < 2 * fewest:
+            continue
+        values = np.array([frame.energy / len(frame.atoms) for frame in group])
+        order = np.argsort(values)
+        gaps = np.diff(values[order])
+        k = fewest - 1 + int(gaps[fewest - 1 : len(gaps) - fewest + 1].argmax())
+        low, high = order[: k + 1], order[k + 1 :]
+        width = max(float(np.ptp(values[low])), float(np.ptp(values[high])))
+        if gaps[k] < max(_ODD_ENERGY, _EMPTY * width):
+            continue
+        fewer = min(low, high, key=len)
+        (refused if gaps[k] > _IMPOSSIBLE_ENERGY else odd).append(
+            f"energies of {group[0].atoms.get_chemical_formula(mode='hill')} in two groups of "
+            f"{len(low)} and {len(high)} frames, {gaps[k]:.3g} eV/atom apart, of which the smaller "
+            f"is {_named(group, fewer.tolist())}: they may be of two codes or levels of theory, in "
+            "two units (energy_unit), or beside two zeros of energy"
+        )
     return Findings(refused, odd)
 
 

@@ -250,6 +250,29 @@ def test_energies_of_several_compositions_are_no_outliers():
     assert find_implausible(frames) == ([], [])
 
 
+@pytest.mark.parametrize("shift", [5.0, 500.0])
+@pytest.mark.parametrize("n_shifted", [4, 6, 8])
+def test_energies_in_two_groups_are_said_and_refused_where_no_bond_is_as_strong(n_shifted, shift):
+    images = [copper(k) for k in range(12)]
+    frames = [LabelledFrame(a, a.get_potential_energy(), a.get_forces()) for a in images]
+    assert energy_findings(frames) == ([], [])
+    joined = [
+        replace(f, energy=f.energy + shift * len(f.atoms)) if k < n_shifted else f
+        for k, f in enumerate(frames)
+    ]
+    found = energy_findings(joined)
+    said = found.refused if shift > 50.0 else found.odd
+    (sentence,) = [each for each in said if "two groups" in each]
+    assert f"energies of Cu4 in two groups of {12 - n_shifted} and {n_shifted} frames" in sentence
+    first = 0 if n_shifted < 6 else n_shifted
+    assert n_shifted == 6 or f"the smaller is frame {first}, frame {first + 1}" in sentence
+    # Each of them alone is no group, nor are frames of another composition.
+    others = [replace(f, atoms=f.atoms * (1, 1, 2)) for f in joined[:n_shifted]]
+    assert not any(
+        "two groups" in each for each in energy_findings(joined[n_shifted:] + others).odd
+    )
+
+
 @pytest.mark.parametrize(
     ("force", "error", "match"),
     [
