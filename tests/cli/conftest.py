@@ -12,6 +12,12 @@ from ase.build import molecule
 from fake_models import ASKED_FOR, fakes
 
 
+@pytest.fixture(autouse=True)
+def no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no training break a silence of a minute, as one does that builds or waits first."""
+    monkeypatch.setattr("eqcalc.cli.train._LONGEST_SILENCE_S", float("inf"))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a working directory with ethanol.xyz; models are stand-ins there."""
