@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import random
 import signal
 import socket
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import ase.io
@@ -19,9 +22,12 @@ from small_models import crystal, ethanol, export_small
 
 from eqcalc import EqCalculator
 from eqcalc.errors import HostError
-from eqcalc.hosts.ipi import serve
+from eqcalc.hosts import ipi
 
 pytestmark = pytest.mark.hosts
+
+WAIT = 600.0  # s; on a machine that others use too i-PI imports what it needs for a minute
+serve = functools.partial(ipi.serve, wait=WAIT)
 
 INPUT = """
 <simulation verbosity='low'>
@@ -94,7 +100,7 @@ class Run:
 
     def end(self) -> str:
         """Wait until i-PI has ended well; return what it printed."""
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=WAIT)
         log = (self.folder / "log").read_text()
         assert code == 0, log
         return log
@@ -276,9 +282,16 @@ def test_spread_of_a_committee_reaches_the_output_of_ipi(start, model, tmp_path)
     assert float(lines[1]) == pytest.approx(expected["energy_spread"], rel=1e-5)
 
 
+def free_port() -> int:
+    """Return a port that is free, and that no system gives to others before i-PI takes it."""
+    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            return port
+    raise AssertionError("a hundred ports are all taken")
+
+
 def test_network_serves_a_run(start, calculator):
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     run = start(ethanol_in_a_box(), socket="inet", address="localhost", port=port)
     assert serve(calculator, ethanol(), port=port) == 20
     run.end()
@@ -288,16 +301,21 @@ def test_command_that_is_interrupted_ends_the_run(start, model):
     run = start(ethanol_in_a_box(), steps=100_000)
     command = [sys.executable, "-m", "eqcalc", "ipi", str(model), str(run.folder / "init.xyz")]
     with subprocess.Popen(
-        [*command, "--socket", run.address, "--open", "--device", "cpu"],
+        [*command, "--socket", run.address, "--wait", str(WAIT), "--open", "--device", "cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        end = time.monotonic() + 60.0
-        while run.n_rows() < 3 and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        output, error = process.communicate(timeout=60)
+        try:
+            end = time.monotonic() + WAIT
+            while run.n_rows() < 3:  # before it serves, Ctrl-C ends it in another way
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < end, (run.folder / "log").read_text()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            output, error = process.communicate(timeout=WAIT)
+        finally:
+            process.kill()  # where it has not ended
     assert process.returncode == 130, error
     assert "Traceback" not in output + error
     assert "Client shutdown" in run.end()
@@ -306,7 +324,8 @@ def test_command_that_is_interrupted_ends_the_run(start, model):
 def test_command_serves_a_run(start, model):
     run = start(ethanol_in_a_box())
     command = [sys.executable, "-m", "eqcalc", "ipi", str(model), str(run.folder / "init.xyz")]
-    options = ["--socket", run.address, "--open", "--device", "cpu", "--engine", "torchscript"]
+    options = ["--socket", run.address, "--wait", str(WAIT), "--open", "--device", "cpu"]
+    options += ["--engine", "torchscript"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no cell: a molecule" in done.stdout
