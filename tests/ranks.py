@@ -24,7 +24,7 @@ __all__ = ["Evaluate", "Ranks", "Results", "Share", "share_out", "slices"]
 
 Evaluate = Callable[..., tuple[Tensor, Tensor]]
 
-_PATIENCE = 60.0  # seconds until a rank that waits for others gives up
+_PATIENCE = 600.0  # seconds until a rank that waits for others gives up
 
 
 class Share(NamedTuple):

@@ -47,7 +47,7 @@ def browse(page: Path, profile: Path, *options: str, part: str = "") -> str:
         *options,
         f"{page.resolve().as_uri()}{part}",
     ]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=True)
     return done.stdout
 
 

@@ -40,7 +40,7 @@ def run_lammps(
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     rows = folder / "rows.json"

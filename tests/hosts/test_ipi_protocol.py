@@ -43,7 +43,7 @@ class Server(threading.Thread):
 
     def run(self) -> None:
         self.connection, _ = self.listener.accept()
-        self.connection.settimeout(30)
+        self.connection.settimeout(600)
         with self.connection, self.listener:
             self.talk(self)
 
@@ -120,7 +120,7 @@ def serve_to(path: Path, calculator: EqCalculator, atoms: Atoms, talk: Callable)
     try:
         return serve(calculator, atoms, socket=str(path), wait=5.0)
     finally:
-        server.join(30)
+        server.join(600)
         if wrong and not isinstance(wrong[0], str):
             raise wrong[0]
 

@@ -449,7 +449,7 @@ for n_threads in map(int, sys.argv[1:]):
 @pytest.mark.usefixtures("library_built")
 def test_kernels_take_the_threads_of_torch_and_no_more_memory_for_them():
     command = [sys.executable, "-c", _PEAKS, "1", "2", "16"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     numbers = list(map(int, done.stdout.split()))
     assert numbers[1::2] == [0, 1, 14]  # threads that were not there before

@@ -219,7 +219,7 @@ def test_a_process_that_may_not_have_enough_memory_finishes_in_blocks(models):
         [sys.executable, "-c", LIMITED, str(models["double"])],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env=environment,
     )

@@ -431,7 +431,7 @@ def test_a_model_returns_the_same_bits_after_another_has_loaded_the_library(
     copper.set_cell(copper.cell.array * (4.0 / 3.0 / 2**0.5), scale_atoms=True)
     ase.io.write(path, [crystal(), moved(crystal(), 1), moved(crystal(), 2), copper])
     command = [sys.executable, "-c", _BEFORE_AND_AFTER, str(models["double"]), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     before, after, fresh = done.stdout.split()
     assert before == after == fresh

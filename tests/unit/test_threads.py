@@ -189,7 +189,7 @@ def test_a_forked_process_uses_one_thread_whatever_was_asked_for(models):
         [sys.executable, "-W", "ignore", "-c", FORK, str(models["double"])],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "2"},
     )
