@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import signal
 import socket
@@ -22,12 +21,11 @@ from small_models import crystal, ethanol, export_small
 
 from eqcalc import EqCalculator
 from eqcalc.errors import HostError
-from eqcalc.hosts import ipi
+from eqcalc.hosts.ipi import serve
 
 pytestmark = pytest.mark.hosts
 
-WAIT = 600.0  # s; on a machine that others use too i-PI imports what it needs for a minute
-serve = functools.partial(ipi.serve, wait=WAIT)
+WAIT = 600.0  # s; on a machine that others use too what starts imports for a minute
 
 INPUT = """
 <simulation verbosity='low'>
@@ -98,6 +96,14 @@ class Run:
                 stderr=subprocess.STDOUT,
             )
 
+    def listen(self) -> None:
+        """Wait until i-PI has its unix socket."""
+        end = time.monotonic() + WAIT
+        while not Path(f"/tmp/ipi_{self.address}").exists():
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, "i-PI does not listen"
+            time.sleep(0.05)
+
     def end(self) -> str:
         """Wait until i-PI has ended well; return what it printed."""
         code = self.process.wait(timeout=WAIT)
@@ -130,6 +136,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         folder = tmp_path / str(len(runs))
         folder.mkdir()
         runs.append(Run(folder, atoms, **options))
+        if options.get("socket") != "inet":  # there a look would be a client
+            runs[-1].listen()
         return runs[-1]
 
     yield begin
@@ -293,7 +301,7 @@ def free_port() -> int:
 def test_network_serves_a_run(start, calculator):
     port = free_port()
     run = start(ethanol_in_a_box(), socket="inet", address="localhost", port=port)
-    assert serve(calculator, ethanol(), port=port) == 20
+    assert serve(calculator, ethanol(), port=port, wait=WAIT) == 20
     run.end()
 
 
@@ -301,7 +309,7 @@ def test_command_that_is_interrupted_ends_the_run(start, model):
     run = start(ethanol_in_a_box(), steps=100_000)
     command = [sys.executable, "-m", "eqcalc", "ipi", str(model), str(run.folder / "init.xyz")]
     with subprocess.Popen(
-        [*command, "--socket", run.address, "--wait", str(WAIT), "--open", "--device", "cpu"],
+        [*command, "--socket", run.address, "--open", "--device", "cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -324,8 +332,7 @@ def test_command_that_is_interrupted_ends_the_run(start, model):
 def test_command_serves_a_run(start, model):
     run = start(ethanol_in_a_box())
     command = [sys.executable, "-m", "eqcalc", "ipi", str(model), str(run.folder / "init.xyz")]
-    options = ["--socket", run.address, "--wait", str(WAIT), "--open", "--device", "cpu"]
-    options += ["--engine", "torchscript"]
+    options = ["--socket", run.address, "--open", "--device", "cpu", "--engine", "torchscript"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no cell: a molecule" in done.stdout
