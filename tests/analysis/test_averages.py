@@ -642,7 +642,8 @@ def test_half_of_a_skewed_cell_is_half_of_its_shortest_lattice_vector(tmp_path):
     sheet.pbc = (True, True, False)
     ase.io.write(tmp_path / "f.traj", [sheet])
     options = {"quantities": ("rdf",), "volume": 500.0}
-    assert averages(tmp_path / "f.traj", r_max=4.5, **options).notes == []
+    (open_direction,) = averages(tmp_path / "f.traj", r_max=4.5, **options).notes
+    assert "have no images" in open_direction  # nothing of half a cell
 
 
 @pytest.mark.parametrize("quantity", ["rdf", "msd", "vacf", "density"])
