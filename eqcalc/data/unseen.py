@@ -28,10 +28,8 @@ def notes_on_electrons(frames: Sequence[LabelledFrame]) -> list[str]:
         for name, ordinary in names.items():
             if not any(name in frame.info for frame in frames):
                 continue
-            found = {_number(frame.info.get(name, ordinary)) for frame in frames}
-            values = sorted(value for value in found if value is not None)
-            if len(values) > 1:
-                shown = listing([f"{value:g}" for value in values])
+            shown = _several(frames, name, ordinary)
+            if shown:
                 notes.append(
                     f"frames differ in their {kind} ({name}: {shown}), which a network does not "
                     "see: equal structures would have several energies. Train on one of them."
@@ -46,10 +44,8 @@ def notes_on_weights(frames: Sequence[LabelledFrame]) -> list[str]:
     """
     notes = []
     for name in sorted({key for frame in frames for key in frame.info if _WEIGHT.match(key)}):
-        found = {_number(frame.info.get(name, 1.0)) for frame in frames}
-        values = sorted(value for value in found if value is not None)
-        if len(values) > 1:
-            shown = listing([f"{value:g}" for value in values])
+        shown = _several(frames, name, ordinary=1.0)
+        if shown:
             notes.append(
                 f"frames differ in their '{name}' ({shown}), which is not used: all count alike. "
                 "Leave out frames, or labels, that shall not count."
@@ -75,6 +71,16 @@ def notes_on_cells(images: Sequence[Atoms], rows: Sequence[int]) -> list[str]:
         f"{len(lost)} of {len(rows)} frames have a cell but pbc = F F F and are taken as "
         f"molecules (frames {listing(lost)}); a crystal needs pbc = T T T in the file."
     ]
+
+
+def _several(frames: Sequence[LabelledFrame], name: str, ordinary: float) -> str:
+    """Return the numbers that an entry has in the frames, where these are several, else nothing.
+
+    Frames without it have the ordinary one.
+    """
+    found = {_number(frame.info.get(name, ordinary)) for frame in frames}
+    values = sorted(value for value in found if value is not None)
+    return listing([f"{value:g}" for value in values]) if len(values) > 1 else ""
 
 
 def _number(value: object) -> float | None:

@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import filetype
+from numpy.typing import NDArray
 
 from eqcalc.data import read_dataset
 from eqcalc.data.frames import LabelRequest
@@ -37,6 +38,17 @@ def images(**names: str) -> list[Atoms]:
         atoms.calc = SinglePointCalculator(atoms, **results)
         found.append(atoms)
     return found
+
+
+def periodic_images(**entries: NDArray) -> list[Atoms]:
+    """Return ethanol in a periodic cell, with more entries in each frame."""
+    frames = images()
+    for atoms in frames:
+        atoms.set_cell([9.0, 9.0, 9.0])
+        atoms.pbc = True
+        atoms.info |= entries
+        atoms.calc.atoms = atoms.copy()
+    return frames
 
 
 def write(path: Path, frames: list[Atoms]) -> Path:
@@ -91,13 +103,7 @@ def test_labels_that_are_not_used_are_said(tmp_path):
 
 @pytest.mark.parametrize("name", ["Stress", "virials", "dft_virial"])
 def test_a_stress_by_another_name_is_said(name, tmp_path):
-    frames = images()
-    for atoms in frames:
-        atoms.set_cell([9.0, 9.0, 9.0])
-        atoms.pbc = True
-        atoms.info[name] = np.eye(3)
-        atoms.calc.atoms = atoms.copy()
-    path = write(tmp_path / "data.xyz", frames)
+    path = write(tmp_path / "data.xyz", periodic_images(**{name: np.eye(3)}))
     option = "stress_key" if name == "Stress" else "virial_key"
     with pytest.warns(DataWarning, match=f"{name} may hold stress .* {option} = '{name}'"):
         assert read_dataset(path).frames[0].stress is None
@@ -121,13 +127,7 @@ def test_the_stress_of_a_slab_is_said_not_to_be_used(tmp_path):
 
 
 def test_a_pressure_is_no_stress_but_its_negative(tmp_path):
-    frames = images()
-    for atoms in frames:
-        atoms.set_cell([9.0, 9.0, 9.0])
-        atoms.pbc = True
-        atoms.info["pressure"] = 0.1 * np.eye(3)
-        atoms.calc.atoms = atoms.copy()
-    path = write(tmp_path / "data.xyz", frames)
+    path = write(tmp_path / "data.xyz", periodic_images(pressure=0.1 * np.eye(3)))
     with pytest.warns(DataWarning, match="give the negative of 'pressure' as 'stress' in the file"):
         assert read_dataset(path).frames[0].stress is None
     for option in ("stress_key", "virial_key"):
@@ -136,13 +136,7 @@ def test_a_pressure_is_no_stress_but_its_negative(tmp_path):
 
 
 def test_a_virial_stress_is_a_stress(tmp_path):
-    frames = images()
-    for atoms in frames:
-        atoms.set_cell([9.0, 9.0, 9.0])
-        atoms.pbc = True
-        atoms.info["virial_stress"] = 0.1 * np.eye(3)
-        atoms.calc.atoms = atoms.copy()
-    path = write(tmp_path / "data.xyz", frames)
+    path = write(tmp_path / "data.xyz", periodic_images(virial_stress=0.1 * np.eye(3)))
     with pytest.warns(DataWarning, match="give stress_key = 'virial_stress'"):
         read_dataset(path)
     with pytest.raises(ConfigError, match=r"names a stress, .* give stress_key = 'virial_stress'"):
