@@ -21,7 +21,7 @@ from eqcalc.cli.options import (
     Threads,
     Trust,
 )
-from eqcalc.errors import ConfigError
+from eqcalc.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -81,9 +81,8 @@ def ipi(
     from eqcalc.cli.setup_run import set_up_calculator
     from eqcalc.hosts.ipi import serve
     from eqcalc.hosts.ipi_protocol import Address
-    from eqcalc.simulate.structures import read_structure
 
-    atoms = read_structure(structure)
+    atoms = _read(structure)
     _set_boundaries(atoms, structure, periodic)
     options = CalculatorOptions(model, device, dtype, engine, skin, max_edges, threads, trust)
     calculator, source = set_up_calculator([atoms], options)
@@ -95,6 +94,30 @@ def ipi(
     if as_json:
         print_json({"structure": str(structure), **source, "evaluated": n_evaluated})
     say(f"i-PI ended the run; {n_evaluated} structures were evaluated")
+
+
+def _read(path: Path) -> Atoms:
+    """Return the first structure of a file: i-PI takes its frames for the beads of one.
+
+    Raises
+    ------
+    StructureError : it cannot be read, or its frames are of different atoms.
+    """
+    from eqcalc.simulate.structures import read_structures
+
+    atoms, *others = read_structures(path)
+    for k, other in enumerate(others, 1):
+        if other.numbers.tolist() != atoms.numbers.tolist():
+            raise StructureError(
+                f"frame {k} of '{path}' has other atoms, or another order, than frame 0: "
+                f"{other.symbols} and {atoms.symbols}. i-PI starts from one structure; give the "
+                "file that it reads."
+            )
+    if others:
+        say(
+            f"structure: elements of the {len(others) + 1} frames in {path.name}; cell of the first"
+        )
+    return atoms
 
 
 def _set_boundaries(atoms: Atoms, path: Path, periodic: Optional[bool]) -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -502,3 +503,19 @@ def test_command_refuses_a_file_that_is_not_there(command, tmp_path):
     code, error = command(tmp_path / "absent.xyz", "--socket", "x")
     assert code == 2
     assert "absent.xyz" in error
+
+
+def test_command_takes_frames_of_the_same_atoms(command, model, tmp_path, capsys):
+    path = tmp_path / "beads.xyz"
+    moved, turned = ethanol(), ethanol()
+    moved.positions += 0.1
+    ase.io.write(path, [ethanol(), moved])
+    with pytest.raises(SystemExit):
+        main(["ipi", str(model), str(path), "--socket", "absent", "--wait", "0"])
+    assert "elements of the 2 frames in beads.xyz; cell of the first" in capsys.readouterr().out
+    turned.numbers = turned.numbers[::-1]
+    ase.io.write(path, [ethanol(), moved, turned])
+    code, error = command(path, "--socket", "absent", "--wait", "0")
+    assert code == 2
+    assert "frame 2 of" in error
+    assert "has other atoms, or another order, than frame 0" in error
