@@ -12,6 +12,7 @@ import typer
 from eqcalc.cli.console import note, say, say_pairs, show, working
 from eqcalc.cli.model_choice import choose_model, model_line
 from eqcalc.cli.options import Device, Dtype, Quiet, Skin, Trust
+from eqcalc.cli.setup_run import say_last_frame
 from eqcalc.errors import ConfigError, StructureError, import_extra
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def _systems(names: Sequence[str], sizes: str | None) -> dict[str, Atoms]:
         if label in systems:
             raise ConfigError(f"'{label}' stands twice among the structures.")
         atoms = load_structure(name)
+        if Path(name).is_file():
+            say_last_frame(Path(name))
         if cells is None:
             systems[label] = atoms
         else:

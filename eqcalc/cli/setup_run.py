@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from eqcalc.model_file import ModelFile
     from eqcalc.simulate.run_folder import RunFolder
 
-__all__ = ["note_others", "run_folder_of", "set_up_calculator", "set_up_run", "stopped_run"]
+__all__ = [
+    "note_others",
+    "run_folder_of",
+    "say_last_frame",
+    "set_up_calculator",
+    "set_up_run",
+    "stopped_run",
+]
 
 
 def set_up_run(
@@ -47,13 +54,13 @@ def set_up_run(
 
     number = -1 if index is None else _frame_of(index)
     atoms = read_structure(structure, number)
-    n_structures = count_structures(structure)
-    if index is not None:
+    if index is None:
+        say_last_frame(structure, " (--index)")
+    else:
+        n_structures = count_structures(structure)
         frames = "" if n_structures is None else f" of 0 to {n_structures - 1}"
         from_start = number + n_structures if n_structures and number < 0 else number
         say(f"structure: frame {from_start}{frames} in {structure.name}")
-    elif n_structures is not None and n_structures > 1:
-        say(f"structure: the last of {n_structures} frames in {structure.name} (--index)")
     calculator, source = set_up_calculator([atoms], options)
     forecast = calculator.memory_forecast(atoms)
     if forecast is not None and forecast.n_blocks > 1:
@@ -61,6 +68,15 @@ def set_up_run(
     elif forecast is not None:
         say(f"memory: {forecast}")
     return atoms, calculator, {"structure": str(structure), "frame": number, **source}
+
+
+def say_last_frame(structure: Path, hint: str = "") -> None:
+    """Say that the last frame of a file is taken, where it holds several."""
+    from eqcalc.simulate.structures import count_structures
+
+    n_structures = count_structures(structure)
+    if n_structures is not None and n_structures > 1:
+        say(f"structure: the last of {n_structures} frames in {structure.name}{hint}")
 
 
 def _frame_of(index: str) -> int:

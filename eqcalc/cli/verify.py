@@ -10,6 +10,7 @@ import typer
 
 from eqcalc.cli.console import note, print_json, say, show
 from eqcalc.cli.options import AsJson, Quiet, Threads, Trust
+from eqcalc.cli.setup_run import say_last_frame
 from eqcalc.errors import import_extra
 
 if TYPE_CHECKING:
@@ -102,12 +103,10 @@ def _structure(file: ModelFile, path: Path | None) -> Atoms | None:
         return None
     from eqcalc.elements import require_elements
     from eqcalc.simulate.doubts import doubts
-    from eqcalc.simulate.structures import count_structures, read_structure
+    from eqcalc.simulate.structures import read_structure
 
     atoms = read_structure(path)
-    n_structures = count_structures(path)
-    if n_structures is not None and n_structures > 1:
-        say(f"structure: the last of {n_structures} frames in {path.name}")
+    say_last_frame(path)
     require_elements(atoms.numbers, file.card.elements, f"model '{file.card.name}'")
     for doubt in doubts(atoms, file.card.cutoff):
         note(f"note: {doubt}")

@@ -128,6 +128,12 @@ def test_bench_takes_the_engines_that_are_named_once_each(models, folder, capsys
     assert content["not_used"] == {}
 
 
+def test_bench_says_which_of_several_frames_it_times(models, folder, capsys):
+    ase.io.write("two.xyz", [crystal(), crystal()])
+    assert bench(models["double"], "two.xyz", "--engine", "torchscript") == 0
+    assert "structure: the last of 2 frames in two.xyz\n" in capsys.readouterr().out
+
+
 def test_bench_sets_the_threads(models, folder, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
