@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, Optional
 
 from eqcalc.errors import ConfigError, ModelFileError, OutputExistsError, UnknownModelError
-from eqcalc.training.checkpoints import read_checkpoint, shown_network, whole_epoch
+from eqcalc.training.checkpoints import damage, read_checkpoint, shown_network, whole_epoch
 from eqcalc.training.config import TrainingConfig
 from eqcalc.training.early_stop import stopped_early
 from eqcalc.training.job import Job
@@ -20,6 +20,7 @@ __all__ = [
     "refuse_another_network",
     "refuse_another_parent",
     "refuse_another_run",
+    "refuse_lost_best",
 ]
 
 
@@ -125,6 +126,23 @@ def refuse_another_network(run: TrainingFolder, job: Job) -> None:
         f"'{run.last_checkpoint}' is of another network: {theirs}; this run's is {own}. Put back "
         "the run's own checkpoint, or start the run again with overwrite=True."
     )
+
+
+def refuse_lost_best(run: TrainingFolder) -> None:
+    """Refuse to go on without the best weights so far, which only the end would miss.
+
+    Raises
+    ------
+    ModelFileError : that checkpoint is gone or damaged.
+    """
+    best = run.best_checkpoint
+    reason = damage(best) if best.exists() else "it is gone"
+    if reason is not None:
+        raise ModelFileError(
+            f"'{best}' cannot be read, and the best weights so far were there: {reason}. Copy "
+            f"'{run.last_checkpoint}' over it to go on: the last epoch counts as the best then, "
+            "until one has a lower validation loss than that which is lost."
+        )
 
 
 def is_done(run: TrainingFolder, config: TrainingConfig, progress: Optional[Progress]) -> bool:

@@ -27,6 +27,7 @@ from eqcalc.training.resuming import (
     refuse_another_network,
     refuse_another_parent,
     refuse_another_run,
+    refuse_lost_best,
 )
 from eqcalc.training.trainer import fit
 from eqcalc.training.training_folder import TrainingFolder
@@ -71,7 +72,8 @@ def train(
     DataError : a frame lacks a label that the loss needs, or the frames are nothing that
         could be learned from; see :func:`eqcalc.training.data.refuse_unfit_data`.
     GraphError : a frame has NaN positions or coincident atoms.
-    ModelFileError : the checkpoint to resume from is damaged, or the model to start from.
+    ModelFileError : the checkpoint to resume from is damaged, the best one so far is damaged or
+        gone, or the model to start from is damaged.
     UnsupportedElementError : the model to start from does not know an element.
     DeviceError : this machine does not have the devices.
     ProcessError : one of several processes ended before the training did.
@@ -91,6 +93,7 @@ def train(
                 run.refuse_changed_data(data_checksums(config))
                 run.found_at(config.folder)
             return run.best_checkpoint
+        refuse_lost_best(run)
         run.refuse_changed_data(data_checksums(config))
     require_pictures()
     config.training.device_of(0)

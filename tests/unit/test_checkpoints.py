@@ -145,6 +145,22 @@ def test_resuming_from_a_damaged_checkpoint_offers_the_best_one(tmp_path):
     assert whole_epoch(run.last_checkpoint) == 3
 
 
+@pytest.mark.parametrize("reason", ["it is gone", "it is damaged"])
+def test_training_does_not_go_on_without_its_best_weights(reason, tmp_path):
+    run = TrainingFolder(tmp_path / "run")
+    train(config_of(tmp_path), run.path)
+    if reason == "it is gone":
+        run.best_checkpoint.unlink()
+    else:
+        flip_a_weight(run.best_checkpoint)
+    config = config_of(tmp_path, epochs=3)
+    with pytest.raises(ModelFileError, match=rf"best\.ckpt' cannot be read, .*{reason}"):
+        train(config, run.path, resume=True)
+    shutil.copy(run.last_checkpoint, run.best_checkpoint)
+    train(config, run.path, resume=True)
+    assert whole_epoch(run.best_checkpoint) in (2, 3)
+
+
 def test_checkpoint_without_an_epoch_is_not_resumed(run, tmp_path):
     torch.save({"state_dict": {}}, run.last_checkpoint)
     run.best_checkpoint.unlink()
