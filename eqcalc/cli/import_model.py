@@ -79,6 +79,7 @@ def import_model(
     Angstrom[/bold]
     """
     from eqcalc.importers import import_model as convert
+    from eqcalc.simulate.doubts import doubts_of_many
     from eqcalc.simulate.structures import read_structures
 
     known = [] if trained_on is None else read_structures(trained_on)
@@ -97,6 +98,9 @@ def import_model(
             overwrite=overwrite,
         )
     _say_summary(model)
+    if trained_on is not None:
+        for doubt in doubts_of_many(known, model.card.cutoff):
+            note(f"note: {trained_on.name}: {doubt}")
     if check:
         _check(model)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
 from torch import nn
@@ -332,6 +332,18 @@ def test_the_verb_takes_frames_of_the_training(tmp_path, capsys):
     assert _cli(*words) == 0
     assert "5 pairs of elements; closest H-" in capsys.readouterr().out
     assert read_card(tmp_path / "mine" / "model.pt").seen["neighbours"].keys() == {"H", "C", "O"}
+
+
+def test_the_verb_notes_frames_of_the_training_that_are_not_in_angstrom(tmp_path, capsys):
+    atoms = molecule("CH3CH2OH")
+    atoms.positions /= units.Bohr
+    atoms.write(tmp_path / "data.xyz")
+    words = ["import", SOURCE, "-o", tmp_path / "mine", "--energy-unit", "Hartree"]
+    words += ["--length-unit", "Bohr", "--trained-on", tmp_path / "data.xyz"]
+    assert _cli(*words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "note: data.xyz: nearest neighbours are" in shown
+    assert "as where positions are in Bohr" in shown
 
 
 def test_the_verb_imports_and_sums_up(tmp_path, capsys):
