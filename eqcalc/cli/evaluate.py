@@ -290,7 +290,8 @@ def _note_trained_frames(card: ModelCard, dataset: Dataset) -> None:
     from eqcalc.model_file.trained_frames import trained_among
     from eqcalc.training.trained_rows import rows_by_file
 
-    if "training frames" in card.training_data and not card.trained_frames:
+    is_trained = "training frames" in card.training_data or (card.origin and not card.is_universal)
+    if is_trained and not card.trained_frames:
         note(
             f"note: the card of {card.name} does not keep the frames that it was trained on; "
             "whether these are among them is not known."

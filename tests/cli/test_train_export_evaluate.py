@@ -636,18 +636,35 @@ def test_evaluate_notes_frames_of_one_of_several_files_that_were_trained_on(fold
     assert "note" not in capsys.readouterr().out
 
 
-def test_evaluate_says_of_a_card_without_its_frames_that_nothing_is_known(folder, capsys):
+@pytest.mark.parametrize(
+    ("about", "origin", "is_said"),
+    [
+        ({"training frames": 4}, {}, True),  # of an older version
+        ({}, {"package": "schnetpack 2.1.1"}, True),
+        ({}, {}, False),  # nothing says that it was trained
+    ],
+)
+def test_evaluate_says_of_a_card_without_its_frames_that_nothing_is_known(
+    about, origin, is_said, folder, capsys
+):
     from small_models import potential
 
     from eqcalc.export import export_model
 
-    kept = {"training frames": 4, "compositions": ["C2H6O"]}
-    export_model(potential(), "old.pt", elements=["H", "C", "O"], name="tiny", training_data=kept)
+    export_model(
+        potential(),
+        "old.pt",
+        elements=["H", "C", "O"],
+        name="tiny",
+        training_data={**about, "compositions": ["C2H6O"]},
+        origin=origin,
+    )
     assert run("evaluate", "old.pt", ETHANOL_FRAMES, "--rows", "2:6") == 0
-    assert (
+    said = (
         "note: the card of tiny does not keep the frames that it was trained on; whether these are "
         "among them is not known.\n"
-    ) in capsys.readouterr().out
+    )
+    assert (said in capsys.readouterr().out) is is_said
 
 
 def test_train_says_when_there_is_nothing_left_to_resume(folder, capsys):
