@@ -14,9 +14,9 @@ from eqcalc.analysis.msd import MSD, Displacements
 from eqcalc.analysis.rdf import RDF, PairDistances
 from eqcalc.analysis.trajectory import Trajectory
 from eqcalc.analysis.vacf import CM_PER_PS, VACF
-from eqcalc.errors import HalfFrameWarning, OutputError
+from eqcalc.errors import HalfFrameWarning, OutputError, listing
 from eqcalc.simulate.half_frames import kind_of_run
-from eqcalc.simulate.manifest import settings_of_run
+from eqcalc.simulate.manifest import settings_of_run, steps_gone_back_to
 from eqcalc.simulate.thermo import is_ramped, read_table
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def notes_on(found: Averages, trajectory: Trajectory, workers: Mapping[str, obje
     if found.vacf is not None:
         notes += _of_the_vacf(found.vacf, found, first)
     notes += _of_friction(found, trajectory)
+    notes += _of_the_way_back(found, trajectory)
     if found.density is not None and found.density.outside > 0:
         notes.append(
             f"{100 * found.density.outside:.2g} % of the atoms are outside of the cell along "
@@ -133,6 +134,24 @@ def _of_friction(found: Averages, trajectory: Trajectory) -> list[str]:
     return [
         f"the thermostat's friction of {friction_per_fs:g}/fs slows all atoms of this run: "
         f"{' and '.join(does)}; take nve or nvt-nhc for that, from a frame of this run."
+    ]
+
+
+def _of_the_way_back(found: Averages, trajectory: Trajectory) -> list[str]:
+    """Doubt motion that guards have interrupted: positions go on from a step, velocities do not."""
+    if not trajectory.is_of_a_run or (found.msd is None and found.vacf is None):
+        return []
+    folder = trajectory.path.parent
+    if settings_of_run(folder).get("ensemble") == "nvt-langevin":  # whose velocities go on
+        return []
+    begin = trajectory[found.settings.skip].info.get("step", 0)
+    steps = [step for step in steps_gone_back_to(folder) if step >= begin]
+    if not steps:
+        return []
+    return [
+        f"guards took this run back to step {listing(steps)}, from where it goes on with new "
+        "velocities: msd and vacf mix motions that do not belong together; skip leaves frames out "
+        "at the beginning."
     ]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import mmap
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from ase import Atoms
 from ase.io.trajectory import Trajectory as AseTrajectory
 from numpy.typing import NDArray
 
-from eqcalc.errors import HalfFrameWarning, StructureError
+from eqcalc.errors import StructureError
 from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_origin
-from eqcalc.simulate.half_frames import is_of_a_run
+from eqcalc.simulate.half_frames import is_of_a_run, warn_left_out
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 from eqcalc.simulate.structures import read_structures, refuse_other_atoms
 
@@ -163,7 +162,7 @@ class _Traj:
             ) from error
         n_whole = self._count_whole()
         if n_whole < self._n_frames and of_a_run:
-            _say_left_out(path, f"{self._n_frames - n_whole} damaged frames", n_whole)
+            warn_left_out(path, n_whole, f"{self._n_frames - n_whole} damaged frames")
             self._n_frames = n_whole
 
     def _count_whole(self) -> int:
@@ -219,7 +218,7 @@ class _Extxyz:
                 )
             # Else a frame before lost something: no kill does that, and its reading says so.
             if self._begins_frame(starts[-1]):
-                _say_left_out(path, f"{end - starts[-1]} bytes of half a frame", len(starts) - 1)
+                warn_left_out(path, len(starts) - 1, f"{end - starts[-1]} bytes of half a frame")
         fault = None if of_a_run else fault_in_extxyz(path)
         if fault is not None:
             raise StructureError(f"cannot read '{path}': {fault}.")
@@ -283,12 +282,3 @@ def _starts_of_lines(
     if not ends_count and (n_lines + 1) % every == 0:
         starts.append(np.array([end], dtype=np.int64))
     return np.concatenate(starts)
-
-
-def _say_left_out(path: Path, what: str, n_whole: int) -> None:
-    warnings.warn(
-        f"the run in '{path.parent}' was killed while it wrote, or still writes: {what} are left "
-        f"out of {path.name}, {n_whole} whole frames are there.",
-        HalfFrameWarning,
-        stacklevel=4,
-    )

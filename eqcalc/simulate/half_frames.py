@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import mmap
 import warnings
 from collections.abc import Iterator
@@ -19,8 +18,17 @@ from typing import Any, TextIO
 from ase.io.trajectory import TrajectoryReader
 
 from eqcalc.errors import HalfFrameWarning, StructureError
+from eqcalc.simulate.manifest import read_manifest
 
-__all__ = ["DAMAGED", "is_of_a_run", "kind_of_run", "open_traj", "run_in", "whole_part"]
+__all__ = [
+    "DAMAGED",
+    "is_of_a_run",
+    "kind_of_run",
+    "open_traj",
+    "run_in",
+    "warn_left_out",
+    "whole_part",
+]
 
 # What ASE's readers raise for a frame that is damaged.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
@@ -42,11 +50,7 @@ def kind_of_run(path: Path) -> str | None:
 
 def run_in(folder: Path) -> str | None:
     """Return which kind of run a folder holds, "md" or "relax"; None of none."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    kind = read_manifest(folder / "manifest.json").get("kind")
     return kind if kind in _KINDS else None
 
 
@@ -71,7 +75,7 @@ def whole_part(path: Path) -> TextIO | None:
             f"'{path}' holds no whole frame: its run was killed within the first; begin again "
             "from the structure that it began with."
         )
-    _warn(path, n_frames, f"{n_lost} bytes of half a frame")
+    warn_left_out(path, n_frames, f"{n_lost} bytes of half a frame")
     return io.TextIOWrapper(io.BufferedReader(_Beginning(path, end)), encoding="utf-8")
 
 
@@ -129,7 +133,7 @@ def open_traj(path: Path) -> Iterator[tuple[TrajectoryReader, int]]:
         except (*DAMAGED, AttributeError) as error:
             raise StructureError(f"'{path}' is damaged: {error}.") from error
         if n_whole < n_frames:
-            _warn(path, n_whole, f"{n_frames - n_whole} damaged frames")
+            warn_left_out(path, n_whole, f"{n_frames - n_whole} damaged frames")
         yield trajectory, n_whole
 
 
@@ -157,10 +161,20 @@ def _end_of_frame(content: mmap.mmap, start: int) -> int | None:
     return position + 1
 
 
-def _warn(path: Path, n_frames: int, what: str) -> None:
+def warn_left_out(path: Path, n_whole: int, what: str) -> None:
+    """Say what of a run's trajectory is not read, and why it may be so.
+
+    Parameters
+    ----------
+    n_whole : frames before it
+    what : such as "40 bytes of half a frame"
+    """
+    if read_manifest(path.parent / "manifest.json").get("status") == "complete":
+        why = f"{path.name} was damaged after the run in '{path.parent}' had ended"
+    else:
+        why = f"the run in '{path.parent}' was killed while it wrote, or still writes"
     warnings.warn(
-        f"the run in '{path.parent}' was killed while it wrote, or still writes: {what} are left "
-        f"out of {path.name}, {n_frames} whole frames are there.",
+        f"{why}: {what} are left out of {path.name}, {n_whole} whole frames are there.",
         HalfFrameWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

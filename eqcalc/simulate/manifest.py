@@ -17,7 +17,15 @@ from eqcalc.files import json_default, write_whole
 from eqcalc.simulate.interrupts import StopRequested
 from eqcalc.versions import package_versions
 
-__all__ = ["RunManifest", "earlier_parts", "engine_fields", "has_broken_off", "settings_of_run"]
+__all__ = [
+    "RunManifest",
+    "earlier_parts",
+    "engine_fields",
+    "has_broken_off",
+    "read_manifest",
+    "settings_of_run",
+    "steps_gone_back_to",
+]
 
 
 _RESERVE = 1000  # bytes, for what the end of a run adds where the disk is full by then
@@ -124,7 +132,7 @@ def earlier_parts(path: Path, step: int) -> list[dict[str, Any]]:
     ----------
     step : from which it goes on, and so far the last part got where its process was killed
     """
-    before = _read(path)
+    before = read_manifest(path)
     if not before:
         return []
     try:
@@ -141,16 +149,31 @@ def earlier_parts(path: Path, step: int) -> list[dict[str, Any]]:
 
 def has_broken_off(path: Path) -> bool:
     """Return whether a run says that it did not come to its end, killed or failed as it was."""
-    return _read(path).get("status") in ("running", "failed", "interrupted")
+    return read_manifest(path).get("status") in ("running", "failed", "interrupted")
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:
     """Return the settings of a run as its manifest has them; none where it cannot be read."""
-    found = _read(folder / "manifest.json").get("settings")
+    found = read_manifest(folder / "manifest.json").get("settings")
     return found if isinstance(found, dict) else {}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def steps_gone_back_to(folder: Path) -> list[int]:
+    """Return the steps of a run from which guards made it go on with new random numbers.
+
+    None where its manifest cannot be read, nor while it is running.
+    """
+    guards = read_manifest(folder / "manifest.json").get("guards")
+    alarms = guards.get("alarms") if isinstance(guards, dict) else None
+    found: list[int] = []
+    for alarm in alarms if isinstance(alarms, list) else []:
+        if isinstance(alarm, dict) and isinstance(step := alarm.get("back_to_step"), int):
+            found = [before for before in found if before < step]  # later ones were taken back
+            found += [step] * (alarm.get("action") == "roll-back")
+    return found
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
     """Return a manifest, empty where it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))

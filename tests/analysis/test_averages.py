@@ -29,7 +29,8 @@ from eqcalc.analysis.correlations import autocorrelation, mean_square_displaceme
 from eqcalc.analysis.rdf import half_cell
 from eqcalc.errors import ConfigError, GraphError, NotEnoughMemoryError, StructureError
 from eqcalc.report.charts import rdf_chart
-from eqcalc.simulate import MDSettings, run_md
+from eqcalc.simulate import GuardSettings, MDSettings, run_md
+from eqcalc.simulate.manifest import steps_gone_back_to
 
 SKEWED = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [-1.5, 2.5, 10.0]])
 
@@ -921,6 +922,51 @@ def test_motion_that_friction_slows_is_said_to_be(tmp_path):
     assert "friction" not in notes("nve", ("msd", "vacf"))
     (tmp_path / "nvt-langevin" / "manifest.json").unlink()
     assert "friction" not in notes("nvt-langevin", ("msd",))
+
+
+class Shaken(EMT):
+    """EMT with forces out of all bounds in the call after the sixtieth."""
+
+    n_calls = 0
+
+    def calculate(self, *arguments):
+        super().calculate(*arguments)
+        self.n_calls += 1
+        if self.n_calls == 61:
+            self.results["forces"] = self.results["forces"] + 1000.0
+
+
+def test_motion_that_guards_have_interrupted_is_said_to_be(tmp_path):
+    def notes(ensemble, quantities=("msd", "vacf"), skip=0):
+        with Trajectory(tmp_path / ensemble) as frames:
+            found = average(frames, AverageSettings(quantities=quantities, skip=skip))
+        return " ".join(found.notes)
+
+    guards = GuardSettings(on_alarm="roll-back", every=1)
+    steps = {"n_steps": 120, "log_every": 5, "checkpoint_every": 20}
+    for ensemble in ("nvt-nhc", "nvt-langevin"):
+        settings = MDSettings(ensemble, guards=guards, **steps)
+        run_md(bulk("Cu", cubic=True) * 2, Shaken(), settings, tmp_path / ensemble)
+        assert steps_gone_back_to(tmp_path / ensemble) == [40]
+    assert "guards took this run back to step 40, from where it goes on" in notes("nvt-nhc")
+    assert "guards took this run back" in notes("nvt-nhc", skip=8)
+    assert "guards" not in notes("nvt-nhc", skip=9)
+    assert "guards" not in notes("nvt-nhc", ("density",))
+    assert "guards" not in notes("nvt-langevin")  # whose velocities go on
+
+
+@pytest.mark.parametrize(
+    ("alarms", "expected"),
+    [
+        ([("roll-back", 40), ("roll-back", 60), ("halve", 80)], [40, 60]),
+        ([("roll-back", 40), ("roll-back", 60), ("halve", 20)], []),  # these were taken back
+        ([("roll-back", 40), ("roll-back", 40), ("stop", None)], [40]),
+    ],
+)
+def test_steps_gone_back_to_are_those_that_stayed(alarms, expected, tmp_path):
+    told = [{"action": action, "back_to_step": step} for action, step in alarms]
+    (tmp_path / "manifest.json").write_text(json.dumps({"guards": {"alarms": [*told, 1]}}))
+    assert steps_gone_back_to(tmp_path) == expected
 
 
 def many_elements(n_frames: int = 20) -> list[Atoms]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from springs import Springs, ethanol
 
+from eqcalc.analysis import Trajectory
 from eqcalc.errors import HalfFrameWarning, OutputError, StructureError
 from eqcalc.simulate import MDSettings, convert_run, read_structure, run_md
 from eqcalc.simulate.half_frames import is_of_a_run
@@ -27,6 +28,12 @@ def folder(tmp_path) -> Path:
     return run_md(ethanol(), Springs(ethanol()), settings, tmp_path / "run").folder
 
 
+def _call_running(folder: Path) -> None:
+    """Let the manifest say of a run what it says where the process was killed."""
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"complete"', '"running"', 1))
+
+
 def test_every_cut_within_the_last_frame_gives_the_frames_before(folder):
     path = folder / "trajectory.xyz"
     content = path.read_bytes()
@@ -38,6 +45,7 @@ def test_every_cut_within_the_last_frame_gives_the_frames_before(folder):
             found = read_structures(path)
         assert len(found) == 2
         assert all(a == b for a, b in zip(found, whole, strict=False))
+    _call_running(folder)
     with pytest.warns(HalfFrameWarning, match=r"killed while it wrote"):
         last = read_structure(path)
     assert last.info["step"] == 1
@@ -121,8 +129,11 @@ def test_damaged_end_of_a_traj_is_left_out(tmp_path):
     path = path / "trajectory.traj"
     content = path.read_bytes()
     path.write_bytes(content[:-40])
-    with pytest.warns(HalfFrameWarning, match=r"1 damaged frames .* 5 whole frames"):
+    late = r"trajectory\.traj was damaged after the run in '.*' had ended: 1 damaged frames .* 5 wh"
+    with pytest.warns(HalfFrameWarning, match=late):
         assert read_structure(path).info["step"] == 4
+    with pytest.warns(HalfFrameWarning, match=late), Trajectory(path) as frames:
+        assert len(frames) == 5
     with pytest.warns(HalfFrameWarning, match=r"damaged frames"):
         assert len(read_structures(path)) == 5
     assert count_structures(path) == 5
@@ -163,6 +174,7 @@ def test_command_line_goes_on_from_a_killed_run_and_says_what_it_left_out(
 
     for name, module in fake_models.fakes().items():
         monkeypatch.setitem(sys.modules, name, module)
+    _call_running(folder)
     path = folder / "trajectory.xyz"
     path.write_bytes(path.read_bytes()[:-10])
     from eqcalc.cli import main
