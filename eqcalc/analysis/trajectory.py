@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from eqcalc.errors import StructureError
 from eqcalc.extxyz import entries_of_comment, fault_in_extxyz
 from eqcalc.simulate.frame_content import restore_origin
-from eqcalc.simulate.half_frames import is_of_a_run, warn_left_out
+from eqcalc.simulate.half_frames import DAMAGED, is_of_a_run, warn_left_out
 from eqcalc.simulate.settings import TRAJECTORY_SUFFIXES
 from eqcalc.simulate.structures import read_structures, refuse_other_atoms
 
@@ -32,9 +32,6 @@ _TRIED = 10  # frames from the end of a .traj, before it is called damaged
 
 # How i-PI and CP2K number their frames, in words that ASE does not look at.
 _STEP = re.compile(r"\bStep:\s+(\d+)\s+Bead:|^\s*i\s*=\s*(\d+),\s*time\s*=")
-
-# What ASE's readers raise for a damaged frame.
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
 
 
 def trajectory_of_run(folder: Path) -> Path | None:
@@ -156,7 +153,7 @@ class _Traj:
         try:
             self._file = AseTrajectory(path)
             self._n_frames = len(self._file)
-        except (*_DAMAGED, AttributeError) as error:
+        except (*DAMAGED, AttributeError) as error:
             raise StructureError(
                 f"'{path}' is no trajectory of ASE's: {str(error).rstrip('.')}."
             ) from error
@@ -170,7 +167,7 @@ class _Traj:
         for n_whole in range(self._n_frames, max(self._n_frames - _TRIED, 0), -1):
             try:
                 self._file[n_whole - 1]
-            except _DAMAGED:
+            except DAMAGED:
                 continue
             return n_whole
         return self._n_frames  # reading says what is wrong
@@ -184,7 +181,7 @@ class _Traj:
     def __getitem__(self, index: int) -> Atoms:
         try:
             return self._file[index]
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise StructureError(
                 f"frame {index} of '{self._path}' cannot be read: {type(error).__name__}: {error}."
             ) from error
